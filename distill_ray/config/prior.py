@@ -1,0 +1,68 @@
+"""Settings of the code prior and of its training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from distill_ray.config.setting import Section, setting
+from distill_ray.errors import Problem
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorConfig(Section):
+    """The prior: everything needed to rebuild the module that a set of weights belongs to."""
+
+    table: ClassVar[str] = "prior"
+
+    codebook_size: int = setting(256, "codes in each codebook of the codec", low=2, high=16_384)
+    num_quantizers: int = setting(8, "RVQ levels of the codec", low=1, high=16)
+    codebook_dim: int = setting(8, "dimension of the codec's codes (initial embeddings)", low=1, high=256)
+    pattern: str = setting("delay", "order of the codes", flag="--pattern", choices=("delay", "flatten"))
+    hidden_size: int = setting(256, "width of the transformer", flag="--hidden-size", low=16, high=8192)
+    num_layers: int = setting(6, "transformer layers", flag="--layers", low=1, high=96)
+    num_heads: int = setting(4, "attention heads", flag="--heads", low=1, high=128)
+    dropout: float = setting(0.1, "dropout", low=0.0, high=0.9)
+    context_frames: int = setting(512, "code frames that the model looks back on", low=8, high=65_536)
+
+    def cross_checks(self) -> Iterator[Problem]:
+        if self.hidden_size % self.num_heads:
+            yield self.problem(
+                "num_heads", f"{self.num_heads} heads do not divide the hidden size {self.hidden_size}"
+            )
+        elif (self.hidden_size // self.num_heads) % 2:
+            yield self.problem("num_heads", "each head needs an even width (rotary positions)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorTrainingConfig(Section):
+    """The prior's training loop: budget, batch, optimizer."""
+
+    table: ClassVar[str] = "prior_training"
+
+    epochs: int | None = setting(None, "epochs; empty with a time budget", flag="--epochs", low=1)
+    max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
+    batch_size: int = setting(16, "windows in a step, over all workers", flag="--batch-size", low=1)
+    lr: float = setting(3e-4, "peak learning rate", flag="--lr", above=0.0, high=1.0)
+    beta1: float = setting(0.9, "AdamW beta 1", low=0.0, high=0.9999)
+    beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
+    weight_decay: float = setting(0.1, "AdamW weight decay of matrices", low=0.0, high=1.0)
+    warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
+    clip_norm: float = setting(1.0, "gradient norm limit", above=0.0)
+    patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)
+    checkpoint_seconds: float = setting(60.0, "least time between checkpoints", low=0.0)
+    precision: str = setting("auto", "auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
+    seed: int = setting(0, "seed of weights, windows and dropout", flag="--seed", low=0, high=2**31 - 1)
+
+    def cross_checks(self) -> Iterator[Problem]:
+        if self.epochs is None and self.max_minutes is None:
+            yield self.problem("epochs", "give a number of epochs or a time budget (--max-minutes)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorTrainConfig:
+    """All that a prior run needs besides its codes."""
+
+    model: PriorConfig
+    training: PriorTrainingConfig

@@ -1,0 +1,139 @@
+"""Settings of the codec and of its training; `config/resolve.py` chooses what the user left open."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import ClassVar
+
+from distill_ray.config.setting import Section, setting
+from distill_ray.errors import Problem
+
+SIZES = ("tiny", "small", "base")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQVAEConfig(Section):
+    """The codec: everything needed to rebuild the module that a set of weights belongs to."""
+
+    table: ClassVar[str] = "model"
+
+    sample_rate: int = setting(44_100, "sample rate in Hz", low=8_000, high=192_000)
+    channels: int = setting(1, "audio channels", low=1, high=2)
+    codebook_size: int = setting(256, "codes in each codebook", flag="--codebook-size", low=16, high=16_384)
+    codebook_dim: int = setting(8, "dimension in which codes are looked up", low=2, high=256)
+    num_quantizers: int = setting(8, "RVQ levels", flag="--rvq-levels", low=2, high=16)
+    commitment_weight: float = setting(
+        0.25, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
+    )
+    codebook_learning: str = setting(
+        "gradient", "how codebooks follow the encoder", choices=("gradient", "ema")
+    )
+    codebook_decay: float = setting(0.99, "decay of EMA codebooks", above=0.0, high=0.99999)
+    reseed_threshold: float = setting(
+        0.1, "codes used less than this share of uniform use are re-seeded; 0 turns it off", low=0.0, high=1.0
+    )
+    quantizer_dropout: float = setting(
+        0.5, "share of training windows that use a random number of levels", low=0.0, high=1.0
+    )
+    width: int = setting(256, "channels of the ConvNeXt blocks", low=8, high=4096)
+    encoder_blocks: int = setting(4, "ConvNeXt blocks before and again after the stride", low=1, high=64)
+    decoder_blocks: int = setting(5, "ConvNeXt blocks before and again after the upsampling", low=1, high=64)
+    mlp_ratio: int = setting(4, "hidden width of a block over its width", low=1, high=8)
+    latent_dim: int = setting(128, "channels that enter the quantiser", low=2, high=4096)
+    dropout: float = setting(0.0, "dropout inside the blocks", low=0.0, high=0.9)
+    n_fft: int = setting(1024, "STFT window in samples", low=64, high=8192)
+    hop: int = setting(256, "STFT hop in samples", low=16, high=4096)
+    stride: int = setting(2, "STFT frames for one code frame", low=1, high=8)
+    compression: float = setting(0.3, "exponent that compresses STFT magnitudes", above=0.0, high=1.0)
+
+    def cross_checks(self) -> Iterator[Problem]:
+        if self.n_fft % self.hop or self.n_fft < 2 * self.hop:
+            yield self.problem("n_fft", f"{self.n_fft} is not a multiple of at least two hops ({self.hop})")
+        if (self.n_fft - self.hop) % 2:
+            yield self.problem("hop", f"{self.n_fft} - {self.hop} must be even")
+
+    @property
+    def frame_hop(self) -> int:
+        """Samples for one code frame."""
+        return self.hop * self.stride
+
+    @property
+    def frame_rate(self) -> float:
+        """Code frames per second."""
+        return self.sample_rate / self.frame_hop
+
+
+@dataclass(frozen=True, kw_only=True)
+class LossConfig(Section):
+    """Weights of the reconstruction losses (see `vqvae/losses.py`)."""
+
+    table: ClassVar[str] = "loss"
+
+    mel: float = setting(15.0, "multi-scale log-mel L1", low=0.0)
+    complex_stft: float = setting(60.0, "power-compressed complex STFT L1", low=0.0)
+    waveform: float = setting(10.0, "waveform L1", low=0.0)
+    codebook: float = setting(1.0, "codebook loss (gradient-learned codebooks)", low=0.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class AugmentConfig(Section):
+    """Random changes of each training window; every one keeps it a plausible recording."""
+
+    table: ClassVar[str] = "augment"
+
+    gain_db: float = setting(6.0, "largest gain change in dB, up or down", low=0.0, high=40.0)
+    polarity: float = setting(0.5, "chance of flipping the polarity", low=0.0, high=1.0)
+    mix: float = setting(0.0, "chance of adding another window of the corpus", low=0.0, high=1.0)
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Section):
+    """The codec's training loop: budget, batch, optimizer."""
+
+    table: ClassVar[str] = "training"
+
+    epochs: int | None = setting(None, "epochs; empty with a time budget", flag="--epochs", low=1)
+    max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
+    batch_size: int = setting(48, "windows in a step, over all workers", flag="--batch-size", low=1)
+    window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
+    lr: float = setting(1e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
+    beta1: float = setting(0.8, "AdamW beta 1", low=0.0, high=0.9999)
+    beta2: float = setting(0.99, "AdamW beta 2", low=0.0, high=0.99999)
+    weight_decay: float = setting(0.01, "AdamW weight decay of matrices", low=0.0, high=1.0)
+    warmup_steps: int = setting(300, "steps of linear warm-up", low=0)
+    clip_norm: float = setting(5.0, "gradient norm limit", above=0.0)
+    ema_decay: float = setting(0.999, "decay of the weights used for evaluation", low=0.0, high=0.999999)
+    reseed_every: int = setting(50, "steps between checks for dead codes", low=1)
+    patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)
+    val_seconds: float = setting(120.0, "most held-out audio scored after an epoch", above=0.0)
+    checkpoint_seconds: float = setting(60.0, "least time between checkpoints", low=0.0)
+    precision: str = setting("auto", "auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
+    seed: int = setting(0, "seed of weights, windows and augmentation", flag="--seed", low=0, high=2**31 - 1)
+
+    def cross_checks(self) -> Iterator[Problem]:
+        if self.epochs is None and self.max_minutes is None:
+            yield self.problem("epochs", "give a number of epochs or a time budget (--max-minutes)")
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQTrainConfig:
+    """All that a codec run needs besides its corpus."""
+
+    model: VQVAEConfig
+    training: TrainingConfig
+    loss: LossConfig
+    augment: AugmentConfig
+
+    def __post_init__(self) -> None:
+        assert self.window_frames >= 1
+
+    @property
+    def window_frames(self) -> int:
+        """Code frames in a training window."""
+        return max(1, round(self.training.window_seconds * self.model.frame_rate))
+
+    @property
+    def window_samples(self) -> int:
+        """Samples in a training window: a whole number of code frames."""
+        return self.window_frames * self.model.frame_hop

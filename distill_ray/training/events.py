@@ -1,0 +1,252 @@
+"""What a run says while it goes: small frozen records, standard library only.
+
+The loops (`training/vqvae.py`, `training/prior.py`) create them, a `Worker` carries them, and whoever
+listens (the JSON-lines log, `display/`, a submitted job's client) reads them. `to_record` and `from_record`
+turn them into JSON-able dictionaries and back, so that one renderer serves local and remote runs.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class LevelHealth:
+    """How well one RVQ level uses its codebook.
+
+    utilization: share of codes used; perplexity: exp of the entropy of use; dead_codes: codes never used;
+    entropy: H / log K in [0, 1], comparable between codebook sizes.
+    """
+
+    utilization: float
+    perplexity: float
+    dead_codes: int
+    entropy: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class ShownSetting:
+    """One line of a run's summary; `source` is "auto" or "override"."""
+
+    name: str
+    value: str
+    source: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunStarted:
+    """The first event of a training run. `kind`: "vqvae" or "prior". `epochs` is None with a time budget."""
+
+    kind: str
+    name: str
+    output_dir: str
+    device: str
+    world_size: int
+    parameters: int
+    epochs: int | None
+    max_minutes: float | None
+    steps_per_epoch: int
+    train_files: int
+    train_seconds: float
+    val_files: int
+    val_seconds: float
+    first_epoch: int
+    settings: tuple[ShownSetting, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageProgress:
+    """Progress of a stage that is not a training loop: "prepare", "encode", "generate", "evaluate"."""
+
+    stage: str
+    done: int
+    total: int
+    note: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Notice:
+    """One sentence for the user. `level`: "info" or "warning"; warnings are replayed in the final report."""
+
+    level: str
+    message: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQStepMetrics:
+    """A moment of codec training. `step` counts from 1 over the whole run; `fraction` of the budget used."""
+
+    step: int
+    epoch: int
+    epoch_step: int
+    steps_per_epoch: int
+    fraction: float
+    loss: float
+    losses: dict[str, float]
+    lr: float
+    grad_norm: float
+    skipped_steps: int
+    steps_per_second: float
+    audio_seconds_per_second: float
+    eta_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQEpochMetrics:
+    """An epoch of codec training; `codebook_health` has one entry for each RVQ level.
+
+    `val_loss` is the weighted reconstruction loss of the EMA weights on held-out files.
+    """
+
+    epoch: int
+    epochs: int | None
+    step: int
+    train_loss: float
+    val_loss: float
+    best_val_loss: float
+    best_epoch: int
+    losses: dict[str, float]
+    val_losses: dict[str, float]
+    codebook_health: tuple[LevelHealth, ...]
+    utilization_warnings: tuple[str, ...]
+    reseeded_codes: int
+    skipped_steps: int
+    audio_seconds_per_second: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingCompleteEvent:
+    """The end of codec training. `exit_reason`: "completed", "cancelled", "early_stop" or "health"."""
+
+    epochs_completed: int
+    steps: int
+    final_train_loss: float
+    final_val_loss: float
+    best_val_loss: float
+    best_epoch: int
+    codebook_health: tuple[LevelHealth, ...]
+    warnings: tuple[str, ...]
+    audio_seconds_per_second: float
+    elapsed_s: float
+    exit_reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorStepMetrics:
+    """A moment of prior training; `loss` in nats per code."""
+
+    step: int
+    epoch: int
+    epoch_step: int
+    steps_per_epoch: int
+    fraction: float
+    loss: float
+    lr: float
+    grad_norm: float
+    skipped_steps: int
+    steps_per_second: float
+    codes_per_second: float
+    eta_s: float | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorEpochMetrics:
+    """An epoch of prior training. Losses in nats per code; perplexities are exp(loss).
+
+    `bits_per_second` is the held-out cost of one second of audio's codes under the prior.
+    """
+
+    epoch: int
+    epochs: int | None
+    step: int
+    train_loss: float
+    val_loss: float
+    val_perplexity: float
+    best_perplexity: float
+    best_epoch: int
+    bits_per_second: float
+    is_memorizing: bool
+    memorization_message: str
+    skipped_steps: int
+    codes_per_second: float
+    elapsed_s: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorTrainingCompleteEvent:
+    """The end of prior training; `exit_reason` as in `TrainingCompleteEvent`."""
+
+    epochs_trained: int
+    steps: int
+    final_perplexity: float
+    best_perplexity: float
+    best_epoch: int
+    bits_per_second: float
+    memorization_warnings: tuple[str, ...]
+    codes_per_second: float
+    elapsed_s: float
+    exit_reason: str
+
+
+Event = (
+    RunStarted
+    | StageProgress
+    | Notice
+    | VQStepMetrics
+    | VQEpochMetrics
+    | TrainingCompleteEvent
+    | PriorStepMetrics
+    | PriorEpochMetrics
+    | PriorTrainingCompleteEvent
+)
+
+_KINDS: dict[str, Any] = {kind.__name__: kind for kind in typing.get_args(Event)}
+
+
+def to_record(event: Event) -> dict[str, Any]:
+    """A JSON-able dictionary; its "event" key names the class."""
+    return {"event": type(event).__name__, **dataclasses.asdict(event)}
+
+
+def from_record(record: Mapping[str, Any]) -> Event:
+    """The event that `to_record` made the record from; unknown keys of newer writers are ignored.
+
+    Raises ValueError where the record is no event.
+    """
+    kind = _KINDS.get(str(record.get("event")))
+    if kind is None:
+        raise ValueError(f"not an event record: {record.get('event')!r}")
+    try:
+        return typing.cast(Event, _build(kind, record))
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"a damaged {kind.__name__} record: {error}") from error
+
+
+def _build(kind: Any, record: Mapping[str, Any]) -> Any:
+    hints = typing.get_type_hints(kind)
+    values = {
+        item.name: _restore(record[item.name], hints[item.name])
+        for item in dataclasses.fields(kind)
+        if item.name in record or item.default is dataclasses.MISSING
+    }
+    return kind(**values)
+
+
+def _restore(value: Any, hint: Any) -> Any:
+    origin = typing.get_origin(hint)
+    if origin is tuple:
+        inner = typing.get_args(hint)[0]
+        return tuple(_restore(item, inner) for item in value)
+    if dataclasses.is_dataclass(hint):
+        return _build(hint, value)
+    if origin is dict:
+        return dict(value)
+    if hint is float or (isinstance(hint, types.UnionType) and isinstance(value, str)):
+        return float(value)  # NaN and infinities travel as text where a writer has no JSON for them
+    return value

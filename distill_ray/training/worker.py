@@ -1,0 +1,185 @@
+"""The seam between a training loop and what runs it: one process, a process group, or Ray Train.
+
+A loop is written once against `Worker`. `LocalWorker` runs it in this process; `ProcessGroupWorker` adds
+torch.distributed; `orchestrate/worker.py` adds Ray's reporting and checkpoints to the latter.
+"""
+
+from __future__ import annotations
+
+import shutil
+import threading
+from collections.abc import Callable
+from pathlib import Path
+from typing import Protocol
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distill_ray.training.events import Event
+
+WriteCheckpoint = Callable[[Path], None]
+Listener = Callable[[Event], None]
+
+
+class Worker(Protocol):
+    """One rank of a run. Collective calls are marked so: every rank makes them in the same order."""
+
+    rank: int
+    world_size: int
+    device: torch.device
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        """The module with gradients averaged over ranks (collective)."""
+        ...
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Sum over ranks, in place (collective)."""
+        ...
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        """[world_size * n, ...] from each rank's [n, ...], in rank order (collective)."""
+        ...
+
+    def emit(self, event: Event) -> None:
+        """Send an event on; only rank 0's are delivered. Never blocks a step noticeably."""
+        ...
+
+    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+        """Send an event and, where `write` is given, keep the folder that it fills (collective).
+
+        `write` is called on rank 0 with an empty folder. The newest complete one is what `restore` returns.
+        """
+        ...
+
+    def restore(self) -> Path | None:
+        """The folder of the newest checkpoint, or None at the start of a run."""
+        ...
+
+    def stop_requested(self) -> bool:
+        """Whether this rank was asked to stop; the loop agrees on it with the others."""
+        ...
+
+
+class StopFlag:
+    """Set by a signal handler, read by the loop."""
+
+    def __init__(self) -> None:
+        self._event = threading.Event()
+
+    def request(self) -> None:
+        self._event.set()
+
+    def requested(self) -> bool:
+        return self._event.is_set()
+
+
+class LocalWorker:
+    """A run in this process; checkpoints go to `folder`/latest."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device | None = None,
+        listener: Listener | None = None,
+        stop: StopFlag | None = None,
+    ) -> None:
+        self.rank = 0
+        self.world_size = 1
+        self.device = device or default_device()
+        self._folder = folder
+        self._listener = listener
+        self._stop = stop or StopFlag()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        return module
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        return tensor
+
+    def emit(self, event: Event) -> None:
+        if self._listener is not None:
+            self._listener(event)
+
+    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+        if write is not None:
+            replace_folder(self._folder / "latest", write)
+        self.emit(event)
+
+    def restore(self) -> Path | None:
+        return newest_folder(self._folder / "latest")
+
+    def stop_requested(self) -> bool:
+        return self._stop.requested()
+
+
+class ProcessGroupWorker(LocalWorker):
+    """A rank of an initialised torch.distributed group; checkpoints and events are rank 0's."""
+
+    def __init__(
+        self,
+        folder: Path,
+        *,
+        device: torch.device,
+        listener: Listener | None = None,
+        stop: StopFlag | None = None,
+    ) -> None:
+        super().__init__(folder, device=device, listener=listener, stop=stop)
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+
+    def wrap(self, module: nn.Module) -> nn.Module:
+        if self.world_size == 1:
+            return module  # nothing to average, and the same numbers as in one process
+        devices = [self.device.index] if self.device.type == "cuda" else None
+        # Buffers are constants or all-reduced statistics: broadcasting them every step would be waste.
+        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        if self.world_size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def all_gather(self, tensor: Tensor) -> Tensor:
+        if self.world_size == 1:
+            return tensor
+        gathered = [torch.empty_like(tensor) for _ in range(self.world_size)]
+        dist.all_gather(gathered, tensor.contiguous())
+        return torch.cat(gathered)
+
+    def emit(self, event: Event) -> None:
+        if self.rank == 0:
+            super().emit(event)
+
+    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+        if self.rank == 0:
+            super().checkpoint(event, write)
+
+
+def default_device() -> torch.device:
+    """The first GPU, or the CPU."""
+    return torch.device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")
+
+
+def replace_folder(folder: Path, write: WriteCheckpoint) -> None:
+    """Fill a new folder and put it in the place of `folder`; an interruption leaves a complete one."""
+    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
+    shutil.rmtree(new, ignore_errors=True)
+    new.mkdir(parents=True)
+    write(new)
+    if folder.exists():
+        shutil.rmtree(old, ignore_errors=True)
+        folder.rename(old)
+    new.rename(folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def newest_folder(folder: Path) -> Path | None:
+    """`folder`, or what `replace_folder` had moved aside when it was interrupted between its two renames."""
+    old = folder.with_name(folder.name + ".old")
+    return folder if folder.exists() else old if old.exists() else None
