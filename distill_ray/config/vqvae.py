@@ -106,6 +106,7 @@ class TrainingConfig(Section):
     ema_decay: float = setting(0.999, "decay of the weights used for evaluation", low=0.0, high=0.999999)
     reseed_every: int = setting(50, "steps between checks for dead codes", low=1)
     patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)
+    min_epoch_steps: int = setting(10, "least steps between two validations", low=1)
     val_seconds: float = setting(120.0, "most held-out audio scored after an epoch", above=0.0)
     checkpoint_seconds: float = setting(60.0, "least time between checkpoints", low=0.0)
     precision: str = setting("auto", "auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))

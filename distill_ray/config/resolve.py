@@ -1,0 +1,273 @@
+"""From what the user said and what the corpus is to a complete configuration.
+
+Every value is either the user's ("override": a flag, or a key of `--config`) or chosen here ("auto") from
+the number of files, the amount of audio and whether there is a GPU. All problems are reported at once.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import difflib
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
+from distill_ray.config.setting import Section
+from distill_ray.config.vqvae import (
+    SIZES,
+    AugmentConfig,
+    LossConfig,
+    TrainingConfig,
+    VQTrainConfig,
+    VQVAEConfig,
+)
+from distill_ray.errors import ConfigError, Problem
+
+HOUR = 3600.0
+
+# Parameters: under 1 M, about 10 M, about 40 M (tests/unit/vqvae holds the exact counts to that).
+_SIZES: dict[str, dict[str, Any]] = {
+    "tiny": {"width": 64, "encoder_blocks": 2, "decoder_blocks": 2, "latent_dim": 64},
+    "small": {"width": 256, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
+    "base": {"width": 512, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
+}
+# Codes are counted over at least this many vectors for each code, so that an unused one is really unused.
+_VECTORS_PER_CODE = 50
+_MIN_EPOCH_STEPS = {True: 200, False: 10}  # with a GPU, without: an epoch of 50 ms would be all validation
+# Steps of a run for which neither epochs nor minutes were given: minutes on a GPU, some more on two cores.
+_AUTO_STEPS = {"vqvae": {True: 20_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
+
+ConfigT = TypeVar("ConfigT")
+SectionT = TypeVar("SectionT", bound=Section)
+
+
+@dataclass(frozen=True, kw_only=True)
+class CorpusFacts:
+    """What the automatic choices look at."""
+
+    file_count: int
+    train_seconds: float
+    sample_rate: int
+    channels: int
+
+
+@dataclass(frozen=True, kw_only=True)
+class Resolved(Generic[ConfigT]):
+    """A complete configuration; `overrides` are the dotted keys that the user chose."""
+
+    config: ConfigT
+    overrides: frozenset[str]
+    size: str
+
+    def source(self, key: str) -> str:
+        return "override" if key in self.overrides else "auto"
+
+
+def get_adaptive_vqvae_config(file_count: int, total_seconds: float | None = None) -> VQVAEConfig:
+    """The codec for a corpus: 64 / 128 / 256 codes at ≤ 20 / ≤ 100 / > 100 files, more from an hour on."""
+    size = "base" if (total_seconds or 0.0) >= HOUR / 6 else "small"
+    return VQVAEConfig(codebook_size=_codebook_size(file_count, total_seconds), **_SIZES[size])
+
+
+def get_adaptive_prior_config(file_count: int, total_seconds: float | None = None) -> PriorConfig:
+    """The prior for a corpus: wider and deeper with more audio, more dropout with less."""
+    return PriorConfig(**_prior_size(file_count, total_seconds, accelerator=True))
+
+
+def steps_per_epoch(config: VQTrainConfig, train_seconds: float) -> int:
+    """One pass over the corpus, and at least 50 vectors for each code, so that health can be measured."""
+    batch = config.training.batch_size
+    one_pass = math.ceil(train_seconds / (batch * config.training.window_seconds))
+    measurable = math.ceil(_VECTORS_PER_CODE * config.model.codebook_size / (batch * config.window_frames))
+    return max(one_pass, measurable, config.training.min_epoch_steps)
+
+
+def prior_steps_per_epoch(config: PriorTrainConfig, train_frames: int) -> int:
+    """One pass over the codes, in windows of the model's context."""
+    one_pass = math.ceil(train_frames / (config.training.batch_size * config.model.context_frames))
+    return max(one_pass, config.training.min_epoch_steps)
+
+
+def resolve_vqvae(
+    facts: CorpusFacts,
+    *,
+    overrides: Mapping[str, object],
+    size: str | None,
+    accelerator: bool,
+    workers: int,
+) -> Resolved[VQTrainConfig]:
+    """The codec run's configuration. `workers` is the number of ranks that share the batch.
+
+    Raises ConfigError with every problem: unknown keys, values out of range, relations that do not hold.
+    """
+    given = dict(overrides)
+    size_given = given.pop("model.size", size)
+    chosen = size_given or _auto_size(facts.train_seconds, accelerator)
+    auto: dict[str, object] = {
+        "model.sample_rate": facts.sample_rate,
+        "model.channels": facts.channels,
+        "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
+        "training.batch_size": (48 if accelerator else 8) * max(1, workers),
+        "training.min_epoch_steps": _MIN_EPOCH_STEPS[accelerator],
+        **{f"model.{key}": value for key, value in _SIZES.get(str(chosen), _SIZES["small"]).items()},
+    }
+    problems = [] if chosen in SIZES else [Problem("model.size", _no_size(chosen), "--size")]
+    problems += _fixed_by_corpus(given, auto, ("model.sample_rate", "model.channels"))
+    sections = (VQVAEConfig, TrainingConfig, LossConfig, AugmentConfig)
+    budgeted = _has_budget(given, "training")
+    values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
+    built = _build(sections, values, problems)
+    config = VQTrainConfig(**built)
+    if not budgeted:
+        epochs = math.ceil(_AUTO_STEPS["vqvae"][accelerator] / steps_per_epoch(config, facts.train_seconds))
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
+    _shared_batch(config.training, workers)
+    named = frozenset(given) | ({"model.size"} if size_given else frozenset())
+    return Resolved(config=config, overrides=frozenset(named), size=str(chosen))
+
+
+def resolve_prior(
+    codec: VQVAEConfig,
+    *,
+    file_count: int,
+    train_frames: int,
+    overrides: Mapping[str, object],
+    accelerator: bool,
+    workers: int,
+) -> Resolved[PriorTrainConfig]:
+    """The prior run's configuration, for codes of `codec`. Raises ConfigError with every problem."""
+    given = dict(overrides)
+    fixed = {
+        "prior.codebook_size": codec.codebook_size,
+        "prior.num_quantizers": codec.num_quantizers,
+        "prior.codebook_dim": codec.codebook_dim,
+    }
+    seconds = train_frames / codec.frame_rate
+    sized = _prior_size(file_count, seconds, accelerator=accelerator)
+    auto: dict[str, object] = {
+        **{f"prior.{key}": value for key, value in sized.items()},
+        **fixed,
+        "prior_training.batch_size": (32 if accelerator else 8) * max(1, workers),
+        "prior_training.min_epoch_steps": _MIN_EPOCH_STEPS[accelerator],
+    }
+    problems = _fixed_by_corpus(given, auto, tuple(fixed))
+    budgeted = _has_budget(given, "prior_training")
+    values = {**({} if budgeted else {"prior_training.epochs": 1}), **auto, **given}
+    built = _build((PriorConfig, PriorTrainingConfig), values, problems)
+    config = PriorTrainConfig(**built)
+    if not budgeted:
+        epochs = math.ceil(_AUTO_STEPS["prior"][accelerator] / prior_steps_per_epoch(config, train_frames))
+        config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
+    _shared_batch(config.training, workers)
+    return Resolved(config=config, overrides=frozenset(given), size="")
+
+
+def dotted(config: VQTrainConfig | PriorTrainConfig) -> dict[str, object]:
+    """Every setting of a configuration by its dotted key."""
+    rows: dict[str, object] = {}
+    for part in dataclasses.fields(config):
+        section: Section = getattr(config, part.name)
+        rows |= {f"{section.table}.{key}": value for key, value in dataclasses.asdict(section).items()}
+    return rows
+
+
+def _codebook_size(file_count: int, total_seconds: float | None) -> int:
+    by_files = 64 if file_count <= 20 else 128 if file_count <= 100 else 256
+    hours = (total_seconds or 0.0) / HOUR
+    by_hours = 1024 if hours >= 4 else 512 if hours >= 1 else 0
+    return max(by_files, by_hours)
+
+
+def _auto_size(total_seconds: float, accelerator: bool) -> str:
+    if not accelerator:
+        return "tiny"
+    return "base" if total_seconds >= HOUR / 6 else "small"
+
+
+def _prior_size(file_count: int, total_seconds: float | None, *, accelerator: bool) -> dict[str, Any]:
+    hours = (total_seconds if total_seconds is not None else 5.0 * file_count) / HOUR
+    if not accelerator:
+        return {"hidden_size": 128, "num_layers": 4, "num_heads": 4, "dropout": 0.1, "context_frames": 256}
+    if hours < 0.25:
+        return {"hidden_size": 256, "num_layers": 6, "num_heads": 4, "dropout": 0.2, "context_frames": 512}
+    if hours < 4:
+        return {"hidden_size": 512, "num_layers": 8, "num_heads": 8, "dropout": 0.15, "context_frames": 768}
+    return {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "dropout": 0.1, "context_frames": 1024}
+
+
+def _no_size(size: object) -> str:
+    return f"{size!r} is not one of {', '.join(SIZES)}"
+
+
+def _has_budget(given: Mapping[str, object], table: str) -> bool:
+    return any(given.get(f"{table}.{name}") is not None for name in ("epochs", "max_minutes"))
+
+
+def _fixed_by_corpus(
+    given: Mapping[str, object], auto: Mapping[str, object], keys: tuple[str, ...]
+) -> list[Problem]:
+    return [
+        Problem(key, f"{given[key]!r} does not match the data, which has {auto[key]}; leave it out")
+        for key in keys
+        if key in given and given[key] != auto[key]
+    ]
+
+
+def _build(
+    sections: tuple[type[Section], ...], values: Mapping[str, object], problems: list[Problem]
+) -> dict[str, Any]:
+    problems += _unknown_keys(sections, values)
+    built: dict[str, Any] = {}
+    for section in sections:
+        names = {field.name for field in dataclasses.fields(section)}
+        table = {
+            key.removeprefix(f"{section.table}."): value
+            for key, value in values.items()
+            if key.startswith(f"{section.table}.")
+        }
+        try:
+            name = _PART.get(section.table, section.table)
+            built[name] = section(**{key: value for key, value in table.items() if key in names})
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(problems)
+    return built
+
+
+# Tables whose name differs from the field of the configuration that holds them.
+_PART = {"prior": "model", "prior_training": "training"}
+
+
+def _unknown_keys(sections: tuple[type[Section], ...], values: Mapping[str, object]) -> Iterator[Problem]:
+    known = [f"{section.table}.{field.name}" for section in sections for field in dataclasses.fields(section)]
+    tables = {section.table for section in sections}
+    others = {section.table for section in _ALL_SECTIONS} - tables
+    for key in values:
+        if key not in known and key.partition(".")[0] not in others:
+            close = difflib.get_close_matches(key, known, n=1)
+            yield Problem(key, "no such setting" + (f"; did you mean {close[0]}?" if close else ""))
+
+
+# One file may hold the settings of every stage; each stage reads its own tables.
+_ALL_SECTIONS: tuple[type[Section], ...] = (
+    VQVAEConfig,
+    TrainingConfig,
+    LossConfig,
+    AugmentConfig,
+    PriorConfig,
+    PriorTrainingConfig,
+)
+
+
+def _shared_batch(training: TrainingConfig | PriorTrainingConfig, workers: int) -> None:
+    if workers > 1 and training.batch_size % workers:
+        raise ConfigError(
+            [
+                training.problem(
+                    "batch_size", f"{training.batch_size} windows cannot be shared by {workers} workers"
+                )
+            ]
+        )

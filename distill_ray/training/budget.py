@@ -1,0 +1,51 @@
+"""How much of a run is done: steps against epochs, minutes against a limit."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, kw_only=True)
+class Budget:
+    """Epochs, minutes, or both: whichever ends first."""
+
+    steps_per_epoch: int
+    epochs: int | None
+    max_minutes: float | None
+
+    def __post_init__(self) -> None:
+        assert self.epochs is not None or self.max_minutes is not None
+
+    def fraction(self, step: int, elapsed_s: float) -> float:
+        """The share of the budget used after `step` steps and `elapsed_s` seconds; 1 or more: over."""
+        by_steps = step / (self.epochs * self.steps_per_epoch) if self.epochs is not None else 0.0
+        by_time = elapsed_s / (60.0 * self.max_minutes) if self.max_minutes is not None else 0.0
+        return max(by_steps, by_time)
+
+
+class Clock:
+    """Seconds of a run over all its resumed parts, and those of them that were training."""
+
+    def __init__(self, elapsed_s: float = 0.0, training_s: float = 0.0) -> None:
+        self._start = time.monotonic() - elapsed_s
+        self._training_s = training_s
+        self._since: float | None = None
+
+    def elapsed(self) -> float:
+        return time.monotonic() - self._start
+
+    def training(self) -> float:
+        """Seconds spent in training steps: validation and checkpoints left out."""
+        running = time.monotonic() - self._since if self._since is not None else 0.0
+        return self._training_s + running
+
+    def resume(self) -> None:
+        """Training goes on."""
+        if self._since is None:
+            self._since = time.monotonic()
+
+    def pause(self) -> None:
+        """Something else than training begins."""
+        self._training_s = self.training()
+        self._since = None

@@ -1,0 +1,91 @@
+"""Files of a checkpoint folder: tensors without pickled code, JSON beside them.
+
+state.pt           optimizer, weights, averages, sums      `torch.load(weights_only=True)`
+best.safetensors   the weights to be used
+run.json           configuration, history, figures
+progress.json      where the loop is; written last
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import pickle
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, TypeVar
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor
+
+from distill_ray.errors import CheckpointError
+
+T = TypeVar("T")
+
+
+def write_state(path: Path, state: Mapping[str, Any]) -> None:
+    """Nested dictionaries of tensors and plain values."""
+    torch.save(dict(state), path)
+
+
+def read_state(path: Path, device: torch.device) -> dict[str, Any]:
+    """What `write_state` wrote, on `device`. Raises CheckpointError."""
+    loaded: dict[str, Any] = guarded(path, lambda: torch.load(path, map_location=device, weights_only=True))
+    return loaded
+
+
+def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
+    """A state dict as safetensors."""
+    save_file({name: tensor.detach().cpu().contiguous() for name, tensor in weights.items()}, path)
+
+
+def read_weights(path: Path) -> dict[str, Tensor]:
+    """A state dict on the CPU. Raises CheckpointError."""
+    loaded: dict[str, Tensor] = guarded(path, lambda: load_file(path))
+    return loaded
+
+
+def write_json(path: Path, value: Mapping[str, Any]) -> None:
+    """A JSON file; infinities and NaN are written as null, which JSON has."""
+    path.write_text(json.dumps(_finite(value), indent=1), "utf-8")
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """A JSON object. Raises CheckpointError."""
+    loaded: dict[str, Any] = guarded(path, lambda: dict(json.loads(path.read_text("utf-8"))))
+    return loaded
+
+
+def guarded(path: Path, read: Callable[[], T]) -> T:
+    """The value of `read`, or a CheckpointError that names `path`."""
+    try:
+        return read()
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"The checkpoint {path.parent} has no {path.name}; resume another run or start a new one."
+        ) from error
+    except (
+        OSError,
+        EOFError,
+        RuntimeError,
+        ValueError,
+        TypeError,
+        KeyError,
+        pickle.UnpicklingError,
+        SafetensorError,
+    ) as error:
+        raise CheckpointError(
+            f"The checkpoint file {path} is damaged ({type(error).__name__}); start a new run."
+        ) from error
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float) and not math.isfinite(value):
+        return None
+    if isinstance(value, Mapping):
+        return {key: _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value

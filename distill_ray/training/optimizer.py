@@ -1,0 +1,91 @@
+"""AdamW, its schedule and its safety: clipped gradients, steps with NaN skipped on the device."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor, nn
+
+_LEAST_LR = 0.02  # of the peak: the cosine's floor
+_LEAST_WARMUP = 0.05  # of the budget: a run shorter than its warm-up still reaches the peak
+
+
+class Optimizer:
+    """AdamW on matrices with weight decay, on everything else without.
+
+    A step whose gradient norm is not finite changes nothing and is counted in `skipped`; the decision is made
+    on the device, so that the host never waits for it.
+    """
+
+    def __init__(
+        self,
+        module: nn.Module,
+        *,
+        lr: float,
+        betas: tuple[float, float],
+        weight_decay: float,
+        clip_norm: float,
+        no_decay: Iterable[nn.Parameter] = (),
+    ) -> None:
+        spared = {id(parameter) for parameter in no_decay}
+        parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
+        decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in spared]
+        others = [p for p in parameters if p.ndim < 2 or id(p) in spared]
+        self.parameters = parameters
+        self.lr = lr
+        self.clip_norm = clip_norm
+        self.skipped = torch.zeros((), device=parameters[0].device)
+        self.adamw = torch.optim.AdamW(
+            [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
+            lr=lr,
+            betas=betas,
+            fused=True,
+        )
+
+    def step(self, lr_scale: float) -> Tensor:
+        """Clip, step unless a gradient is not finite, clear the gradients; the norm before clipping."""
+        norm = nn.utils.clip_grad_norm_(self.parameters, self.clip_norm)
+        bad = (~torch.isfinite(norm)).float()
+        self.skipped += bad
+        for group in self.adamw.param_groups:
+            group["lr"] = self.lr * lr_scale
+        # The fused kernel reads both, as torch.amp.GradScaler relies on: found_inf 1 skips the step.
+        self.adamw.grad_scale = None  # type: ignore[attr-defined]
+        self.adamw.found_inf = bad  # type: ignore[attr-defined]
+        self.adamw.step()
+        self.adamw.zero_grad(set_to_none=True)
+        return norm
+
+    def forget_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
+        """Clear the moments of `parameter` where the mask `rows` (its leading dimensions) is true."""
+        state = self.adamw.state.get(parameter)
+        if not state:
+            return
+        for name in ("exp_avg", "exp_avg_sq"):
+            state[name].masked_fill_(rows.reshape(*rows.shape, *[1] * (parameter.ndim - rows.ndim)), 0.0)
+
+    def state_dict(self) -> dict[str, object]:
+        return {"adamw": self.adamw.state_dict(), "skipped": self.skipped}
+
+    def load_state_dict(self, state: dict[str, object]) -> None:
+        self.adamw.load_state_dict(state["adamw"])  # type: ignore[arg-type]
+        skipped = state["skipped"]
+        assert isinstance(skipped, Tensor)
+        self.skipped.copy_(skipped)
+
+
+def lr_scale(step: int, fraction: float, *, warmup_steps: int) -> float:
+    """Linear warm-up, then a cosine over the budget (Loshchilov and Hutter 2017, without restarts).
+
+    `step` counts from 0; `fraction` in [0, 1] is the share of the budget that is used.
+    """
+    warm = max((step + 1) / max(1, warmup_steps), fraction / _LEAST_WARMUP)
+    cosine = _LEAST_LR + (1 - _LEAST_LR) * 0.5 * (1 + math.cos(math.pi * min(1.0, fraction)))
+    return min(1.0, warm) * cosine
+
+
+def uses_bf16(precision: str, device: torch.device) -> bool:
+    """Whether autocast runs in bfloat16: as told, and by default on GPUs."""
+    return precision == "bf16" or (precision == "auto" and device.type == "cuda")

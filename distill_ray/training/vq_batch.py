@@ -1,0 +1,95 @@
+"""What a codec step trains on: windows of the corpus, changed at random, and the depth of each.
+
+Everything is drawn for the whole batch from (seed, step) on the CPU, and each rank takes its slice: two
+ranks see just what one process would, and a resumed run just what an uninterrupted one would.
+
+Shapes: B windows of this rank, C channels, T samples, Q RVQ levels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from distill_ray.config.vqvae import AugmentConfig, VQTrainConfig
+from distill_ray.corpus import AudioStore, WindowSampler
+
+PCM_SCALE = 1.0 / 32768.0
+_AUGMENT_STREAM = 1  # the windows are drawn from the sampler's own stream
+_MIX_SEED = 0x5EED
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQBatch:
+    """Audio in [-1, 1] and the number of RVQ levels that each window uses."""
+
+    audio_BCT: Tensor
+    depth_B: Tensor
+
+
+class VQBatches:
+    """The batches of one rank, by step."""
+
+    def __init__(
+        self, store: AudioStore, config: VQTrainConfig, *, rank: int, world_size: int, device: torch.device
+    ) -> None:
+        assert config.training.batch_size % world_size == 0
+        self._store = store
+        self._config = config
+        self._device = device
+        share = config.training.batch_size // world_size
+        self._slice = slice(rank * share, (rank + 1) * share)
+        seed = config.training.seed
+        self._sampler = WindowSampler(store.lengths_N, config.window_samples, seed)
+        self._mixed = WindowSampler(store.lengths_N, config.window_samples, seed ^ _MIX_SEED)
+
+    def batch(self, step: int) -> VQBatch:
+        """This rank's share of the batch of step `step`."""
+        config = self._config
+        model, augment = config.model, config.augment
+        count = config.training.batch_size
+        rng = np.random.Generator(np.random.Philox(key=[config.training.seed, _AUGMENT_STREAM], counter=step))
+        gain_B, mix_B = _draw_gains(rng, augment, count)
+        depth_B = _draw_depths(rng, model.quantizer_dropout, model.num_quantizers, count)
+        audio_BCT = self._windows(self._sampler, step) * self._own(gain_B)[:, None, None]
+        if augment.mix > 0.0:
+            audio_BCT = audio_BCT + self._windows(self._mixed, step) * self._own(mix_B)[:, None, None]
+        # A sum or a raised gain may pass full scale, where no recording is.
+        peak_B11 = audio_BCT.abs().amax(dim=(1, 2), keepdim=True)
+        return VQBatch(audio_BCT=audio_BCT / peak_B11.clamp(min=1.0), depth_B=self._own(depth_B))
+
+    def unchanged(self, step: int) -> Tensor:
+        """The whole batch of `step`, of all ranks, as it was recorded: [batch size, C, T]."""
+        windows = self._sampler.batch(step, self._config.training.batch_size)
+        return self._gather(windows.file_B, windows.start_B)
+
+    def _windows(self, sampler: WindowSampler, step: int) -> Tensor:
+        windows = sampler.batch(step, self._config.training.batch_size)
+        return self._gather(windows.file_B[self._slice], windows.start_B[self._slice])
+
+    def _gather(self, file_B: Tensor, start_B: Tensor) -> Tensor:
+        pcm_BCT = self._store.gather(file_B, start_B, self._config.window_samples)
+        return pcm_BCT.float() * PCM_SCALE
+
+    def _own(self, values_B: np.ndarray) -> Tensor:
+        return torch.from_numpy(values_B[self._slice]).to(self._device)
+
+
+def _draw_gains(
+    rng: np.random.Generator, augment: AugmentConfig, count: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Signed linear gains of each window and of the one mixed into it (0 where none is)."""
+    decibels = rng.uniform(-augment.gain_db, augment.gain_db, size=(2, count))
+    signs = np.where(rng.random((2, count)) < augment.polarity, -1.0, 1.0)
+    gains = (signs * 10.0 ** (decibels / 20.0)).astype(np.float32)
+    gains[1] *= rng.random(count) < augment.mix
+    return gains[0], gains[1]
+
+
+def _draw_depths(rng: np.random.Generator, share: float, levels: int, count: int) -> np.ndarray:
+    """Quantiser dropout (Zeghidour et al. 2021): `share` of the windows use 1..levels, the rest all."""
+    depths = rng.integers(1, levels + 1, size=count)
+    return np.where(rng.random(count) < share, depths, levels)

@@ -1,0 +1,330 @@
+"""The codec's training, read from top to bottom: `train_vqvae` on every rank, `VQTask` step by step.
+
+`loop.py` decides when; this file says what: forward, loss, statistics, re-seeding, validation, what is saved.
+The model is single-device maths; whatever crosses ranks goes through the `Worker` and is done here.
+
+Shapes: B windows of this rank, C channels, T samples, Q RVQ levels, K codes, N vectors, D code dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill_ray.config.resolve import dotted, steps_per_epoch
+from distill_ray.config.vqvae import LossConfig, VQTrainConfig
+from distill_ray.corpus import AudioStore, Corpus, open_corpus
+from distill_ray.errors import TrainingError
+from distill_ray.training import checkpoint
+from distill_ray.training.budget import Budget
+from distill_ray.training.ema import WeightAverage
+from distill_ray.training.events import (
+    Event,
+    LevelHealth,
+    Notice,
+    RunStarted,
+    ShownSetting,
+    TrainingCompleteEvent,
+    VQEpochMetrics,
+    VQStepMetrics,
+    to_record,
+)
+from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
+from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
+from distill_ray.training.vq_batch import VQBatches
+from distill_ray.training.vq_codes import CodeKeeper
+from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS, HeldOut
+from distill_ray.training.worker import Worker
+from distill_ray.vqvae import VQVAE, ReconstructionLoss, codebook_health, utilization_warnings
+
+_TERMS = (*RECONSTRUCTION_TERMS, "codebook", "commitment")
+_INITIAL_VECTORS_PER_CODE = 8
+
+
+def train_vqvae(
+    corpus: str,
+    config: VQTrainConfig,
+    worker: Worker,
+    *,
+    name: str = "vqvae",
+    output_dir: str = "",
+    settings: tuple[ShownSetting, ...] = (),
+) -> TrainingCompleteEvent:
+    """Train a codec on the prepared corpus at URI `corpus`; every rank calls it.
+
+    All that is kept is in the worker's checkpoints: `best.safetensors` (EMA weights of the best epoch by
+    held-out loss), `run.json` (configuration, history, figures) and the state to resume from. Where the
+    worker has a checkpoint, the run goes on from it.
+
+    Raises CorpusError for a corpus that cannot be read, CheckpointError for a damaged checkpoint,
+    TrainingError where every step of an epoch was skipped because its gradients were not finite.
+    """
+    opened = open_corpus(corpus)
+    task = VQTask(opened, config, worker)
+    progress = restore(worker, task)
+    worker.emit(
+        RunStarted(
+            kind="vqvae",
+            name=name,
+            output_dir=output_dir,
+            device=str(worker.device),
+            world_size=worker.world_size,
+            parameters=sum(p.numel() for p in task.model.parameters()),
+            epochs=config.training.epochs,
+            max_minutes=config.training.max_minutes,
+            steps_per_epoch=task.steps_per_epoch,
+            train_files=len(opened.files("train")),
+            train_seconds=opened.seconds("train"),
+            val_files=len(opened.files("val")),
+            val_seconds=opened.seconds("val"),
+            first_epoch=progress.epoch + 1,
+            settings=settings,
+        )
+    )
+    if not opened.files("val"):
+        worker.emit(task.warn(NO_HELD_OUT))
+    training = config.training
+    budget = Budget(
+        steps_per_epoch=task.steps_per_epoch, epochs=training.epochs, max_minutes=training.max_minutes
+    )
+    loop_settings = LoopSettings(patience=training.patience, checkpoint_seconds=training.checkpoint_seconds)
+    progress = run_loop(task, worker, budget, loop_settings, progress)
+    completed = task.completed(progress)
+    worker.emit(completed)
+    return completed
+
+
+NO_HELD_OUT = (
+    "No held-out files: the best epoch is chosen on the training files; add files or raise --val-fraction."
+)
+
+
+class Objective(nn.Module):
+    """Model and losses as one module, so that DDP sees one forward."""
+
+    def __init__(self, model: VQVAE, loss: ReconstructionLoss, weights: LossConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.codebook_weight = weights.codebook
+        self.commitment_weight = model.config.commitment_weight
+
+    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
+        """Total loss, each of `_TERMS`, codes [B, Q, F], residuals [Q, N, D] and used [Q, N]."""
+        output = self.model(audio_BCT, depth_B)
+        terms = self.loss(output.audio_BCT, audio_BCT)
+        total = (
+            self.loss.total(terms)
+            + self.codebook_weight * output.codebook_loss
+            + self.commitment_weight * output.commitment_loss
+        )
+        named = {**terms, "codebook": output.codebook_loss, "commitment": output.commitment_loss}
+        each = torch.stack([named[term].detach().float() for term in _TERMS])
+        return total, each, output.codes_BQT, output.residuals_QND, output.used_QN
+
+
+@dataclass(kw_only=True)
+class Figures:
+    """What a run has measured so far; saved in `run.json`, from which the .distill file is written."""
+
+    train_loss: float = math.nan
+    val_loss: float = math.nan
+    val_losses: dict[str, float] = field(default_factory=dict)
+    codebook_health: tuple[LevelHealth, ...] = ()
+    warnings: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> Figures:
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        for name in ("train_loss", "val_loss"):
+            known[name] = math.nan if known[name] is None else known[name]
+        known["codebook_health"] = tuple(LevelHealth(**level) for level in known["codebook_health"])
+        return cls(**known)
+
+
+class VQTask:
+    """A codec in training on one rank."""
+
+    def __init__(self, corpus: Corpus, config: VQTrainConfig, worker: Worker) -> None:
+        self.config = config
+        self.worker = worker
+        device, training = worker.device, config.training
+        self.steps_per_epoch = steps_per_epoch(config, corpus.seconds("train"))
+        torch.manual_seed(training.seed)
+        self.model = VQVAE(config.model).to(device)
+        self.loss = ReconstructionLoss(config.model, config.loss).to(device)
+        store = AudioStore(corpus, "train", device)
+        self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size, device=device)
+        held_out = AudioStore(corpus, "val", device) if corpus.files("val") else store
+        self.held_out = HeldOut(held_out, config, worker)
+        self._initialise_codebooks()
+        self.objective = worker.wrap(Objective(self.model, self.loss, config.loss))
+        self.average = WeightAverage(self.model, decay=training.ema_decay)
+        self.optimizer = Optimizer(
+            self.model,
+            lr=training.lr,
+            betas=(training.beta1, training.beta2),
+            weight_decay=training.weight_decay,
+            clip_norm=training.clip_norm,
+            no_decay=[self.model.quantizer.codebooks_QKD],
+        )
+        self.codes = CodeKeeper(self.model, config, worker, self.optimizer, self.average)
+        self.bf16 = uses_bf16(training.precision, device)
+        self.batch_seconds = training.batch_size * config.window_samples / config.model.sample_rate
+        self.best: dict[str, Tensor] | None = None
+        self.figures = Figures()
+        self.sums = torch.zeros(len(_TERMS) + 2, device=device)  # total, terms, steps
+        self.grad_norm = torch.zeros((), device=device)
+
+    def _initialise_codebooks(self) -> None:
+        """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result."""
+        frames = self.config.training.batch_size * self.config.window_frames
+        batches = -(-_INITIAL_VECTORS_PER_CODE * self.config.model.codebook_size // frames)
+        audio_BCT = torch.cat([self.batches.unchanged(step) for step in range(batches)])
+        generator = torch.Generator().manual_seed(self.config.training.seed)
+        self.model.initialise_codebooks(audio_BCT, generator)
+
+    def train_step(self, step: int, fraction: float) -> None:
+        training = self.config.training
+        torch.manual_seed((training.seed << 32) + step)  # dropout: the same after a resume
+        batch = self.batches.batch(step)
+        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.bf16):
+            total, terms, codes, residuals_QND, used_QN = self.objective(batch.audio_BCT, batch.depth_B)
+        total.backward()
+        self.grad_norm = self.optimizer.step(lr_scale(step, fraction, warmup_steps=training.warmup_steps))
+        sound = torch.isfinite(self.grad_norm)
+        self.average.update(step)
+        self.codes.follow(step, codes, residuals_QND, used_QN, sound)
+        row = torch.cat([total.detach().reshape(1), terms, total.new_ones(1)])
+        self.sums += torch.where(sound, row, torch.zeros_like(row))
+
+    def validate(self) -> float:
+        self.figures.val_loss, self.figures.val_losses = self.held_out.score(
+            self.average.module, self.loss, bf16=self.bf16
+        )
+        return self.figures.val_loss
+
+    def keep_best(self) -> None:
+        self.best = {name: value.detach().clone() for name, value in self.average.module.state_dict().items()}
+
+    def step_event(self, progress: Progress, pace: Pace) -> Event:
+        total, *terms, steps = self.sums.tolist()
+        training = self.config.training
+        return VQStepMetrics(
+            step=progress.step,
+            epoch=progress.epoch + 1,
+            epoch_step=progress.step - progress.epoch_start_step,
+            steps_per_epoch=self.steps_per_epoch,
+            fraction=pace.fraction,
+            loss=total / max(steps, 1.0),
+            losses={name: value / max(steps, 1.0) for name, value in zip(_TERMS, terms, strict=True)},
+            lr=training.lr * lr_scale(progress.step, pace.fraction, warmup_steps=training.warmup_steps),
+            grad_norm=float(self.grad_norm),
+            skipped_steps=int(self.optimizer.skipped),
+            steps_per_second=pace.steps_per_second,
+            audio_seconds_per_second=pace.steps_per_second * self.batch_seconds,
+            eta_s=pace.eta_s,
+        )
+
+    def epoch_event(self, progress: Progress, pace: Pace) -> Event:
+        total, *terms, steps = self.worker.all_reduce(self.sums.double()).tolist()
+        if steps == 0:
+            raise TrainingError(
+                f"All steps of epoch {progress.epoch} were skipped because their gradients were not finite; "
+                "lower --lr or look for damaged audio."
+            )
+        figures = self.figures
+        figures.train_loss = total / steps
+        figures.codebook_health = codebook_health(self.codes.epoch_counts())
+        warnings = utilization_warnings(figures.codebook_health)
+        figures.warnings += [f"epoch {progress.epoch}: {text}" for text in warnings]
+        event = VQEpochMetrics(
+            epoch=progress.epoch,
+            epochs=self.config.training.epochs,
+            step=progress.step,
+            train_loss=figures.train_loss,
+            val_loss=figures.val_loss,
+            best_val_loss=progress.best_loss,
+            best_epoch=progress.best_epoch,
+            losses={name: value / steps for name, value in zip(_TERMS, terms, strict=True)},
+            val_losses=figures.val_losses,
+            codebook_health=figures.codebook_health,
+            utilization_warnings=warnings,
+            reseeded_codes=self.codes.reseeded,
+            skipped_steps=int(self.optimizer.skipped),
+            audio_seconds_per_second=pace.steps_per_second * self.batch_seconds,
+            elapsed_s=pace.elapsed_s,
+        )
+        figures.history.append(to_record(event))
+        self.sums.zero_()
+        self.codes.new_epoch()
+        return event
+
+    def warn(self, message: str) -> Notice:
+        """A warning now and, once, in the final report."""
+        if message not in self.figures.warnings:
+            self.figures.warnings.append(message)
+        return Notice(level="warning", message=message)
+
+    def completed(self, progress: Progress) -> TrainingCompleteEvent:
+        """The figures of the run as it ended (collective)."""
+        figures = self.figures
+        counts_QK = self.codes.epoch_counts()
+        return TrainingCompleteEvent(
+            epochs_completed=progress.epoch,
+            steps=progress.step,
+            final_train_loss=figures.train_loss,
+            final_val_loss=figures.val_loss,
+            best_val_loss=min(progress.best_loss, figures.val_loss),
+            best_epoch=progress.best_epoch,
+            codebook_health=figures.codebook_health or codebook_health(counts_QK),
+            warnings=tuple(figures.warnings),
+            audio_seconds_per_second=progress.step * self.batch_seconds / max(progress.training_s, 1e-9),
+            elapsed_s=progress.elapsed_s,
+            exit_reason=progress.ended,
+        )
+
+    def consolidate(self) -> None:
+        self.codes.consolidate()
+        total = self.worker.all_reduce(self.sums)
+        if self.worker.rank != 0:
+            total.zero_()
+
+    def write(self, folder: Path) -> None:
+        checkpoint.write_state(
+            folder / "state.pt",
+            {
+                "model": self.model.state_dict(),
+                "average": self.average.module.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "codes": self.codes.state_dict(),
+                "sums": self.sums,
+                "has_best": self.best is not None,
+            },
+        )
+        checkpoint.write_weights(folder / "best.safetensors", self.best or self.average.module.state_dict())
+        figures = {**asdict(self.figures), "config": dotted(self.config)}
+        checkpoint.write_json(folder / "run.json", figures)
+
+    def read(self, folder: Path) -> None:
+        state = checkpoint.read_state(folder / "state.pt", self.worker.device)
+        figures = checkpoint.read_json(folder / "run.json")
+        best = checkpoint.read_weights(folder / "best.safetensors")
+
+        def load() -> None:
+            self.model.load_state_dict(state["model"])
+            self.average.module.load_state_dict(state["average"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.codes.load_state_dict(state["codes"])
+            self.sums.copy_(state["sums"] if self.worker.rank == 0 else torch.zeros_like(self.sums))
+            self.figures = Figures.from_json(figures)
+
+        checkpoint.guarded(folder / "state.pt", load)
+        if state["has_best"]:
+            self.best = {name: value.to(self.worker.device) for name, value in best.items()}
