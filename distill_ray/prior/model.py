@@ -1,0 +1,214 @@
+"""`CodePrior`: the autoregressive model of a recording's RVQ codes, and its loss.
+
+Each step's input is the sum of the embeddings of the codes of the step before (pattern: `patterns.py`); the
+transformer (`transformer.py`) turns it into the distribution of the codes of the step. Two special tokens
+stand where a level has no code yet; they are inputs only and have no output, so they are never predicted:
+
+    begin    the recording begins here: first input of a window at the start of a file, and of generation
+    unknown  something came before that the model is not shown: first input of a window from the middle of a
+             file and of a continued prompt; also frames past the end of a short file
+
+Sampling is in `sampling.py`; windows of codes come from `windows.py`.
+
+Legend: B batch, Q RVQ levels, K codebook size, T code frames, S sequence steps, L codes in a step (Q for
+delay, 1 for flatten), D code dimension, E hidden size.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distill_ray.config.prior import PriorConfig
+from distill_ray.prior.patterns import CodePattern, code_pattern, flatten_codes
+from distill_ray.prior.transformer import KVCache, Transformer
+
+IGNORED = -100
+
+
+@dataclass(frozen=True, kw_only=True)
+class PriorOutput:
+    """What a forward pass says about a batch of windows.
+
+    loss: scalar with gradient: the mean over windows of each window's mean nats per code, so that the mean
+    of equal shards is the value of the joined batch. Where all windows are full it is the mean per code.
+    nats_Q, codes_Q: float32, detached: summed nats and number of codes of each level; add them up over
+    batches and ranks for exact means (`nats_Q.sum() / codes_Q.sum()`).
+    """
+
+    loss: Tensor
+    nats_Q: Tensor
+    codes_Q: Tensor
+
+    @property
+    def loss_Q(self) -> Tensor:
+        """Mean nats per code of each level."""
+        return self.nats_Q / self.codes_Q
+
+
+def perplexity(loss: float) -> float:
+    """exp of a loss in nats per code: between how many codes the prior hesitates."""
+    return math.exp(min(loss, 700.0))
+
+
+def bits_per_second(loss: float, frame_rate: float, num_quantizers: int) -> float:
+    """Entropy-coded bits for a second of audio at `loss` nats per code."""
+    return loss / math.log(2.0) * frame_rate * num_quantizers
+
+
+def training_frames(config: PriorConfig) -> int:
+    """Frames of a training window: twice what attention spans.
+
+    Steps in the second half see no special token, as in all generation beyond the span. Trained on windows
+    of one span, the first token becomes an attention sink, and losing it ruins long output.
+    """
+    return 2 * config.context_frames
+
+
+class CodePrior(nn.Module):
+    """The prior of `config`. Weights are initialised from torch's default generator."""
+
+    def __init__(self, config: PriorConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.pattern: CodePattern = code_pattern(config.pattern, config.num_quantizers)
+        self.begin, self.unknown = config.codebook_size, config.codebook_size + 1
+        self._rows = config.codebook_size + 2  # of one level in the embedding
+        self.embedding = nn.Embedding(config.num_quantizers * self._rows, config.hidden_size)
+        self.transformer = Transformer(
+            hidden_size=config.hidden_size,
+            num_layers=config.num_layers,
+            num_heads=config.num_heads,
+            dropout=config.dropout,
+            window=self.context_steps,
+            usual_steps=self.pattern.steps(training_frames(config)),
+        )
+        self.heads_QKE = nn.Parameter(
+            torch.empty(config.num_quantizers, config.codebook_size, config.hidden_size)
+        )
+        nn.init.normal_(self.embedding.weight, std=0.02)
+        nn.init.normal_(self.heads_QKE, std=0.02)
+
+    @property
+    def context_steps(self) -> int:
+        """Steps that one layer of attention spans."""
+        return self.config.context_frames * self.pattern.stride
+
+    @property
+    def is_flat(self) -> bool:
+        """Whether every step holds a single code (S = T * Q)."""
+        return self.config.pattern == "flatten"
+
+    @torch.no_grad()
+    def init_from_codebooks(self, codebooks_QKD: Tensor, generator: torch.Generator | None = None) -> None:
+        """Start the embeddings of codes as random projections of the codec's codebooks.
+
+        Codes that sound alike then start alike. One Gaussian matrix a level (levels of the codec live in
+        unrelated spaces), scaled to the standard deviation of the embeddings that it replaces; `generator`
+        is a CPU one. The embeddings go on learning.
+        """
+        levels, size, width = codebooks_QKD.shape
+        assert (levels, size) == (self.config.num_quantizers, self.config.codebook_size)
+        centred = codebooks_QKD.float().cpu() - codebooks_QKD.float().cpu().mean(dim=1, keepdim=True)
+        projection_QDE = torch.randn(levels, width, self.config.hidden_size, generator=generator)
+        codes_QKE = centred @ projection_QDE
+        codes_QKE *= 0.02 / codes_QKE.std(dim=(1, 2), keepdim=True).clamp_min(1e-12)
+        weight_QRE = self.embedding.weight.view(levels, self._rows, -1)
+        weight_QRE[:, :size] = codes_QKE.to(weight_QRE)
+
+    def forward(
+        self, codes_BQT: Tensor, *, lengths_B: Tensor | None = None, starts_B: Tensor | None = None
+    ) -> PriorOutput:
+        """The loss of predicting every code of the windows `codes_BQT` (any integer type).
+
+        lengths_B: int64, frames of each window that are real (at least 1); the rest is padding of any
+        content. None: all. starts_B: bool, whether the window begins where its recording begins. None: all.
+        """
+        batch, levels, frames = codes_BQT.shape
+        codes_BQT = codes_BQT.long()
+        targets_BQT = codes_BQT
+        count_B = codes_BQT.new_full((batch,), frames)
+        if lengths_B is not None:
+            count_B = lengths_B
+            padding_B1T = torch.arange(frames, device=codes_BQT.device) >= lengths_B[:, None, None]
+            targets_BQT = codes_BQT.masked_fill(padding_B1T, IGNORED)
+            codes_BQT = codes_BQT.masked_fill(padding_B1T, self.unknown)
+        tokens_BLS = self.tokens(codes_BQT, starts_B)
+        first_BL1 = self.first_tokens(batch, starts_B, codes_BQT.device)
+        hidden_BSE = self.hidden(torch.cat((first_BL1, tokens_BLS[:, :, :-1]), dim=2))
+        nats_BQ = self._nats(hidden_BSE, targets_BQT)
+        loss = (nats_BQ.sum(dim=1) / (count_B * levels)).mean()
+        return PriorOutput(
+            loss=loss, nats_Q=nats_BQ.detach().sum(dim=0), codes_Q=count_B.sum().float().expand(levels)
+        )
+
+    def tokens(self, codes_BQT: Tensor, starts_B: Tensor | None = None) -> Tensor:
+        """tokens_BLS: the codes (and special tokens) laid out in the order of the pattern."""
+        if self.is_flat:
+            return flatten_codes(codes_BQT)[:, None]
+        batch, levels, _ = codes_BQT.shape
+        tokens_BQS = self.pattern.lay_out(codes_BQT, self.unknown)
+        level_Q1 = torch.arange(levels, device=codes_BQT.device)[:, None]
+        before_QS = torch.arange(tokens_BQS.shape[2], device=codes_BQT.device) < level_Q1
+        return torch.where(before_QS, self.first_tokens(batch, starts_B, codes_BQT.device), tokens_BQS)
+
+    def first_tokens(self, batch: int, starts_B: Tensor | None, device: torch.device) -> Tensor:
+        """first_BL1: the input of step 0: begin where a recording starts, unknown elsewhere."""
+        slots = 1 if self.is_flat else self.config.num_quantizers
+        begin_BL1 = torch.full((batch, slots, 1), self.begin, device=device)
+        if starts_B is None:
+            return begin_BL1
+        return begin_BL1.masked_fill(~starts_B[:, None, None], self.unknown)
+
+    def hidden(self, inputs_BLS: Tensor, cache: KVCache | None = None) -> Tensor:
+        """hidden_BSE of the steps whose inputs (tokens of the step before) are given.
+
+        With a cache they follow the steps that it holds.
+        """
+        _, slots, steps = inputs_BLS.shape
+        device = inputs_BLS.device
+        if self.is_flat:
+            first = -1 if cache is None else cache.length - 1  # the input of step s is the code of step s - 1
+            level_LS = torch.arange(first, first + steps, device=device) % self.config.num_quantizers
+        else:
+            level_LS = torch.arange(slots, device=device)[:, None]
+        rows_BLS = inputs_BLS + self._rows * level_LS
+        embedded_BSE = self.embedding(rows_BLS[:, 0])
+        for slot in range(1, slots):
+            embedded_BSE = embedded_BSE + self.embedding(rows_BLS[:, slot])
+        hidden_BSE: Tensor = self.transformer(embedded_BSE, cache)
+        return hidden_BSE
+
+    def step_logits(self, hidden_BE: Tensor, step: int) -> Tensor:
+        """logits_BLK of the codes of step `step` (delay: every level; flatten: the level of the step)."""
+        if self.is_flat:
+            return functional.linear(hidden_BE, self.heads_QKE[step % self.config.num_quantizers])[:, None]
+        logits_BX = functional.linear(hidden_BE, self.heads_QKE.flatten(0, 1))
+        return logits_BX.view(logits_BX.shape[0], self.config.num_quantizers, -1)
+
+    def _nats(self, hidden_BSE: Tensor, targets_BQT: Tensor) -> Tensor:
+        """nats_BQ: negative log-likelihood of the targets, summed over frames; ignored ones count nothing."""
+        levels = self.config.num_quantizers
+        if self.is_flat:
+            # Every step belongs to one level: only that level's head is applied to it.
+            batch, _, frames = targets_BQT.shape
+            hidden_QNE = hidden_BSE.view(batch, frames, levels, -1).permute(2, 0, 1, 3).flatten(1, 2)
+            logits_QNK = torch.bmm(hidden_QNE, self.heads_QKE.transpose(1, 2))
+            targets_QN = targets_BQT.transpose(0, 1).flatten(1)
+            nats_QN = functional.cross_entropy(
+                logits_QNK.flatten(0, 1).float(), targets_QN.flatten(), ignore_index=IGNORED, reduction="none"
+            )
+            return nats_QN.view(levels, batch, frames).sum(dim=2).T
+        targets_BQS = self.pattern.lay_out(targets_BQT, IGNORED)
+        logits_BSX = functional.linear(hidden_BSE, self.heads_QKE.flatten(0, 1))
+        nats = functional.cross_entropy(
+            logits_BSX.view(-1, self.config.codebook_size).float(),
+            targets_BQS.transpose(1, 2).flatten(),
+            ignore_index=IGNORED,
+            reduction="none",
+        )
+        return nats.view(targets_BQS.shape[0], -1, levels).sum(dim=1)
