@@ -1,0 +1,119 @@
+"""Options that several commands share, and what turns them into overrides, a worker plan and a name.
+
+An option that is a setting takes its flag, meaning and range from the setting's own declaration. Ranges are
+shown but not enforced here: the configuration checks all values together and names every wrong one.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distill_ray.config.setting import Section
+from distill_ray.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from distill_ray.orchestrate.plan import WorkerPlan
+
+_LONGEST_NAME = 100
+
+
+def from_setting(section: type[Section], field: str) -> Any:
+    """The Typer option of one setting; the setting must have a flag."""
+    meta = section.__dataclass_fields__[field].metadata
+    assert meta["flag"], f"{section.__name__}.{field} has no flag"
+    limits = spoken_range(meta)
+    text = f"{meta['help']} [{limits}]" if limits else meta["help"]
+    return typer.Option(meta["flag"], help=text[0].upper() + text[1:], show_default=False)
+
+
+def spoken_range(meta: Mapping[str, Any]) -> str:
+    """The range of a setting in words: "16 to 16384", "at least 1", "above 0, at most 1", "a, b"."""
+    if meta.get("choices"):
+        return ", ".join(meta["choices"])
+    low, high, above = (meta.get(key) for key in ("low", "high", "above"))
+    if low is not None and high is not None:
+        return f"{low:g} to {high:.12g}"
+    parts = [
+        f"{word} {value:.12g}"
+        for word, value in (("at least", low), ("above", above), ("at most", high))
+        if value is not None
+    ]
+    return ", ".join(parts)
+
+
+ConfigFile = Annotated[
+    Path | None,
+    typer.Option("--config", help="TOML file with settings; flags win.", metavar="F.toml"),
+]
+NumWorkers = Annotated[
+    str,
+    typer.Option(
+        "--num-workers",
+        metavar="N|auto",
+        help="Training processes, through Ray Train; 0: in this process, without Ray; auto: every GPU.",
+    ),
+]
+GpusPerWorker = Annotated[
+    float | None,
+    typer.Option("--gpus-per-worker", help="GPUs of each worker; 0 trains on CPUs.", show_default=False),
+]
+Address = Annotated[
+    str | None,
+    typer.Option("--address", help="A running Ray cluster; RAY_ADDRESS says the same.", show_default=False),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
+
+
+def given(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The settings that the user gave."""
+    return {key: value for key, value in values.items() if value is not None}
+
+
+def worker_plan(num_workers: str, gpus_per_worker: float | None, address: str | None) -> WorkerPlan:
+    """The plan that the three options describe. Raises ConfigError; its numbers are checked with the plan."""
+    count = None
+    if num_workers != "auto":
+        try:
+            count = int(num_workers)
+        except ValueError:
+            message = f"{num_workers!r} is neither a number of workers nor auto"
+            raise ConfigError([Problem("num_workers", message, "--num-workers")]) from None
+    from distill_ray.orchestrate.plan import WorkerPlan
+
+    return WorkerPlan(num_workers=count, gpus_per_worker=gpus_per_worker, address=address)
+
+
+def run_name(name: str | None, data: str) -> str:
+    """The user's name for a run, or one made of the data folder's.
+
+    It names a folder and a file, so it must be one harmless path component. Raises ConfigError.
+    """
+    if name is None:
+        return _name_of(data)
+    wrong = _name_problem(name)
+    if wrong:
+        raise ConfigError([Problem("name", f"{name!r} {wrong}", "--name")])
+    return name
+
+
+def _name_of(data: str) -> str:
+    plain = data if "://" in data else str(Path(data).expanduser().resolve())
+    last = plain.rstrip("/").rpartition("/")[2]
+    return re.sub(r"[^\w.-]+", "-", last).strip("-.")[:_LONGEST_NAME] or "distill"
+
+
+def _name_problem(name: str) -> str | None:
+    if "/" in name or "\\" in name:
+        return "contains a slash; a name is not a path (--out chooses the folder)"
+    if not name.isprintable() or not name.strip():
+        return "is empty or contains characters that cannot be printed"
+    if name.startswith((".", "-")) or name != name.strip():
+        return "starts with a dot or a dash, or has spaces at an end"
+    if len(name.encode()) > _LONGEST_NAME:
+        return f"is longer than {_LONGEST_NAME} bytes"
+    return None

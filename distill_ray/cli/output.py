@@ -1,0 +1,170 @@
+"""How every command ends: one result on stdout, or one sentence on stderr and an exit code.
+
+`main.py` wraps each command in `only_results_on_stdout` and runs the app through `run`; a command's last
+act is `finish`. Nothing else in the package writes to stdout.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+import tempfile
+import time
+import traceback
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, TextIO
+
+import typer
+
+from distill_ray.errors import CancelledError, ConfigError, DistillError
+
+_INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
+_results: list[TextIO] = []  # the real stdout while a command runs; empty outside of one
+
+
+def finish(
+    document: Mapping[str, Any], *, result: str | Path | None = None, as_json: bool, exit_code: int = 0
+) -> None:
+    """End a command: `document` as JSON, or else the path that it made, on stdout.
+
+    Values that JSON has no number for (NaN, infinities) become null; paths become text. Leaves with
+    typer.Exit where `exit_code` is not 0.
+    """
+    if as_json:
+        _print(_json(document))
+    elif result is not None:
+        _print(str(result))
+    if exit_code:
+        raise typer.Exit(exit_code)
+
+
+@contextmanager
+def only_results_on_stdout() -> Iterator[None]:
+    """Send what anything else prints to stdout (Ray's workers, native libraries) to stderr instead."""
+    try:
+        stdout, stderr = sys.stdout.fileno(), sys.stderr.fileno()
+    except (OSError, ValueError, AttributeError):  # captured streams have no descriptor to move
+        yield
+        return
+    sys.stdout.flush()
+    with os.fdopen(os.dup(stdout), "w", encoding="utf-8") as results:
+        os.dup2(stderr, stdout)
+        _results.append(results)
+        try:
+            yield
+        finally:
+            _results.pop()
+            sys.stdout.flush()
+            os.dup2(results.fileno(), stdout)
+
+
+def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
+    """Run the app and return the exit code; every way to fail ends in words, never in a traceback."""
+    as_json = "--json" in arguments
+    try:
+        code = app(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
+    except DistillError as error:
+        return _fail(error, as_json)
+    except Exception as error:
+        # Typer brings its own copy of Click from 0.26 on, so its usage errors share no importable base.
+        if hasattr(error, "format_message"):
+            return _usage_error(error, as_json)
+        return _unexpected(error, as_json)
+    if code == _INTERRUPTED:
+        return _fail(CancelledError("cancelled by Ctrl-C."), as_json)
+    return code if isinstance(code, int) else 0
+
+
+def _fail(error: DistillError, as_json: bool) -> int:
+    if isinstance(error, ConfigError):
+        lines = [str(problem) for problem in error.problems]
+    else:
+        lines = [str(error)]
+    for line in lines:
+        _complain(line)
+    facts: dict[str, Any] = {"type": type(error).__name__, "message": str(error)}
+    if isinstance(error, ConfigError):
+        facts["problems"] = [
+            {"flag": problem.flag, "key": problem.key, "message": problem.message}
+            for problem in error.problems
+        ]
+    return _error_document(facts, error.exit_code, as_json)
+
+
+def _usage_error(error: Any, as_json: bool) -> int:
+    context = getattr(error, "ctx", None)
+    message = error.format_message()
+    if type(error).__name__ == "NoArgsIsHelpError":
+        print(message, file=sys.stderr)
+        message = "a command is missing."
+    _complain(message)
+    if context is not None:
+        print(f"Try '{context.command_path} --help'.", file=sys.stderr)
+    return _error_document({"type": "UsageError", "message": message}, error.exit_code, as_json)
+
+
+def _unexpected(error: Exception, as_json: bool) -> int:
+    text = "".join(traceback.format_exception(error))
+    if os.environ.get("DISTILL_RAY_TRACEBACK") == "1":
+        print(text, file=sys.stderr)
+        where = "the traceback is above"
+    else:
+        where = _keep_traceback(text)
+    message = f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}; {where}."
+    _complain(message)
+    return _error_document({"type": type(error).__name__, "message": message}, 1, as_json)
+
+
+def _keep_traceback(text: str) -> str:
+    name = f"distill-ray-{time.strftime('%Y%m%d-%H%M%S')}-{os.getpid()}-"
+    try:
+        with tempfile.NamedTemporaryFile(
+            "w", prefix=name, suffix=".log", delete=False, encoding="utf-8"
+        ) as file:
+            file.write(text)
+    except OSError as error:
+        return f"its traceback could not be written ({error.strerror}); set DISTILL_RAY_TRACEBACK=1 to see it"
+    return f"its traceback is in {file.name}"
+
+
+def _error_document(facts: Mapping[str, Any], exit_code: int, as_json: bool) -> int:
+    if as_json:
+        try:
+            _print(_json({"error": {**facts, "exit_code": exit_code}}))
+        except BrokenPipeError:  # whoever read stdout has gone: let the interpreter's last flush succeed
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    return exit_code
+
+
+def _complain(message: str) -> None:
+    with suppress(OSError):  # a closed stderr must not change the exit code
+        print(f"error: {message}", file=sys.stderr, flush=True)
+
+
+def _print(text: str) -> None:
+    stream = _results[-1] if _results else sys.stdout
+    print(text, file=stream, flush=True)
+
+
+def _json(document: Mapping[str, Any]) -> str:
+    return json.dumps(_finite(document), allow_nan=False, ensure_ascii=False, indent=2, default=_as_text)
+
+
+def _finite(value: Any) -> Any:
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    if isinstance(value, Mapping):
+        return {str(key): _finite(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_finite(item) for item in value]
+    return value
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, Path):
+        return str(value)
+    raise TypeError(f"{type(value).__name__} has no place in a JSON document")

@@ -1,0 +1,87 @@
+"""`distill-ray prepare`: folders of recordings → a corpus of PCM shards."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distill_ray.cli import options
+from distill_ray.cli.output import finish
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.errors import ConfigError, Problem
+
+if TYPE_CHECKING:
+    from distill_ray.corpus.prepare import PrepareReport
+    from distill_ray.display import Display
+
+_LISTED = 20  # rejected files named on stderr; --json names them all
+
+
+def command(
+    sources: Annotated[list[str], typer.Argument(help="Folders or files of audio.", metavar="SOURCE...")],
+    out: Annotated[str, typer.Option("--out", "-o", help="Where the corpus goes: a folder or a URI.")],
+    sample_rate: Annotated[int | None, options.from_setting(CorpusConfig, "sample_rate")] = None,
+    channels: Annotated[int | None, options.from_setting(CorpusConfig, "channels")] = None,
+    val_fraction: Annotated[float | None, options.from_setting(CorpusConfig, "val_fraction")] = None,
+    workers: Annotated[
+        int | None,
+        typer.Option("--workers", help="Decoding threads; default: one a core.", show_default=False),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Fail if any file cannot be used.")] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Turn recordings into a corpus; run again, only what is new is decoded.
+
+    Files are found recursively (wav, flac, aiff, ogg, opus, mp3). train and train-prior also take a plain
+    folder and do this themselves.
+    """
+    given: dict[str, Any] = {
+        "sample_rate": sample_rate,
+        "channels": channels,
+        "val_fraction": val_fraction,
+    }
+    config = CorpusConfig(**options.given(given))
+    if workers is not None and workers < 1:
+        raise ConfigError([Problem("workers", f"{workers} is below the least allowed value 1", "--workers")])
+
+    from distill_ray.corpus import prepare_corpus
+    from distill_ray.display import Display
+    from distill_ray.training.events import StageProgress
+
+    with Display() as display:
+        report = prepare_corpus(
+            sources,
+            out,
+            config=config,
+            workers=workers,
+            strict=strict,
+            on_progress=lambda done, total, note: display(
+                StageProgress(stage="prepare", done=done, total=total, note=note)
+            ),
+        )
+    _summarise(report, display)
+    finish(report.to_json(), result=report.out, as_json=as_json)
+
+
+def _summarise(report: PrepareReport, display: Display) -> None:
+    display.table("Corpus", ("", ""), list(_facts(report)))
+    rejected = report.rejected
+    if rejected:
+        rows = [(item.path, item.reason) for item in rejected[:_LISTED]]
+        display.table(f"Rejected ({len(rejected)})", ("file", "why"), rows)
+    if len(rejected) > _LISTED:
+        display.warn(f"{len(rejected) - _LISTED} more files were rejected; --json names them all.")
+
+
+def _facts(report: PrepareReport) -> Iterator[tuple[str, str]]:
+    yield "files kept", f"{report.files} ({report.decoded} decoded, {report.reused} reused)"
+    yield "duplicates", str(len(report.duplicates))
+    yield "rejected", str(len(report.rejected))
+    yield "training", f"{report.files_train} files, {report.seconds_train:.1f} s"
+    yield "held out", f"{report.files_val} files, {report.seconds_val:.1f} s"
+    yield "format", f"{report.sample_rate} Hz, {report.channels} channel{'s'[: report.channels > 1]}"
+    if report.clipped_samples:
+        yield "clipped samples", str(report.clipped_samples)
+    yield "time", f"{report.elapsed_s:.1f} s"

@@ -1,0 +1,85 @@
+"""`distill-ray train`: a corpus or a folder of audio → the codec, in NAME.distill."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distill_ray.cli import options
+from distill_ray.cli.output import finish
+from distill_ray.config.vqvae import SIZES, TrainingConfig, VQVAEConfig
+
+
+def command(
+    data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
+    out: Annotated[
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the run and its model.", show_default=False),
+    ] = None,
+    name: Annotated[
+        str | None,
+        typer.Option("--name", help="Name of the model; default: the data folder's.", show_default=False),
+    ] = None,
+    size: Annotated[
+        str | None,
+        typer.Option("--size", help="Size of the network.", metavar="|".join(SIZES), show_default=False),
+    ] = None,
+    codebook_size: Annotated[int | None, options.from_setting(VQVAEConfig, "codebook_size")] = None,
+    rvq_levels: Annotated[int | None, options.from_setting(VQVAEConfig, "num_quantizers")] = None,
+    commitment_weight: Annotated[float | None, options.from_setting(VQVAEConfig, "commitment_weight")] = None,
+    epochs: Annotated[int | None, options.from_setting(TrainingConfig, "epochs")] = None,
+    max_minutes: Annotated[float | None, options.from_setting(TrainingConfig, "max_minutes")] = None,
+    batch_size: Annotated[int | None, options.from_setting(TrainingConfig, "batch_size")] = None,
+    lr: Annotated[float | None, options.from_setting(TrainingConfig, "lr")] = None,
+    seed: Annotated[int | None, options.from_setting(TrainingConfig, "seed")] = None,
+    num_workers: options.NumWorkers = "auto",
+    gpus_per_worker: options.GpusPerWorker = None,
+    address: options.Address = None,
+    resume: Annotated[
+        Path | None,
+        typer.Option("--resume", help="Folder of an interrupted run to go on with.", show_default=False),
+    ] = None,
+    config: options.ConfigFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Train the codec on recordings; what is left open is chosen from their number and length.
+
+    Ctrl-C ends the run after the current step and keeps a usable model; --resume goes on from there.
+    """
+    overrides = options.given(
+        {
+            "model.codebook_size": codebook_size,
+            "model.num_quantizers": rvq_levels,
+            "model.commitment_weight": commitment_weight,
+            "training.epochs": epochs,
+            "training.max_minutes": max_minutes,
+            "training.batch_size": batch_size,
+            "training.lr": lr,
+            "training.seed": seed,
+        }
+    )
+    # A resumed run keeps the name that it has.
+    named = name if resume is not None and name is None else options.run_name(name, data)
+    plan = options.worker_plan(num_workers, gpus_per_worker, address)
+
+    from distill_ray.display import Display, EventLog, Listeners, ScalarLog
+    from distill_ray.orchestrate.pipeline import train_codec
+
+    display = Display()
+    with Listeners(display, EventLog(), ScalarLog()) as listeners:
+        report = train_codec(
+            data=data,
+            overrides=overrides,
+            config_file=config,
+            size=size,
+            out=out,
+            name=named,
+            resume=resume,
+            plan=plan,
+            listener=listeners,
+        )
+    document = report.to_json()
+    display.final_report({"model": document["model_path"], "run": document["output_dir"]})
+    finish(document, result=document["model_path"], as_json=as_json, exit_code=report.exit_code)

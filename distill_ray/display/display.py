@@ -1,0 +1,97 @@
+"""`Display`: the listener that people look at, on stderr; live on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
+from types import TracebackType
+from typing import Protocol
+
+from rich.console import Console, RenderableType
+
+from distill_ray.display import report
+from distill_ray.display.failure import report_failure
+from distill_ray.display.history import RunHistory
+from distill_ray.display.live import LiveRenderer
+from distill_ray.display.plain import PlainRenderer
+from distill_ray.training.events import Event
+
+_PLAIN_WIDTH = 110  # of tables in a log file, whose reader has no terminal width
+
+
+class Renderer(Protocol):
+    """Shows events; `warnings` are those of the event that were not shown before."""
+
+    def show(self, event: Event, warnings: tuple[str, ...]) -> None: ...
+
+    def close(self) -> None: ...
+
+
+class Display:
+    """Shows a run and its final report; a listener and a context manager.
+
+    A failure in here is said once on stderr and ends the display, never the run.
+    """
+
+    def __init__(self, console: Console | None = None, *, renderer: Renderer | None = None) -> None:
+        self.console = console or stderr_console()
+        self.history = RunHistory()
+        self._renderer: Renderer | None = renderer or _renderer_for(self.console)
+
+    def __enter__(self) -> Display:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def __call__(self, event: Event) -> None:
+        """Show an event."""
+        renderer = self._renderer
+        if renderer is not None:
+            self._guarded(lambda: renderer.show(event, self.history.add(event)))
+
+    def close(self) -> None:
+        """Take the live view away; printing goes on working."""
+        renderer = self._renderer
+        if renderer is not None:
+            self._guarded(renderer.close)
+
+    def final_report(self, paths: Mapping[str, object]) -> None:
+        """Print settings, results, health, warnings and `paths` (label → path) of the run."""
+        self._guarded(lambda: self._print(report.final_report(self.history, paths)))
+
+    def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
+        """Print a table; see `report.table`."""
+        self._guarded(lambda: self._print([report.table(title, columns, rows)]))
+
+    def warn(self, message: str) -> None:
+        """Print a warning line."""
+        self._guarded(lambda: self._print([report.warning_line(message)]))
+
+    def _print(self, parts: Iterable[RenderableType]) -> None:
+        for part in parts:
+            self.console.print(part)
+
+    def _guarded(self, act: Callable[[], None]) -> None:
+        try:
+            act()
+        except Exception as error:
+            renderer, self._renderer = self._renderer, None
+            if renderer is not None:
+                with suppress(Exception):
+                    renderer.close()
+            report_failure("display", error)
+
+
+def stderr_console() -> Console:
+    """A console on stderr; Rich itself honours NO_COLOR and TERM."""
+    return Console(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH, highlight=False)
+
+
+def _renderer_for(console: Console) -> Renderer:
+    if console.is_terminal and not console.is_dumb_terminal:
+        return LiveRenderer(console)
+    return PlainRenderer(console)

@@ -1,0 +1,16 @@
+"""A listener that fails must not end a run, nor do so unseen: how it is said. Standard library only."""
+
+from __future__ import annotations
+
+import sys
+import traceback
+from contextlib import suppress
+
+
+def report_failure(what: str, error: Exception) -> None:
+    """One line on stderr: which listener failed, why and where; the run goes on without it."""
+    frames = traceback.extract_tb(error.__traceback__)
+    where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
+    with suppress(OSError):
+        why = f"{type(error).__name__}: {error}{where}"
+        print(f"warning: the {what} failed and is off ({why}); the run goes on.", file=sys.stderr, flush=True)

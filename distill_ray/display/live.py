@@ -1,0 +1,130 @@
+"""The live view on a terminal: two bars, rates, losses and the health table, redrawn in place.
+
+Lines that stay (openings, epochs, warnings, finished stages) are printed above it.
+"""
+
+from __future__ import annotations
+
+from rich.console import Console, Group, RenderableType
+from rich.live import Live
+from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.text import Text
+
+from distill_ray.display import figures
+from distill_ray.display.plain import epoch_line, opening_lines, stage_line
+from distill_ray.display.report import health_table, warning_line
+from distill_ray.training.events import (
+    Event,
+    Notice,
+    PriorEpochMetrics,
+    PriorStepMetrics,
+    RunStarted,
+    StageProgress,
+    VQEpochMetrics,
+    VQStepMetrics,
+)
+from distill_ray.vqvae.health import LevelHealth
+
+
+class LiveRenderer:
+    """Draws from the first event on; `close` takes the view away and leaves the printed lines."""
+
+    def __init__(self, console: Console) -> None:
+        self._console = console
+        self._live: Live | None = None
+        self._run = _bars()
+        self._stages = _bars()
+        self._tasks: dict[str, TaskID] = {}
+        self._losses = ""
+        self._health: tuple[LevelHealth, ...] = ()
+        self._started: RunStarted | None = None
+
+    def show(self, event: Event, warnings: tuple[str, ...]) -> None:
+        """Take an event in, print what stays of it and the new warnings, and redraw."""
+        if self._live is None:
+            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
+            self._live.start()
+        for line in self._take(event):
+            self._console.print(Text(line))
+        for message in warnings:
+            self._console.print(warning_line(message))
+        self._live.update(self.view())
+
+    def close(self) -> None:
+        """Take the view away."""
+        if self._live is not None:
+            self._live.stop()
+            self._live = None
+
+    def view(self) -> RenderableType:
+        """What is drawn now."""
+        parts: list[RenderableType] = [bars for bars in (self._stages, self._run) if bars.tasks]
+        if self._losses:
+            parts.append(Text(self._losses))
+        if self._health:
+            parts.append(health_table(self._health))
+        return Group(*parts)
+
+    def _take(self, event: Event) -> list[str]:
+        if isinstance(event, RunStarted):
+            self._started = event
+            return opening_lines(event)
+        if isinstance(event, VQStepMetrics | PriorStepMetrics):
+            self._step(event)
+        elif isinstance(event, VQEpochMetrics | PriorEpochMetrics):
+            if isinstance(event, VQEpochMetrics):
+                self._health = event.codebook_health
+            return [epoch_line(event)]
+        elif isinstance(event, StageProgress):
+            return self._stage(event)
+        elif isinstance(event, Notice) and event.level != "warning":
+            return [event.message]
+        return []
+
+    def _step(self, event: VQStepMetrics | PriorStepMetrics) -> None:
+        rates = f"{figures.number(event.steps_per_second)} steps/s  {figures.throughput(event)}"
+        self._bar(self._run, "run", self._label(event.epoch), event.fraction, 1.0, rates + _eta(event.eta_s))
+        steps = f"{event.epoch_step}/{event.steps_per_epoch}"
+        self._bar(self._run, "epoch", "  this epoch", event.epoch_step, event.steps_per_epoch, steps)
+        parts = [f"loss {figures.number(event.loss)}"]
+        if isinstance(event, VQStepMetrics):
+            parts.append(figures.losses(event.losses))
+        parts += [f"lr {event.lr:.2e}", f"gradient {figures.number(event.grad_norm)}"]
+        if event.skipped_steps:
+            parts.append(f"{figures.count(event.skipped_steps, 'step')} skipped")
+        self._losses = "  ".join(parts)
+
+    def _stage(self, event: StageProgress) -> list[str]:
+        if event.done >= event.total:
+            if event.stage in self._tasks:
+                self._stages.remove_task(self._tasks.pop(event.stage))
+            return [stage_line(event)]
+        note = f"{event.done:,}/{event.total:,}  {event.note}"
+        self._bar(self._stages, event.stage, event.stage, event.done, event.total, note)
+        return []
+
+    def _label(self, epoch: int) -> str:
+        if self._started is not None and self._started.epochs:
+            return f"epoch {epoch}/{self._started.epochs}"
+        if self._started is not None and self._started.max_minutes:
+            return f"epoch {epoch}, {self._started.max_minutes:g} min"
+        return f"epoch {epoch}"
+
+    def _bar(self, bars: Progress, key: str, label: str, done: float, total: float, note: str) -> None:
+        if key not in self._tasks:
+            self._tasks[key] = bars.add_task(label, total=total, note=note)
+        bars.update(self._tasks[key], description=label, completed=done, total=total, note=note)
+
+
+def _bars() -> Progress:
+    # markup=False: labels and notes carry names from outside.
+    return Progress(
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %", markup=False),
+        TextColumn("{task.fields[note]}", markup=False),
+    )
+
+
+def _eta(seconds: float | None) -> str:
+    return f"  ETA {figures.duration(seconds)}"

@@ -1,0 +1,133 @@
+"""Plain lines for a stderr that is no terminal: one an epoch, seldom ones between, nothing redrawn."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+from rich.console import Console
+from rich.text import Text
+
+from distill_ray.display import figures
+from distill_ray.display.report import warning_line
+from distill_ray.training.events import (
+    Event,
+    Notice,
+    PriorEpochMetrics,
+    PriorStepMetrics,
+    RunStarted,
+    StageProgress,
+    VQEpochMetrics,
+    VQStepMetrics,
+)
+
+STEP_SECONDS = 10.0
+STAGE_SECONDS = 5.0
+
+
+class PlainRenderer:
+    """Prints each event as at most one line; steps and stages at most every few seconds."""
+
+    def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
+        self._console = console
+        self._clock = clock
+        self._last: dict[str, float] = {}
+
+    def show(self, event: Event, warnings: tuple[str, ...]) -> None:
+        """Print the event and the warnings that are new with it."""
+        for line in self._lines(event):
+            self._print(Text(line))
+        for message in warnings:
+            self._print(warning_line(message))
+
+    def close(self) -> None:
+        """Nothing is pending in plain lines."""
+
+    def _lines(self, event: Event) -> list[str]:
+        if isinstance(event, RunStarted):
+            return opening_lines(event)
+        if isinstance(event, VQStepMetrics | PriorStepMetrics):
+            return [step_line(event)] if self._due("step", STEP_SECONDS) else []
+        if isinstance(event, VQEpochMetrics | PriorEpochMetrics):
+            self._last["step"] = self._clock()  # the epoch's line says what a step's would
+            return [epoch_line(event)]
+        if isinstance(event, StageProgress):
+            done = event.done >= event.total
+            return [stage_line(event)] if self._due(event.stage, STAGE_SECONDS) or done else []
+        if isinstance(event, Notice) and event.level != "warning":
+            return [event.message]
+        return []
+
+    def _due(self, key: str, interval: float) -> bool:
+        now = self._clock()
+        if key in self._last and now - self._last[key] < interval:
+            return False
+        self._last[key] = now
+        return True
+
+    def _print(self, text: Text) -> None:
+        self._console.print(text, soft_wrap=True)
+
+
+def opening_lines(event: RunStarted) -> list[str]:
+    """What starts, on what, from how much audio, with which settings."""
+    what = "codec" if event.kind == "vqvae" else "prior"
+    in_training = f"{figures.count(event.train_files, 'file')} ({figures.duration(event.train_seconds)})"
+    held_out = f"{figures.count(event.val_files, 'file')} ({figures.duration(event.val_seconds)}) held out"
+    lines = [
+        f"training {what} {event.name}: {event.parameters / 1e6:.2f} M parameters on {event.device}, "
+        f"{figures.count(event.world_size, 'worker')}, {_budget(event)}",
+        f"data: {in_training}, {held_out}",
+    ]
+    if event.settings:
+        shown = (f"{item.name} {item.value} ({item.source})" for item in event.settings)
+        lines.append(f"settings: {', '.join(shown)}")
+    lines.append(f"run folder: {event.output_dir}")
+    return lines
+
+
+def step_line(event: VQStepMetrics | PriorStepMetrics) -> str:
+    terms = f"  {figures.losses(event.losses)}" if isinstance(event, VQStepMetrics) else ""
+    return (
+        f"{100 * event.fraction:3.0f} %  epoch {event.epoch}  step {event.epoch_step}/{event.steps_per_epoch}"
+        f"  loss {figures.number(event.loss)}{terms}  {figures.number(event.steps_per_second)} steps/s"
+        f"  {figures.throughput(event)}  ETA {figures.duration(event.eta_s)}"
+    )
+
+
+def epoch_line(event: VQEpochMetrics | PriorEpochMetrics) -> str:
+    head = f"epoch {event.epoch}" + (f"/{event.epochs}" if event.epochs else "")
+    if isinstance(event, VQEpochMetrics):
+        parts = [
+            f"train {figures.number(event.train_loss)}",
+            f"held-out {figures.number(event.val_loss)}",
+            f"best {figures.number(event.best_val_loss)} (epoch {event.best_epoch})",
+            figures.worst_level(event.codebook_health),
+            f"{figures.count(event.reseeded_codes, 'code')} re-seeded" if event.reseeded_codes else "",
+            f"{figures.number(event.audio_seconds_per_second)} audio-s/s",
+        ]
+    else:
+        parts = [
+            f"train {figures.number(event.train_loss)}",
+            f"held-out {figures.number(event.val_loss)}",
+            f"perplexity {figures.number(event.val_perplexity)}",
+            f"best {figures.number(event.best_perplexity)} (epoch {event.best_epoch})",
+            f"{figures.number(event.bits_per_second)} bits/s",
+            f"{figures.number(event.codes_per_second)} codes/s",
+        ]
+    if event.skipped_steps:
+        parts.append(f"{figures.count(event.skipped_steps, 'step')} skipped")
+    return "  ".join([head, *filter(None, parts), figures.duration(event.elapsed_s)])
+
+
+def stage_line(event: StageProgress) -> str:
+    of = f" of {event.total:,}" if event.total else ""
+    note = f"  {event.note}" if event.note else ""
+    return f"{event.stage}: {event.done:,}{of}{note}"
+
+
+def _budget(event: RunStarted) -> str:
+    parts = [figures.count(event.epochs, "epoch")] if event.epochs else []
+    if event.max_minutes:
+        parts.append(f"at most {event.max_minutes:g} min")
+    return f"{' or '.join(parts)} of {figures.count(event.steps_per_epoch, 'step')}"
