@@ -1,0 +1,175 @@
+"""Decode one audio file in blocks to int16 PCM of a given rate and channel count, and judge it.
+
+libsndfile reads every format; `resample.py` changes the rate. Shape suffixes: C channels, T samples.
+"""
+
+from __future__ import annotations
+
+import importlib
+import os
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+import soundfile
+
+from distill_ray.errors import AudioError, InstallationError
+
+if TYPE_CHECKING:
+    import torch
+
+    from distill_ray.corpus.resample import StreamingResampler
+
+PCM_SCALE = 32_768
+"""int16 value of full scale: a float sample is its int16 value over this."""
+
+SILENCE_DBFS = -80.0
+"""A file whose every sample is below this level is silent."""
+
+LEAST_RATE, GREATEST_RATE = 1_000, 768_000
+BLOCK_VALUES = 1 << 18
+
+# Encoder delay and padding that MPEG decoders may drop from what the header counts.
+MPEG_SLACK = 2 * 1152
+# Lengths that sox and ffmpeg write when they cannot go back and fill in the real one.
+STREAMED_LENGTHS = (0x7FFF_F000, 0xFFFF_FFFF)
+
+PcmBlock = npt.NDArray[np.int16]
+
+
+class AudioDecoder:
+    """One pass over one file; the counts are final when `blocks` has ended.
+
+    Mono is the mean of all channels; stereo is the first two, or the only one twice.
+    """
+
+    def __init__(self, path: Path, *, sample_rate: int, channels: int) -> None:
+        self._path = path
+        self._sample_rate = sample_rate
+        self._channels = channels
+        self.source_rate = 0
+        self.source_channels = 0
+        self.samples = 0
+        self.clipped = 0
+        self._peak = 0.0
+
+    def blocks(self) -> Iterator[PcmBlock]:
+        """The file as PCM blocks [C, T].
+
+        Raises `AudioError` with a reason that does not repeat the path as soon as the file turns out to be
+        undecodable, empty, silent, not finite or shorter than its header says: discard what came before.
+        """
+        try:
+            with soundfile.SoundFile(os.fsencode(self._path)) as sound:
+                yield from self._decoded(sound)
+        except soundfile.LibsndfileError as error:
+            reason = error.error_string.strip() or f"libsndfile error {error.code}"
+            raise AudioError(f"it cannot be decoded: {reason.rstrip('.')}") from error
+        except OSError as error:
+            raise AudioError(f"it cannot be read: {error.strerror or error}") from error
+
+    def _decoded(self, sound: soundfile.SoundFile) -> Iterator[PcmBlock]:
+        self.source_rate, self.source_channels = sound.samplerate, sound.channels
+        if not LEAST_RATE <= self.source_rate <= GREATEST_RATE:
+            raise AudioError(f"its header gives an absurd sample rate of {self.source_rate} Hz")
+        _check_declared_bytes(sound)
+        resampler = self._resampler()
+        block_TC = np.empty((max(1, BLOCK_VALUES // sound.channels), sound.channels), dtype=np.float32)
+        decoded = 0
+        while (got_TC := sound.read(out=block_TC)).size:
+            if not np.isfinite(got_TC).all():
+                raise AudioError(f"it holds NaN or infinite samples, near {decoded / self.source_rate:.1f} s")
+            decoded += len(got_TC)
+            mixed_CT = self._mix(got_TC)
+            self._peak = max(self._peak, float(np.abs(mixed_CT).max()))
+            yield from self._pcm(resampler.push(mixed_CT) if resampler else mixed_CT)
+        _check_length(sound, decoded)
+        if resampler:
+            yield from self._pcm(resampler.finish())
+        if self.samples == 0:
+            raise AudioError("it is empty: it holds no samples")
+        if self._peak < 10 ** (SILENCE_DBFS / 20):
+            raise AudioError(f"it is silent: no sample reaches {SILENCE_DBFS:.0f} dBFS")
+
+    def _resampler(self) -> StreamingResampler | None:
+        if self.source_rate == self._sample_rate:
+            return None
+        resampler: StreamingResampler = load_resampling().StreamingResampler(
+            self.source_rate, self._sample_rate, self._channels
+        )
+        return resampler
+
+    def _mix(self, block_TC: npt.NDArray[np.float32]) -> npt.NDArray[np.float32]:
+        if self._channels == 1:
+            mean_T1: npt.NDArray[np.float32] = block_TC.mean(axis=1, keepdims=True)
+            return mean_T1.T
+        if block_TC.shape[1] == 1:
+            return np.repeat(block_TC.T, self._channels, axis=0)
+        return np.ascontiguousarray(block_TC.T[: self._channels])
+
+    def _pcm(self, signal_CT: npt.NDArray[np.float32]) -> Iterator[PcmBlock]:
+        if not signal_CT.shape[1]:
+            return
+        rounded_CT = np.rint(signal_CT * np.float32(PCM_SCALE))
+        # Exactly full scale, one step above the greatest int16, is no clipping that anybody hears.
+        self.clipped += int(np.count_nonzero(np.abs(rounded_CT) > PCM_SCALE))
+        self.samples += signal_CT.shape[1]
+        yield np.clip(rounded_CT, -PCM_SCALE, PCM_SCALE - 1).astype(np.int16)
+
+
+def load_resampling() -> ModuleType:
+    """`resample.py`, which needs torch; raises `InstallationError` where torchaudio does not load."""
+    try:
+        return importlib.import_module("distill_ray.corpus.resample")
+    except (ImportError, OSError) as error:
+        raise InstallationError(
+            f"torchaudio, which resamples, cannot be loaded ({error}); run `distill-ray doctor`"
+        ) from error
+
+
+def load_audio(path: str | os.PathLike[str], *, sample_rate: int, channels: int) -> torch.Tensor:
+    """A whole file as an int16 tensor [C, T] at `sample_rate`; raises `AudioError` that names the file."""
+    import torch
+
+    decoder = AudioDecoder(Path(path), sample_rate=sample_rate, channels=channels)
+    try:
+        return torch.from_numpy(np.concatenate(list(decoder.blocks()), axis=1))
+    except AudioError as error:
+        raise AudioError(f"{os.fspath(path)} cannot be used: {error}") from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """What the header of a file says; nothing of it is checked."""
+
+    rate: int
+    seconds: float
+
+
+def probe(path: Path) -> Claim:
+    """The header's claim, all zero where there is no readable header."""
+    try:
+        info = soundfile.info(os.fsencode(path))
+    except (soundfile.LibsndfileError, OSError):
+        return Claim(rate=0, seconds=0.0)
+    return Claim(rate=info.samplerate, seconds=info.frames / max(1, info.samplerate))
+
+
+def _check_declared_bytes(sound: soundfile.SoundFile) -> None:
+    # libsndfile mends the length of a cut-off WAV or AIFF silently; only its log tells.
+    match = re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
+    if match and int(match[1]) not in STREAMED_LENGTHS:
+        raise AudioError(
+            f"it is cut off: its header declares {match[1]} bytes of audio and the file has {match[2]}"
+        )
+
+
+def _check_length(sound: soundfile.SoundFile, decoded: int) -> None:
+    slack = MPEG_SLACK if sound.format == "MP3" else 0
+    if decoded < sound.frames - slack:
+        raise AudioError(f"its header declares {sound.frames} samples and only {decoded} decode")

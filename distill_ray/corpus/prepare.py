@@ -1,0 +1,288 @@
+"""Turn recordings into a corpus: hash them, decode what is new, decide the split, publish.
+
+Shards are never changed once written: a run puts its new files into new shards (`pack.py`). The manifest is
+replaced last, so that whatever interrupts a run leaves the old corpus, and what no manifest names is removed
+by the next run. A shard goes when the last of its files has left the corpus.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import time
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.corpus.decode import load_resampling, probe
+from distill_ray.corpus.manifest import (
+    MANIFEST_NAME,
+    SHARD_FOLDER,
+    CorpusFile,
+    DuplicateFile,
+    Manifest,
+    RejectedFile,
+    read_manifest,
+    write_manifest,
+)
+from distill_ray.corpus.pack import Packed, group_files, pack_group
+from distill_ray.corpus.parallel import Job, Progress, in_threads
+from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
+from distill_ray.corpus.split import assign_splits
+from distill_ray.corpus.storage import LOCK_NAME, Storage, open_storage
+from distill_ray.errors import AudioError, CorpusError
+
+LISTED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """What a preparation did and what the corpus holds now: `files` = `reused` + `decoded`.
+
+    Seconds are of audio, except `elapsed_s`.
+    """
+
+    out: str
+    digest: str
+    sample_rate: int
+    channels: int
+    files: int
+    files_train: int
+    files_val: int
+    reused: int
+    decoded: int
+    duplicates: tuple[DuplicateFile, ...]
+    rejected: tuple[RejectedFile, ...]
+    seconds_train: float
+    seconds_val: float
+    clipped_samples: int
+    elapsed_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a dict for `json.dumps`."""
+        return asdict(self)
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashedSources:
+    """The distinct contents of the sources, in the order of their hashes."""
+
+    sources: tuple[str, ...]
+    files: tuple[HashedFile, ...]
+    duplicates: tuple[DuplicateFile, ...]
+    rejected: tuple[RejectedFile, ...]
+
+
+def prepare_corpus(
+    sources: Sequence[str | os.PathLike[str]],
+    out: str | os.PathLike[str],
+    *,
+    config: CorpusConfig,
+    workers: int | None = None,
+    strict: bool = False,
+    on_progress: Progress | None = None,
+) -> PrepareReport:
+    """Make the corpus at `out` (path or `pyarrow.fs` URI) hold exactly the audio of `sources`.
+
+    What `out` already holds in this format is not decoded again and keeps its split. `workers` None is one
+    for each core, 16 at most. Raises `CorpusError` for sources that do not exist, that hold nothing usable
+    or (`strict`) anything unusable, and for a place that is not a corpus or cannot be written; the corpus
+    that was there stays as it was.
+    """
+    storage = open_storage(out)
+    hashed = hash_sources(find_audio(sources), workers=workers, on_progress=on_progress)
+    return build_corpus(
+        storage, hashed, config=config, workers=workers, strict=strict, on_progress=on_progress
+    )
+
+
+def hash_sources(
+    scan: Scan, *, workers: int | None = None, on_progress: Progress | None = None
+) -> HashedSources:
+    """Read every found file once for its identity; what cannot be read is in `rejected`."""
+    results = in_threads(
+        _hash_one,
+        scan.files,
+        workers=workers,
+        files=len(scan.files),
+        what="reading",
+        on_progress=on_progress,
+    )
+    distinct: dict[str, HashedFile] = {}
+    duplicates: list[DuplicateFile] = []
+    rejected = list(scan.unreadable)
+    for result in results:
+        if isinstance(result, RejectedFile):
+            rejected.append(result)
+        elif result.sha256 in distinct:
+            same_as = distinct[result.sha256].found.shown
+            duplicates.append(DuplicateFile(path=result.found.shown, same_as=same_as))
+        else:
+            distinct[result.sha256] = result
+    return HashedSources(
+        sources=scan.sources,
+        files=tuple(distinct[digest] for digest in sorted(distinct)),
+        duplicates=tuple(duplicates),
+        rejected=tuple(rejected),
+    )
+
+
+def build_corpus(
+    storage: Storage,
+    hashed: HashedSources,
+    *,
+    config: CorpusConfig,
+    workers: int | None = None,
+    strict: bool = False,
+    on_progress: Progress | None = None,
+) -> PrepareReport:
+    """`prepare_corpus` for sources that are hashed already."""
+    started = time.monotonic()
+    _refuse_foreign_folder(storage)
+
+    def waiting() -> None:
+        if on_progress:
+            on_progress(0, 1, "waiting for another preparation of this corpus")
+
+    with storage.lock(waiting):
+        previous = read_manifest(storage)
+        _remove_unnamed(storage, previous)
+        reusable = _reusable(storage, previous, config)
+        new = [file for file in hashed.files if file.sha256 not in reusable]
+        try:
+            with _torch_ready(new, config):
+                packed = in_threads(
+                    lambda group, job: pack_group(storage, group, config, job),
+                    group_files(new, config),
+                    workers=workers,
+                    files=len(new),
+                    what="decoding",
+                    on_progress=on_progress,
+                )
+            manifest = _manifest(hashed, previous, reusable, packed, config)
+            _refuse_unusable(manifest, hashed.sources, strict=strict)
+            if manifest != previous:
+                write_manifest(storage, manifest)
+        except BaseException:
+            with contextlib.suppress(CorpusError):  # the first error says more
+                _remove_unnamed(storage, previous)
+            raise
+        _remove_unnamed(storage, manifest)
+    decoded = sum(len(result.files) for result in packed)
+    return _report(storage, manifest, decoded=decoded, elapsed_s=time.monotonic() - started)
+
+
+def _hash_one(found: FoundFile, job: Job) -> HashedFile | RejectedFile:
+    job.check()
+    try:
+        digest = hash_file(found.path)
+    except AudioError as error:
+        return RejectedFile(path=found.shown, reason=str(error))
+    finally:
+        job.tick()
+    claim = probe(found.path)
+    return HashedFile(found=found, sha256=digest, claimed_rate=claim.rate, claimed_seconds=claim.seconds)
+
+
+def _refuse_foreign_folder(storage: Storage) -> None:
+    present = set(storage.names())
+    foreign = present - {SHARD_FOLDER, LOCK_NAME, f".{MANIFEST_NAME}.partial"}
+    if foreign and MANIFEST_NAME not in present:
+        raise CorpusError(
+            f"{storage.uri} holds other things than a corpus ({min(foreign)}); choose a new folder for --out"
+        )
+
+
+def _remove_unnamed(storage: Storage, manifest: Manifest | None) -> None:
+    named = {shard.name for shard in manifest.shards} if manifest else set()
+    for name in storage.names(SHARD_FOLDER):
+        if name not in named:
+            storage.remove(f"{SHARD_FOLDER}/{name}")
+
+
+def _reusable(storage: Storage, previous: Manifest | None, config: CorpusConfig) -> dict[str, CorpusFile]:
+    """The files of `previous` whose samples are there in the right format, by sha256."""
+    if previous is None:
+        return {}
+    if (previous.sample_rate, previous.channels) != (config.sample_rate, config.channels):
+        return {}
+    sizes = storage.names(SHARD_FOLDER)
+    whole = {shard.name for shard in previous.shards if sizes.get(shard.name) == shard.bytes}
+    return {file.sha256: file for file in previous.files if file.shard in whole}
+
+
+def _manifest(
+    hashed: HashedSources,
+    previous: Manifest | None,
+    reusable: dict[str, CorpusFile],
+    packed: Sequence[Packed],
+    config: CorpusConfig,
+) -> Manifest:
+    recorded = {file.sha256: file.split for file in previous.files} if previous else {}
+    files: dict[str, CorpusFile] = {}
+    for source in hashed.files:
+        if source.sha256 in reusable:
+            files[source.sha256] = replace(reusable[source.sha256], path=source.found.shown)
+    for result in packed:
+        files.update({file.sha256: file for file in result.files})
+    splits = assign_splits(files, val_fraction=config.val_fraction, recorded=recorded)
+    shards = {shard.name: shard for shard in previous.shards} if previous else {}
+    shards.update({shard.name: shard for result in packed for shard in result.shards})
+    used = sorted({file.shard for file in files.values()})
+    return Manifest(
+        sample_rate=config.sample_rate,
+        channels=config.channels,
+        files=tuple(replace(files[digest], split=splits[digest]) for digest in sorted(files)),
+        shards=tuple(shards[name] for name in used),
+        rejected=(*hashed.rejected, *(bad for result in packed for bad in result.rejected)),
+        duplicates=hashed.duplicates,
+    )
+
+
+def _refuse_unusable(manifest: Manifest, sources: Sequence[str], *, strict: bool) -> None:
+    reasons = [f"{bad.path}: {bad.reason}" for bad in manifest.rejected]
+    if len(reasons) > LISTED:
+        reasons[LISTED:] = [f"and {len(reasons) - LISTED} more"]
+    listing = "; ".join(reasons)
+    if not manifest.files:
+        tried = f" ({listing})" if listing else ""
+        raise CorpusError(
+            f"no usable audio in {', '.join(sources)}{tried}; give wav, flac, aiff, ogg, opus or mp3 files"
+        )
+    if strict and manifest.rejected:
+        raise CorpusError(
+            f"{len(manifest.rejected)} files cannot be used ({listing}); mend or remove them, or leave out "
+            "--strict"
+        )
+
+
+def _report(storage: Storage, manifest: Manifest, *, decoded: int, elapsed_s: float) -> PrepareReport:
+    train = [file.samples for file in manifest.files if file.split == "train"]
+    val = [file.samples for file in manifest.files if file.split == "val"]
+    return PrepareReport(
+        out=storage.uri,
+        digest=manifest.digest,
+        sample_rate=manifest.sample_rate,
+        channels=manifest.channels,
+        files=len(manifest.files),
+        files_train=len(train),
+        files_val=len(val),
+        reused=len(manifest.files) - decoded,
+        decoded=decoded,
+        duplicates=manifest.duplicates,
+        rejected=manifest.rejected,
+        seconds_train=sum(train) / manifest.sample_rate,
+        seconds_val=sum(val) / manifest.sample_rate,
+        clipped_samples=sum(file.clipped for file in manifest.files),
+        elapsed_s=elapsed_s,
+    )
+
+
+def _torch_ready(files: Sequence[HashedFile], config: CorpusConfig) -> AbstractContextManager[None]:
+    """One torch thread for each of ours where something will be resampled; else torch is not loaded."""
+    if all(file.claimed_rate in (0, config.sample_rate) for file in new):
+        return contextlib.nullcontext()
+    threads: AbstractContextManager[None] = load_resampling().one_torch_thread()
+    return threads

@@ -1,0 +1,106 @@
+"""Find the audio files of files and folders, and say which bytes each one holds.
+
+`prepare.py` decodes what is found here.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from distill_ray.corpus.manifest import RejectedFile
+from distill_ray.errors import AudioError, CorpusError
+
+AUDIO_SUFFIXES = frozenset(
+    {".wav", ".wave", ".flac", ".aif", ".aiff", ".aifc", ".ogg", ".oga", ".opus", ".mp3"}
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class FoundFile:
+    """One file to try; `shown` is its path as printable text, below the source as the user wrote it."""
+
+    path: Path
+    shown: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class HashedFile:
+    """A found file with the hex sha256 of its bytes and what its header claims (0 where unreadable)."""
+
+    found: FoundFile
+    sha256: str
+    claimed_rate: int
+    claimed_seconds: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scan:
+    """What the sources hold: `files` in the order of their paths, `unreadable` folders and why."""
+
+    sources: tuple[str, ...]
+    files: tuple[FoundFile, ...]
+    unreadable: tuple[RejectedFile, ...]
+
+
+def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
+    """All audio files below `sources`, each real path once.
+
+    A folder is searched for the known suffixes, in sub-folders and through links too, but not in what is
+    hidden. A file that is named itself is taken whatever its suffix. Raises `CorpusError` for a source
+    that does not exist and for no sources at all.
+    """
+    if not sources:
+        raise CorpusError("no source was given; name a folder of recordings or audio files")
+    paths = [Path(source).expanduser() for source in sources]
+    for path in paths:
+        if not os.path.lexists(path):
+            raise CorpusError(f"{_shown(path)} does not exist; name a folder of recordings or audio files")
+    unreadable: list[RejectedFile] = []
+    found: dict[str, FoundFile] = {}
+    for source in paths:
+        for path in _walk(source, unreadable) if source.is_dir() else iter([source]):
+            found.setdefault(os.path.realpath(path), FoundFile(path=path, shown=_shown(path)))
+    return Scan(
+        sources=tuple(_shown(path) for path in paths),
+        files=tuple(sorted(found.values(), key=lambda file: os.fsencode(file.path))),
+        unreadable=tuple(unreadable),
+    )
+
+
+def hash_file(path: Path) -> str:
+    """Hex sha256 of the file's bytes; raises `AudioError` where they cannot be read."""
+    try:
+        # A named pipe would block for ever on open.
+        if not stat.S_ISREG(path.stat().st_mode):
+            raise AudioError("it is not a regular file")
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise AudioError(f"it cannot be read: {error.strerror}") from error
+
+
+def _walk(folder: Path, unreadable: list[RejectedFile]) -> Iterator[Path]:
+    def note(error: OSError) -> None:
+        reason = f"the folder cannot be read: {error.strerror}"
+        unreadable.append(RejectedFile(path=_shown(Path(error.filename)), reason=reason))
+
+    visited: set[tuple[int, int]] = set()
+    for root, folders, files in os.walk(folder, followlinks=True, onerror=note):
+        status = Path(root).stat()
+        if (status.st_dev, status.st_ino) in visited:
+            folders.clear()
+            continue
+        visited.add((status.st_dev, status.st_ino))
+        folders[:] = sorted(name for name in folders if not name.startswith("."))
+        for name in sorted(files):
+            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+                yield Path(root, name)
+
+
+def _shown(path: Path) -> str:
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
