@@ -1,0 +1,289 @@
+"""Whether a prior has memorised its training data: two kinds of evidence, numpy only.
+
+1. The train–validation gap. A prior that needs far fewer nats for codes that it was trained on than for
+   held-out ones has learnt them by heart. How low either loss is says nothing: a repetitive or deterministic
+   source makes both low, and that is generalisation.
+2. Runs of frames that generated codes share with training codes. Music repeats itself, so what counts is how
+   much longer these runs are than those that held-out recordings share with the same training codes.
+
+Frames are compared in two views: by their first levels alone (near copies, whose fine levels differ) and by
+all levels (verbatim copies). A frame equal to the one before it is dropped first, so that silence and held
+tones do not pass for long runs. A run of n frames occurs in training where its polynomial rolling hash (Karp
+and Rabin 1987, modulo 2^64, over randomised frame hashes) does; every length tried costs one sort of the
+generated and one pass over the training hashes, hours of codes take seconds.
+
+Legend: Q RVQ levels, T code frames, N frames of all sequences end to end.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+COARSE_LEVELS = 2
+# The gap counts where training codes cost this much less than held-out ones, in nats and in proportion.
+GAP_NATS = 0.2
+GAP_SHARE = 0.3
+# A run counts from twice the length that held-out audio usually reaches, and this many frames more.
+RUN_FACTOR = 2
+RUN_MARGIN = 8
+# Runs count where they make up this much more of the generated frames than of the held-out ones.
+MATCH_SHARE = 0.05
+
+Codes = npt.NDArray[np.integer]
+Hashes = npt.NDArray[np.uint64]
+_BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
+
+
+class ArrayLike(Protocol):
+    """codes [Q, T] as a numpy array or a CPU tensor."""
+
+    def __array__(self) -> np.ndarray: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class MatchReport:
+    """Runs shared with training codes, seen through the first `levels` levels; lengths in frames.
+
+    longest_match_frames, held_out_frames: longest run of the generated codes; what the longest run stays
+    within in nine tenths of the held-out audio. match_share, held_out_share: share of frames in runs of threshold_frames or more.
+    """
+
+    levels: int
+    longest_match_frames: int
+    held_out_frames: int
+    threshold_frames: int
+    match_share: float
+    held_out_share: float
+
+    @property
+    def is_memorizing(self) -> bool:
+        """Whether generated codes repeat training codes clearly more than held-out codes do."""
+        return self.match_share > self.held_out_share + MATCH_SHARE
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemorizationReport:
+    """The verdict and what it rests on; None where a piece of evidence was not given.
+
+    gap = val_loss - train_loss in nats per code. longest_match_frames, threshold_frames and match_share are
+    those of the view in `matches` that speaks most for memorisation.
+    """
+
+    is_memorizing: bool
+    message: str
+    train_loss: float | None = None
+    val_loss: float | None = None
+    gap: float | None = None
+    longest_match_frames: int | None = None
+    threshold_frames: int | None = None
+    match_share: float | None = None
+    matches: tuple[MatchReport, ...] = ()
+
+
+def check_memorization(
+    *,
+    train_loss: float | None = None,
+    val_loss: float | None = None,
+    generated: Sequence[ArrayLike] = (),
+    train: Sequence[ArrayLike] = (),
+    held_out: Sequence[ArrayLike] = (),
+    frame_rate: float | None = None,
+) -> MemorizationReport:
+    """Judge a prior by its losses, by what it generates, or by both; either alone may convict it.
+
+    train_loss, val_loss: nats per code, both measured in eval mode on windows of the same kind.
+    generated, train, held_out: codes [Q, T]; runs are looked for only where all three are given, as their
+    length means nothing without held-out recordings to compare with. frame_rate: frames a second, for times
+    in the message. What cannot be judged is said in the message and is not called memorising.
+    """
+    gap = None if train_loss is None or val_loss is None else val_loss - train_loss
+    by_gap = gap is not None and val_loss is not None and gap > max(GAP_NATS, GAP_SHARE * val_loss)
+    matches = _matches(generated, train, held_out)
+    worst = max(matches, key=lambda match: match.match_share - match.held_out_share, default=None)
+    by_match = worst is not None and worst.is_memorizing
+    sentences = []
+    if gap is not None:
+        much = "far fewer nats" if by_gap else "about as many nats"
+        sentences.append(
+            f"the prior needs {train_loss:.2f} nats a code for training and {val_loss:.2f} for held-out audio"
+            + (f", {much} for what it knows" if by_gap else "")
+        )
+    if worst is not None:
+        sentences.append(_match_sentence(worst, frame_rate))
+    if not sentences:
+        sentences.append("nothing was held out, so memorisation cannot be judged")
+    elif by_gap or by_match:
+        sentences.append("train it for less time, make it smaller or add audio")
+    text = "; ".join(sentences)
+    return MemorizationReport(
+        is_memorizing=by_gap or by_match,
+        message=f"{text[0].upper()}{text[1:]}.",
+        train_loss=train_loss,
+        val_loss=val_loss,
+        gap=gap,
+        longest_match_frames=worst.longest_match_frames if worst else None,
+        threshold_frames=worst.threshold_frames if worst else None,
+        match_share=worst.match_share if worst else None,
+        matches=matches,
+    )
+
+
+def _match_sentence(match: MatchReport, frame_rate: float | None) -> str:
+    def length(frames: int) -> str:
+        return f"{frames} frames" if frame_rate is None else f"{frames / frame_rate:.2f} s"
+
+    return (
+        f"{match.match_share:.0%} of the generated frames repeat {length(match.threshold_frames)} or more of "
+        f"the training codes (first {match.levels} levels, longest {length(match.longest_match_frames)}), "
+        f"against {match.held_out_share:.0%} of held-out ones"
+    )
+
+
+def _matches(
+    generated: Sequence[ArrayLike], train: Sequence[ArrayLike], held_out: Sequence[ArrayLike]
+) -> tuple[MatchReport, ...]:
+    if not (len(generated) and len(train) and len(held_out)):
+        return ()
+    levels = np.asarray(generated[0]).shape[0]
+    views = sorted({min(COARSE_LEVELS, levels), levels})
+    return tuple(_match(generated, train, held_out, view) for view in views)
+
+
+def _match(
+    generated: Sequence[ArrayLike], train: Sequence[ArrayLike], held_out: Sequence[ArrayLike], levels: int
+) -> MatchReport:
+    ours, theirs, known = (
+        [_frame_hashes(np.asarray(codes)[:levels]) for codes in group]
+        for group in (generated, held_out, train)
+    )
+    # Longer pieces share longer runs by chance alone: both sides are cut alike.
+    piece = min(max(map(len, ours)), max(map(len, theirs)))
+    ours_runs, theirs_runs = _Runs(_cut(ours, piece)), _Runs(_cut(theirs, piece))
+    trained = _Runs(known)
+    usual = theirs_runs.usual_longest(trained)
+    threshold = RUN_FACTOR * usual + RUN_MARGIN
+    return MatchReport(
+        levels=levels,
+        longest_match_frames=ours_runs.longest(trained),
+        held_out_frames=usual,
+        threshold_frames=threshold,
+        match_share=ours_runs.share(trained, threshold),
+        held_out_share=theirs_runs.share(trained, threshold),
+    )
+
+
+def _frame_hashes(codes_QT: Codes) -> Hashes:
+    """One random-looking number a frame (SplitMix64 over the levels); repeated frames dropped."""
+    hashes = np.zeros(codes_QT.shape[1], dtype=np.uint64)
+    for codes_T in codes_QT:
+        hashes = _mix(hashes ^ (codes_T.astype(np.uint64) + np.uint64(1)))
+    changed = np.ones(len(hashes), dtype=bool)
+    changed[1:] = hashes[1:] != hashes[:-1]
+    return hashes[changed]
+
+
+def _mix(z: Hashes) -> Hashes:
+    z = z + _BASE
+    z = (z ^ (z >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    z = (z ^ (z >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return z ^ (z >> np.uint64(31))
+
+
+def _cut(sequences: Sequence[Hashes], piece: int) -> list[Hashes]:
+    """Equal parts of each sequence, none longer than `piece`."""
+    return [part for each in sequences for part in np.array_split(each, -(-len(each) // piece))]
+
+
+class _Runs:
+    """Sequences end to end with prefix hashes, so that the hash of any run is one subtraction."""
+
+    def __init__(self, sequences: Sequence[Hashes]) -> None:
+        self._lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        self._ends = self._lengths.cumsum()
+        frames_N = np.concatenate(sequences)
+        # prefix[i] = sum over j < i of frame[j] * base^(-j); a run's hash is scaled back to its first frame.
+        inverse = pow(int(_BASE), -1, 2**64)
+        self._up_N = _powers(int(_BASE), len(frames_N))
+        self._prefix = np.zeros(len(frames_N) + 1, dtype=np.uint64)
+        np.cumsum(frames_N * _powers(inverse, len(frames_N)), out=self._prefix[1:])
+
+    def starts(self, frames: int) -> npt.NDArray[np.int64]:
+        """Places where a run of `frames` frames fits inside its sequence."""
+        count = np.maximum(self._lengths - frames + 1, 0)
+        within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
+        return within + np.repeat(self._ends - self._lengths, count)
+
+    def hashes(self, frames: int) -> Hashes:
+        """Of every run of `frames` frames, in the order of `starts`."""
+        start = self.starts(frames)
+        return (self._prefix[start + frames] - self._prefix[start]) * self._up_N[start]
+
+    def found(self, other: _Runs, frames: int) -> npt.NDArray[np.int64]:
+        """Places of the runs of `frames` frames that `other` holds too."""
+        own = self.hashes(frames)
+        distinct, inverse = np.unique(own, return_inverse=True)
+        theirs = other.hashes(frames)
+        if not len(distinct) or not len(theirs):
+            return np.zeros(0, dtype=np.int64)
+        place = np.minimum(np.searchsorted(distinct, theirs), len(distinct) - 1)
+        present = np.zeros(len(distinct), dtype=bool)
+        present[place[distinct[place] == theirs]] = True
+        places: npt.NDArray[np.int64] = self.starts(frames)[present[inverse]]
+        return places
+
+    def longest(self, other: _Runs) -> int:
+        """Frames of the longest run that both hold."""
+        low, high = 0, 1
+        while len(self.found(other, high)):
+            low, high = high, 2 * high
+        while high - low > 1:
+            middle = (low + high) // 2
+            low, high = (middle, high) if len(self.found(other, middle)) else (low, middle)
+        return low
+
+    def usual_longest(self, other: _Runs) -> int:
+        """What the longest shared run stays within in sequences that make up nine tenths of the frames.
+
+        Not the very longest: one near-duplicate among the held-out files must not excuse all copying.
+        """
+        longest = self._longest_each(other)
+        order = longest.argsort(kind="stable")
+        held = self._lengths[order].cumsum()
+        return int(longest[order[np.searchsorted(held, 0.9 * held[-1])]])
+
+    def _longest_each(self, other: _Runs) -> npt.NDArray[np.int64]:
+        """Frames of the longest shared run of each sequence, rounded up to within a third."""
+        upper = np.ones(len(self._lengths), dtype=np.int64)
+        frames = 1
+        while len(places := self.found(other, frames)):
+            having = np.unique(np.searchsorted(self._ends, places, side="right"))
+            longer = max(frames + 1, math.ceil(frames * 4 / 3))
+            upper[having] = longer
+            frames = longer
+        return np.minimum(upper - 1, self._lengths)
+
+    def share(self, other: _Runs, frames: int) -> float:
+        """Share of frames inside shared runs of `frames` frames or more."""
+        total = int(self._ends[-1])
+        edge = np.zeros(total + 1, dtype=np.int64)
+        places = self.found(other, frames)
+        edge[places] += 1
+        edge[places + frames] -= 1
+        return float((edge.cumsum()[:total] > 0).mean())
+
+
+def _powers(base: int, count: int) -> Hashes:
+    """base^0 … base^(count - 1) modulo 2^64, by doubling."""
+    powers = np.ones(count, dtype=np.uint64)
+    done = 1
+    while done < count:
+        take = min(done, count - done)
+        powers[done : done + take] = powers[:take] * np.uint64(pow(base, done, 2**64))
+        done += take
+    return powers
