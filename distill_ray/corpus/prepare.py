@@ -280,7 +280,7 @@ def _report(storage: Storage, manifest: Manifest, *, decoded: int, elapsed_s: fl
     )
 
 
-def _torch_ready(files: Sequence[HashedFile], config: CorpusConfig) -> AbstractContextManager[None]:
+def _torch_ready(new: Sequence[HashedFile], config: CorpusConfig) -> AbstractContextManager[None]:
     """One torch thread for each of ours where something will be resampled; else torch is not loaded."""
     if all(file.claimed_rate in (0, config.sample_rate) for file in new):
         return contextlib.nullcontext()
