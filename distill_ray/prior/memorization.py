@@ -51,7 +51,8 @@ class MatchReport:
     """Runs shared with training codes, seen through the first `levels` levels; lengths in frames.
 
     longest_match_frames, held_out_frames: longest run of the generated codes; what the longest run stays
-    within in nine tenths of the held-out audio. match_share, held_out_share: share of frames in runs of threshold_frames or more.
+    within in nine tenths of the held-out audio. match_share, held_out_share: share of frames in runs of
+    threshold_frames or more.
     """
 
     levels: int
@@ -216,8 +217,9 @@ class _Runs:
     def starts(self, frames: int) -> npt.NDArray[np.int64]:
         """Places where a run of `frames` frames fits inside its sequence."""
         count = np.maximum(self._lengths - frames + 1, 0)
-        within = np.arange(count.sum()) - np.repeat(count.cumsum() - count, count)
-        return within + np.repeat(self._ends - self._lengths, count)
+        first = self._ends - self._lengths - (count.cumsum() - count)
+        places: npt.NDArray[np.int64] = np.arange(count.sum()) + np.repeat(first, count)
+        return places
 
     def hashes(self, frames: int) -> Hashes:
         """Of every run of `frames` frames, in the order of `starts`."""
