@@ -1,0 +1,187 @@
+"""A training loop as DDP ranks of Ray Train, attended by the driver (events, Ctrl-C, lost workers).
+
+Ray's own restarts are off: it would repeat a loop that failed for a reason of its own. Here only a run that
+lost a process starts again, from its newest checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import threading
+from pathlib import Path
+from typing import Any
+
+import pyarrow.fs
+import ray
+import ray.train
+import torch
+from ray.exceptions import RayActorError, RayError
+from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+
+from distill_ray.orchestrate.checkpoints import RAY_RUN, ray_storage, settle
+from distill_ray.orchestrate.failure import to_distill_error, worker_failures
+from distill_ray.orchestrate.interrupt import Interrupts
+from distill_ray.orchestrate.mailbox import open_mailbox
+from distill_ray.orchestrate.plan import ResolvedPlan
+from distill_ray.orchestrate.rendezvous import LoopbackTorchConfig
+from distill_ray.orchestrate.session import Session
+from distill_ray.orchestrate.worker import Loop, RankTask, run_rank
+from distill_ray.training.events import Event, Notice, from_record
+from distill_ray.training.worker import Listener
+
+_POLL_S = 0.1
+_RESTARTS = 2
+_ABORT_PATIENCE_S = 5.0
+_RESTARTING = "a worker process was lost; the training starts again from its newest checkpoint"
+
+
+class DDPRun:
+    """One run of a loop on the ranks of `plan`, which must have passed `check_resources`."""
+
+    def __init__(
+        self,
+        loop: Loop,
+        *,
+        run_dir: Path,
+        plan: ResolvedPlan,
+        session: Session,
+        listener: Listener,
+        interrupts: Interrupts,
+    ) -> None:
+        self._loop = loop
+        self._run_dir = run_dir
+        self._checkpoints = run_dir / "checkpoints"
+        self._plan = plan
+        self._session = session
+        self._listener = listener
+        self._interrupts = interrupts
+
+    def train(self) -> Event:
+        """The loop's last event.
+
+        Raises the loop's own DistillError; TrainingError for anything else; KeyboardInterrupt after an abort.
+        """
+        self._say_if_waiting()
+        for restarts_left in range(_RESTARTS, -1, -1):
+            settle(self._checkpoints)
+            with open_mailbox() as mailbox:
+                fit = _Fit(self._trainer(mailbox))
+                try:
+                    self._attend(fit, mailbox)
+                    error = fit.error
+                except RayError as lost:
+                    fit.abort()
+                    error = lost
+                except BaseException:
+                    fit.abort()
+                    raise
+            if error is None:
+                return from_record(fit.record)
+            if not restarts_left or not _lost_a_process(error) or self._interrupts.requested():
+                raise to_distill_error(error, self._run_dir / "error.log") from error
+            self._listener(Notice(level="warning", message=_RESTARTING))
+        raise AssertionError("unreachable: the last turn returns or raises")
+
+    def _attend(self, fit: _Fit, mailbox: Any) -> None:
+        """Deliver events until the run ends; pass the first Ctrl-C on, and let the second abort."""
+        stop_passed_on = False
+        with self._interrupts.abortable():
+            fit.start()
+            while fit.is_alive():
+                fit.join(_POLL_S)
+                self._deliver(mailbox)
+                if fit.rank0 is None:
+                    fit.rank0 = ray.get(mailbox.rank0.remote())
+                if self._interrupts.requested() and not stop_passed_on:
+                    if fit.rank0 is None:
+                        raise KeyboardInterrupt  # the loop has not begun: there is nothing to keep
+                    mailbox.request_stop.remote()
+                    stop_passed_on = True
+        self._deliver(mailbox)
+
+    def _deliver(self, mailbox: Any) -> None:
+        for record in ray.get(mailbox.drain.remote()):
+            self._listener(from_record(record))
+
+    def _trainer(self, mailbox: Any) -> TorchTrainer:
+        plan, folder = self._plan, self._session.folder
+        task = RankTask(
+            loop=self._loop,
+            checkpoints=self._checkpoints,
+            mailbox=mailbox,
+            scratch=folder,
+            threads=torch.get_num_threads() if folder else None,
+            gpu_share=plan.gpus_per_worker,
+        )
+        backend = "nccl" if plan.use_gpu else "gloo"
+        resources = {"CPU": 1.0, **({"GPU": plan.gpus_per_worker} if plan.use_gpu else {})}
+        return (_PrivateTrainer if folder else TorchTrainer)(
+            lambda: run_rank(task),
+            torch_config=LoopbackTorchConfig(backend=backend, folder=str(folder))
+            if folder
+            else TorchConfig(backend=backend),
+            scaling_config=ray.train.ScalingConfig(
+                num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=resources
+            ),
+            run_config=ray.train.RunConfig(
+                name=RAY_RUN,
+                storage_path=str(ray_storage(self._checkpoints)),
+                storage_filesystem=pyarrow.fs.LocalFileSystem(),  # a path, whatever characters it has
+                failure_config=ray.train.FailureConfig(max_failures=0),
+                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+            ),
+        )
+
+    def _say_if_waiting(self) -> None:
+        needed = {"CPU": float(self._plan.num_workers or 0)}
+        needed["GPU"] = needed["CPU"] * self._plan.gpus_per_worker
+        free = ray.available_resources()
+        short = [f"{name}s" for name, amount in needed.items() if amount > free.get(name, 0.0)]
+        if short:
+            message = f"waiting for {' and '.join(short)} of the cluster that others are using"
+            self._listener(Notice(level="info", message=message))
+
+
+class _Fit(threading.Thread):
+    """`trainer.fit()` beside the main thread, where it would take Ctrl-C for itself."""
+
+    def __init__(self, trainer: TorchTrainer) -> None:
+        super().__init__(name="ray-train-fit", daemon=True)
+        self._trainer = trainer
+        self.record: dict[str, Any] = {}
+        self.error: Exception | None = None
+        self.rank0: Any = None
+
+    def run(self) -> None:
+        try:
+            self.record = self._trainer.fit().return_value
+        except Exception as error:
+            self.error = error
+
+    def abort(self) -> None:
+        """End the run: the controller takes the group down once it has lost rank 0."""
+        if self.rank0 is not None:
+            with contextlib.suppress(RayError):
+                ray.kill(self.rank0)
+        if self.is_alive():
+            self.join(_ABORT_PATIENCE_S)
+
+
+class _PrivateTrainer(TorchTrainer):  # type: ignore[misc]
+    """Without the actor that frees the resources of a controller that was killed.
+
+    It asks the dashboard, which a private Ray has not got, and may find another Ray's; that one does not
+    know the controller, so the cleaner would end a healthy run.
+    """
+
+    def _create_default_callbacks(self) -> list[Any]:
+        callbacks = super()._create_default_callbacks()
+        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
+
+
+def _lost_a_process(error: Exception) -> bool:
+    failures = worker_failures(error)
+    if failures:
+        return all(failure.lost_peer for failure in failures)
+    return isinstance(error, RayActorError | ray.train.TrainingFailedError)

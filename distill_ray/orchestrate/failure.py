@@ -1,0 +1,108 @@
+"""From what went wrong in a worker to the one sentence that the user gets.
+
+A worker's exception crosses processes as `LoopError`, which holds text and, for a `DistillError`, what is
+needed to raise the same one again in the driver.
+"""
+
+from __future__ import annotations
+
+import re
+import traceback
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch.distributed as dist
+
+from distill_ray.errors import DistillError, TrainingError
+
+# What the ranks that are left say when one of them is gone.
+_LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
+
+
+class LoopError(Exception):
+    """An exception of a training loop, made of nothing but picklable plain values.
+
+    `known`: the class of a `DistillError` and its attributes, None for any other exception. `lost_peer`: it
+    says that another rank is gone, and not what is wrong.
+    """
+
+    def __init__(
+        self,
+        message: str,
+        trace: str,
+        known: tuple[type[DistillError], dict[str, Any]] | None,
+        lost_peer: bool,
+    ) -> None:
+        super().__init__(message, trace, known, lost_peer)
+        self.message, self.trace, self.known, self.lost_peer = message, trace, known, lost_peer
+
+    def __str__(self) -> str:
+        return self.message
+
+    @classmethod
+    def of(cls, error: Exception) -> LoopError:
+        known = (type(error), dict(vars(error))) if isinstance(error, DistillError) else None
+        text = str(error).strip()
+        message = (
+            text if known else f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
+        )
+        lost_peer = known is None and (
+            isinstance(error, dist.DistError)
+            or (isinstance(error, RuntimeError) and _LOST_PEER.search(text) is not None)
+        )
+        return cls(message, "".join(traceback.format_exception(error)), known, lost_peer)
+
+    def original(self) -> DistillError | None:
+        """The same `DistillError` as in the worker."""
+        if self.known is None:
+            return None
+        kind, attributes = self.known
+        error = kind.__new__(kind)
+        error.args = (self.message,)
+        vars(error).update(attributes)
+        return error
+
+
+def worker_failures(error: BaseException) -> tuple[LoopError, ...]:
+    """The loops' own exceptions behind what Ray Train's `fit` raised, by rank; empty where a process was
+    lost."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {0: error})
+    found = []
+    for _, failure in sorted(failures.items()):
+        inner = getattr(
+            failure, "_base_exc", failure
+        )  # Ray Train's wrapper that carries the traceback's text
+        if isinstance(inner, LoopError):
+            found.append(inner)
+    return tuple(found)
+
+
+def to_distill_error(error: BaseException, log: Path) -> DistillError:
+    """The error to raise in the driver; an unforeseen one is written to `log` with its traceback."""
+    failures = worker_failures(error)
+    for failure in failures:
+        original = failure.original()
+        if original is not None:
+            return original
+    if failures:
+        message, trace = failures[0].message, "\n".join(failure.trace for failure in failures)
+    else:
+        message = _meaning(error)
+        trace = "".join(traceback.format_exception(error))
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        log.write_text(trace)
+    except OSError as unwritable:
+        return TrainingError(f"the training stopped: {message} (and {log} cannot be written: {unwritable})")
+    return TrainingError(f"the training stopped: {message} (the traceback is in {log})")
+
+
+def _meaning(error: BaseException) -> str:
+    text = str(error)
+    if "OutOfMemory" in text or "OOM" in text:
+        return "a worker process was killed for want of memory"
+    if "ActorDied" in type(error).__name__ or "actor died" in text.lower() or "actor is dead" in text.lower():
+        return "a worker process was killed"
+    lines = text.strip().splitlines()
+    return f"{type(error).__name__}: {lines[0]}" if lines else type(error).__name__

@@ -1,0 +1,98 @@
+"""Run a training loop: in this process, or as DDP ranks of Ray Train. The loop cannot tell the difference.
+
+`launch` is the only way in. The loops come from `training/`, the plan from `plan.py`; in both cases events
+reach `listener` in the calling thread and the newest checkpoint is at `RUN/checkpoints/latest`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from distill_ray.errors import CancelledError, DistillError
+from distill_ray.orchestrate.checkpoints import settle
+from distill_ray.orchestrate.failure import LoopError, to_distill_error
+from distill_ray.orchestrate.interrupt import Interrupts
+from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
+from distill_ray.orchestrate.session import ray_session
+from distill_ray.training.events import Event, Notice
+from distill_ray.training.worker import Listener, LocalWorker, Worker
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchResult:
+    """What a loop returned, its newest checkpoint folder, and the plan that was carried out."""
+
+    final: Event
+    checkpoint: Path | None
+    plan: ResolvedPlan
+
+
+def launch(
+    loop: Callable[[Worker], Event], *, run_dir: Path, plan: WorkerPlan, listener: Listener
+) -> LaunchResult:
+    """Run `loop` on every rank and return what it returned on rank 0.
+
+    A run whose `run_dir` holds a checkpoint goes on from it, whichever way it was made. `loop` must be
+    picklable (cloudpickle) for Ray. SIGINT and SIGTERM make `Worker.stop_requested` true; a second one
+    aborts.
+
+    Raises the `DistillError` that the loop raised; TrainingError for any other exception of it (the
+    traceback is in `run_dir`/error.log); ConfigError or ClusterError where the plan cannot be carried out;
+    CancelledError where the run was aborted or had not begun when it was stopped.
+    """
+    run_dir = run_dir.resolve()
+    resolved = resolve_plan(plan)
+    interrupts = Interrupts(listener)
+    train = _train_here if resolved.in_process else _train_with_ray
+    try:
+        with interrupts.handling():
+            final, carried_out = train(loop, run_dir, resolved, listener, interrupts)
+    except KeyboardInterrupt:
+        checkpoint = settle(run_dir / "checkpoints")
+        kept = f"the newest checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        raise CancelledError(f"the training was stopped at once; {kept}") from None
+    return LaunchResult(final=final, checkpoint=settle(run_dir / "checkpoints"), plan=carried_out)
+
+
+def _train_here(
+    loop: Callable[[Worker], Event],
+    run_dir: Path,
+    plan: ResolvedPlan,
+    listener: Listener,
+    interrupts: Interrupts,
+) -> tuple[Event, ResolvedPlan]:
+    settle(run_dir / "checkpoints")
+    device = torch.device("cpu") if plan.use_gpu is False else None
+    worker = LocalWorker(run_dir / "checkpoints", device=device, listener=listener, stop=interrupts)
+    try:
+        with interrupts.abortable():
+            return loop(worker), plan
+    except DistillError:
+        raise
+    except Exception as error:
+        raise to_distill_error(LoopError.of(error), run_dir / "error.log") from error
+
+
+def _train_with_ray(
+    loop: Callable[[Worker], Event],
+    run_dir: Path,
+    plan: ResolvedPlan,
+    listener: Listener,
+    interrupts: Interrupts,
+) -> tuple[Event, ResolvedPlan]:
+    if plan.address is None:
+        listener(Notice(level="info", message="starting Ray on this machine (some 15 seconds)"))
+    with ray_session(plan) as session:
+        if interrupts.requested():
+            raise KeyboardInterrupt
+        settled = check_resources(plan, session.resources)
+        from distill_ray.orchestrate.ddp import DDPRun  # Ray is imported in its session's environment
+
+        run = DDPRun(
+            loop, run_dir=run_dir, plan=settled, session=session, listener=listener, interrupts=interrupts
+        )
+        return run.train(), settled

@@ -1,0 +1,265 @@
+"""The Ray that a run uses: a private one on this machine, or a running cluster.
+
+A private Ray listens on 127.0.0.1 only, asks for a token, writes nothing to the terminal, and keeps all its
+files in one folder that goes with it. Its processes end with `ray_session`; should this process be killed,
+the kernel ends them (Ray sets PR_SET_PDEATHSIG), and the next session removes the folder.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import fcntl
+import logging
+import math
+import os
+import secrets
+import shutil
+import signal
+import socket
+import sys
+import tempfile
+import threading
+import warnings
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_ray.errors import ClusterError, InstallationError
+from distill_ray.orchestrate.plan import ResolvedPlan
+from distill_ray.orchestrate.processes import end_processes
+
+# Read by Ray Train in the driver, the controller and the workers; what the user has set stays.
+TRAIN_ENVIRONMENT = {
+    "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default 2.0 costs seconds at the start and end of a run
+    "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
+    "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
+    "RAY_CHDIR_TO_TRIAL_DIR": "0",
+}
+
+# What makes an instance private; set while it starts, inherited by all its processes.
+_PRIVATE_ENVIRONMENT = {
+    "RAY_AUTH_MODE": "token",
+    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's only switch for binding every socket to 127.0.0.1
+    "GLOO_SOCKET_IFNAME": "lo",
+    "NCCL_SOCKET_IFNAME": "lo",
+    "RAY_USAGE_STATS_ENABLED": "0",
+    "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
+    "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    # Other programs may fill this machine's memory; that is no reason to kill a training worker.
+    "RAY_memory_monitor_refresh_ms": "0",
+}
+_FOREIGN_SETTINGS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_VAR")
+
+_OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB; only small records pass through it
+_FOLDER_PREFIX = "distill-ray-session-"
+_CONNECT_TIMEOUT_S = 4.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Session:
+    """A Ray in use. `folder`: where a private one keeps its files; None for somebody else's."""
+
+    address: str
+    folder: Path | None
+    resources: Mapping[str, float]
+
+
+_private: Session | None = None  # a process has at most one Ray
+
+
+@contextlib.contextmanager
+def ray_session(plan: ResolvedPlan, *, dashboard: bool = False) -> Iterator[Session]:
+    """The Ray for `plan`: the one this process is already connected to, the one at its address, or a
+    private one.
+
+    Only what was started or connected here is ended here. Call it from a thread that outlives the session:
+    the kernel ends a private Ray when the thread that started it ends.
+
+    Raises ClusterError where no Ray answers or none can be started, InstallationError where Ray is missing.
+    """
+    with _environment(TRAIN_ENVIRONMENT, keep_existing=True):
+        if _connected():
+            yield _private or _describe(folder=None)
+        elif plan.address is not None:
+            with _cluster(plan.address) as session:
+                yield session
+        else:
+            with _private_ray(plan, dashboard) as session:
+                yield session
+
+
+@contextlib.contextmanager
+def _private_ray(plan: ResolvedPlan, dashboard: bool) -> Iterator[Session]:
+    global _private
+    ranks = plan.num_workers or 1
+    root = _temporary_root()
+    _sweep(root)
+    with _owned_folder(root) as folder:
+        try:
+            token = folder / "token"
+            token.touch(mode=0o600)
+            token.write_text(secrets.token_hex(32))
+            variables = {**_PRIVATE_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token)}
+            with _environment(variables, without=_FOREIGN_SETTINGS), _ray_setup(loopback=True):
+                _init(
+                    address="local",
+                    num_cpus=ranks,
+                    num_gpus=math.ceil(ranks * plan.gpus_per_worker) if plan.use_gpu else 0,
+                    object_store_memory=_OBJECT_STORE_BYTES,
+                    include_dashboard=dashboard,
+                    _temp_dir=str(folder),
+                )
+            _private = _describe(folder=folder)
+            yield _private
+        finally:
+            _private = None
+            _shutdown()
+            end_processes(folder, patience_s=2.0)
+
+
+@contextlib.contextmanager
+def _cluster(address: str) -> Iterator[Session]:
+    if address != "auto":
+        _probe(address)
+    try:
+        with _ray_setup(loopback=False):
+            _init(address=address)
+        yield _describe(folder=None)
+    finally:
+        _shutdown()
+
+
+def _init(address: str, **arguments: Any) -> None:
+    import ray
+
+    on_main_thread = threading.current_thread() is threading.main_thread()
+    previous = signal.getsignal(signal.SIGTERM)
+    try:
+        ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **arguments)
+    except Exception as error:
+        raise ClusterError(
+            f"Ray could not start on this machine: {_first_line(error)}"
+            if address == "local"
+            else f"the Ray at {address} cannot be used: {_first_line(error)} "
+            "(check the address, RAY_AUTH_TOKEN, and that it has the Ray and Python versions of this program)"
+        ) from error
+    finally:
+        if on_main_thread:
+            signal.signal(signal.SIGTERM, previous)  # Ray puts its own handler there
+
+
+def _shutdown() -> None:
+    if _connected():
+        import ray
+
+        ray.shutdown()
+
+
+def _connected() -> bool:
+    ray = sys.modules.get("ray")
+    return ray is not None and bool(ray.is_initialized())
+
+
+def _describe(folder: Path | None) -> Session:
+    import ray
+
+    return Session(
+        address=ray.get_runtime_context().gcs_address, folder=folder, resources=ray.cluster_resources()
+    )
+
+
+@contextlib.contextmanager
+def _ray_setup(*, loopback: bool) -> Iterator[None]:
+    """Import Ray and make it read the environment of now, also where it was imported earlier."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            import ray._private.ray_constants as constants
+            from ray._raylet import (  # type: ignore[attr-defined]
+                AuthenticationTokenLoader,
+                Config,
+            )
+    except ImportError as error:
+        raise InstallationError(
+            f"Ray cannot be imported ({_first_line(error)}): install it with "
+            "pip install 'ray[default,train,tune]', or train in this process with --num-workers 0"
+        ) from error
+
+    def read_environment() -> None:
+        Config.initialize("")
+        AuthenticationTokenLoader.instance().reset_cache()
+
+    clusters = constants.ENABLE_RAY_CLUSTER
+    constants.ENABLE_RAY_CLUSTER = not loopback
+    read_environment()
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        constants.ENABLE_RAY_CLUSTER = clusters
+
+
+@contextlib.contextmanager
+def _environment(
+    variables: Mapping[str, str], *, without: tuple[str, ...] = (), keep_existing: bool = False
+) -> Iterator[None]:
+    before = {name: os.environ.get(name) for name in (*variables, *without)}
+    for name in without:
+        os.environ.pop(name, None)
+    for name, value in variables.items():
+        if not (keep_existing and name in os.environ):
+            os.environ[name] = value
+    try:
+        yield
+    finally:
+        for name, old in before.items():
+            if old is None:
+                os.environ.pop(name, None)
+            else:
+                os.environ[name] = old
+
+
+def _probe(address: str) -> None:
+    """Ray needs half a minute to say that nobody answers; a connection says it at once."""
+    host, _, port = address.rpartition(":")
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+    except OSError as error:
+        raise ClusterError(
+            f"no Ray answers at {address} ({error}): check --address or RAY_ADDRESS"
+        ) from error
+
+
+def _temporary_root() -> Path:
+    """A short path: Ray's sockets lie below it and a socket's path has 107 bytes at most."""
+    short = Path("/tmp")
+    return short if os.access(short, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
+
+
+@contextlib.contextmanager
+def _owned_folder(root: Path) -> Iterator[Path]:
+    """A new folder whose "owner" file is locked as long as this process lives."""
+    folder = Path(tempfile.mkdtemp(prefix=_FOLDER_PREFIX, dir=root))
+    try:
+        with (folder / "owner.new").open("w") as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX)
+            (folder / "owner.new").rename(folder / "owner")  # so that it is never seen unlocked
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _sweep(root: Path) -> None:
+    """Remove the folders of sessions whose process was killed."""
+    for folder in root.glob(f"{_FOLDER_PREFIX}*"):
+        with contextlib.suppress(OSError), (folder / "owner").open() as owner:
+            fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            end_processes(folder, patience_s=0.0)
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+def _first_line(error: BaseException) -> str:
+    lines = str(error).strip().splitlines()
+    return lines[0].rstrip(".:") if lines else type(error).__name__
