@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch.nn import functional
+
+from distill_ray.prior import CodePrior, PriorConfig, bits_per_second, perplexity, training_frames
+
+MakePrior = Callable[..., CodePrior]
+PATTERNS = ("delay", "flatten")
+
+
+def random_codes(batch: int, frames: int, seed: int = 0) -> torch.Tensor:
+    return torch.randint(16, (batch, 3, frames), generator=torch.Generator().manual_seed(seed))
+
+
+def nats_by_hand(prior: CodePrior, codes_QT: torch.Tensor) -> torch.Tensor:
+    """nats_QT, one code at a time, through the pattern's definition and the sampler's own heads."""
+    tokens_BLS = prior.tokens(codes_QT[None])
+    first_BL1 = prior.first_tokens(1, None, codes_QT.device)
+    inputs_BLS = torch.cat((first_BL1, tokens_BLS[:, :, :-1]), dim=2)
+    hidden_BSE = prior.hidden(inputs_BLS)
+    nats_QT = torch.zeros(codes_QT.shape)
+    for s, step in enumerate(prior.pattern.coordinates(codes_QT.shape[1])):
+        logits_LK = prior.step_logits(hidden_BSE[:, s], s)[0]
+        for t, q in step:
+            logits_K = logits_LK[0 if prior.is_flat else q]
+            nats_QT[q, t] = functional.cross_entropy(logits_K, codes_QT[q, t])
+    return nats_QT
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("frames", [1, 2, 21])
+def test_loss_is_the_mean_over_every_code(make_prior: MakePrior, pattern: str, frames: int) -> None:
+    prior = make_prior(pattern=pattern)
+    codes_BQT = random_codes(2, frames)
+    nats_BQT = torch.stack([nats_by_hand(prior, codes_QT) for codes_QT in codes_BQT])
+    output = prior(codes_BQT.to(torch.int16))
+    assert nats_BQT.std() > 0.3
+    torch.testing.assert_close(output.loss, nats_BQT.mean())
+    torch.testing.assert_close(output.loss_Q, nats_BQT.mean(dim=(0, 2)))
+    assert output.codes_Q.tolist() == [2 * frames] * 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_each_code_depends_on_earlier_steps_only(make_prior: MakePrior, pattern: str) -> None:
+    prior = make_prior(pattern=pattern)
+    codes_QT = random_codes(1, 12)[0]
+    before = nats_by_hand(prior, codes_QT)
+    t, q = 5, 1
+    changed = codes_QT.clone()
+    changed[q, t] = (changed[q, t] + 1) % 16
+    moved = (nats_by_hand(prior, changed) - before).abs() > 1e-5
+    step_QT = prior.pattern.step_index(12)
+    assert not moved[step_QT < step_QT[q, t]].any()
+    same_step = (step_QT == step_QT[q, t]).nonzero().tolist()
+    assert [place for place in same_step if moved[tuple(place)]] == [[q, t]]
+    assert moved[step_QT > step_QT[q, t]].any()
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_padding_is_ignored(make_prior: MakePrior, pattern: str) -> None:
+    prior = make_prior(pattern=pattern)
+    codes_BQT = random_codes(3, 15)
+    lengths_B = torch.tensor([15, 4, 1])
+    output = prior(codes_BQT, lengths_B=lengths_B)
+    other = codes_BQT.clone()
+    other[1, :, 4:], other[2, :, 1:] = 3, 9
+    assert torch.equal(prior(other, lengths_B=lengths_B).loss, output.loss)
+    alone = [prior(codes_BQT[i : i + 1, :, :length]) for i, length in enumerate(lengths_B.tolist())]
+    torch.testing.assert_close(output.loss, torch.stack([each.loss for each in alone]).mean())
+    torch.testing.assert_close(output.nats_Q, torch.stack([each.nats_Q for each in alone]).sum(dim=0))
+    assert output.codes_Q.tolist() == [20.0] * 3
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_starts_tell_beginnings_from_middles(make_prior: MakePrior, pattern: str) -> None:
+    prior = make_prior(pattern=pattern)
+    codes_BQT = random_codes(1, 9).expand(2, -1, -1)
+    default = prior(codes_BQT).loss
+    starts_B = torch.tensor([True, True])
+    assert torch.equal(prior(codes_BQT, starts_B=starts_B).loss, default)
+    mixed = prior(codes_BQT, starts_B=torch.tensor([True, False])).loss
+    middle = prior(codes_BQT, starts_B=~starts_B).loss
+    assert abs(middle - default) > 1e-3
+    torch.testing.assert_close(mixed, (default + middle) / 2)
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_mean_of_shards_is_the_joined_batch(make_prior: MakePrior, pattern: str) -> None:
+    prior = make_prior(pattern=pattern).double()
+    codes_BQT = random_codes(4, 11)
+    lengths_B = torch.tensor([11, 3, 7, 1])
+    starts_B = torch.tensor([True, False, True, False])
+    whole = prior(codes_BQT, lengths_B=lengths_B, starts_B=starts_B).loss
+    wanted = torch.autograd.grad(whole, list(prior.parameters()))
+    shards = [slice(0, 2), slice(2, 4)]
+    losses = [
+        prior(codes_BQT[part], lengths_B=lengths_B[part], starts_B=starts_B[part]).loss for part in shards
+    ]
+    grads = [torch.autograd.grad(loss, list(prior.parameters())) for loss in losses]
+    torch.testing.assert_close(sum(losses) / 2, whole)
+    for gradient, first, second in zip(wanted, *grads, strict=True):
+        torch.testing.assert_close((first + second) / 2, gradient)
+
+
+def test_every_parameter_learns(make_prior: MakePrior) -> None:
+    for pattern in PATTERNS:
+        prior = make_prior(pattern=pattern)
+        prior(random_codes(2, 6)).loss.backward()
+        for name, weight in prior.named_parameters():
+            assert weight.grad is not None, name
+            assert weight.grad.abs().sum() > 0, name
+
+
+def test_bf16_autocast_stays_close(make_prior: MakePrior) -> None:
+    prior = make_prior()
+    codes_BQT = random_codes(2, 30)
+    with torch.autocast("cpu", torch.bfloat16):
+        output = prior(codes_BQT)
+    assert output.loss.dtype == torch.float32
+    assert abs(output.loss - prior(codes_BQT).loss) < 0.05
+
+
+def test_embeddings_from_codebooks_keep_their_geometry(make_prior: MakePrior) -> None:
+    prior = make_prior(hidden_size=256)
+    codebooks_QKD = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(2)) + 5.0
+    special = prior.embedding.weight.view(3, 18, 256)[:, 16:].clone()
+    prior.init_from_codebooks(codebooks_QKD, torch.Generator().manual_seed(0))
+    weight_QRE = prior.embedding.weight.view(3, 18, 256)
+    assert torch.equal(weight_QRE[:, 16:], special)
+    for codebook_KD, rows_KE in zip(codebooks_QKD, weight_QRE[:, :16].detach(), strict=True):
+        assert rows_KE.std().item() == pytest.approx(0.02, rel=1e-4)
+        pair = torch.stack((torch.pdist(codebook_KD), torch.pdist(rows_KE)))
+        assert torch.corrcoef(pair)[0, 1] > 0.9
+    again = make_prior(hidden_size=256)
+    again.init_from_codebooks(codebooks_QKD, torch.Generator().manual_seed(0))
+    assert torch.equal(again.embedding.weight, prior.embedding.weight)
+
+
+def test_an_untrained_prior_hesitates_between_all_codes() -> None:
+    torch.manual_seed(0)
+    prior = CodePrior(PriorConfig(codebook_size=64, num_quantizers=2, hidden_size=64, num_layers=2))
+    codes_BQT = torch.randint(64, (4, 2, 50))
+    assert prior(codes_BQT).loss.item() == pytest.approx(math.log(64), abs=0.1)
+
+
+def test_measures() -> None:
+    assert perplexity(math.log(32.0)) == pytest.approx(32.0)
+    assert bits_per_second(math.log(256.0), 86.0, 4) == pytest.approx(8 * 86 * 4)
+    assert perplexity(1e9) == pytest.approx(math.exp(700.0))
+
+
+def test_training_windows_are_longer_than_attention(make_prior: MakePrior) -> None:
+    prior = make_prior()
+    assert training_frames(prior.config) > prior.config.context_frames

@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+
+from distill_ray.prior import CodeWindows, CodeWindowSampler, validation_windows
+
+LENGTHS = (100, 7, 40)
+
+
+def sequences() -> list[torch.Tensor]:
+    """Level 0 names the file, level 1 the frame."""
+    return [
+        torch.stack((torch.full((length,), file), torch.arange(length))).to(torch.int16)
+        for file, length in enumerate(LENGTHS)
+    ]
+
+
+def check(windows: CodeWindows, window: int) -> None:
+    for codes_QT, length, start in zip(
+        windows.codes_BQT, windows.lengths_B.tolist(), windows.starts_B.tolist(), strict=True
+    ):
+        file, first = codes_QT[:, 0].tolist()
+        assert length == min(window, LENGTHS[file] - first)
+        assert start == (first == 0)
+        assert codes_QT[0, :length].tolist() == [file] * length
+        assert codes_QT[1, :length].tolist() == list(range(first, first + length))
+
+
+def test_windows_are_true_to_their_files() -> None:
+    sampler = CodeWindowSampler(sequences(), 16, seed=3)
+    assert sampler.frames == 147
+    for step in range(20):
+        windows = sampler.batch(step, 8)
+        assert windows.codes_BQT.shape == (8, 2, 16)
+        check(windows, 16)
+        # Only a file shorter than the window is ever padded.
+        assert set(windows.lengths_B.tolist()) <= {16, 7}
+
+
+def test_every_frame_comes_about_as_often() -> None:
+    sampler = CodeWindowSampler(sequences(), 16, seed=1)
+    weight = [np.zeros(length) for length in LENGTHS]
+    draws = 20_000
+    windows = sampler.batch(0, draws)
+    for (file, first), length in zip(
+        windows.codes_BQT[:, :, 0].tolist(), windows.lengths_B.tolist(), strict=True
+    ):
+        weight[file][first : first + length] += 1 / length  # each window's mean counts the same in the loss
+    for each in weight:
+        each *= 147 / draws
+    assert weight[0][16:-16] == pytest.approx(1.0, abs=0.15)
+    assert weight[1] == pytest.approx(1.0, abs=0.15)
+    assert [each.mean() for each in weight] == pytest.approx([1.0] * 3, abs=0.08)
+    assert weight[0][0] == pytest.approx(0.5, abs=0.1)
+
+
+def test_batches_follow_from_seed_and_step() -> None:
+    def codes(seed: int, step: int) -> list[int]:
+        return CodeWindowSampler(sequences(), 16, seed).batch(step, 6).codes_BQT.flatten().tolist()
+
+    assert codes(1, 5) == codes(1, 5)
+    assert codes(1, 5) != codes(1, 6)
+    assert codes(1, 5) != codes(2, 5)
+
+
+def test_ranks_share_the_batch() -> None:
+    sampler = CodeWindowSampler(sequences(), 16, seed=1)
+    whole = sampler.batch(4, 6)
+    parts = [sampler.batch(4, 6, rank=rank, world_size=3) for rank in range(3)]
+    for name in ("codes_BQT", "lengths_B", "starts_B"):
+        assert torch.equal(torch.cat([getattr(part, name) for part in parts]), getattr(whole, name))
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_validation_holds_every_frame_once(world_size: int) -> None:
+    seen: list[tuple[int, int]] = []
+    for rank in range(world_size):
+        for windows in validation_windows(sequences(), 16, 4, rank=rank, world_size=world_size):
+            check(windows, 16)
+            for codes_QT, length in zip(windows.codes_BQT, windows.lengths_B.tolist(), strict=True):
+                seen += zip(*codes_QT[:, :length].tolist(), strict=True)
+    assert sorted(seen) == [(file, t) for file, length in enumerate(LENGTHS) for t in range(length)]
+
+
+def test_a_rank_may_have_nothing_to_score() -> None:
+    assert list(validation_windows(sequences()[1:2], 16, 4, rank=1, world_size=2)) == []
