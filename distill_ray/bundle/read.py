@@ -1,0 +1,134 @@
+"""Load `.distill` files into modules; the counterpart of `write.py`.
+
+Nothing is allocated for a model before the file's tensor names, dtypes and shapes were found to be those
+that its config implies. The sha256 is always checked: 40 M parameters take 0.15 s of it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from distill_ray.bundle.container import Container
+from distill_ray.bundle.format import CODEC_PREFIX, PRIOR_PREFIX, Manifest
+from distill_ray.bundle.merge import check_digest, open_model
+from distill_ray.config.prior import PriorConfig
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.errors import BundleError
+from distill_ray.vqvae import VQVAE
+from distill_ray.vqvae.health import LevelHealth
+
+if TYPE_CHECKING:
+    from distill_ray.prior import CodePrior
+
+ModuleT = TypeVar("ModuleT", bound=nn.Module)
+
+_DTYPES = {
+    torch.float64: "F64",
+    torch.float32: "F32",
+    torch.int64: "I64",
+    torch.int32: "I32",
+    torch.int16: "I16",
+    torch.bool: "BOOL",
+}
+
+
+@dataclass(frozen=True, kw_only=True)
+class LoadedVQModel:
+    """A `.distill` file in memory, its modules in eval mode; the prior fields are None without a prior."""
+
+    model: VQVAE
+    metadata: Mapping[str, Any]
+    codebook_health: tuple[LevelHealth, ...]
+    vqvae_config: VQVAEConfig
+    prior: CodePrior | None
+    prior_config: PriorConfig | None
+    prior_metadata: Mapping[str, Any] | None
+    path: Path
+    codec_sha256: str
+    """The codec's identity, as `model_hash` gives it."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model lies."""
+        return self.model.quantizer.codebooks_QKD.device
+
+
+def load_model_v2(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedVQModel:
+    """Rebuild the codec, and the prior where the file has one, on `device`.
+
+    Raises BundleError with one sentence whatever is wrong with the file.
+    """
+    path = Path(path)
+    with open_model(path) as (container, manifest):
+        config = manifest.vqvae_config
+        model = _load(container, manifest, CODEC_PREFIX, lambda: VQVAE(config), device)
+        prior = None
+        if manifest.prior is not None:
+            prior = _load_prior(container, manifest, manifest.prior.config, device)
+    return LoadedVQModel(
+        model=model,
+        metadata=manifest.metadata,
+        codebook_health=manifest.codebook_health,
+        vqvae_config=config,
+        prior=prior,
+        prior_config=manifest.prior.config if manifest.prior else None,
+        prior_metadata=manifest.prior.metadata if manifest.prior else None,
+        path=path,
+        codec_sha256=manifest.codec_sha256,
+    )
+
+
+def _load_prior(
+    container: Container, manifest: Manifest, config: PriorConfig, device: str | torch.device
+) -> CodePrior:
+    from distill_ray.prior import CodePrior  # a file without a prior needs none of its code
+
+    return _load(container, manifest, PRIOR_PREFIX, lambda: CodePrior(config), device)
+
+
+def _load(
+    container: Container,
+    manifest: Manifest,
+    prefix: str,
+    build: Callable[[], ModuleT],
+    device: str | torch.device,
+) -> ModuleT:
+    with torch.device("meta"):
+        _check_tensors(container, prefix, build().state_dict())
+    arrays = {name: container.read(name) for name in container.names(prefix)}
+    check_digest(container, manifest, prefix, arrays)
+    state = {name.removeprefix(prefix): torch.from_numpy(array) for name, array in arrays.items()}
+    for name, tensor in state.items():
+        if tensor.is_floating_point() and not torch.isfinite(tensor).all():
+            raise BundleError(
+                f"{container.path} is not usable: {prefix}{name} holds values that are not finite"
+            )
+    # The random start of a module that is overwritten at once must not move the caller's generators.
+    with torch.random.fork_rng(devices=[]):
+        module = build()
+    module.load_state_dict(state)
+    return module.to(device).eval().requires_grad_(False)
+
+
+def _check_tensors(container: Container, prefix: str, expected: Mapping[str, Tensor]) -> None:
+    found = {name.removeprefix(prefix): container.tensors[name] for name in container.names(prefix)}
+    for name in sorted(expected.keys() | found.keys()):
+        if name not in found:
+            raise BundleError(f"{container.path} is not usable: the tensor {prefix}{name} is missing")
+        if name not in expected:
+            raise BundleError(
+                f"{container.path} is not usable: its config has no place for the tensor {prefix}{name}"
+            )
+        want = (_DTYPES[expected[name].dtype], tuple(expected[name].shape))
+        have = (found[name].dtype, found[name].shape)
+        if want != have:
+            raise BundleError(
+                f"{container.path} is not usable: {prefix}{name} is {have[0]} {list(have[1])} where its "
+                f"config implies {want[0]} {list(want[1])}"
+            )

@@ -1,0 +1,114 @@
+"""What `evaluate_model` finds, as records and as table cells; standard library only."""
+
+from __future__ import annotations
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from distill_ray.vqvae.health import LevelHealth
+
+DEPTH_HEADER = ("levels", "kbps", "entropy-coded", "mel", "STFT", "SI-SDR dB")
+HEALTH_HEADER = ("level", "utilization", "perplexity", "dead codes", "entropy")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scores:
+    """Distances of reconstructions; mel and STFT lower is better, SI-SDR in dB higher is better."""
+
+    mel_distance: float
+    stft_distance: float
+    si_sdr_db: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class DepthScores:
+    """Scores with the first `levels` RVQ levels only: the mean over files, as DAC averages.
+
+    `kbps_nominal` stores every code in log2 K bits; `kbps_entropy` in the entropy of its level's use, which
+    an ideal coder without context reaches.
+    """
+
+    levels: int
+    kbps_nominal: float
+    kbps_entropy: float
+    scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class FileScores:
+    """One file at full depth."""
+
+    path: str
+    seconds: float
+    scores: Scores
+
+
+@dataclass(frozen=True, kw_only=True)
+class EvaluationReport:
+    """The result of `evaluate_model`; `health` counts the codes of all evaluated files."""
+
+    model: str
+    corpus_digest: str
+    split: str
+    """"train", "val" or "all": what was scored."""
+    requested_split: str
+    """What was asked for; differs where a corpus has no held-out files."""
+    seconds: float
+    sample_rate: int
+    depths: tuple[DepthScores, ...]
+    files: tuple[FileScores, ...]
+    health: tuple[LevelHealth, ...]
+    warnings: tuple[str, ...]
+    elapsed_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document of `distill-ray evaluate --json`."""
+        health = {f"level_{level}": dataclasses.asdict(item) for level, item in enumerate(self.health)}
+        return {
+            "model_path": self.model,
+            "corpus_digest": self.corpus_digest,
+            "split": self.split,
+            "requested_split": self.requested_split,
+            "files": len(self.files),
+            "seconds": self.seconds,
+            "sample_rate": self.sample_rate,
+            "depths": [_flat(row) for row in self.depths],
+            "codebook_health": health,
+            "per_file": [_flat(row) for row in self.files],
+            "warnings": list(self.warnings),
+            "elapsed_s": self.elapsed_s,
+        }
+
+    def depth_rows(self) -> list[tuple[str, ...]]:
+        """Cells of the table with `DEPTH_HEADER`."""
+        return [
+            (
+                str(row.levels),
+                f"{row.kbps_nominal:.2f}",
+                f"{row.kbps_entropy:.2f}",
+                f"{row.scores.mel_distance:.3f}",
+                f"{row.scores.stft_distance:.3f}",
+                f"{row.scores.si_sdr_db:+.2f}",
+            )
+            for row in self.depths
+        ]
+
+    def health_rows(self) -> list[tuple[str, ...]]:
+        """Cells of the table with `HEALTH_HEADER`."""
+        return [
+            (
+                str(level),
+                f"{item.utilization:.0%}",
+                f"{item.perplexity:.1f}",
+                str(item.dead_codes),
+                f"{item.entropy:.2f}",
+            )
+            for level, item in enumerate(self.health)
+        ]
+
+
+def _flat(row: DepthScores | FileScores) -> dict[str, Any]:
+    fields = dataclasses.asdict(row)
+    scores = fields.pop("scores")
+    return {**fields, **scores}

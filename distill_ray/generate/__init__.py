@@ -1,0 +1,38 @@
+"""From a `.distill` file to sound: generate, continue, encode, decode."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distill_ray.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from distill_ray.generate.codes import Codes, load_codes, save_codes
+    from distill_ray.generate.generate import generate_samples
+    from distill_ray.generate.report import AudioReport, CodesReport, GenerationReport
+    from distill_ray.generate.settings import AUDIO_FORMATS, GenerationSettings
+    from distill_ray.generate.transcode import decode_file, encode_file
+
+_WHERE = {
+    "distill_ray.generate.codes": ("Codes", "load_codes", "save_codes"),
+    "distill_ray.generate.generate": ("generate_samples",),
+    "distill_ray.generate.report": ("AudioReport", "CodesReport", "GenerationReport"),
+    "distill_ray.generate.settings": ("AUDIO_FORMATS", "GenerationSettings"),
+    "distill_ray.generate.transcode": ("decode_file", "encode_file"),
+}
+
+__all__ = [
+    "AUDIO_FORMATS",
+    "AudioReport",
+    "Codes",
+    "CodesReport",
+    "GenerationReport",
+    "GenerationSettings",
+    "decode_file",
+    "encode_file",
+    "generate_samples",
+    "load_codes",
+    "save_codes",
+]
+
+__getattr__ = lazy_exports(__name__, {name: module for module, names in _WHERE.items() for name in names})

@@ -1,0 +1,22 @@
+"""What `distill-ray generate` can be asked for; standard library only, so that --help stays quick."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from distill_ray.config.setting import Section, setting
+
+AUDIO_FORMATS = ("wav", "flac", "ogg", "mp3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(Section):
+    """How much to generate and in which form; raises ConfigError naming every wrong setting."""
+
+    table: ClassVar[str] = "generate"
+
+    count: int = setting(1, "how many sounds", flag="-n", low=1, high=100_000)
+    seconds: float = setting(10.0, "length of each in seconds", flag="-d", above=0.0, high=360_000.0)
+    seed: int = setting(0, "seed; the same seed gives the same sounds", flag="--seed", low=0, high=2**62 - 1)
+    audio_format: str = setting("wav", "file format", flag="--format", choices=AUDIO_FORMATS)

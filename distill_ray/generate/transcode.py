@@ -1,0 +1,128 @@
+"""One audio file → codes file, and back, in bounded memory."""
+
+from __future__ import annotations
+
+import math
+import os
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import soundfile
+
+from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.corpus.decode import AudioDecoder
+from distill_ray.errors import AudioError, ConfigError, Problem
+from distill_ray.generate.audio import check_suffix, write_audio
+from distill_ray.generate.chunks import decode_blocks, encode_blocks
+from distill_ray.generate.codes import Codes, check_fit, load_codes, save_codes
+from distill_ray.generate.report import AudioReport, CodesReport
+from distill_ray.training.events import StageProgress
+
+Progress = Callable[[StageProgress], None]
+
+
+def encode_file(
+    loaded: LoadedVQModel,
+    audio: Path,
+    out: Path,
+    *,
+    levels: int | None = None,
+    on_progress: Progress | None = None,
+) -> CodesReport:
+    """Encode an audio file of any rate and channel count to `out`, with the first `levels` levels.
+
+    Raises AudioError where it cannot be decoded (or is empty or silent), ConfigError for levels that the
+    model does not have and BundleError where `out` cannot be written.
+    """
+    began = time.monotonic()
+    config = loaded.vqvae_config
+    levels = config.num_quantizers if levels is None else levels
+    if not 1 <= levels <= config.num_quantizers:
+        raise ConfigError(
+            [Problem("levels", f"{levels} is not from 1 to the model's {config.num_quantizers}", "--levels")]
+        )
+    decoder = AudioDecoder(audio, sample_rate=config.sample_rate, channels=config.channels)
+    total = _expected_frames(audio, config.frame_rate)
+
+    def tell(frame: int) -> None:
+        if on_progress:
+            on_progress(StageProgress(stage="encode", done=frame, total=max(frame, total)))
+
+    try:
+        encoded = encode_blocks(loaded.model, decoder.blocks(), levels=levels, on_frames=tell)
+    except AudioError as error:
+        raise AudioError(f"{audio} cannot be used: {error}") from error
+    save_codes(
+        out,
+        Codes(
+            codes_QF=encoded.codes_QF,
+            samples=encoded.samples,
+            sample_rate=config.sample_rate,
+            channels=config.channels,
+            frame_hop=config.frame_hop,
+            codebook_size=config.codebook_size,
+            model_sha256=loaded.codec_sha256,
+        ),
+    )
+    return CodesReport(
+        model=str(loaded.path),
+        audio=str(audio),
+        codes=str(out),
+        levels=levels,
+        frames=encoded.codes_QF.shape[1],
+        samples=encoded.samples,
+        seconds=encoded.samples / config.sample_rate,
+        sample_rate=config.sample_rate,
+        channels=config.channels,
+        kbps=levels * math.log2(config.codebook_size) * config.frame_rate / 1000,
+        elapsed_s=time.monotonic() - began,
+    )
+
+
+def decode_file(
+    loaded: LoadedVQModel,
+    codes: Path,
+    out: Path,
+    *,
+    force: bool = False,
+    on_progress: Progress | None = None,
+) -> AudioReport:
+    """Decode a codes file to the audio file `out`, in the format of its suffix, exact to the sample.
+
+    Raises BundleError for a file that is damaged or belongs to another codec (`force` tries that codec's
+    codes all the same, where their shapes fit) and AudioError where `out` cannot be written.
+    """
+    began = time.monotonic()
+    config = loaded.vqvae_config
+    check_suffix(out)
+    stored = load_codes(codes)
+    check_fit(stored, config, loaded.codec_sha256, where=codes, force=force)
+    levels, frames = stored.codes_QF.shape
+
+    def tell(frame: int) -> None:
+        if on_progress:
+            on_progress(StageProgress(stage="decode", done=frame, total=frames))
+
+    blocks = decode_blocks(loaded.model, stored.codes_QF, stored.samples, on_frames=tell)
+    write_audio(out, blocks, sample_rate=config.sample_rate, channels=config.channels)
+    return AudioReport(
+        model=str(loaded.path),
+        codes=str(codes),
+        audio=str(out),
+        levels=levels,
+        samples=stored.samples,
+        seconds=stored.samples / config.sample_rate,
+        sample_rate=config.sample_rate,
+        channels=config.channels,
+        elapsed_s=time.monotonic() - began,
+    )
+
+
+def _expected_frames(audio: Path, frame_rate: float) -> int:
+    """About how many code frames a file will have, by its header; 0 where the decoder is about to say why."""
+    try:
+        info = soundfile.info(os.fsencode(audio))
+    except (soundfile.LibsndfileError, OSError):
+        return 0
+    return int(info.frames / max(1, info.samplerate) * frame_rate)
