@@ -1,0 +1,88 @@
+from __future__ import annotations
+
+import io
+import re
+
+import pytest
+from rich.console import Console
+
+from distill_ray.display.live import LiveRenderer
+from distill_ray.training.events import Notice, StageProgress
+
+
+@pytest.fixture
+def renderer(terminal):
+    made = LiveRenderer(terminal)
+    yield made
+    made.close()
+
+
+def drawn(renderer: LiveRenderer) -> str:
+    console = Console(file=io.StringIO(), width=120)
+    console.print(renderer.view())
+    return console.file.getvalue()
+
+
+def test_the_view_has_bars_rates_losses_and_health(renderer, started, step, epoch):
+    for event in (started(), step(5), epoch(), step(15)):
+        renderer.show(event, ())
+    text = drawn(renderer)
+    first, second, third = text.splitlines()[:3]
+    assert first.startswith("epoch 1/3")
+    assert " 25 %" in first
+    assert "1.75 steps/s  33.2 audio-s/s  ETA 1:15" in first
+    assert " 75 %" in second
+    assert "15/20" in second
+    assert third.split("  ") == [
+        "loss 123.4",
+        "mel 1.234",
+        "waveform 0.05",
+        "lr 1.00e-03",
+        "gradient 3.25",
+    ]
+    assert re.search(r"2\s+10 %\s+low\s+4.0\s+58\s+0.333", text)
+
+
+def test_a_time_budget_is_named(renderer, started, step):
+    renderer.show(started(epochs=None, max_minutes=10.0), ())
+    renderer.show(step(), ())
+    assert drawn(renderer).startswith("epoch 1, 10 min")
+
+
+def test_the_prior_shows_codes(renderer, prior_step):
+    renderer.show(prior_step, ())
+    assert "4 steps/s  12,345 codes/s  ETA –" in drawn(renderer)
+    assert "2 steps skipped" in drawn(renderer)
+
+
+def test_a_stage_has_a_bar_until_it_is_done(renderer, terminal):
+    renderer.show(StageProgress(stage="prepare", done=3, total=12, note="decoding [red].wav"), ())
+    assert "3/12  decoding [red].wav" in drawn(renderer)
+    assert " 25 %" in drawn(renderer)
+    renderer.show(StageProgress(stage="prepare", done=12, total=12), ())
+    assert drawn(renderer).strip() == ""
+    assert "prepare: 12 of 12" in terminal.file.getvalue()
+
+
+def test_a_stage_may_come_again(renderer):
+    for done in (1, 2, 1):
+        renderer.show(StageProgress(stage="prepare", done=done, total=2), ())
+    assert "1/2" in drawn(renderer)
+
+
+def test_warnings_are_printed_when_they_happen(renderer, terminal, epoch):
+    renderer.show(epoch(), ("level [2] is low",))
+    printed = terminal.file.getvalue()
+    assert "\x1b[1;33mwarning: \x1b[0m\x1b[33mlevel [2] is low\x1b[0m" in printed
+    assert "epoch 1/3  train 99" in printed
+
+
+def test_closing_gives_the_cursor_back_and_leaves_the_lines(renderer, terminal, step):
+    renderer.show(Notice(level="info", message="stays"), ())
+    renderer.show(step(), ())
+    renderer.close()
+    printed = terminal.file.getvalue()
+    assert printed.count("\x1b[?25l") == printed.count("\x1b[?25h") == 1
+    assert "stays" in printed
+    renderer.close()
+    assert terminal.file.getvalue() == printed
