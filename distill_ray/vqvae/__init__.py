@@ -1,0 +1,56 @@
+"""The codec, pure torch and without distribution: audio → RVQ codes → audio.
+
+    spectral ─┬─► encoder ─► quantizer (kmeans) ─► decoder ─► model ─► streaming
+              └─► losses                           results, health
+
+Imports `config` and `errors` only; `training` turns it into a run, `bundle` stores it.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distill_ray.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from distill_ray.config.resolve import get_adaptive_vqvae_config
+    from distill_ray.config.vqvae import LossConfig, VQVAEConfig
+    from distill_ray.vqvae.health import LevelHealth, codebook_health, utilization_warnings
+    from distill_ray.vqvae.losses import ReconstructionLoss
+    from distill_ray.vqvae.model import VQVAE
+    from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
+    from distill_ray.vqvae.results import VQVAEOutput
+    from distill_ray.vqvae.streaming import decode_long, encode_long
+
+__all__ = [
+    "VQVAE",
+    "LevelHealth",
+    "LossConfig",
+    "ReconstructionLoss",
+    "ResidualVectorQuantizer",
+    "VQVAEConfig",
+    "VQVAEOutput",
+    "codebook_health",
+    "decode_long",
+    "encode_long",
+    "get_adaptive_vqvae_config",
+    "utilization_warnings",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        "VQVAE": "distill_ray.vqvae.model",
+        "LevelHealth": "distill_ray.vqvae.health",
+        "LossConfig": "distill_ray.config.vqvae",
+        "ReconstructionLoss": "distill_ray.vqvae.losses",
+        "ResidualVectorQuantizer": "distill_ray.vqvae.quantizer",
+        "VQVAEConfig": "distill_ray.config.vqvae",
+        "VQVAEOutput": "distill_ray.vqvae.results",
+        "codebook_health": "distill_ray.vqvae.health",
+        "decode_long": "distill_ray.vqvae.streaming",
+        "encode_long": "distill_ray.vqvae.streaming",
+        "get_adaptive_vqvae_config": "distill_ray.config.resolve",
+        "utilization_warnings": "distill_ray.vqvae.health",
+    },
+)

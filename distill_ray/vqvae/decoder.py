@@ -1,0 +1,56 @@
+"""Quantised latent vectors → audio; the mirror of `encoder.py`.
+
+Shapes: B batch, C channels, T samples, S STFT frames (T / hop), F code frames (S / stride), K frequency
+bins, W width, L latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
+from distill_ray.vqvae.spectral import Stft, expand
+
+
+class Decoder(nn.Module):
+    """ConvNeXt → `stride` frames out of one → ConvNeXt → compressed complex spectra → inverse STFT.
+
+    The head gives real and imaginary parts as the encoder takes them in, with compressed magnitudes. A
+    logarithmic magnitude with a phase angle (Vocos), and uncompressed parts, both learned more slowly
+    (ARCHITECTURE.md).
+    """
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.channels = config.channels
+        self.stride = config.stride
+        self.compression = config.compression
+        self.stft = Stft(config.n_fft, config.hop)
+        blocks = config.decoder_blocks
+        self.embed = nn.Linear(config.latent_dim, config.width)
+        self.coarse = convnext_stack(
+            config.width, blocks, total=2 * blocks, mlp_ratio=config.mlp_ratio, dropout=config.dropout
+        )
+        self.up = nn.Linear(config.width, config.stride * config.width)
+        self.fine = convnext_stack(
+            config.width, blocks, total=2 * blocks, mlp_ratio=config.mlp_ratio, dropout=config.dropout
+        )
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.head = nn.Linear(config.width, config.channels * self.stft.bins * 2)
+        self.apply(init_linear)
+
+    @property
+    def context_frames(self) -> int:
+        """Code frames on each side that a frame's audio depends on."""
+        fine = len(self.fine) * REACH + -(-self.stft.padding // self.stft.hop)
+        return len(self.coarse) * REACH + -(-fine // self.stride)
+
+    def forward(self, latent_BFL: Tensor) -> Tensor:
+        """Audio float32 [B, C, F · stride · hop], not clamped."""
+        coarse_BFW = self.coarse(self.embed(latent_BFL))
+        fine_BSW = self.fine(self.up(coarse_BFW).unflatten(2, (self.stride, -1)).flatten(1, 2))
+        parts = self.head(self.norm(fine_BSW)).float().unflatten(2, (self.channels, self.stft.bins, 2))
+        spectra_BCSK = torch.view_as_complex(parts.transpose(1, 2).contiguous())
+        return self.stft.inverse(expand(spectra_BCSK, self.compression))

@@ -1,0 +1,56 @@
+"""Audio → latent vectors at the code frame rate; `decoder.py` is its mirror, `quantizer.py` comes next.
+
+Shapes: B batch, C channels, T samples, S STFT frames (T / hop), F code frames (S / stride), K frequency
+bins, W width, L latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
+from distill_ray.vqvae.spectral import Stft, compress
+
+
+class Encoder(nn.Module):
+    """Compressed complex STFT of all channels → ConvNeXt → strided frames → ConvNeXt → latents.
+
+    All of the learned part runs at STFT frame rate or below, so that the work is matrix products.
+    """
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.stride = config.stride
+        self.compression = config.compression
+        self.stft = Stft(config.n_fft, config.hop)
+        blocks = config.encoder_blocks
+        self.embed = nn.Linear(config.channels * self.stft.bins * 2, config.width)
+        self.embed_norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.fine = convnext_stack(
+            config.width, blocks, total=2 * blocks, mlp_ratio=config.mlp_ratio, dropout=config.dropout
+        )
+        self.down = nn.Linear(config.stride * config.width, config.width)
+        self.coarse = convnext_stack(
+            config.width, blocks, total=2 * blocks, mlp_ratio=config.mlp_ratio, dropout=config.dropout
+        )
+        self.norm = nn.LayerNorm(config.width, eps=1e-6)
+        self.project = nn.Linear(config.width, config.latent_dim)
+        self.apply(init_linear)
+
+    @property
+    def context_frames(self) -> int:
+        """Code frames on each side that a latent vector depends on."""
+        fine = len(self.fine) * REACH + -(-self.stft.padding // self.stft.hop)
+        return len(self.coarse) * REACH + -(-fine // self.stride)
+
+    def forward(self, audio_BCT: Tensor) -> Tensor:
+        """Latents [B, F, L] of audio whose length is a multiple of hop · stride."""
+        spectra_BCSK = compress(self.stft(audio_BCT), self.compression)
+        features_BSE = torch.view_as_real(spectra_BCSK).transpose(1, 2).flatten(2)
+        fine_BSW = self.fine(self.embed_norm(self.embed(features_BSE)))
+        # A convolution whose kernel equals its stride is a matrix product on joined frames.
+        joined = fine_BSW.unflatten(1, (-1, self.stride)).flatten(2)
+        latent: Tensor = self.project(self.norm(self.coarse(self.down(joined))))
+        return latent

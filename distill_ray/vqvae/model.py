@@ -1,0 +1,117 @@
+"""The codec: encoder, quantiser and decoder put together.
+
+Shapes: B batch, C channels, T samples, F code frames, Q RVQ levels, N = B · F vectors, L latent channels.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.errors import UsageError
+from distill_ray.vqvae.decoder import Decoder
+from distill_ray.vqvae.encoder import Encoder
+from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
+from distill_ray.vqvae.results import VQVAEOutput
+
+
+class VQVAE(nn.Module):
+    """Neural audio codec with a residual vector quantiser; `config` rebuilds it."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = Encoder(config)
+        self.quantizer = ResidualVectorQuantizer(config)
+        self.decoder = Decoder(config)
+
+    def forward(self, audio_BCT: Tensor, depth_B: Tensor | None = None) -> VQVAEOutput:
+        """Reconstruct audio for training.
+
+        Args:
+            audio_BCT: floats in [-1, 1]; T is a multiple of `config.frame_hop`.
+            depth_B: int64, RVQ levels in use for each item, 1…Q; None uses all.
+        """
+        quantized = self.quantizer(self.encoder(audio_BCT), depth_B)
+        return VQVAEOutput(
+            audio_BCT=self.decoder(quantized.latent_BFL),
+            codes_BQF=quantized.codes_BQF,
+            commitment_loss=quantized.commitment_loss,
+            codebook_loss=quantized.codebook_loss,
+            residuals_QND=quantized.residuals_QND,
+            used_QN=quantized.used_QN,
+        )
+
+    @torch.no_grad()
+    def initialise_codebooks(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
+        """Start the codebooks by k-means on the latents of a first batch, level by level.
+
+        Args:
+            audio_BCT: as for `forward`; the windows of all ranks in the same order everywhere.
+            generator: CPU generator in the same state everywhere.
+        """
+        self.quantizer.initialise(self.encoder(audio_BCT).float().flatten(0, 1), generator)
+
+    @torch.no_grad()
+    def encode(self, audio_BCT: Tensor, num_quantizers: int | None = None) -> Tensor:
+        """Codes int64 [B, Q, ceil(T / frame_hop)]; zeros fill the last frame.
+
+        Put the model into eval mode first: with dropout, training mode gives other codes each time.
+
+        Args:
+            audio_BCT: floats in [-1, 1], T ≥ 1.
+            num_quantizers: levels to compute; None is all.
+
+        Raises:
+            UsageError: no samples, another number of channels, or more levels than the model has.
+        """
+        if audio_BCT.ndim != 3 or audio_BCT.shape[1] != self.config.channels or audio_BCT.shape[2] < 1:
+            raise UsageError(
+                f"audio of shape {tuple(audio_BCT.shape)} cannot be encoded: this model takes "
+                f"[batch, {self.config.channels}, samples] with at least one sample"
+            )
+        levels = self.config.num_quantizers if num_quantizers is None else num_quantizers
+        self._check_levels(levels)
+        padded = functional.pad(audio_BCT, (0, -audio_BCT.shape[2] % self.config.frame_hop))
+        return self.quantizer(self.encoder(padded), levels=levels).codes_BQF
+
+    @torch.no_grad()
+    def decode(self, codes_BQF: Tensor, length: int | None = None) -> Tensor:
+        """Audio float32 [B, C, T] in [-1, 1] of the codes of the first levels.
+
+        Args:
+            codes_BQF: int64 [B, 1…Q, F ≥ 1].
+            length: samples to return, at most F · frame_hop; None returns all.
+
+        Raises:
+            UsageError: no frames, codes or levels that the model does not have, or a length out of range.
+        """
+        self.check_codes(codes_BQF, length)
+        audio_BCT = self.decoder(self.quantizer.decode(codes_BQF))
+        return audio_BCT[..., :length].clamp(-1.0, 1.0)
+
+    def check_codes(self, codes_BQF: Tensor, length: int | None = None) -> None:
+        """Raise the `UsageError` of `decode` where codes do not belong to this model."""
+        if codes_BQF.ndim != 3 or codes_BQF.shape[2] < 1 or codes_BQF.shape[0] < 1:
+            raise UsageError(
+                f"codes of shape {tuple(codes_BQF.shape)} cannot be decoded: give [batch, levels, frames] "
+                "with at least one frame"
+            )
+        self._check_levels(codes_BQF.shape[1])
+        low, high = (int(limit) for limit in codes_BQF.aminmax())
+        if low < 0 or high >= self.config.codebook_size:
+            raise UsageError(
+                f"codes from {low} to {high} cannot be decoded: this model has codes 0 to "
+                f"{self.config.codebook_size - 1}; use the model that made them"
+            )
+        samples = codes_BQF.shape[2] * self.config.frame_hop
+        if length is not None and not 1 <= length <= samples:
+            raise UsageError(f"{length} samples cannot be decoded: the codes hold 1 to {samples}")
+
+    def _check_levels(self, levels: int) -> None:
+        if not 1 <= levels <= self.config.num_quantizers:
+            raise UsageError(
+                f"{levels} RVQ levels were asked for: this model has 1 to {self.config.num_quantizers}"
+            )

@@ -1,0 +1,89 @@
+"""Short-time Fourier transform with an exact inverse, and power-law compression of its spectra.
+
+Used by the encoder and decoder (`encoder.py`, `decoder.py`) and by the losses (`losses.py`). Framing and
+overlap-add are plain strided views and sums: static shapes, no host synchronisation, so that a training
+step can be captured as a CUDA graph (`torch.istft` reads its window back and cannot be).
+
+Shapes: T samples, F frames, W window samples (n_fft), R = n_fft / hop, K = n_fft / 2 + 1 frequency bins;
+`...` stands for any leading dimensions.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+MAGNITUDE_FLOOR = 1e-4
+"""Magnitude (in units of white noise of that RMS) below which compression turns linear: about -80 dB."""
+
+
+class Stft(nn.Module):
+    """Hann-window STFT of T = F · hop samples into exactly F frames, and back.
+
+    Frame f is centred on the hop that it stands for: (n_fft - hop) / 2 zeros are added on both sides. The
+    window has unit energy, so white noise of RMS s gives bins of RMS s whatever the window length.
+
+    Args:
+        n_fft: window length in samples, a multiple of `hop` and at least two hops.
+        hop: samples between frames.
+    """
+
+    window: Tensor
+
+    def __init__(self, n_fft: int, hop: int) -> None:
+        super().__init__()
+        assert n_fft % hop == 0 and n_fft >= 2 * hop and (n_fft - hop) % 2 == 0, (n_fft, hop)
+        self.n_fft = n_fft
+        self.hop = hop
+        self.bins = n_fft // 2 + 1
+        self.padding = (n_fft - hop) // 2
+        window = torch.hann_window(n_fft, dtype=torch.float64)
+        self.register_buffer("window", (window / window.norm()).float(), persistent=False)
+
+    def forward(self, audio: Tensor) -> Tensor:
+        """Spectra of `audio` [..., T] with T a multiple of `hop`: complex64 [..., F, K].
+
+        Computed in float32 whatever the input or the autocast state.
+        """
+        assert audio.shape[-1] % self.hop == 0, (audio.shape, self.hop)
+        with torch.autocast(audio.device.type, enabled=False):
+            padded = functional.pad(audio.float(), (self.padding, self.padding))
+            return torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
+
+    def inverse(self, spectra: Tensor) -> Tensor:
+        """Audio float32 [..., F · hop] from spectra complex64 [..., F, K].
+
+        The least-squares inverse (Griffin & Lim 1984, eq. 6): windowed overlap-add over the sum of squared
+        windows; exact where `spectra` are the transform of a signal.
+        """
+        with torch.autocast(spectra.device.type, enabled=False):
+            frames = torch.fft.irfft(spectra, n=self.n_fft) * self.window
+            envelope = (self.window**2).expand(spectra.shape[-2], self.n_fft)
+            return self._overlap_add(frames) / self._overlap_add(envelope)
+
+    def _overlap_add(self, frames: Tensor) -> Tensor:
+        """Sum of frames [..., F, W] placed `hop` apart, without the padding: [..., F · hop]."""
+        count, hops = frames.shape[-2], self.n_fft // self.hop
+        # Hop r of frame f belongs at position f + r. Rows of length F + R read with a stride of F + R - 1
+        # shift row r by r places: one padded copy and one sum instead of a scatter.
+        rows = frames.unflatten(-1, (hops, self.hop)).transpose(-3, -2)
+        skewed = functional.pad(rows, (0, 0, 0, hops)).flatten(-3, -2)[..., : hops * (count + hops - 1), :]
+        summed = skewed.unflatten(-2, (hops, count + hops - 1)).sum(-3).flatten(-2)
+        return summed[..., self.padding : self.padding + count * self.hop]
+
+
+def compress(spectra: Tensor, exponent: float) -> Tensor:
+    """Complex `spectra` with magnitudes m replaced by about m ** exponent and phases kept.
+
+    Below `MAGNITUDE_FLOOR` the curve is linear, which keeps values and gradients finite at zero.
+    """
+    power = spectra.real.square() + spectra.imag.square()
+    return spectra * (power + MAGNITUDE_FLOOR**2) ** ((exponent - 1) / 2)
+
+
+def expand(compressed: Tensor, exponent: float) -> Tensor:
+    """The inverse of `compress` above the magnitude floor: magnitudes m become m ** (1 / exponent)."""
+    power = compressed.real.square() + compressed.imag.square()
+    # For exponents above 1/2 the derivative of this factor is unbounded at zero; the addend bounds it.
+    return compressed * (power + MAGNITUDE_FLOOR ** (2 * exponent) * 1e-6) ** ((1 / exponent - 1) / 2)
