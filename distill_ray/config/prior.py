@@ -34,6 +34,12 @@ class PriorConfig(Section):
         elif (self.hidden_size // self.num_heads) % 2:
             yield self.problem("num_heads", "each head needs an even width (rotary positions)")
 
+    @property
+    def training_frames(self) -> int:
+        """Code frames of a training window: twice what attention spans, so that half of its steps see no
+        special token, as in all generation beyond the span."""
+        return 2 * self.context_frames
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorTrainingConfig(Section):

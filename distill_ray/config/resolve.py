@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
 from distill_ray.config.setting import Section
 from distill_ray.config.vqvae import (
@@ -85,8 +86,8 @@ def steps_per_epoch(config: VQTrainConfig, train_seconds: float) -> int:
 
 
 def prior_steps_per_epoch(config: PriorTrainConfig, train_frames: int) -> int:
-    """One pass over the codes, in windows of the model's context."""
-    one_pass = math.ceil(train_frames / (config.training.batch_size * config.model.context_frames))
+    """One pass over the codes, in windows of a training step."""
+    one_pass = math.ceil(train_frames / (config.training.batch_size * config.model.training_frames))
     return max(one_pass, config.training.min_epoch_steps)
 
 
@@ -173,6 +174,15 @@ def dotted(config: VQTrainConfig | PriorTrainConfig) -> dict[str, object]:
     return rows
 
 
+def build_section(section: type[SectionT], values: Mapping[str, object]) -> SectionT:
+    """One section of settings by name. Raises ConfigError with every problem."""
+    known = {field.name for field in dataclasses.fields(section)}
+    problems = [Problem(f"{section.table}.{key}", "no such setting") for key in values if key not in known]
+    if problems:
+        raise ConfigError(problems)
+    return section(**values)
+
+
 def _codebook_size(file_count: int, total_seconds: float | None) -> int:
     by_files = 64 if file_count <= 20 else 128 if file_count <= 100 else 256
     hours = (total_seconds or 0.0) / HOUR
@@ -253,6 +263,7 @@ def _unknown_keys(sections: tuple[type[Section], ...], values: Mapping[str, obje
 
 # One file may hold the settings of every stage; each stage reads its own tables.
 _ALL_SECTIONS: tuple[type[Section], ...] = (
+    CorpusConfig,
     VQVAEConfig,
     TrainingConfig,
     LossConfig,

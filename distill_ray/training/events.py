@@ -14,19 +14,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-
-@dataclass(frozen=True, kw_only=True)
-class LevelHealth:
-    """How well one RVQ level uses its codebook.
-
-    utilization: share of codes used; perplexity: exp of the entropy of use; dead_codes: codes never used;
-    entropy: H / log K in [0, 1], comparable between codebook sizes.
-    """
-
-    utilization: float
-    perplexity: float
-    dead_codes: int
-    entropy: float
+from distill_ray.vqvae.health import LevelHealth
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,11 +15,10 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.vqvae import AugmentConfig, VQTrainConfig
-from distill_ray.corpus import AudioStore, WindowSampler
+from distill_ray.corpus import PCM_SCALE, AudioStore, WindowBatch, WindowSampler
 
-PCM_SCALE = 1.0 / 32768.0
-_AUGMENT_STREAM = 1  # the windows are drawn from the sampler's own stream
-_MIX_SEED = 0x5EED
+# Added to the seed, so that the streams differ from that of the windows.
+_AUGMENT_SEED, _MIX_SEED = 1 << 40, 2 << 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -44,14 +43,14 @@ class VQBatches:
         self._slice = slice(rank * share, (rank + 1) * share)
         seed = config.training.seed
         self._sampler = WindowSampler(store.lengths_N, config.window_samples, seed)
-        self._mixed = WindowSampler(store.lengths_N, config.window_samples, seed ^ _MIX_SEED)
+        self._mixed = WindowSampler(store.lengths_N, config.window_samples, seed + _MIX_SEED)
 
     def batch(self, step: int) -> VQBatch:
         """This rank's share of the batch of step `step`."""
         config = self._config
         model, augment = config.model, config.augment
         count = config.training.batch_size
-        rng = np.random.Generator(np.random.Philox(key=[config.training.seed, _AUGMENT_STREAM], counter=step))
+        rng = np.random.Generator(np.random.Philox(key=[config.training.seed + _AUGMENT_SEED, step]))
         gain_B, mix_B = _draw_gains(rng, augment, count)
         depth_B = _draw_depths(rng, model.quantizer_dropout, model.num_quantizers, count)
         audio_BCT = self._windows(self._sampler, step) * self._own(gain_B)[:, None, None]
@@ -63,16 +62,14 @@ class VQBatches:
 
     def unchanged(self, step: int) -> Tensor:
         """The whole batch of `step`, of all ranks, as it was recorded: [batch size, C, T]."""
-        windows = self._sampler.batch(step, self._config.training.batch_size)
-        return self._gather(windows.file_B, windows.start_B)
+        return self._gather(self._sampler.batch(step, self._config.training.batch_size))
 
     def _windows(self, sampler: WindowSampler, step: int) -> Tensor:
-        windows = sampler.batch(step, self._config.training.batch_size)
-        return self._gather(windows.file_B[self._slice], windows.start_B[self._slice])
+        return self._gather(sampler.batch(step, self._config.training.batch_size)[self._slice])
 
-    def _gather(self, file_B: Tensor, start_B: Tensor) -> Tensor:
-        pcm_BCT = self._store.gather(file_B, start_B, self._config.window_samples)
-        return pcm_BCT.float() * PCM_SCALE
+    def _gather(self, windows: WindowBatch) -> Tensor:
+        pcm_BCT = self._store.gather(windows.file_B, windows.start_B, self._config.window_samples)
+        return pcm_BCT.float() / PCM_SCALE
 
     def _own(self, values_B: np.ndarray) -> Tensor:
         return torch.from_numpy(values_B[self._slice]).to(self._device)

@@ -49,7 +49,7 @@ class CodeKeeper:
         """Take in a step's codes [B, Q, F]; where `sound` (a scalar) is false they are left out."""
         counts_QK = torch.where(sound, self._quantizer.counts(codes, used_QN), 0.0)
         if self._learns_by_ema:
-            sums_QKD = torch.where(sound, self._quantizer.ema_statistics(codes, residuals_QND, used_QN), 0.0)
+            sums_QKD = torch.where(sound, self._quantizer.ema_sums(codes, residuals_QND, used_QN), 0.0)
             step_counts_QK = self._worker.all_reduce(counts_QK.clone())
             self._quantizer.ema_update(step_counts_QK, self._worker.all_reduce(sums_QKD))
         self.epoch_counts_QK += counts_QK

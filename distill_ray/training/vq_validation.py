@@ -5,21 +5,16 @@ Shapes: B windows, C channels, T samples.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TypeVar
-
+import numpy as np
 import torch
 
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.corpus import AudioStore, iter_windows
-from distill_ray.training.vq_batch import PCM_SCALE
+from distill_ray.corpus import PCM_SCALE, AudioStore, iter_windows
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import VQVAE, ReconstructionLoss
 
 RECONSTRUCTION_TERMS = ("mel", "complex_stft", "waveform")
 _BATCH = 16
-
-Item = TypeVar("Item")
 
 
 class HeldOut:
@@ -29,9 +24,9 @@ class HeldOut:
         self._store = store
         self._worker = worker
         self._window = config.window_samples
-        windows = list(iter_windows(store.lengths_N, config.window_samples))
         most = max(1, round(config.training.val_seconds / config.training.window_seconds))
-        self._own = spread(windows, most)[worker.rank :: worker.world_size]
+        windows = list(iter_windows(store.lengths_N, config.window_samples, most))
+        self._own = windows[worker.rank :: worker.world_size]
 
     @torch.no_grad()
     def score(self, model: VQVAE, loss: ReconstructionLoss, *, bf16: bool) -> tuple[float, dict[str, float]]:
@@ -40,12 +35,10 @@ class HeldOut:
         sums = torch.zeros(len(RECONSTRUCTION_TERMS) + 2, dtype=torch.float64, device=device)
         for first in range(0, len(self._own), _BATCH):
             part = self._own[first : first + _BATCH]
-            file_B = torch.tensor([window.file for window in part])
-            start_B = torch.tensor([window.start for window in part])
-            valid_B = torch.tensor([window.length for window in part], device=device)
-            audio_BCT = self._store.gather(file_B, start_B, self._window).float() * PCM_SCALE
-            # A file's last window is silent past its end: looping it would put a click into the measure.
-            audio_BCT *= torch.arange(self._window, device=device) < valid_B[:, None, None]
+            file_B, start_B, valid_B = np.array([(w.file, w.start, w.valid) for w in part], np.int64).T
+            # Silent past a file's end: looping it would put a click into the measure.
+            pcm_BCT = self._store.gather(file_B, start_B, self._window, valid_B)
+            audio_BCT = pcm_BCT.float() / PCM_SCALE
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 terms = loss(model(audio_BCT).audio_BCT, audio_BCT)
             row = [loss.total(terms), *(terms[name] for name in RECONSTRUCTION_TERMS)]
@@ -55,10 +48,3 @@ class HeldOut:
         return total / count, {
             name: value / count for name, value in zip(RECONSTRUCTION_TERMS, each, strict=True)
         }
-
-
-def spread(items: Sequence[Item], most: int) -> list[Item]:
-    """At most `most` of the items, evenly spaced, the first among them."""
-    if len(items) <= most:
-        return list(items)
-    return [items[index * len(items) // most] for index in range(most)]

@@ -25,7 +25,6 @@ from distill_ray.training.budget import Budget
 from distill_ray.training.ema import WeightAverage
 from distill_ray.training.events import (
     Event,
-    LevelHealth,
     Notice,
     RunStarted,
     ShownSetting,
@@ -40,7 +39,7 @@ from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
 from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS, HeldOut
 from distill_ray.training.worker import Worker
-from distill_ray.vqvae import VQVAE, ReconstructionLoss, codebook_health, utilization_warnings
+from distill_ray.vqvae import VQVAE, LevelHealth, ReconstructionLoss, codebook_health, utilization_warnings
 
 _TERMS = (*RECONSTRUCTION_TERMS, "codebook", "commitment")
 _INITIAL_VECTORS_PER_CODE = 8
@@ -125,7 +124,7 @@ class Objective(nn.Module):
         )
         named = {**terms, "codebook": output.codebook_loss, "commitment": output.commitment_loss}
         each = torch.stack([named[term].detach().float() for term in _TERMS])
-        return total, each, output.codes_BQT, output.residuals_QND, output.used_QN
+        return total, each, output.codes_BQF, output.residuals_QND, output.used_QN
 
 
 @dataclass(kw_only=True)
@@ -161,7 +160,7 @@ class VQTask:
         self.loss = ReconstructionLoss(config.model, config.loss).to(device)
         store = AudioStore(corpus, "train", device)
         self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size, device=device)
-        held_out = AudioStore(corpus, "val", device) if corpus.files("val") else store
+        held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
         self.held_out = HeldOut(held_out, config, worker)
         self._initialise_codebooks()
         self.objective = worker.wrap(Objective(self.model, self.loss, config.loss))

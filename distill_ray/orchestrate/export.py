@@ -1,0 +1,133 @@
+"""From a checkpoint to the `.distill` file, and from a `.distill` file and a corpus to codes."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from distill_ray.config.prior import PriorTrainConfig
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.training.events import PriorTrainingCompleteEvent, TrainingCompleteEvent
+
+if TYPE_CHECKING:
+    from distill_ray.bundle import LoadedVQModel
+    from distill_ray.corpus import Corpus
+    from distill_ray.prior import CodeStore
+
+_CHUNK_FRAMES = 1024  # 12 s of audio at 86 frames a second: bounds memory, and enough to fill a GPU
+_HISTORY = ("epoch", "train_loss", "val_loss")
+
+
+def corpus_record(corpus: Corpus, data: str) -> dict[str, Any]:
+    """What a model's manifest says of the audio that it was trained on."""
+    return {
+        "source": data,
+        "digest": corpus.digest,
+        "files": len(corpus.manifest.files),
+        "train_seconds": corpus.seconds("train"),
+        "val_seconds": corpus.seconds("val"),
+    }
+
+
+def export_codec(
+    checkpoint: Path,
+    path: Path,
+    config: VQTrainConfig,
+    completed: TrainingCompleteEvent,
+    corpus: dict[str, Any],
+) -> None:
+    """Write the weights to be used of a codec checkpoint as a `.distill` file at `path`."""
+    from distill_ray.bundle import save_model_v2
+    from distill_ray.training.checkpoint import read_json, read_weights
+    from distill_ray.vqvae import VQVAE
+
+    model = VQVAE(config.model)
+    model.load_state_dict(read_weights(checkpoint / "best.safetensors"))
+    save_model_v2(
+        path,
+        model,
+        metadata={
+            "corpus": corpus,
+            "loss_history": _history(read_json(checkpoint / "run.json")),
+            "provenance": _provenance(path.parent.name, config.training.seed),
+            "training": {
+                "steps": completed.steps,
+                "best_epoch": completed.best_epoch,
+                "best_val_loss": completed.best_val_loss,
+                "exit_reason": completed.exit_reason,
+            },
+        },
+        codebook_health=completed.codebook_health,
+    )
+
+
+def export_prior(
+    checkpoint: Path,
+    path: Path,
+    config: PriorTrainConfig,
+    completed: PriorTrainingCompleteEvent,
+    corpus: dict[str, Any],
+) -> None:
+    """Put the best weights of a prior checkpoint into the model at `path`."""
+    from distill_ray.bundle import save_prior_to_model
+    from distill_ray.prior import CodePrior
+    from distill_ray.training.checkpoint import read_json, read_weights
+
+    prior = CodePrior(config.model)
+    prior.load_state_dict(read_weights(checkpoint / "best.safetensors"))
+    save_prior_to_model(
+        path,
+        prior,
+        prior_metadata={
+            "corpus": corpus,
+            "loss_history": _history(read_json(checkpoint / "run.json")),
+            "provenance": _provenance(path.stem, config.training.seed),
+            "best_perplexity": completed.best_perplexity,
+            "bits_per_second": completed.bits_per_second,
+            "memorization_warnings": list(completed.memorization_warnings),
+        },
+    )
+
+
+def corpus_codes(
+    loaded: LoadedVQModel,
+    corpus: Corpus,
+    accelerator: bool,
+    *,
+    on_progress: Callable[[int, int, str], None],
+) -> CodeStore:
+    """The codes of every file of the corpus, from the cache where they are known."""
+    import torch
+
+    from distill_ray.prior import extract_code_sequences
+    from distill_ray.vqvae import encode_long
+
+    config = loaded.vqvae_config
+    model = loaded.model.to("cuda" if accelerator and torch.cuda.is_available() else "cpu")
+    files = [*corpus.files("train"), *corpus.files("val")]
+    return extract_code_sequences(
+        lambda audio_CT: encode_long(model, audio_CT, chunk_frames=_CHUNK_FRAMES),
+        corpus,
+        files,
+        cache=code_cache(),
+        model_hash=loaded.codec_sha256,
+        codebook_size=config.codebook_size,
+        num_quantizers=config.num_quantizers,
+        on_progress=lambda progress: on_progress(progress.files, progress.total_files, "files"),
+    )
+
+
+def code_cache() -> Path:
+    """Where code shards are kept: `$XDG_CACHE_HOME/distill-ray/codes`."""
+    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(root) / "distill-ray" / "codes"
+
+
+def _history(run: dict[str, Any]) -> list[dict[str, Any]]:
+    return [{key: epoch[key] for key in _HISTORY} for epoch in run["history"]]
+
+
+def _provenance(run_id: str, seed: int) -> dict[str, Any]:
+    return {"run_id": run_id, "seed": seed, "ray_job_id": os.environ.get("RAY_JOB_ID")}

@@ -1,0 +1,164 @@
+"""The folder of a training run, and what a run begins with: new settings, or those of the run it resumes.
+
+run.toml      every setting with its source; may be given to --config
+checkpoints/  written by `training/worker.py`
+NAME.distill  the model (codec runs)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import TypeVar
+
+from distill_ray.config.prior import PriorTrainConfig
+from distill_ray.config.resolve import Resolved, dotted
+from distill_ray.config.toml import read_toml, write_toml
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.errors import CheckpointError, ConfigError, Problem, UsageError
+
+ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
+
+_SETTINGS = "run.toml"
+_RUN = "run."
+_OVERRIDES = _RUN + "overrides"
+# What may change when a run goes on; anything else would make it another run.
+_MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where a run is kept."""
+
+    path: Path
+
+    @property
+    def is_begun(self) -> bool:
+        return (self.path / _SETTINGS).exists()
+
+    def create(self, resolved: Resolved[ConfigT], identity: Mapping[str, str], *, fresh: bool) -> None:
+        """Make the folder and record settings and `identity`. Raises UsageError where that fails."""
+        values: dict[str, object] = {_RUN + key: value for key, value in identity.items()}
+        values[_OVERRIDES] = tuple(sorted(resolved.overrides))
+        settings = dotted(resolved.config)
+        notes = {key: resolved.source(key) for key in settings}
+        try:
+            if fresh and self.is_begun:  # a finished run, whose checkpoint would be taken for this one's
+                shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
+            self.path.mkdir(parents=True, exist_ok=True)
+            (self.path / _SETTINGS).write_text(write_toml({**values, **settings}, notes), "utf-8")
+        except OSError as error:
+            raise UsageError(
+                f"The run folder {self.path} cannot be written ({error.strerror}); choose another --out."
+            ) from error
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start:
+    """What a run begins with. `identity` is empty for a new run, else what the resumed one was made from."""
+
+    folder: RunFolder
+    settings: Mapping[str, object]
+    overrides: frozenset[str]
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_new(self) -> bool:
+        return not self.identity
+
+    def check(self, identity: Mapping[str, str]) -> None:
+        """Raise UsageError where the resumed run was made from something else."""
+        for key, value in identity.items():
+            if self.identity.get(key, value) != value:
+                raise UsageError(
+                    f"The run in {self.folder.path} was made from another {key}; "
+                    "resume it with the one it began with, or start a new run."
+                )
+
+    def sourced(self, resolved: Resolved[ConfigT]) -> Resolved[ConfigT]:
+        """The configuration with its sources as the first part of the run had them."""
+        return replace(resolved, overrides=self.overrides) if not self.is_new else resolved
+
+
+def new_run(out: Path | None, name: str, given: Mapping[str, object]) -> Start:
+    """A run in `out`, or else in the first free one of runs/NAME, runs/NAME-2, …
+
+    Raises UsageError where `out` holds a run already.
+    """
+    if out is not None:
+        folder = RunFolder(path=out.expanduser().resolve())
+        if folder.is_begun:
+            raise UsageError(
+                f"{out} already holds a run; go on with it (--resume {out}) or choose another --out."
+            )
+    else:
+        names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+        folders = (RunFolder(path=(Path("runs") / each).resolve()) for each in names)
+        folder = next(each for each in folders if not each.is_begun)
+    return Start(folder=folder, settings=given, overrides=frozenset(given))
+
+
+def new_prior_run(path: Path, given: Mapping[str, object]) -> Start:
+    """A prior run in `path`, taking the place of a finished one.
+
+    Raises UsageError where an unfinished one is there: its training would be lost.
+    """
+    folder = RunFolder(path=path)
+    latest = path / "checkpoints" / "latest"
+    if folder.is_begun and _was_cut(latest / "progress.json"):
+        raise UsageError(
+            f"{path} holds an interrupted prior run; go on with --resume, or remove that folder first."
+        )
+    return Start(folder=folder, settings=given, overrides=frozenset(given))
+
+
+def resumed_run(path: Path, given: Mapping[str, object], *, table: str) -> Start:
+    """The run in `path` with a new budget where `given` has one; `table` is that of its training settings.
+
+    Raises CheckpointError where `path` holds no run, ConfigError for settings that cannot change.
+    """
+    folder = RunFolder(path=path.expanduser().resolve())
+    if not folder.is_begun:
+        raise CheckpointError(
+            f"{path} holds no run to resume; give the folder that an earlier run printed as its output."
+        )
+    values = read_toml(folder.path / _SETTINGS)
+    recorded = without_run(values)
+    fixed = [
+        Problem(key, f"is {recorded.get(key)!r} in the resumed run and cannot become {value!r}")
+        for key, value in given.items()
+        if key.rpartition(".")[2] not in _MAY_CHANGE and recorded.get(key) != value
+    ]
+    if fixed:
+        raise ConfigError(fixed)
+    budget = (f"{table}.epochs", f"{table}.max_minutes")
+    if any(key in given for key in budget):
+        recorded = {key: value for key, value in recorded.items() if key not in budget}
+    overrides = values.get(_OVERRIDES, ())
+    assert isinstance(overrides, tuple)
+    return Start(
+        folder=folder,
+        settings={**recorded, **given},
+        overrides=frozenset(map(str, overrides)) | frozenset(given),
+        identity={
+            key.removeprefix(_RUN): str(value)
+            for key, value in values.items()
+            if key.startswith(_RUN) and key != _OVERRIDES
+        },
+    )
+
+
+def without_run(values: Mapping[str, object]) -> dict[str, object]:
+    """Settings alone: what a `run.toml` that is given to --config may override."""
+    return {key: value for key, value in values.items() if not key.startswith(_RUN)}
+
+
+def _was_cut(progress: Path) -> bool:
+    try:
+        return json.loads(progress.read_text("utf-8")).get("ended") not in ("completed", "early_stop")
+    except (OSError, ValueError, AttributeError):
+        return False  # nothing there that a new run could lose

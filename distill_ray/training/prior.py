@@ -1,0 +1,343 @@
+"""The prior's training, read from top to bottom: `train_prior` on every rank, `PriorTask` step by step.
+
+`loop.py` decides when; this file says what. The codes were extracted beforehand (`prior/codes.py`); every
+rank reads them all, which for hours of audio is some tens of megabytes.
+
+Shapes: B windows, Q RVQ levels, T code frames, K codes, D code dimensions.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill_ray.config.prior import PriorTrainConfig
+from distill_ray.config.resolve import dotted, prior_steps_per_epoch
+from distill_ray.errors import TrainingError
+from distill_ray.prior import (
+    CodePrior,
+    MemorizationReport,
+    SamplingConfig,
+    bits_per_second,
+    check_memorization,
+    load_code_sequences,
+    perplexity,
+    sample_codes,
+)
+from distill_ray.prior.windows import CodeWindowSampler, validation_windows
+from distill_ray.training import checkpoint
+from distill_ray.training.budget import Budget
+from distill_ray.training.events import (
+    Event,
+    Notice,
+    PriorEpochMetrics,
+    PriorStepMetrics,
+    PriorTrainingCompleteEvent,
+    RunStarted,
+    ShownSetting,
+    to_record,
+)
+from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
+from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
+from distill_ray.training.worker import Worker
+
+_VALIDATION_BATCH = 16
+_CHECKED_WINDOWS = 8  # generated at the end and compared with the training codes
+
+
+def train_prior(
+    codes: str,
+    config: PriorTrainConfig,
+    worker: Worker,
+    *,
+    frame_rate: float,
+    codebooks_QKD: Tensor | None = None,
+    name: str = "prior",
+    output_dir: str = "",
+    settings: tuple[ShownSetting, ...] = (),
+) -> PriorTrainingCompleteEvent:
+    """Train a prior on the code shards in folder `codes`; every rank calls it.
+
+    frame_rate: code frames per second, for bits per second. codebooks_QKD: the codec's codebooks, from which
+    embeddings start. What is kept is in the worker's checkpoints, as in `training/vqvae.py`; the best weights
+    are those of the epoch with the least held-out loss.
+
+    Raises BundleError for codes that cannot be read, CheckpointError, TrainingError.
+    """
+    task = PriorTask(Path(codes), config, worker, frame_rate=frame_rate, codebooks_QKD=codebooks_QKD)
+    progress = restore(worker, task)
+    training = config.training
+    worker.emit(
+        RunStarted(
+            kind="prior",
+            name=name,
+            output_dir=output_dir,
+            device=str(worker.device),
+            world_size=worker.world_size,
+            parameters=sum(p.numel() for p in task.model.parameters()),
+            epochs=training.epochs,
+            max_minutes=training.max_minutes,
+            steps_per_epoch=task.steps_per_epoch,
+            train_files=len(task.train),
+            train_seconds=sum(item.shape[1] for item in task.train) / frame_rate,
+            val_files=len(task.val),
+            val_seconds=sum(item.shape[1] for item in task.val) / frame_rate,
+            first_epoch=progress.epoch + 1,
+            settings=settings,
+        )
+    )
+    if not task.val:
+        worker.emit(task.warn("No held-out files: the best epoch is chosen on the training files."))
+    budget = Budget(
+        steps_per_epoch=task.steps_per_epoch, epochs=training.epochs, max_minutes=training.max_minutes
+    )
+    loop_settings = LoopSettings(patience=training.patience, checkpoint_seconds=training.checkpoint_seconds)
+    progress = run_loop(task, worker, budget, loop_settings, progress)
+    completed = task.completed(progress)
+    worker.emit(completed)
+    return completed
+
+
+@dataclass(kw_only=True)
+class PriorFigures:
+    """What a run has measured so far; saved in `run.json`."""
+
+    train_loss: float = math.nan
+    val_loss: float = math.nan
+    warnings: list[str] = field(default_factory=list)
+    history: list[dict[str, Any]] = field(default_factory=list)
+
+    @classmethod
+    def from_json(cls, values: dict[str, Any]) -> PriorFigures:
+        known = {name: values[name] for name in cls.__dataclass_fields__}
+        for name in ("train_loss", "val_loss"):
+            known[name] = math.nan if known[name] is None else known[name]
+        return cls(**known)
+
+
+class PriorTask:
+    """A prior in training on one rank."""
+
+    def __init__(
+        self,
+        codes: Path,
+        config: PriorTrainConfig,
+        worker: Worker,
+        *,
+        frame_rate: float,
+        codebooks_QKD: Tensor | None,
+    ) -> None:
+        self.config = config
+        self.worker = worker
+        self.frame_rate = frame_rate
+        device, model, training = worker.device, config.model, config.training
+        store = load_code_sequences(
+            codes, codebook_size=model.codebook_size, num_quantizers=model.num_quantizers
+        )
+        self.train, self.val = store.codes("train"), store.codes("val")
+        # As many training recordings as held-out ones, to compare their losses.
+        self.train_sample = self.train[:: max(1, len(self.train) // max(1, len(self.val)))]
+        self.steps_per_epoch = prior_steps_per_epoch(config, store.frames("train"))
+        self.sampler = CodeWindowSampler(self.train, model.training_frames, training.seed, device=device)
+        torch.manual_seed(training.seed)
+        self.model = CodePrior(model)
+        if codebooks_QKD is not None:
+            self.model.init_from_codebooks(codebooks_QKD)
+        self.model.to(device)
+        self.wrapped = worker.wrap(self.model)
+        self.optimizer = Optimizer(
+            self.model,
+            lr=training.lr,
+            betas=(training.beta1, training.beta2),
+            weight_decay=training.weight_decay,
+            clip_norm=training.clip_norm,
+            no_decay=self.model.embedding.parameters(),
+        )
+        self.bf16 = uses_bf16(training.precision, device)
+        self.best: dict[str, Tensor] | None = None
+        self.figures = PriorFigures()
+        self.sums = torch.zeros(2, device=device)  # nats, codes
+        self.grad_norm = torch.zeros((), device=device)
+
+    def train_step(self, step: int, fraction: float) -> None:
+        training, worker = self.config.training, self.worker
+        # Dropout must be the same after a resume, and different on each rank.
+        torch.manual_seed((training.seed << 32) + step * worker.world_size + worker.rank)
+        windows = self.sampler.batch(
+            step, training.batch_size, rank=worker.rank, world_size=worker.world_size
+        )
+        self.wrapped.train()
+        with torch.autocast(worker.device.type, torch.bfloat16, enabled=self.bf16):
+            output = self.wrapped(windows.codes_BQT, lengths_B=windows.lengths_B, starts_B=windows.starts_B)
+        output.loss.backward()
+        self.grad_norm = self.optimizer.step(lr_scale(step, fraction, warmup_steps=training.warmup_steps))
+        row = torch.stack([output.nats_Q.sum(), output.codes_Q.sum()])
+        self.sums += torch.where(torch.isfinite(self.grad_norm), row, torch.zeros_like(row))
+
+    def validate(self) -> float:
+        self.figures.val_loss = self._score(self.val or self.train)
+        return self.figures.val_loss
+
+    @torch.no_grad()
+    def _score(self, sequences: list[Tensor]) -> float:
+        """Nats per code in eval mode, over every frame of the sequences (collective)."""
+        worker = self.worker
+        self.model.eval()
+        sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
+        for windows in validation_windows(
+            sequences,
+            self.config.model.training_frames,
+            _VALIDATION_BATCH,
+            device=worker.device,
+            rank=worker.rank,
+            world_size=worker.world_size,
+        ):
+            with torch.autocast(worker.device.type, torch.bfloat16, enabled=self.bf16):
+                output = self.model(windows.codes_BQT, lengths_B=windows.lengths_B, starts_B=windows.starts_B)
+            sums += torch.stack([output.nats_Q.double().sum(), output.codes_Q.double().sum()])
+        nats, codes = map(float, worker.all_reduce(sums).tolist())
+        return nats / codes
+
+    def keep_best(self) -> None:
+        self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+
+    def step_event(self, progress: Progress, pace: Pace) -> Event:
+        nats, codes = self.sums.tolist()
+        training = self.config.training
+        return PriorStepMetrics(
+            step=progress.step,
+            epoch=progress.epoch + 1,
+            epoch_step=progress.step - progress.epoch_start_step,
+            steps_per_epoch=self.steps_per_epoch,
+            fraction=pace.fraction,
+            loss=nats / max(codes, 1.0),
+            lr=training.lr * lr_scale(progress.step, pace.fraction, warmup_steps=training.warmup_steps),
+            grad_norm=float(self.grad_norm),
+            skipped_steps=int(self.optimizer.skipped),
+            steps_per_second=pace.steps_per_second,
+            codes_per_second=pace.steps_per_second * self._codes_per_step,
+            eta_s=pace.eta_s,
+        )
+
+    def epoch_event(self, progress: Progress, pace: Pace) -> Event:
+        nats, codes = self.worker.all_reduce(self.sums.double()).tolist()
+        if codes == 0:
+            raise TrainingError(
+                f"All steps of epoch {progress.epoch} were skipped because their gradients were not finite; "
+                "lower --lr."
+            )
+        self.sums.zero_()
+        figures = self.figures
+        figures.train_loss = nats / codes
+        # Both losses without dropout, or the gap would be smaller than it is.
+        known = self._score(self.train_sample) if self.val else None
+        report = check_memorization(train_loss=known, val_loss=figures.val_loss if self.val else None)
+        if report.is_memorizing:
+            figures.warnings.append(f"epoch {progress.epoch}: {report.message}")
+        event = PriorEpochMetrics(
+            epoch=progress.epoch,
+            epochs=self.config.training.epochs,
+            step=progress.step,
+            train_loss=figures.train_loss,
+            val_loss=figures.val_loss,
+            val_perplexity=perplexity(figures.val_loss),
+            best_perplexity=perplexity(progress.best_loss),
+            best_epoch=progress.best_epoch,
+            bits_per_second=self._bits(figures.val_loss),
+            is_memorizing=report.is_memorizing,
+            memorization_message=report.message,
+            skipped_steps=int(self.optimizer.skipped),
+            codes_per_second=pace.steps_per_second * self._codes_per_step,
+            elapsed_s=pace.elapsed_s,
+        )
+        figures.history.append(to_record(event))
+        return event
+
+    def warn(self, message: str) -> Notice:
+        """A warning now and, once, in the final report."""
+        if message not in self.figures.warnings:
+            self.figures.warnings.append(message)
+        return Notice(level="warning", message=message)
+
+    def completed(self, progress: Progress) -> PriorTrainingCompleteEvent:
+        """The figures of the run as it ended; rank 0 compares what the prior makes with its codes."""
+        figures = self.figures
+        best_loss = min(progress.best_loss, figures.val_loss)
+        if self.worker.rank == 0 and self.val:
+            report = self._copies()
+            if report.is_memorizing:
+                self.warn(report.message)
+        return PriorTrainingCompleteEvent(
+            epochs_trained=progress.epoch,
+            steps=progress.step,
+            final_perplexity=perplexity(figures.val_loss),
+            best_perplexity=perplexity(best_loss),
+            best_epoch=progress.best_epoch,
+            bits_per_second=self._bits(best_loss),
+            memorization_warnings=tuple(figures.warnings),
+            codes_per_second=progress.step * self._codes_per_step / max(progress.training_s, 1e-9),
+            elapsed_s=progress.elapsed_s,
+            exit_reason=progress.ended,
+        )
+
+    def consolidate(self) -> None:
+        total = self.worker.all_reduce(self.sums)
+        if self.worker.rank != 0:
+            total.zero_()
+
+    def write(self, folder: Path) -> None:
+        checkpoint.write_state(
+            folder / "state.pt",
+            {
+                "model": self.model.state_dict(),
+                "optimizer": self.optimizer.state_dict(),
+                "sums": self.sums,
+                "has_best": self.best is not None,
+            },
+        )
+        checkpoint.write_weights(folder / "best.safetensors", self.best or self.model.state_dict())
+        checkpoint.write_json(folder / "run.json", {**asdict(self.figures), "config": dotted(self.config)})
+
+    def read(self, folder: Path) -> None:
+        state = checkpoint.read_state(folder / "state.pt", self.worker.device)
+        figures = checkpoint.read_json(folder / "run.json")
+        best = checkpoint.read_weights(folder / "best.safetensors")
+
+        def load() -> None:
+            self.model.load_state_dict(state["model"])
+            self.optimizer.load_state_dict(state["optimizer"])
+            self.sums.copy_(state["sums"] if self.worker.rank == 0 else torch.zeros_like(self.sums))
+            self.figures = PriorFigures.from_json(figures)
+
+        checkpoint.guarded(folder / "state.pt", load)
+        if state["has_best"]:
+            self.best = {name: value.to(self.worker.device) for name, value in best.items()}
+
+    @property
+    def _codes_per_step(self) -> float:
+        model = self.config.model
+        return self.config.training.batch_size * model.training_frames * model.num_quantizers
+
+    def _bits(self, loss: float) -> float:
+        return bits_per_second(loss, self.frame_rate, self.config.model.num_quantizers)
+
+    def _copies(self) -> MemorizationReport:
+        """What the best weights generate, compared with the training codes."""
+        self.model.load_state_dict(self.best or self.model.state_dict())
+        self.model.eval()
+        generator = torch.Generator().manual_seed(self.config.training.seed)
+        generated = sample_codes(
+            self.model,
+            frames=self.config.model.context_frames,
+            batch=_CHECKED_WINDOWS,
+            sampling=SamplingConfig(),
+            generator=generator,
+        )
+        return check_memorization(
+            generated=list(generated.cpu()), train=self.train, held_out=self.val, frame_rate=self.frame_rate
+        )
