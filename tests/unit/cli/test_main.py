@@ -1,0 +1,75 @@
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+
+import pytest
+
+from distill_ray import __version__
+from distill_ray.cli.main import COMMANDS
+
+# Run the entry point, then name the packages that it loaded (on stderr, which --help leaves empty).
+_TRACE = """
+import sys
+from distill_ray.cli.main import main
+try:
+    main()
+finally:
+    print(" ".join(sorted({name.partition(".")[0] for name in sys.modules})), file=sys.stderr)
+"""
+
+
+def run(*arguments: str, code: str = _TRACE) -> subprocess.CompletedProcess[str]:
+    line = [sys.executable, "-W", "error", "-c", code, *arguments]
+    return subprocess.run(line, capture_output=True, text=True, timeout=60)
+
+
+@pytest.mark.parametrize("arguments", [["--help"], ["--version"], ["train", "--help"], ["doctor", "-h"]])
+def test_help_loads_no_heavy_package(arguments):
+    done = run(*arguments)
+    assert done.returncode == 0
+    loaded = set(done.stderr.split())
+    assert "distill_ray" in loaded
+    assert not loaded & {"torch", "torchaudio", "ray", "rich", "numpy", "pyarrow", "soundfile", "safetensors"}
+
+
+def test_help_names_every_command_and_the_exit_codes():
+    text = run("--help").stdout
+    listed = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()]
+    assert listed == list(COMMANDS)
+    assert "4 stopped by the health" in " ".join(text.split())
+
+
+def test_version():
+    assert run("--version").stdout == f"distill-ray {__version__}\n"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_and_json(name):
+    done = run(name, "--help")
+    assert done.returncode == 0, done.stderr
+    assert f"Usage: distill-ray {name} " in done.stdout
+    if name != "bundle":
+        assert "--json" in done.stdout
+
+
+def test_an_unknown_command_is_a_usage_error():
+    done = run("trian", "--json")
+    assert done.returncode == 2
+    assert "trian" in done.stderr
+    assert json.loads(done.stdout)["error"]["type"] == "UsageError"
+
+
+def test_no_command_is_a_usage_error_with_the_help():
+    done = run()
+    assert done.returncode == 2
+    assert "Commands:" in done.stderr
+    assert done.stdout == ""
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "distill_ray", "--version"], capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout == f"distill-ray {__version__}\n"

@@ -1,0 +1,79 @@
+from __future__ import annotations
+
+import pytest
+
+from distill_ray.cli import options
+from distill_ray.config.prior import PriorConfig
+from distill_ray.config.vqvae import TrainingConfig, VQVAEConfig
+from distill_ray.errors import ConfigError
+
+
+@pytest.mark.parametrize(
+    ("section", "field", "text"),
+    [
+        (VQVAEConfig, "codebook_size", "16 to 16384"),
+        (TrainingConfig, "epochs", "at least 1"),
+        (TrainingConfig, "max_minutes", "above 0"),
+        (TrainingConfig, "lr", "above 0, at most 1"),
+        (TrainingConfig, "seed", "0 to 2147483647"),
+        (PriorConfig, "pattern", "delay, flatten"),
+    ],
+)
+def test_an_option_is_its_settings_flag_and_range(section, field, text):
+    option = options.from_setting(section, field)
+    assert (option.default, *option.param_decls) == (section.flag(field),)
+    assert option.help.endswith(f"[{text}]")
+    assert (option.min, option.max) == (None, None), "the configuration checks all ranges at once"
+
+
+def test_only_what_was_given_is_an_override():
+    assert options.given({"a.b": None, "a.c": 0, "a.d": ""}) == {"a.c": 0, "a.d": ""}
+
+
+@pytest.mark.parametrize(("text", "count"), [("auto", None), ("0", 0), ("4", 4), ("-1", -1)])
+def test_worker_plans(text, count):
+    plan = options.worker_plan(text, 0.5, "10.0.0.1:6379")
+    assert (plan.num_workers, plan.gpus_per_worker, plan.address) == (count, 0.5, "10.0.0.1:6379")
+
+
+@pytest.mark.parametrize("text", ["two", "1.5", ""])
+def test_a_worker_count_that_is_none(text):
+    with pytest.raises(ConfigError) as caught:
+        options.worker_plan(text, None, None)
+    assert [problem.flag for problem in caught.value.problems] == ["--num-workers"]
+
+
+@pytest.mark.parametrize(
+    ("data", "name"),
+    [
+        ("/data/birds", "birds"),
+        ("/data/My Sounds (2024)/", "My-Sounds-2024"),
+        ("s3://bucket/sets/birds/", "birds"),
+        ("/data/Vögel", "Vögel"),
+        ("/", "distill"),
+        ("/data/...", "distill"),
+        ("/data/.hidden", "hidden"),
+    ],
+)
+def test_a_name_is_made_of_the_data_folders(data, name):
+    assert options.run_name(None, data) == name
+
+
+def test_the_current_folder_has_a_name(tmp_path, monkeypatch):
+    (tmp_path / "waves").mkdir()
+    monkeypatch.chdir(tmp_path / "waves")
+    assert options.run_name(None, ".") == "waves"
+
+
+@pytest.mark.parametrize("name", ["birds", "My sounds", "a.b-c_1", "Vögel"])
+def test_harmless_names_are_kept(name):
+    assert options.run_name(name, "/data") == name
+
+
+@pytest.mark.parametrize(
+    "name", ["", " ", "a/b", "..", "../x", "a\\b", "a\0b", ".x", "-x", "a\n", "x ", "ü" * 51]
+)
+def test_names_that_are_no_path_component_are_refused(name):
+    with pytest.raises(ConfigError) as caught:
+        options.run_name(name, "/data")
+    assert caught.value.problems[0].flag == "--name"

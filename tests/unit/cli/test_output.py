@@ -1,0 +1,175 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from distill_ray.cli import output
+
+FINISH = "from distill_ray.cli.output import finish\n"
+RAISE = "from distill_ray import errors\nfrom distill_ray.errors import Problem\n"
+
+
+def test_the_result_is_all_there_is_on_stdout(made_up):
+    body = f"""{FINISH}import os, subprocess, sys
+print("chatter from python")
+os.write(1, b"chatter from a library\\n")
+subprocess.run([sys.executable, "-c", "print('chatter from a child')"])
+finish({{"a": 1}}, result="/x/y.distill", as_json=as_json)"""
+    done = made_up(body)
+    assert (done.returncode, done.stdout) == (0, "/x/y.distill\n")
+    for source in ("python", "a library", "a child"):
+        assert f"chatter from {source}\n" in done.stderr
+    done = made_up(body, "--json")
+    assert json.loads(done.stdout) == {"a": 1}
+
+
+def test_documents_are_valid_json_whatever_the_numbers(capsys):
+    document = {
+        "path": Path("/a/ü"),
+        "loss": float("nan"),
+        "more": [{"x": float("inf")}, (1, 2.5)],
+        "b": True,
+    }
+    output.finish(document, as_json=True)
+    assert json.loads(capsys.readouterr().out) == {
+        "path": "/a/ü",
+        "loss": None,
+        "more": [{"x": None}, [1, 2.5]],
+        "b": True,
+    }
+
+
+def test_a_result_may_come_with_an_exit_code(made_up):
+    body = FINISH + 'finish({"exit_reason": "cancelled"}, result="/m", as_json=as_json, exit_code=3)'
+    done = made_up(body)
+    assert (done.returncode, done.stdout) == (3, "/m\n")
+    done = made_up(body, "--json")
+    assert (done.returncode, json.loads(done.stdout)) == (3, {"exit_reason": "cancelled"})
+
+
+@pytest.mark.parametrize(
+    ("name", "code"),
+    [
+        ("DistillError", 1),
+        ("TrainingError", 1),
+        ("CorpusError", 2),
+        ("BundleError", 2),
+        ("CancelledError", 3),
+        ("HealthError", 4),
+    ],
+)
+def test_an_error_is_one_sentence_and_its_exit_code(made_up, name, code):
+    done = made_up(f'{RAISE}raise errors.{name}("it is [wrong] at X; do Y.")', "--json")
+    assert done.returncode == code
+    assert done.stderr == "error: it is [wrong] at X; do Y.\n"
+    facts = {"type": name, "message": "it is [wrong] at X; do Y.", "exit_code": code}
+    assert json.loads(done.stdout) == {"error": facts}
+
+
+def test_without_json_an_error_leaves_stdout_empty(made_up):
+    assert made_up(f'{RAISE}raise errors.CorpusError("no.")').stdout == ""
+
+
+def test_a_config_error_lists_every_problem_with_flag_and_key(made_up):
+    body = (
+        RAISE
+        + 'raise errors.ConfigError([Problem("model.codebook_size", "7 is too small", "--codebook-size"),'
+        ' Problem("loss.mel", "-1 is too small")])'
+    )
+    done = made_up(body, "--json")
+    assert done.returncode == 2
+    assert done.stderr.splitlines() == [
+        "error: --codebook-size (model.codebook_size): 7 is too small",
+        "error: loss.mel: -1 is too small",
+    ]
+    error = json.loads(done.stdout)["error"]
+    assert error["problems"] == [
+        {"flag": "--codebook-size", "key": "model.codebook_size", "message": "7 is too small"},
+        {"flag": None, "key": "loss.mel", "message": "-1 is too small"},
+    ]
+    assert error["exit_code"] == 2
+
+
+def test_the_unexpected_is_one_sentence_that_says_where_the_traceback_is(made_up):
+    done = made_up("1 / 0", "--json")
+    assert done.returncode == 1
+    found = re.fullmatch(
+        r"error: unexpected ZeroDivisionError: division by zero; its traceback is in (\S+\.log)\.\n",
+        done.stderr,
+    )
+    assert found, done.stderr
+    kept = Path(found[1]).read_text()
+    assert kept.startswith("Traceback")
+    assert "made_up.py" in kept
+    assert json.loads(done.stdout)["error"]["type"] == "ZeroDivisionError"
+
+
+def test_the_traceback_is_shown_on_request(made_up, tmp_path):
+    done = made_up("1 / 0", env={"DISTILL_RAY_TRACEBACK": "1"})
+    assert "Traceback (most recent call last)" in done.stderr
+    assert done.stderr.endswith("division by zero; the traceback is above.\n")
+    assert list(tmp_path.glob("*.log")) == []
+
+
+def test_a_traceback_that_cannot_be_kept_is_said(made_up):
+    # Python's tempfile falls back to other folders, so the disk itself refuses here.
+    body = "import resource\nresource.setrlimit(resource.RLIMIT_FSIZE, (0, 0))\n1 / 0"
+    done = made_up(body)
+    assert done.returncode == 1
+    assert "its traceback could not be written (" in done.stderr
+    assert "DISTILL_RAY_TRACEBACK=1" in done.stderr
+
+
+def test_ctrl_c_is_exit_3(made_up):
+    done = made_up(
+        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(30)", "--json"
+    )
+    assert done.returncode == 3
+    assert done.stderr.strip() == "error: cancelled by Ctrl-C."
+    assert json.loads(done.stdout)["error"]["exit_code"] == 3
+
+
+@pytest.mark.parametrize(
+    "arguments", [("--no-such",), ("--level", "many")], ids=["unknown option", "wrong type"]
+)
+def test_usage_errors_are_exit_2(made_up, arguments):
+    done = made_up("pass", *arguments, "--json")
+    assert done.returncode == 2
+    assert done.stderr.startswith("error: ")
+    assert "Try 'distill-ray made-up --help'." in done.stderr
+    assert json.loads(done.stdout)["error"]["exit_code"] == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("--level", "3", "--json", "a", "b"),
+        ("a", "--level", "3", "b", "--json"),
+        ("a", "b", "--json", "--level=3"),
+    ],
+)
+def test_options_stand_anywhere(made_up, arguments):
+    body = FINISH + 'finish({"words": words, "level": level}, as_json=as_json)'
+    assert json.loads(made_up(body, *arguments).stdout) == {"words": ["a", "b"], "level": 3}
+
+
+@pytest.mark.parametrize("body", ["pass", 'raise errors.CorpusError("no.")'], ids=["result", "error"])
+def test_a_reader_that_has_gone_is_no_traceback(made_up, body):
+    ours, theirs = os.pipe()
+    os.close(ours)
+    with os.fdopen(theirs, "w") as stdout:
+        done = made_up(
+            f"{RAISE}{FINISH}{body}\nfinish({{'a': 'x' * 100_000}}, as_json=as_json)",
+            "--json",
+            capture_output=False,
+            stdout=stdout,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == (1 if body == "pass" else 2)
+    assert "Traceback" not in done.stderr
+    assert "BrokenPipe" not in done.stderr
