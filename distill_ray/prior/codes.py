@@ -18,7 +18,7 @@ import os
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -159,13 +159,13 @@ def extract_code_sequences(
             if sha256 in found:
                 continue
             audio_CT = corpus.read(file).float() / 32768.0
-            codes_QT = encode(audio_CT).to("cpu", torch.int16)
+            codes_QT = encode(audio_CT).cpu()
             if not _fits(codes_QT, codebook_size, num_quantizers):
                 raise BundleError(
                     f"the codec's codes of file {sha256} are not {num_quantizers} levels of codes below "
                     f"{codebook_size}; check that the model file is intact with `distill-ray info --verify`"
                 )
-            found[sha256] = CodeSequence(sha256=sha256, split=file.split, codes_QT=codes_QT)
+            found[sha256] = CodeSequence(sha256=sha256, split=file.split, codes_QT=codes_QT.to(torch.int16))
             waiting.append(found[sha256])
             done_samples += file.samples
             report()
@@ -224,13 +224,15 @@ def _read_shard(path: Path, codebook_size: int, num_quantizers: int) -> list[Cod
         raise BundleError(f"the code shard {path} is damaged ({_one_line(error)})") from error
 
 
-def _sequence(row: dict[str, object], codebook_size: int, num_quantizers: int) -> CodeSequence:
+def _sequence(row: dict[str, Any], codebook_size: int, num_quantizers: int) -> CodeSequence:
     """Raises ValueError for a row whose content is not what it says."""
     sha256, split, data = row["sha256"], row["split"], row["codes"]
     if not (isinstance(sha256, str) and isinstance(split, str) and isinstance(data, bytes)):
         raise ValueError("a row lacks a value")
     if row["checksum"] != _checksum(sha256, split, data):
         raise ValueError(f"wrong checksum of file {sha256}")
+    if len(data) != 2 * num_quantizers * row["frames"]:
+        raise ValueError(f"the codes of file {sha256} are not of this codec")
     codes_QT = torch.from_numpy(np.frombuffer(data, dtype="<i2").astype(np.int16).reshape(num_quantizers, -1))
     if not _fits(codes_QT, codebook_size, num_quantizers):
         raise ValueError(f"the codes of file {sha256} are not of this codec")

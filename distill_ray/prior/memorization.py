@@ -9,8 +9,8 @@
 Frames are compared in two views: by their first levels alone (near copies, whose fine levels differ) and by
 all levels (verbatim copies). A frame equal to the one before it is dropped first, so that silence and held
 tones do not pass for long runs. A run of n frames occurs in training where its polynomial rolling hash (Karp
-and Rabin 1987, modulo 2^64, over randomised frame hashes) does; every length tried costs one sort of the
-generated and one pass over the training hashes, hours of codes take seconds.
+and Rabin 1987, modulo 2^64, over randomised frame hashes) does; longer runs are looked for
+only where shorter ones were found, so that hours of codes take seconds.
 
 Legend: Q RVQ levels, T code frames, N frames of all sequences end to end.
 """
@@ -37,6 +37,7 @@ MATCH_SHARE = 0.05
 
 Codes = npt.NDArray[np.integer]
 Hashes = npt.NDArray[np.uint64]
+Places = npt.NDArray[np.int64]
 _BASE = np.uint64(0x9E3779B97F4A7C15 | 1)
 
 
@@ -165,17 +166,18 @@ def _match(
     )
     # Longer pieces share longer runs by chance alone: both sides are cut alike.
     piece = min(max(map(len, ours)), max(map(len, theirs)))
-    ours_runs, theirs_runs = _Runs(_cut(ours, piece)), _Runs(_cut(theirs, piece))
     trained = _Runs(known)
-    usual = theirs_runs.usual_longest(trained)
+    ours_shared = _Shared.of(_Runs(_cut(ours, piece)), trained)
+    theirs_shared = _Shared.of(_Runs(_cut(theirs, piece)), trained)
+    usual = _usual_longest(theirs_shared)
     threshold = RUN_FACTOR * usual + RUN_MARGIN
     return MatchReport(
         levels=levels,
-        longest_match_frames=ours_runs.longest(trained),
+        longest_match_frames=_longest(ours_shared),
         held_out_frames=usual,
         threshold_frames=threshold,
-        match_share=ours_runs.share(trained, threshold),
-        held_out_share=theirs_runs.share(trained, threshold),
+        match_share=ours_shared.longer(threshold).share(),
+        held_out_share=theirs_shared.longer(threshold).share(),
     )
 
 
@@ -205,8 +207,9 @@ class _Runs:
     """Sequences end to end with prefix hashes, so that the hash of any run is one subtraction."""
 
     def __init__(self, sequences: Sequence[Hashes]) -> None:
-        self._lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
-        self._ends = self._lengths.cumsum()
+        self.lengths = np.array([len(sequence) for sequence in sequences], dtype=np.int64)
+        self.ends = self.lengths.cumsum()
+        self._end_N = np.repeat(self.ends, self.lengths)
         frames_N = np.concatenate(sequences)
         # prefix[i] = sum over j < i of frame[j] * base^(-j); a run's hash is scaled back to its first frame.
         inverse = pow(int(_BASE), -1, 2**64)
@@ -214,70 +217,90 @@ class _Runs:
         self._prefix = np.zeros(len(frames_N) + 1, dtype=np.uint64)
         np.cumsum(frames_N * _powers(inverse, len(frames_N)), out=self._prefix[1:])
 
-    def starts(self, frames: int) -> npt.NDArray[np.int64]:
-        """Places where a run of `frames` frames fits inside its sequence."""
-        count = np.maximum(self._lengths - frames + 1, 0)
-        first = self._ends - self._lengths - (count.cumsum() - count)
-        places: npt.NDArray[np.int64] = np.arange(count.sum()) + np.repeat(first, count)
-        return places
+    def all_places(self) -> Places:
+        """Where a run may begin."""
+        return np.arange(len(self._end_N))
 
-    def hashes(self, frames: int) -> Hashes:
-        """Of every run of `frames` frames, in the order of `starts`."""
-        start = self.starts(frames)
-        return (self._prefix[start + frames] - self._prefix[start]) * self._up_N[start]
+    def fitting(self, places: Places, frames: int) -> Places:
+        """Those from which a run of `frames` frames stays inside its sequence."""
+        return places[places + frames <= self._end_N[places]]
 
-    def found(self, other: _Runs, frames: int) -> npt.NDArray[np.int64]:
-        """Places of the runs of `frames` frames that `other` holds too."""
-        own = self.hashes(frames)
-        distinct, inverse = np.unique(own, return_inverse=True)
-        theirs = other.hashes(frames)
-        if not len(distinct) or not len(theirs):
-            return np.zeros(0, dtype=np.int64)
-        place = np.minimum(np.searchsorted(distinct, theirs), len(distinct) - 1)
-        present = np.zeros(len(distinct), dtype=bool)
-        present[place[distinct[place] == theirs]] = True
-        places: npt.NDArray[np.int64] = self.starts(frames)[present[inverse]]
-        return places
+    def hashes(self, places: Places, frames: int) -> Hashes:
+        """Of the runs of `frames` frames at `places`."""
+        return (self._prefix[places + frames] - self._prefix[places]) * self._up_N[places]
 
-    def longest(self, other: _Runs) -> int:
-        """Frames of the longest run that both hold."""
-        low, high = 0, 1
-        while len(self.found(other, high)):
-            low, high = high, 2 * high
-        while high - low > 1:
-            middle = (low + high) // 2
-            low, high = (middle, high) if len(self.found(other, middle)) else (low, middle)
-        return low
 
-    def usual_longest(self, other: _Runs) -> int:
-        """What the longest shared run stays within in sequences that make up nine tenths of the frames.
+@dataclass(frozen=True)
+class _Shared:
+    """The runs of `frames` frames that two sides have in common, by where they begin on each side."""
 
-        Not the very longest: one near-duplicate among the held-out files must not excuse all copying.
-        """
-        longest = self._longest_each(other)
-        order = longest.argsort(kind="stable")
-        held = self._lengths[order].cumsum()
-        return int(longest[order[np.searchsorted(held, 0.9 * held[-1])]])
+    ours: _Runs
+    theirs: _Runs
+    frames: int
+    our_places: Places
+    their_places: Places
 
-    def _longest_each(self, other: _Runs) -> npt.NDArray[np.int64]:
-        """Frames of the longest shared run of each sequence, rounded up to within a third."""
-        upper = np.ones(len(self._lengths), dtype=np.int64)
-        frames = 1
-        while len(places := self.found(other, frames)):
-            having = np.unique(np.searchsorted(self._ends, places, side="right"))
-            longer = max(frames + 1, math.ceil(frames * 4 / 3))
-            upper[having] = longer
-            frames = longer
-        return np.minimum(upper - 1, self._lengths)
+    @classmethod
+    def of(cls, ours: _Runs, theirs: _Runs) -> _Shared:
+        """The runs of no frames: every place begins one."""
+        return cls(ours, theirs, 0, ours.all_places(), theirs.all_places())
 
-    def share(self, other: _Runs, frames: int) -> float:
-        """Share of frames inside shared runs of `frames` frames or more."""
-        total = int(self._ends[-1])
-        edge = np.zeros(total + 1, dtype=np.int64)
-        places = self.found(other, frames)
-        edge[places] += 1
-        edge[places + frames] -= 1
-        return float((edge.cumsum()[:total] > 0).mean())
+    def __bool__(self) -> bool:
+        return len(self.our_places) > 0
+
+    def longer(self, frames: int) -> _Shared:
+        """The runs of `frames` frames; they begin where shorter ones do, so only those are compared."""
+        assert frames >= self.frames
+        our_places = self.ours.fitting(self.our_places, frames)
+        their_places = self.theirs.fitting(self.their_places, frames)
+        distinct, inverse = np.unique(self.ours.hashes(our_places, frames), return_inverse=True)
+        if len(distinct):
+            hashes = self.theirs.hashes(their_places, frames)
+            place = np.minimum(np.searchsorted(distinct, hashes), len(distinct) - 1)
+            equal = distinct[place] == hashes
+            present = np.zeros(len(distinct), dtype=bool)
+            present[place[equal]] = True
+            our_places, their_places = our_places[present[inverse]], their_places[equal]
+        return _Shared(self.ours, self.theirs, frames, our_places, their_places)
+
+    def share(self) -> float:
+        """Share of our frames that lie in these runs."""
+        edge = np.zeros(len(self.ours.all_places()) + 1, dtype=np.int64)
+        edge[self.our_places] += 1
+        edge[self.our_places + self.frames] -= 1
+        return float((edge.cumsum()[:-1] > 0).mean())
+
+
+def _longest(shared: _Shared) -> int:
+    """Frames of the longest common run."""
+    high = 1
+    while longer := shared.longer(high):
+        shared, high = longer, 2 * high
+    while high - shared.frames > 1:
+        middle = (shared.frames + high) // 2
+        if longer := shared.longer(middle):
+            shared = longer
+        else:
+            high = middle
+    return shared.frames
+
+
+def _usual_longest(shared: _Shared) -> int:
+    """What the longest common run stays within in those of our sequences that make up nine tenths of it.
+
+    Not the very longest: one near-duplicate among the held-out files must not excuse all copying. Found on
+    a grid of lengths and rounded up, to within a third.
+    """
+    runs, frames = shared.ours, 1
+    upper = np.ones(len(runs.lengths), dtype=np.int64)
+    while shared := shared.longer(frames):
+        having = np.unique(np.searchsorted(runs.ends, shared.our_places, side="right"))
+        frames = max(frames + 1, math.ceil(frames * 4 / 3))
+        upper[having] = frames
+    longest = np.minimum(upper - 1, runs.lengths)
+    order = longest.argsort(kind="stable")
+    held = runs.lengths[order].cumsum()
+    return int(longest[order[np.searchsorted(held, 0.9 * held[-1])]])
 
 
 def _powers(base: int, count: int) -> Hashes:
