@@ -1,8 +1,8 @@
 """The app `distill-ray`: which commands there are, and the entry point.
 
 A command is a module of this package with one function named `command`. It is imported when it is asked
-for (or when its help line is), and what it needs beyond the standard library is imported inside it, so
-that `distill-ray --help` loads neither torch, Ray nor Rich (measured: 0.2 s, most of it Typer itself).
+for, and what it needs beyond the standard library is imported inside it: `distill-ray --help` loads neither
+torch, Ray, Rich nor any command (building all of them for their help lines would double its time).
 """
 
 from __future__ import annotations
@@ -19,24 +19,24 @@ from typer.core import TyperGroup
 from distill_ray import __version__
 from distill_ray.cli.output import only_results_on_stdout, run
 
-# In the order of the work.
+# In the order of the work; `train-prior` is the module `train_prior`.
 COMMANDS = {
-    "prepare": "distill_ray.cli.prepare",
-    "train": "distill_ray.cli.train",
-    "train-prior": "distill_ray.cli.train_prior",
-    "generate": "distill_ray.cli.generate",
-    "encode": "distill_ray.cli.encode",
-    "decode": "distill_ray.cli.decode",
-    "evaluate": "distill_ray.cli.evaluate",
-    "bundle": "distill_ray.cli.bundle",
-    "info": "distill_ray.cli.info",
-    "doctor": "distill_ray.cli.doctor",
+    "prepare": "Turn recordings into a corpus (train does it by itself).",
+    "train": "Train the codec on recordings: NAME.distill.",
+    "train-prior": "Train the prior over the codec's codes, into the same file.",
+    "generate": "Generate sound, or go on from a recording.",
+    "encode": "Audio to codes.",
+    "decode": "Codes to audio.",
+    "evaluate": "Score the codec on held-out audio, at every depth.",
+    "bundle": "Join the codec of one file and the prior of another.",
+    "info": "Show what a .distill file holds.",
+    "doctor": "Check the installation and say what to do.",
 }
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
 
 
 class LazyCommands(TyperGroup):
-    """The commands of `COMMANDS`, each imported on first use."""
+    """The commands of `COMMANDS`, each imported when it is run."""
 
     def list_commands(self, ctx: Any) -> list[str]:
         return list(COMMANDS)
@@ -44,10 +44,14 @@ class LazyCommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        function = importlib.import_module(COMMANDS[cmd_name]).command
+        module = importlib.import_module(f"distill_ray.cli.{cmd_name.replace('-', '_')}")
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name=cmd_name, context_settings=_HELP_NAMES)(_isolated(function))
+        single.command(name=cmd_name, context_settings=_HELP_NAMES)(_isolated(module.command))
         return typer.main.get_command(single)
+
+    def format_commands(self, ctx: Any, formatter: Any) -> None:
+        with formatter.section("Commands"):
+            formatter.write_dl(list(COMMANDS.items()))
 
 
 def _isolated(function: Callable[..., None]) -> Callable[..., None]:

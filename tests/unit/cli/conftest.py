@@ -25,7 +25,14 @@ def command(
 {body}
 """
 
-_ENTRY = "from distill_ray.cli import main; main.COMMANDS['made-up'] = 'made_up'; main.main()"
+_ENTRY = """
+import sys
+import made_up
+from distill_ray.cli import main
+sys.modules["distill_ray.cli.made_up"] = made_up
+main.COMMANDS["made-up"] = ""
+main.main()
+"""
 
 
 @pytest.fixture

@@ -34,9 +34,17 @@ def test_help_loads_no_heavy_package(arguments):
     assert not loaded & {"torch", "torchaudio", "ray", "rich", "numpy", "pyarrow", "soundfile", "safetensors"}
 
 
+def test_help_loads_no_command():
+    code = _TRACE.replace('name.partition(".")[0] for', "name for")
+    loaded = set(run("--help", code=code).stderr.split())
+    commands = {f"distill_ray.cli.{name.replace('-', '_')}" for name in COMMANDS}
+    assert "distill_ray.cli.main" in loaded
+    assert not loaded & commands
+
+
 def test_help_names_every_command_and_the_exit_codes():
     text = run("--help").stdout
-    listed = [line.split()[0] for line in text.partition("Commands:")[2].splitlines() if line.strip()]
+    listed = [line.split()[0] for line in text.partition("Commands:\n")[2].splitlines() if line[2:3].strip()]
     assert listed == list(COMMANDS)
     assert "4 stopped by the health" in " ".join(text.split())
 
