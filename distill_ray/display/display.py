@@ -21,7 +21,7 @@ _PLAIN_WIDTH = 110  # of tables in a log file, whose reader has no terminal widt
 
 
 class Renderer(Protocol):
-    """Shows events; `warnings` are those of the event that were not shown before."""
+    """Shows events; `warnings` are those to show with the event."""
 
     def show(self, event: Event, warnings: tuple[str, ...]) -> None: ...
 
@@ -49,9 +49,10 @@ class Display:
 
     def __call__(self, event: Event) -> None:
         """Show an event."""
+        warnings = self.history.add(event)
         renderer = self._renderer
         if renderer is not None:
-            self._guarded(lambda: renderer.show(event, self.history.add(event)))
+            self._guarded(lambda: renderer.show(event, warnings))
 
     def close(self) -> None:
         """Take the live view away; printing goes on working."""

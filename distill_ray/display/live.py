@@ -40,7 +40,7 @@ class LiveRenderer:
         self._started: RunStarted | None = None
 
     def show(self, event: Event, warnings: tuple[str, ...]) -> None:
-        """Take an event in, print what stays of it and the new warnings, and redraw."""
+        """Take an event in, print what stays of it and its warnings, and redraw."""
         if self._live is None:
             self._live = Live(console=self._console, refresh_per_second=4, transient=True)
             self._live.start()

@@ -34,7 +34,7 @@ class PlainRenderer:
         self._last: dict[str, float] = {}
 
     def show(self, event: Event, warnings: tuple[str, ...]) -> None:
-        """Print the event and the warnings that are new with it."""
+        """Print the event and the warnings that go with it."""
         for line in self._lines(event):
             self._print(Text(line))
         for message in warnings:

@@ -23,6 +23,7 @@ from distill_ray.training.events import (
 from distill_ray.vqvae.health import LevelHealth
 
 WARNING_STYLE = "yellow"
+_REPLAYED = 24  # warnings repeated in the final report; a long run with a low level has one an epoch
 
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
@@ -72,7 +73,10 @@ def final_report(history: RunHistory, paths: Mapping[str, object]) -> Iterator[R
     yield _facts("Result", [*_outcome(history), *paths.items()])
     if history.health:
         yield health_table(history.health)
-    for message in history.warnings:
+    warnings = history.warnings
+    if len(warnings) > _REPLAYED:
+        yield warning_line(f"{len(warnings) - _REPLAYED} earlier warnings are in the run's events.jsonl")
+    for message in warnings[-_REPLAYED:]:
         yield warning_line(message)
 
 

@@ -188,7 +188,7 @@ def prior_complete() -> PriorTrainingCompleteEvent:
         best_perplexity=31.5,
         best_epoch=1,
         bits_per_second=3480.0,
-        memorization_warnings=("the prior repeats its training data",),
+        memorization_warnings=("epoch 2: the prior repeats its training data",),
         codes_per_second=12_000.0,
         elapsed_s=30.0,
         exit_reason="completed",

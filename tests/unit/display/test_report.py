@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import re
 
 from rich.console import Console
@@ -57,7 +58,7 @@ def test_the_priors_report_has_its_own_numbers(pipe, prior_epoch, prior_complete
     lines = [words(line) for line in text.splitlines()]
     assert ["best", "perplexity", "31.5", "(epoch", "1,", "kept)"] in lines
     assert ["held-out", "cost", "3,480", "bits", "per", "second", "of", "audio"] in lines
-    assert "warning: the prior repeats its training data" in text
+    assert "warning: epoch 2: the prior repeats its training data" in text
     assert "Codebook health" not in text
 
 
@@ -65,6 +66,14 @@ def test_a_run_without_an_end_says_so(pipe, started):
     history = RunHistory()
     history.add(started())
     assert "before its last event" in shown(pipe, *final_report(history, {}))
+
+
+def test_of_many_warnings_the_latest_are_repeated(pipe, complete):
+    history = RunHistory()
+    history.add(dataclasses.replace(complete, warnings=tuple(f"epoch {n}: low" for n in range(1, 101))))
+    lines = [line for line in shown(pipe, *final_report(history, {})).splitlines() if "warning" in line]
+    assert lines[0] == "warning: 76 earlier warnings are in the run's events.jsonl"
+    assert lines[1:] == [f"warning: epoch {n}: low" for n in range(77, 101)]
 
 
 def test_square_brackets_are_text_everywhere(pipe, started):
