@@ -5,6 +5,7 @@ Shapes: B batch, F frames, W width (channels).
 
 from __future__ import annotations
 
+import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
@@ -35,13 +36,14 @@ class ConvNeXtBlock(nn.Module):
         self.norm = nn.LayerNorm(width, eps=1e-6)
         self.expand = nn.Linear(width, mlp_ratio * width)
         self.contract = nn.Linear(mlp_ratio * width, width)
-        self.scale = nn.Parameter(nn.init.constant_(self.contract.bias.new_empty(width), layer_scale))
+        self.scale = nn.Parameter(torch.full((width,), layer_scale))
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BFW: Tensor) -> Tensor:
         mixed_BFW = self.depthwise(x_BFW.transpose(1, 2)).transpose(1, 2)
         hidden = functional.gelu(self.expand(self.norm(mixed_BFW)))
-        return x_BFW + self.dropout(self.scale * self.contract(hidden))
+        out_BFW: Tensor = x_BFW + self.dropout(self.scale * self.contract(hidden))
+        return out_BFW
 
 
 def convnext_stack(width: int, count: int, *, total: int, mlp_ratio: int, dropout: float) -> nn.Sequential:

@@ -17,7 +17,8 @@ def nearest_by_cosine(vectors_ND: Tensor, codebook_KD: Tensor) -> Tensor:
     """Index [N] of the codebook row with the greatest cosine similarity; the first one of equals."""
     directions_KD = functional.normalize(codebook_KD, dim=-1)
     # The length of a vector does not change which row is nearest, so it is left as it is.
-    return (vectors_ND @ directions_KD.T).argmax(dim=-1)
+    similarity_NK: Tensor = vectors_ND @ directions_KD.T
+    return similarity_NK.argmax(dim=-1)
 
 
 def sums_by_code(vectors_ND: Tensor, codes_N: Tensor, weights_N: Tensor, size: int) -> Tensor:
@@ -27,7 +28,8 @@ def sums_by_code(vectors_ND: Tensor, codes_N: Tensor, weights_N: Tensor, size: i
     would make two runs from one seed differ.
     """
     one_hot_NK = (codes_N[:, None] == torch.arange(size, device=codes_N.device)).to(vectors_ND.dtype)
-    return one_hot_NK.T @ (vectors_ND * weights_N[:, None])
+    sums_KD: Tensor = one_hot_NK.T @ (vectors_ND * weights_N[:, None])
+    return sums_KD
 
 
 def distinct_sample(vectors_ND: Tensor, count: int, generator: torch.Generator) -> Tensor:
@@ -80,7 +82,7 @@ def _assignment(vectors_ND: Tensor, centres_KD: Tensor) -> tuple[Tensor, Tensor]
     """Sums [K, D] and counts [K] of the vectors nearest to each centre, in blocks of bounded memory."""
     size = len(centres_KD)
     sums_KD, counts_K = torch.zeros_like(centres_KD), centres_KD.new_zeros(size)
-    for block in vectors_ND.split(max(1, 2**25 // size)):
+    for block in torch.split(vectors_ND, max(1, 2**25 // size)):
         codes = nearest_by_cosine(block, centres_KD)
         ones = block.new_ones(len(block))
         sums_KD += sums_by_code(block, codes, ones, size)

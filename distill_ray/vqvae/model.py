@@ -37,7 +37,7 @@ class VQVAE(nn.Module):
         quantized = self.quantizer(self.encoder(audio_BCT), depth_B)
         return VQVAEOutput(
             audio_BCT=self.decoder(quantized.latent_BFL),
-            codes_BQF=quantized.codes_BQF,
+            codes_BQT=quantized.codes_BQT,
             commitment_loss=quantized.commitment_loss,
             codebook_loss=quantized.codebook_loss,
             residuals_QND=quantized.residuals_QND,
@@ -75,38 +75,39 @@ class VQVAE(nn.Module):
         levels = self.config.num_quantizers if num_quantizers is None else num_quantizers
         self._check_levels(levels)
         padded = functional.pad(audio_BCT, (0, -audio_BCT.shape[2] % self.config.frame_hop))
-        return self.quantizer(self.encoder(padded), levels=levels).codes_BQF
+        codes_BQT: Tensor = self.quantizer(self.encoder(padded), levels=levels).codes_BQT
+        return codes_BQT
 
     @torch.no_grad()
-    def decode(self, codes_BQF: Tensor, length: int | None = None) -> Tensor:
+    def decode(self, codes_BQT: Tensor, length: int | None = None) -> Tensor:
         """Audio float32 [B, C, T] in [-1, 1] of the codes of the first levels.
 
         Args:
-            codes_BQF: int64 [B, 1…Q, F ≥ 1].
+            codes_BQT: int64 [B, 1…Q, F ≥ 1].
             length: samples to return, at most F · frame_hop; None returns all.
 
         Raises:
             UsageError: no frames, codes or levels that the model does not have, or a length out of range.
         """
-        self.check_codes(codes_BQF, length)
-        audio_BCT = self.decoder(self.quantizer.decode(codes_BQF))
+        self.check_codes(codes_BQT, length)
+        audio_BCT: Tensor = self.decoder(self.quantizer.decode(codes_BQT))
         return audio_BCT[..., :length].clamp(-1.0, 1.0)
 
-    def check_codes(self, codes_BQF: Tensor, length: int | None = None) -> None:
+    def check_codes(self, codes_BQT: Tensor, length: int | None = None) -> None:
         """Raise the `UsageError` of `decode` where codes do not belong to this model."""
-        if codes_BQF.ndim != 3 or codes_BQF.shape[2] < 1 or codes_BQF.shape[0] < 1:
+        if codes_BQT.ndim != 3 or codes_BQT.shape[2] < 1 or codes_BQT.shape[0] < 1:
             raise UsageError(
-                f"codes of shape {tuple(codes_BQF.shape)} cannot be decoded: give [batch, levels, frames] "
+                f"codes of shape {tuple(codes_BQT.shape)} cannot be decoded: give [batch, levels, frames] "
                 "with at least one frame"
             )
-        self._check_levels(codes_BQF.shape[1])
-        low, high = (int(limit) for limit in codes_BQF.aminmax())
+        self._check_levels(codes_BQT.shape[1])
+        low, high = (int(limit) for limit in codes_BQT.aminmax())
         if low < 0 or high >= self.config.codebook_size:
             raise UsageError(
                 f"codes from {low} to {high} cannot be decoded: this model has codes 0 to "
                 f"{self.config.codebook_size - 1}; use the model that made them"
             )
-        samples = codes_BQF.shape[2] * self.config.frame_hop
+        samples = codes_BQT.shape[2] * self.config.frame_hop
         if length is not None and not 1 <= length <= samples:
             raise UsageError(f"{length} samples cannot be decoded: the codes hold 1 to {samples}")
 

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae.kmeans import distinct_sample, kmeans, nearest_by_cosine, sums_by_code
-from distill_ray.vqvae.results import QuantizerOutput
+from distill_ray.vqvae.results import Quantization, QuantizerOutput
 
 SMALLEST_EMA_COUNT = 1e-3
 """EMA rows with less weight than this keep their place: their mean is no longer known."""
@@ -31,7 +31,7 @@ class ResidualVectorQuantizer(nn.Module):
     that of the joined batch even where `depth_B` differs between ranks.
 
     With `codebook_learning="ema"` (van den Oord et al. 2017, appendix A.1) the codebooks have no gradient;
-    the training loop calls `ema_update` with all-reduced `counts` and `ema_sums` after each step.
+    the training loop calls `ema_update` with all-reduced `counts` and `ema_statistics` after each step.
     """
 
     ema_counts_QK: Tensor
@@ -107,7 +107,7 @@ class ResidualVectorQuantizer(nn.Module):
             count = levels * batch * frames * self.dim
             return QuantizerOutput(
                 latent_BFL=total_NL.view(batch, frames, width),
-                codes_BQF=torch.stack(codes).view(levels, batch, frames).transpose(0, 1),
+                codes_BQT=torch.stack(codes).view(levels, batch, frames).transpose(0, 1),
                 commitment_loss=commitment / count,
                 codebook_loss=codebook / count if self.learning == "gradient" else codebook * 0.0,
                 residuals_QND=torch.stack(vectors),
@@ -122,27 +122,27 @@ class ResidualVectorQuantizer(nn.Module):
         used_QB = torch.arange(levels, device=device)[:, None] < depth_B
         return used_QB.repeat_interleave(frames, dim=1, output_size=batch * frames)
 
-    def decode(self, codes_BQF: Tensor) -> Tensor:
+    def decode(self, codes_BQT: Tensor) -> Tensor:
         """Latents [B, F, L] float32 of the first levels' codes; fewer levels than Q give a coarser sum."""
-        with torch.autocast(codes_BQF.device.type, enabled=False):
-            levels = codes_BQF.shape[1]
+        with torch.autocast(codes_BQT.device.type, enabled=False):
+            levels = codes_BQT.shape[1]
             decoded = [
-                self.project_out[level](functional.embedding(codes_BQF[:, level], self.codebooks_QKD[level]))
+                self.project_out[level](functional.embedding(codes_BQT[:, level], self.codebooks_QKD[level]))
                 for level in range(levels)
             ]
             return torch.stack(decoded).sum(0)
 
-    def counts(self, codes_BQF: Tensor, used_QN: Tensor) -> Tensor:
+    def counts(self, codes_BQT: Tensor, used_QN: Tensor) -> Tensor:
         """How often each code is in use, float32 [Q, K]; sum these over ranks."""
-        codes_QN = codes_BQF.transpose(0, 1).flatten(1)
+        codes_QN = codes_BQT.transpose(0, 1).flatten(1)
         counts_QK = torch.zeros(len(codes_QN), self.size, device=codes_QN.device)
         return counts_QK.scatter_add_(1, codes_QN, used_QN.float())
 
     @torch.no_grad()
-    def ema_sums(self, codes_BQF: Tensor, residuals_QND: Tensor, used_QN: Tensor) -> Tensor:
-        """Sum of the vectors of each code, float32 [Q, K, D]; sum these over ranks."""
-        codes_QN = codes_BQF.transpose(0, 1).flatten(1)
-        levels = zip(residuals_QND, codes_QN, used_QN.float(), strict=True)
+    def ema_statistics(self, output: Quantization) -> Tensor:
+        """Sum of the vectors that use each code, float32 [Q, K, D]; sum these over ranks."""
+        codes_QN = output.codes_BQT.transpose(0, 1).flatten(1)
+        levels = zip(output.residuals_QND, codes_QN, output.used_QN.float(), strict=True)
         return torch.stack([sums_by_code(*level, self.size) for level in levels])
 
     @torch.no_grad()

@@ -1,7 +1,7 @@
 """Named results of the quantiser (`quantizer.py`) and of the whole codec (`model.py`).
 
-Shapes: B batch, C channels, T samples, F code frames, Q RVQ levels, L latent channels, D code dimension,
-N = B · F vectors, ordered by item and then by frame.
+Shapes: B batch, C channels, T samples in audio and code frames in codes, F code frames, Q RVQ levels,
+L latent channels, D code dimension, N = B · F vectors, ordered by item and then by frame.
 """
 
 from __future__ import annotations
@@ -12,17 +12,15 @@ from torch import Tensor
 
 
 @dataclass(frozen=True, kw_only=True)
-class QuantizerOutput:
-    """What a pass through the quantiser gives; gradients flow through `latent_BFL` and both losses."""
+class Quantization:
+    """What the training loop needs of a pass through the quantiser, beside the reconstruction."""
 
-    latent_BFL: Tensor
-    """Sum of the decoded levels in use."""
-    codes_BQF: Tensor
+    codes_BQT: Tensor
     """int64 codes of all levels, also of those not in use."""
     commitment_loss: Tensor
-    """Pulls the encoder to its codes; a mean over all vectors and levels, see `quantizer.py`."""
+    """Scalar that pulls the encoder to its codes; `quantizer.py` says over what it is a mean."""
     codebook_loss: Tensor
-    """Pulls the codes to the encoder; a constant zero with EMA codebooks."""
+    """Scalar that pulls the codes to the encoder; a constant zero with EMA codebooks."""
     residuals_QND: Tensor
     """Vectors that each level looked up, in the code space of that level, detached."""
     used_QN: Tensor
@@ -30,13 +28,16 @@ class QuantizerOutput:
 
 
 @dataclass(frozen=True, kw_only=True)
-class VQVAEOutput:
-    """A pass through the codec. Fields as in `QuantizerOutput`, but for the audio."""
+class QuantizerOutput(Quantization):
+    """A pass through the quantiser."""
+
+    latent_BFL: Tensor
+    """Sum of the decoded levels in use, float32; gradients go straight through to the input."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class VQVAEOutput(Quantization):
+    """A pass through the codec."""
 
     audio_BCT: Tensor
-    """Reconstruction, not clamped."""
-    codes_BQF: Tensor
-    commitment_loss: Tensor
-    codebook_loss: Tensor
-    residuals_QND: Tensor
-    used_QN: Tensor
+    """Reconstruction, float32, not clamped."""

@@ -16,6 +16,8 @@ from torch.nn import functional
 
 MAGNITUDE_FLOOR = 1e-4
 """Magnitude (in units of white noise of that RMS) below which compression turns linear: about -80 dB."""
+EXPANSION_FLOOR = 1e-6
+"""Keeps the derivative of `expand` finite at zero for exponents above 1/2."""
 
 
 class Stft(nn.Module):
@@ -33,7 +35,9 @@ class Stft(nn.Module):
 
     def __init__(self, n_fft: int, hop: int) -> None:
         super().__init__()
-        assert n_fft % hop == 0 and n_fft >= 2 * hop and (n_fft - hop) % 2 == 0, (n_fft, hop)
+        assert n_fft % hop == 0, (n_fft, hop)
+        assert n_fft >= 2 * hop, (n_fft, hop)
+        assert (n_fft - hop) % 2 == 0, (n_fft, hop)
         self.n_fft = n_fft
         self.hop = hop
         self.bins = n_fft // 2 + 1
@@ -49,7 +53,8 @@ class Stft(nn.Module):
         assert audio.shape[-1] % self.hop == 0, (audio.shape, self.hop)
         with torch.autocast(audio.device.type, enabled=False):
             padded = functional.pad(audio.float(), (self.padding, self.padding))
-            return torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
+            spectra: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
+            return spectra
 
     def inverse(self, spectra: Tensor) -> Tensor:
         """Audio float32 [..., F · hop] from spectra complex64 [..., F, K].
@@ -67,9 +72,10 @@ class Stft(nn.Module):
         count, hops = frames.shape[-2], self.n_fft // self.hop
         # Hop r of frame f belongs at position f + r. Rows of length F + R read with a stride of F + R - 1
         # shift row r by r places: one padded copy and one sum instead of a scatter.
-        rows = frames.unflatten(-1, (hops, self.hop)).transpose(-3, -2)
-        skewed = functional.pad(rows, (0, 0, 0, hops)).flatten(-3, -2)[..., : hops * (count + hops - 1), :]
-        summed = skewed.unflatten(-2, (hops, count + hops - 1)).sum(-3).flatten(-2)
+        lead, places = frames.shape[:-2], count + hops - 1
+        rows = frames.reshape(*lead, count, hops, self.hop).transpose(-3, -2)
+        skewed = functional.pad(rows, (0, 0, 0, hops)).flatten(-3, -2)[..., : hops * places, :]
+        summed = skewed.reshape(*lead, hops, places, self.hop).sum(-3).flatten(-2)
         return summed[..., self.padding : self.padding + count * self.hop]
 
 
@@ -79,11 +85,12 @@ def compress(spectra: Tensor, exponent: float) -> Tensor:
     Below `MAGNITUDE_FLOOR` the curve is linear, which keeps values and gradients finite at zero.
     """
     power = spectra.real.square() + spectra.imag.square()
-    return spectra * (power + MAGNITUDE_FLOOR**2) ** ((exponent - 1) / 2)
+    compressed: Tensor = spectra * (power + MAGNITUDE_FLOOR**2) ** ((exponent - 1) / 2)
+    return compressed
 
 
 def expand(compressed: Tensor, exponent: float) -> Tensor:
     """The inverse of `compress` above the magnitude floor: magnitudes m become m ** (1 / exponent)."""
     power = compressed.real.square() + compressed.imag.square()
-    # For exponents above 1/2 the derivative of this factor is unbounded at zero; the addend bounds it.
-    return compressed * (power + MAGNITUDE_FLOOR ** (2 * exponent) * 1e-6) ** ((1 / exponent - 1) / 2)
+    spectra: Tensor = compressed * (power + EXPANSION_FLOOR**2) ** ((1 / exponent - 1) / 2)
+    return spectra

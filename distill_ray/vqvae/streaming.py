@@ -68,12 +68,12 @@ def encode_long(
 
 
 @torch.no_grad()
-def decode_long(model: VQVAE, codes_QF: Tensor, *, chunk_frames: int, length: int | None = None) -> Tensor:
+def decode_long(model: VQVAE, codes_QT: Tensor, *, chunk_frames: int, length: int | None = None) -> Tensor:
     """Audio float32 [C, T] on the CPU of codes of any length; the inverse of `encode_long`.
 
     Args:
         model: in eval mode, on any device.
-        codes_QF: int64, the first levels suffice.
+        codes_QT: int64, the first levels suffice.
         chunk_frames: code frames kept of each pass.
         length: samples to return; None is all of F · frame_hop.
 
@@ -81,14 +81,14 @@ def decode_long(model: VQVAE, codes_QF: Tensor, *, chunk_frames: int, length: in
         UsageError: no frames, codes or levels that the model does not have, or a length beyond the codes.
     """
     device, hop = next(model.parameters()).device, model.config.frame_hop
-    frames = codes_QF.shape[-1]
-    model.check_codes(codes_QF[None], length)
+    frames = codes_QT.shape[-1]
+    model.check_codes(codes_QT[None], length)
     length = frames * hop if length is None else length
     audio_CT = torch.empty(model.config.channels, length)
     for chunk in _chunks(frames, chunk_frames, model.decoder.context_frames):
         if chunk.start * hop >= length:
             break
-        seen_CT = model.decode(codes_QF[None, :, chunk.seen_start : chunk.seen_stop].to(device))[0]
+        seen_CT = model.decode(codes_QT[None, :, chunk.seen_start : chunk.seen_stop].to(device))[0]
         kept_CT = seen_CT[:, chunk.kept.start * hop : chunk.kept.stop * hop]
         begin, end = chunk.start * hop, min(chunk.stop * hop, length)
         audio_CT[:, begin:end] = kept_CT[:, : end - begin].cpu()

@@ -1,0 +1,98 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from distill_ray.config.vqvae import LossConfig, VQVAEConfig
+from distill_ray.vqvae.losses import MEL_BINS, ReconstructionLoss, mel_filters
+from torch import Tensor
+
+
+def noise(*shape: int, seed: int = 0) -> Tensor:
+    return 0.1 * torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+@pytest.fixture
+def loss(config: VQVAEConfig) -> ReconstructionLoss:
+    return ReconstructionLoss(config, LossConfig())
+
+
+def test_equal_audio_costs_nothing(loss: ReconstructionLoss) -> None:
+    terms = loss(noise(2, 1, 4096), noise(2, 1, 4096))
+    assert {name: term.item() for name, term in terms.items()} == {
+        "mel": 0.0,
+        "complex_stft": 0.0,
+        "waveform": 0.0,
+    }
+
+
+def test_known_values(loss: ReconstructionLoss) -> None:
+    audio = noise(2, 1, 8192)
+    halved = loss(audio / 2, audio)
+    assert halved["mel"].item() == pytest.approx(5 * math.log10(2), rel=0.02)
+    assert halved["waveform"].item() == pytest.approx(audio.abs().mean().item() / 2, rel=1e-5)
+    flipped = loss(-audio, audio)
+    assert flipped["mel"].item() == 0.0
+    # A flipped sign keeps magnitudes: only the terms that see phase notice, the parts move by twice themselves.
+    assert flipped["complex_stft"].item() > 5 * halved["complex_stft"].item()
+    assert flipped["waveform"].item() == pytest.approx(2 * audio.abs().mean().item(), rel=1e-5)
+
+
+def test_total_is_the_weighted_sum(config: VQVAEConfig) -> None:
+    loss = ReconstructionLoss(config, LossConfig(mel=2.0, complex_stft=3.0, waveform=5.0))
+    terms = {"mel": torch.tensor(1.0), "complex_stft": torch.tensor(10.0), "waveform": torch.tensor(100.0)}
+    assert loss.total(terms).item() == 532.0
+
+
+def test_mean_over_shards_is_the_joined_batch(loss: ReconstructionLoss) -> None:
+    pred, target = noise(4, 1, 2048), noise(4, 1, 2048, seed=1)
+    joined, first, second = loss(pred, target), loss(pred[:2], target[:2]), loss(pred[2:], target[2:])
+    for name, term in joined.items():
+        torch.testing.assert_close((first[name] + second[name]) / 2, term)
+
+
+@pytest.mark.parametrize("level", [0.0, 1e-9, 1e-4])
+def test_gradients_are_finite_on_silence(loss: ReconstructionLoss, level: float) -> None:
+    pred = (level * noise(1, 1, 2048)).requires_grad_()
+    total = loss.total(loss(pred, torch.zeros(1, 1, 2048)))
+    total.backward()
+    assert pred.grad is not None
+    assert total.isfinite()
+    assert pred.grad.isfinite().all()
+
+
+def test_stereo_hears_mid_and_side(config: VQVAEConfig) -> None:
+    loss = ReconstructionLoss(config, LossConfig())
+    target = noise(1, 2, 4096)
+    left, right = target[:, :1], target[:, 1:]
+    pred = torch.cat([left, -right], dim=1)
+    terms = loss(pred, target)
+    # Each channel has the right magnitudes; only mid and side, now exchanged, differ.
+    halves = loss(torch.cat([left - right, left + right], 1)[:, :1] / 2, (left + right) / 2)["mel"]
+    others = loss((left + right) / 2, (left - right) / 2)["mel"]
+    assert terms["mel"].item() == pytest.approx((halves.item() + others.item()) / 4, rel=1e-4)
+
+
+def test_any_length_and_autocast(loss: ReconstructionLoss) -> None:
+    pred, target = noise(1, 1, 1000), noise(1, 1, 1000, seed=1)
+    plain = loss(pred, target)
+    with torch.autocast("cpu", torch.bfloat16):
+        cast = loss(pred, target)
+    for name, term in plain.items():
+        assert term.isfinite()
+        assert cast[name].dtype == torch.float32
+        assert torch.equal(cast[name], term)
+
+
+@pytest.mark.parametrize("sample_rate", [8_000, 16_000, 22_050, 44_100, 48_000, 96_000, 192_000])
+def test_no_filter_is_empty_and_each_is_a_mean(sample_rate: int) -> None:
+    for window, bins in MEL_BINS.items():
+        filters_KM = mel_filters(window, bins, sample_rate)
+        assert bins * 0.6 < filters_KM.shape[1] <= bins
+        torch.testing.assert_close(filters_KM.sum(0), torch.ones(filters_KM.shape[1]))
+
+
+def test_buffers_are_not_saved(loss: ReconstructionLoss) -> None:
+    assert loss.state_dict() == {}
+    assert len(list(loss.buffers())) == 10

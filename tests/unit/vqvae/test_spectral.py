@@ -1,0 +1,70 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from distill_ray.vqvae.spectral import Stft, compress, expand
+
+
+@pytest.mark.parametrize(("n_fft", "hop"), [(1024, 256), (64, 32), (128, 16)])
+@pytest.mark.parametrize("frames", [1, 2, 9])
+def test_inverse_reconstructs_every_sample(n_fft: int, hop: int, frames: int) -> None:
+    audio = torch.randn(2, 3, frames * hop, generator=torch.Generator().manual_seed(0))
+    stft = Stft(n_fft, hop)
+    spectra = stft(audio)
+    assert spectra.shape == (2, 3, frames, n_fft // 2 + 1)
+    torch.testing.assert_close(stft.inverse(spectra), audio, atol=2e-6, rtol=0)
+
+
+def test_frames_equal_torch_stft() -> None:
+    audio = torch.randn(1, 1024, generator=torch.Generator().manual_seed(0))
+    ours = Stft(128, 32)(audio)
+    padded = torch.nn.functional.pad(audio, (48, 48))
+    window = torch.hann_window(128)
+    reference = torch.stft(padded, 128, 32, window=window, center=False, return_complex=True)
+    torch.testing.assert_close(ours, reference.transpose(1, 2) / window.norm(), atol=1e-6, rtol=1e-5)
+
+
+def test_overlap_add_equals_fold() -> None:
+    frames = torch.randn(2, 6, 128, generator=torch.Generator().manual_seed(0))
+    stft = Stft(128, 32)
+    folded = torch.nn.functional.fold(
+        frames.transpose(1, 2), (1, 5 * 32 + 128), kernel_size=(1, 128), stride=(1, 32)
+    ).flatten(1)
+    torch.testing.assert_close(stft._overlap_add(frames), folded[:, 48:-48])
+
+
+def test_white_noise_keeps_its_level_in_every_window_length() -> None:
+    noise = 0.1 * torch.randn(65_536, generator=torch.Generator().manual_seed(0))
+    for n_fft in (128, 2048):
+        level = Stft(n_fft, n_fft // 4)(noise)[4:-4].abs().square().mean().sqrt()
+        assert level == pytest.approx(0.1, rel=0.05)
+
+
+def test_computed_in_float32_under_autocast() -> None:
+    stft = Stft(128, 32)
+    audio = torch.randn(1, 320, generator=torch.Generator().manual_seed(0))
+    with torch.autocast("cpu", torch.bfloat16):
+        spectra = stft(audio)
+        back = stft.inverse(spectra)
+    torch.testing.assert_close(spectra, stft(audio), atol=0, rtol=0)
+    torch.testing.assert_close(back, audio, atol=2e-6, rtol=0)
+
+
+@pytest.mark.parametrize("exponent", [0.3, 0.7, 1.0])
+def test_expansion_inverts_compression(exponent: float) -> None:
+    generator = torch.Generator().manual_seed(0)
+    spectra = torch.randn(64, dtype=torch.complex64, generator=generator)
+    compressed = compress(spectra, exponent)
+    torch.testing.assert_close(compressed.abs(), spectra.abs() ** exponent, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(compressed.angle(), spectra.angle(), rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(expand(compressed, exponent), spectra, rtol=1e-3, atol=1e-5)
+
+
+@pytest.mark.parametrize("exponent", [0.3, 0.7, 1.0])
+def test_gradients_are_finite_at_zero(exponent: float) -> None:
+    for curve in (compress, expand):
+        spectra = torch.zeros(4, dtype=torch.complex64, requires_grad=True)
+        curve(spectra, exponent).real.sum().backward()
+        assert spectra.grad is not None
+        assert spectra.grad.isfinite().all()
+        assert curve(spectra, exponent).abs().max() == 0
