@@ -43,9 +43,9 @@ def group_files(files: Sequence[HashedFile], config: CorpusConfig) -> list[list[
     sizes = [int(min(file.claimed_seconds, 1e9) * second) for file in files]
     target = min(max(LEAST_GROUP_BYTES, sum(sizes) // GROUPS), config.shard_mb << 20)
     groups: list[list[HashedFile]] = []
-    filled = target
+    filled = 0
     for file, size in zip(files, sizes, strict=True):
-        if filled + size > target:
+        if not groups or filled + size > target:
             groups.append([])
             filled = 0
         groups[-1].append(file)

@@ -91,11 +91,13 @@ def prepare_corpus(
     or (`strict`) anything unusable, and for a place that is not a corpus or cannot be written; the corpus
     that was there stays as it was.
     """
+    started = time.monotonic()
     storage = open_storage(out)
     hashed = hash_sources(find_audio(sources), workers=workers, on_progress=on_progress)
-    return build_corpus(
+    report = build_corpus(
         storage, hashed, config=config, workers=workers, strict=strict, on_progress=on_progress
     )
+    return replace(report, elapsed_s=time.monotonic() - started)
 
 
 def hash_sources(
@@ -230,13 +232,14 @@ def _manifest(
     splits = assign_splits(files, val_fraction=config.val_fraction, recorded=recorded)
     shards = {shard.name: shard for shard in previous.shards} if previous else {}
     shards.update({shard.name: shard for result in packed for shard in result.shards})
+    rejected = [*hashed.rejected, *(bad for result in packed for bad in result.rejected)]
     used = sorted({file.shard for file in files.values()})
     return Manifest(
         sample_rate=config.sample_rate,
         channels=config.channels,
         files=tuple(replace(files[digest], split=splits[digest]) for digest in sorted(files)),
         shards=tuple(shards[name] for name in used),
-        rejected=(*hashed.rejected, *(bad for result in packed for bad in result.rejected)),
+        rejected=tuple(sorted(rejected, key=lambda bad: bad.path)),
         duplicates=hashed.duplicates,
     )
 

@@ -56,7 +56,9 @@ class WindowSampler:
         weight_B, length_B = self._weights_N[file_B], self._lengths_N[file_B]
         offset_B = position_B - (self._ends_N[file_B] - weight_B)
         starts_B = np.where(length_B < self._window, length_B, length_B - self._window + 1)
-        return WindowBatch(file_B=file_B, start_B=offset_B * starts_B // weight_B)
+        # In float64, for the product of two samples of a day's recording overflows int64.
+        start_B = (offset_B * (starts_B / weight_B)).astype(np.int64)
+        return WindowBatch(file_B=file_B, start_B=start_B)
 
 
 @dataclass(frozen=True, kw_only=True)

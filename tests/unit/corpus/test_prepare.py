@@ -1,0 +1,280 @@
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pyarrow.fs as pafs
+import pytest
+import soundfile
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.corpus import prepare
+from distill_ray.corpus.corpus import Corpus, open_corpus
+from distill_ray.corpus.manifest import MANIFEST_NAME, read_manifest
+from distill_ray.corpus.prepare import build_corpus, hash_sources, prepare_corpus
+from distill_ray.corpus.scan import find_audio
+from distill_ray.corpus.storage import Storage
+from distill_ray.errors import ConfigError, CorpusError
+
+
+def content(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def test_everything_arrives_bit_for_bit(audio_folder: Path, tmp_path: Path, config: CorpusConfig) -> None:
+    report = prepare_corpus([audio_folder], tmp_path / "out", config=config)
+    assert (report.files, report.decoded, report.reused) == (12, 12, 0)
+    assert (report.rejected, report.duplicates, report.clipped_samples) == ((), (), 0)
+    assert report.seconds_train + report.seconds_val == pytest.approx(7.8)
+    assert report.files_train + report.files_val == 12
+    assert report.files_val >= 1
+    assert json.loads(json.dumps(report.to_json()))["digest"] == report.digest
+    corpus = open_corpus(tmp_path / "out")
+    for file in corpus.manifest.files:
+        expected_T, _ = soundfile.read(file.path, dtype="int16")
+        np.testing.assert_array_equal(corpus.read(file)[0].numpy(), expected_T)
+
+
+def test_workers_make_no_difference(audio_folder: Path, tmp_path: Path, config: CorpusConfig) -> None:
+    for workers in (1, 5):
+        prepare_corpus([audio_folder], tmp_path / f"out{workers}", config=config, workers=workers)
+    assert content(tmp_path / "out1") == content(tmp_path / "out5")
+
+
+def test_a_second_run_decodes_only_what_is_new(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path]
+) -> None:
+    out = tmp_path / "out"
+    first = prepare_corpus([audio_folder], out, config=config)
+    before, splits = content(out), {file.sha256: file.split for file in open_corpus(out).manifest.files}
+    manifest_time = (out / MANIFEST_NAME).stat().st_mtime_ns
+    same = prepare_corpus([audio_folder], out, config=config)
+    assert (same.decoded, same.reused, same.digest) == (0, 12, first.digest)
+    assert content(out) == before
+    assert (out / MANIFEST_NAME).stat().st_mtime_ns == manifest_time
+
+    write_tone("new.wav", 0.4, seed=99)
+    more = prepare_corpus([audio_folder], out, config=config)
+    assert (more.decoded, more.reused) == (1, 12)
+    after = content(out)
+    assert all(after[name] == before[name] for name in before if name.endswith(".arrow"))
+    now = {file.sha256: file.split for file in open_corpus(out).manifest.files}
+    assert splits.items() <= now.items()
+
+
+def test_renamed_and_removed_files(audio_folder: Path, tmp_path: Path, config: CorpusConfig) -> None:
+    out = tmp_path / "out"
+    first = prepare_corpus([audio_folder], out, config=config)
+    (audio_folder / "tone00.wav").rename(audio_folder / "renamed.wav")
+    moved = prepare_corpus([audio_folder], out, config=config)
+    assert (moved.decoded, moved.digest) == (0, first.digest)
+    assert "renamed.wav" in {Path(file.path).name for file in open_corpus(out).manifest.files}
+    (audio_folder / "renamed.wav").unlink()
+    fewer = prepare_corpus([audio_folder], out, config=config)
+    assert (fewer.decoded, fewer.files) == (0, 11)
+    for path in audio_folder.iterdir():
+        path.unlink()
+    soundfile.write(audio_folder / "only.wav", np.full(800, 0.5), 8_000)
+    assert prepare_corpus([audio_folder], out, config=config).files == 1
+    assert len(content(out / "shards")) == 1
+
+
+def test_another_format_replaces_the_corpus_and_keeps_splits(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig
+) -> None:
+    out = tmp_path / "out"
+    prepare_corpus([audio_folder], out, config=config)
+    splits = {file.sha256: file.split for file in open_corpus(out).manifest.files}
+    again = CorpusConfig(sample_rate=16_000, channels=2, val_fraction=0.5)
+    assert prepare_corpus([audio_folder], out, config=again).decoded == 12
+    corpus = open_corpus(out)
+    assert {file.sha256: file.split for file in corpus.manifest.files} == splits
+    assert corpus.read(corpus.manifest.files[0]).shape[0] == 2
+    assert corpus.seconds("train") + corpus.seconds("val") == pytest.approx(7.8)
+    assert len(content(out / "shards")) == len(corpus.manifest.shards)
+
+
+def test_bad_files_are_listed_with_reasons(audio_folder: Path, tmp_path: Path, config: CorpusConfig) -> None:
+    (audio_folder / "text.wav").write_text("not audio")
+    soundfile.write(audio_folder / "silent.wav", np.zeros(800), 8_000)
+    soundfile.write(audio_folder / "nan.wav", np.array([0.1, np.nan]), 8_000, subtype="FLOAT")
+    (audio_folder / "copy.wav").write_bytes((audio_folder / "tone00.wav").read_bytes())
+    (audio_folder / "dangling.wav").symlink_to(tmp_path / "nowhere")
+    report = prepare_corpus([audio_folder], tmp_path / "out", config=config)
+    assert report.files == 12
+    assert {Path(bad.path).name: bad.reason.split(":")[0] for bad in report.rejected} == {
+        "text.wav": "it cannot be decoded",
+        "silent.wav": "it is silent",
+        "nan.wav": "it holds NaN or infinite samples, near 0.0 s",
+        "dangling.wav": "it cannot be read",
+    }
+    (duplicate,) = report.duplicates
+    assert {Path(duplicate.path).name, Path(duplicate.same_as).name} == {"copy.wav", "tone00.wav"}
+    assert open_corpus(tmp_path / "out").manifest.rejected == report.rejected
+
+    with pytest.raises(CorpusError, match=r"4 files cannot be used \(.*silent\.wav: it is silent"):
+        prepare_corpus([audio_folder], tmp_path / "strict", config=config, strict=True)
+    assert set(content(tmp_path / "strict")) == {".lock"}
+
+
+def test_nothing_usable_names_what_was_tried(tmp_path: Path, config: CorpusConfig) -> None:
+    folder = tmp_path / "audio"
+    folder.mkdir()
+    with pytest.raises(CorpusError, match=rf"no usable audio in {re.escape(str(folder))}; give wav, flac"):
+        prepare_corpus([folder], tmp_path / "out", config=config)
+    for index in range(20):
+        (folder / f"{index:02d}.wav").write_text(f"text {index}")
+    with pytest.raises(CorpusError) as caught:
+        prepare_corpus([folder], tmp_path / "out", config=config)
+    assert "00.wav: it cannot be decoded" in str(caught.value)
+    assert "11.wav" in str(caught.value)
+    assert "12.wav" not in str(caught.value)
+    assert "and 8 more" in str(caught.value)
+
+
+def test_a_failure_leaves_the_old_corpus(
+    audio_folder: Path,
+    tmp_path: Path,
+    config: CorpusConfig,
+    write_tone: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    out = tmp_path / "out"
+    prepare_corpus([audio_folder], out, config=config)
+    before = content(out)
+    write_tone("new.wav", 0.4, seed=99)
+
+    def fail(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(prepare, "write_manifest", fail)
+    with pytest.raises(KeyboardInterrupt):
+        prepare_corpus([audio_folder], out, config=config)
+    assert content(out) == before
+
+
+def test_killed_while_writing_leaves_the_old_corpus_and_is_cleaned(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path]
+) -> None:
+    out = tmp_path / "out"
+    prepare_corpus([audio_folder], out, config=config)
+    before = content(out)
+    write_tone("new.wav", 0.4, seed=99)
+    script = (
+        "import sys, time\n"
+        "from distill_ray.config.corpus import CorpusConfig\n"
+        "from distill_ray.corpus import prepare\n"
+        "def hang(*_):\n"
+        "    print('hanging', flush=True)\n"
+        "    time.sleep(60)\n"
+        "prepare.write_manifest = hang\n"
+        "prepare.prepare_corpus([sys.argv[1]], sys.argv[2], config=CorpusConfig(sample_rate=8000))\n"
+    )
+    command = [sys.executable, "-c", script, str(audio_folder), str(out)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, env=with_package()) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"hanging\n"
+        os.kill(process.pid, signal.SIGKILL)
+    killed = content(out)
+    assert len(killed) == len(before) + 1  # the new shard, which nothing names
+    assert before.items() <= killed.items()
+    assert len(open_corpus(out).manifest.files) == 12
+    (audio_folder / "new.wav").unlink()
+    prepare_corpus([audio_folder], out, config=config)
+    assert content(out) == before
+
+
+def with_package() -> dict[str, str]:
+    root = Path(prepare.__file__).parents[2]
+    return {**os.environ, "PYTHONPATH": str(root)}
+
+
+def test_a_lost_shard_is_decoded_again(audio_folder: Path, tmp_path: Path, config: CorpusConfig) -> None:
+    out = tmp_path / "out"
+    first = prepare_corpus([audio_folder], out, config=config)
+    before = content(out)
+    (out / "shards" / open_corpus(out).manifest.shards[0].name).unlink()
+    with pytest.raises(CorpusError, match=r"1 shards of the corpus at .* are missing or cut off"):
+        open_corpus(out)
+    again = prepare_corpus([audio_folder], out, config=config)
+    assert (again.digest, again.decoded) == (first.digest, 12)
+    assert content(out) == before
+
+
+def test_a_folder_with_other_things_is_refused(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig
+) -> None:
+    with pytest.raises(CorpusError, match=r"holds other things than a corpus \(tone00.wav\)"):
+        prepare_corpus([audio_folder], audio_folder, config=config)
+    (tmp_path / "out").mkdir()
+    (tmp_path / "out" / MANIFEST_NAME).write_text("{")
+    with pytest.raises(CorpusError, match="is damaged"):
+        prepare_corpus([audio_folder], tmp_path / "out", config=config)
+
+
+def test_progress_counts_files_in_each_phase(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig
+) -> None:
+    seen: list[tuple[int, int, str]] = []
+    prepare_corpus(
+        [audio_folder], tmp_path / "out", config=config, on_progress=lambda *step: seen.append(step)
+    )
+    assert seen == [(done, 12, what) for what in ("reading", "decoding") for done in range(1, 13)]
+
+
+def test_a_remote_corpus_is_the_same_corpus(audio_folder: Path, tmp_path: Path, config: CorpusConfig) -> None:
+    inner = pafs.SubTreeFileSystem(str(tmp_path), pafs.LocalFileSystem())
+    inner.create_dir("far/shards")
+    storage = Storage(filesystem=inner, root="far", uri="sim://far", local=None)
+    hashed = hash_sources(find_audio([audio_folder]))
+    report = build_corpus(storage, hashed, config=config)
+    near = prepare_corpus([audio_folder], tmp_path / "near", config=config)
+    assert report.digest == near.digest
+    assert content(tmp_path / "far") == {
+        name: data for name, data in content(tmp_path / "near").items() if name != ".lock"
+    }
+    manifest = read_manifest(storage)
+    assert manifest is not None
+    corpus = Corpus(storage, manifest)
+    expected_T, _ = soundfile.read(manifest.files[3].path, dtype="int16")
+    np.testing.assert_array_equal(corpus.read(manifest.files[3])[0].numpy(), expected_T)
+
+
+def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
+    """A file of 77 MB decoded and resampled, 38 times what may be buffered, adds less than half of that."""
+    source = tmp_path / "long.wav"
+    minute_T = np.random.default_rng(0).normal(0, 0.1, 480_000)
+    with soundfile.SoundFile(source, "w", 8_000, 1, "PCM_16") as sound:
+        for _ in range(20):
+            sound.write(minute_T)
+    script = (
+        "import resource, sys\n"
+        "from distill_ray.config.corpus import CorpusConfig\n"
+        "from distill_ray.corpus import pack, prepare_corpus\n"
+        "import distill_ray.corpus.resample\n"
+        "pack.BUFFER_BYTES = 2 << 20\n"
+        "def peak():\n"
+        "    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss >> 10\n"
+        "config = CorpusConfig(sample_rate=16000, channels=2)\n"
+        "before = peak()\n"
+        "report = prepare_corpus([sys.argv[1]], sys.argv[2], config=config)\n"
+        "print(report.seconds_train, peak() - before, peak())\n"
+    )
+    command = [sys.executable, "-c", script, str(source), str(tmp_path / "out")]
+    ran = subprocess.run(command, capture_output=True, text=True, check=True, env=with_package())
+    seconds, growth, peak = map(float, ran.stdout.split())
+    assert seconds == 1_200
+    assert growth < 38
+    assert peak < 700
+
+
+def test_config_errors_name_flag_and_key() -> None:
+    with pytest.raises(ConfigError, match=r"--channels \(corpus\.channels\): 3 is above"):
+        CorpusConfig(channels=3)
