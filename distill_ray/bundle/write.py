@@ -69,14 +69,27 @@ def save_model_v2(
     return path
 
 
-def save_prior_to_model(path: str | Path, prior: CodePrior, *, prior_metadata: Mapping[str, Any]) -> Path:
+def save_prior_to_model(
+    path: str | Path,
+    prior: CodePrior,
+    *,
+    prior_metadata: Mapping[str, Any],
+    codec_sha256: str | None = None,
+) -> Path:
     """Add `prior` to the codec in `path`, or put it in the place of the prior there, atomically.
 
-    The codec's tensors and its part of the manifest stay as they are, to the byte. Raises BundleError where
-    `path` is no usable model, the prior does not fit its codec or a weight is not finite.
+    The codec's tensors and its part of the manifest stay as they are, to the byte. `codec_sha256` names the
+    codec whose codes the prior learned, where the file could have changed meanwhile. Raises BundleError
+    where `path` is no usable model or holds another codec, or a weight of the prior is not finite.
     """
     path = Path(path)
-    _write_both(path, read_part(path, CODEC_PREFIX), prior, prior_metadata)
+    codec = read_part(path, CODEC_PREFIX)
+    if codec_sha256 not in (None, codec.manifest.codec_sha256):
+        raise BundleError(
+            f"{path} was changed: it no longer holds the codec whose codes the prior learned; "
+            "train the prior again"
+        )
+    _write_both(path, codec, prior, prior_metadata)
     return path
 
 

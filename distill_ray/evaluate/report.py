@@ -80,30 +80,24 @@ class EvaluationReport:
             "elapsed_s": self.elapsed_s,
         }
 
-    def depth_rows(self) -> list[tuple[str, ...]]:
-        """Cells of the table with `DEPTH_HEADER`."""
+    def depth_rows(self) -> list[tuple[float, ...]]:
+        """Rows of the table with `DEPTH_HEADER`."""
         return [
             (
-                str(row.levels),
-                f"{row.kbps_nominal:.2f}",
-                f"{row.kbps_entropy:.2f}",
-                f"{row.scores.mel_distance:.3f}",
-                f"{row.scores.stft_distance:.3f}",
-                f"{row.scores.si_sdr_db:+.2f}",
+                row.levels,
+                row.kbps_nominal,
+                row.kbps_entropy,
+                row.scores.mel_distance,
+                row.scores.stft_distance,
+                row.scores.si_sdr_db,
             )
             for row in self.depths
         ]
 
-    def health_rows(self) -> list[tuple[str, ...]]:
-        """Cells of the table with `HEALTH_HEADER`."""
+    def health_rows(self) -> list[tuple[float, ...]]:
+        """Rows of the table with `HEALTH_HEADER`."""
         return [
-            (
-                str(level),
-                f"{item.utilization:.0%}",
-                f"{item.perplexity:.1f}",
-                str(item.dead_codes),
-                f"{item.entropy:.2f}",
-            )
+            (level, item.utilization, item.perplexity, item.dead_codes, item.entropy)
             for level, item in enumerate(self.health)
         ]
 

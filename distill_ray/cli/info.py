@@ -1,0 +1,81 @@
+"""`distill-ray info`: what a `.distill` file holds. Reads the header only, and needs no torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distill_ray.cli import options
+from distill_ray.cli.output import finish
+
+if TYPE_CHECKING:
+    from distill_ray.bundle import FileFacts, Manifest
+
+
+def command(
+    model: Annotated[Path, typer.Argument(help="The .distill file.", metavar="MODEL")],
+    verify: Annotated[
+        bool, typer.Option("--verify", help="Read all of it and check its sha256 sums.")
+    ] = False,
+    as_json: options.Json = False,
+) -> None:
+    """Show configs, corpus, codebook health and provenance of a model."""
+    from distill_ray import bundle
+
+    manifest = bundle.verify(model) if verify else bundle.read_manifest(model)
+    facts = bundle.file_facts(model)
+    document = {
+        "model_path": str(model),
+        "file_bytes": facts.bytes,
+        "codec_parameters": facts.codec_parameters,
+        "prior_parameters": facts.prior_parameters,
+        "kbps": manifest.kbps,
+        "verified": verify,
+        **manifest.to_json(),
+    }
+    rows = list(_rows(model, manifest, facts, verify))
+    width = max(len(label) for label, _ in rows)
+    text = "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
+    finish(document, result=text, as_json=as_json)
+
+
+def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> Iterator[tuple[str, str]]:
+    config, metadata = manifest.vqvae_config, manifest.metadata
+    yield "file", f"{model} ({facts.bytes / 1e6:.1f} MB{', sha256 verified' if verified else ''})"
+    yield "audio", f"{config.sample_rate} Hz, {config.channels} channel{'s'[: config.channels > 1]}"
+    yield "codec", f"{facts.codec_parameters / 1e6:.2f} M values, sha256 {manifest.codec_sha256[:12]}"
+    yield (
+        "codes",
+        f"{config.num_quantizers} levels × {config.codebook_size}, {config.frame_rate:.1f} frames/s, "
+        f"{manifest.kbps:.2f} kbps",
+    )
+    prior = manifest.prior
+    if prior is None:
+        yield "prior", f"none; `distill-ray train-prior {model} DATA` adds one"
+    else:
+        shape = f"{prior.config.num_layers} layers × {prior.config.hidden_size}, {prior.config.pattern}"
+        yield "prior", f"{facts.prior_parameters / 1e6:.2f} M values, {shape}"
+    yield from _listed("corpus", metadata.get("corpus"))
+    yield from _listed("training", metadata.get("training"))
+    yield from _listed("provenance", metadata.get("provenance"))
+    for level, item in enumerate(manifest.codebook_health):
+        yield (
+            f"level {level}",
+            f"{item.utilization:.0%} of codes used, perplexity {item.perplexity:.1f}, {item.dead_codes} dead",
+        )
+
+
+def _listed(label: str, facts: Any) -> Iterator[tuple[str, str]]:
+    if isinstance(facts, Mapping) and facts:
+        yield label, ", ".join(f"{key} {_short(value)}" for key, value in facts.items() if value is not None)
+
+
+def _short(value: Any) -> str:
+    if isinstance(value, float):
+        return f"{value:.4g}"
+    if isinstance(value, Mapping):
+        return "(" + ", ".join(f"{key} {_short(item)}" for key, item in value.items()) + ")"
+    return str(value)
