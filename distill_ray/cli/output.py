@@ -70,7 +70,7 @@ def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
     except DistillError as error:
         return _fail(error, as_json)
     except Exception as error:
-        # Typer brings its own copy of Click from 0.26 on, so its usage errors share no importable base.
+        # New versions of Typer bring their own Click, so usage errors have no base to import for all of them.
         if hasattr(error, "format_message"):
             return _usage_error(error, as_json)
         return _unexpected(error, as_json)
