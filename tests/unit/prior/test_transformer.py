@@ -30,7 +30,7 @@ def through_cache(model: Transformer, x_BSE: Tensor, chunks: list[int]) -> Tenso
 @pytest.mark.parametrize(
     "chunks",
     [[1] * 40, [40], [3, 1, 1, 35], [WINDOW] * 6 + [4], [WINDOW + 1, 1, 17, 1, 14], [5] + [1] * 35],
-    ids=str,
+    ids=["steps", "whole", "mixed", "windows", "past the window", "prompt, then steps"],
 )
 @pytest.mark.parametrize(("dtype", "tolerance"), [(torch.float64, 1e-6), (torch.float32, 2e-5)])
 def test_cache_equals_uncached_far_past_the_window(
@@ -60,7 +60,6 @@ def test_only_relative_positions_matter() -> None:
     x_BSE = torch.randn(1, 30, 24, dtype=torch.float64)
     late = model.new_cache()
     late.length = 10_000_000 * WINDOW  # as if that many steps had been seen, with nothing left of them
-    late.window = model.window
     first = model.new_cache()
     # The first window steps of the late cache still see empty slots; three layers deep, 3 * WINDOW settle it.
     ours = torch.cat([model(x_BSE[:, s : s + 1], first) for s in range(30)], dim=1)
