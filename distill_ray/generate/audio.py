@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import soundfile
+from numpy.typing import NDArray
 from torch import Tensor
 
 from distill_ray.bundle.atomic import atomic_file
@@ -51,8 +52,9 @@ def write_audio(path: Path, blocks_CT: Iterable[Tensor], *, sample_rate: int, ch
                 file, "w", samplerate=sample_rate, channels=channels, format=container, subtype=encoding
             ) as sound:
                 for block_CT in blocks_CT:
-                    for part_CT in block_CT.split(_WRITE_SAMPLES, dim=1):
-                        sound.write(_pcm(part_CT).T)
+                    pcm_CT = _pcm(block_CT)
+                    for start in range(0, pcm_CT.shape[1], _WRITE_SAMPLES):
+                        sound.write(pcm_CT[:, start : start + _WRITE_SAMPLES].T)
                     samples += block_CT.shape[1]
         except soundfile.LibsndfileError as problem:
             raise AudioError(
@@ -64,6 +66,6 @@ def write_audio(path: Path, blocks_CT: Iterable[Tensor], *, sample_rate: int, ch
     return samples
 
 
-def _pcm(audio_CT: Tensor) -> np.ndarray[tuple[int, ...], np.dtype[np.int16]]:
-    scaled_CT = np.rint(audio_CT.cpu().numpy() * np.float32(PCM_SCALE))
+def _pcm(audio_CT: Tensor) -> NDArray[np.int16]:
+    scaled_CT: NDArray[np.float32] = np.rint(audio_CT.cpu().numpy() * np.float32(PCM_SCALE))
     return np.clip(scaled_CT, -PCM_SCALE, PCM_SCALE - 1).astype(np.int16)

@@ -17,6 +17,10 @@ class GenerationSettings(Section):
     table: ClassVar[str] = "generate"
 
     count: int = setting(1, "how many sounds; default 1", flag="-n", low=1, high=100_000)
-    seconds: float = setting(10.0, "length of each in seconds; default 10", flag="-d", above=0.0, high=360_000.0)
-    seed: int = setting(0, "the same seed gives the same sounds; default 0", flag="--seed", low=0, high=2**31 - 1)
+    seconds: float = setting(
+        10.0, "length of each in seconds; default 10", flag="-d", above=0.0, high=360_000.0
+    )
+    seed: int = setting(
+        0, "the same seed gives the same sounds; default 0", flag="--seed", low=0, high=2**31 - 1
+    )
     audio_format: str = setting("wav", "file format; default wav", flag="--format", choices=AUDIO_FORMATS)
