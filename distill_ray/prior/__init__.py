@@ -24,7 +24,7 @@ if TYPE_CHECKING:
         load_code_sequences,
     )
     from distill_ray.prior.memorization import MatchReport, MemorizationReport, check_memorization
-    from distill_ray.prior.model import CodePrior, PriorOutput, bits_per_second, perplexity, training_frames
+    from distill_ray.prior.model import CodePrior, PriorOutput, bits_per_second, perplexity
     from distill_ray.prior.patterns import (
         CodePattern,
         CodeShapeError,
@@ -51,7 +51,6 @@ _WHERE = {
         "PriorOutput",
         "bits_per_second",
         "perplexity",
-        "training_frames",
     ),
     "distill_ray.prior.patterns": (
         "CodePattern",
@@ -87,7 +86,6 @@ __all__ = [
     "load_code_sequences",
     "perplexity",
     "sample_codes",
-    "training_frames",
     "unflatten_codes",
     "validation_windows",
 ]

@@ -60,16 +60,6 @@ def bits_per_second(loss: float, frame_rate: float, num_quantizers: int) -> floa
     return loss / math.log(2.0) * frame_rate * num_quantizers
 
 
-def training_frames(config: PriorConfig) -> int:
-    """Frames of a training window: one and a half times what a layer of attention spans.
-
-    So a third of its steps see no first token any more, as all generation beyond the span. At equal cost
-    that gave 2 to 5 % fewer nats a code far beyond the span than windows of one span, and as many as windows
-    of two.
-    """
-    return config.context_frames * 3 // 2
-
-
 class CodePrior(nn.Module):
     """The prior of `config`. Weights are initialised from torch's default generator."""
 
@@ -86,7 +76,7 @@ class CodePrior(nn.Module):
             num_heads=config.num_heads,
             dropout=config.dropout,
             window=self.context_steps,
-            usual_steps=self.pattern.steps(training_frames(config)),
+            usual_steps=self.pattern.steps(config.training_frames),
         )
         self.heads_QKE = nn.Parameter(
             torch.empty(config.num_quantizers, config.codebook_size, config.hidden_size)

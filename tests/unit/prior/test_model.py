@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch.nn import functional
 
-from distill_ray.prior import CodePrior, PriorConfig, bits_per_second, perplexity, training_frames
+from distill_ray.prior import CodePrior, PriorConfig, bits_per_second, perplexity
 
 MakePrior = Callable[..., CodePrior]
 PATTERNS = ("delay", "flatten")
@@ -156,8 +156,3 @@ def test_measures() -> None:
     assert perplexity(math.log(32.0)) == pytest.approx(32.0)
     assert bits_per_second(math.log(256.0), 86.0, 4) == pytest.approx(8 * 86 * 4)
     assert perplexity(1e9) == pytest.approx(math.exp(700.0))
-
-
-def test_training_windows_are_longer_than_attention(make_prior: MakePrior) -> None:
-    prior = make_prior()
-    assert training_frames(prior.config) > prior.config.context_frames
