@@ -18,7 +18,7 @@ def nearest_by_cosine(vectors_ND: Tensor, codebook_KD: Tensor) -> Tensor:
     directions_KD = functional.normalize(codebook_KD, dim=-1)
     # The length of a vector does not change which row is nearest, so it is left as it is.
     similarity_NK: Tensor = vectors_ND @ directions_KD.T
-    return similarity_NK.argmax(dim=-1)
+    return torch.argmax(similarity_NK, dim=-1)
 
 
 def sums_by_code(vectors_ND: Tensor, codes_N: Tensor, weights_N: Tensor, size: int) -> Tensor:

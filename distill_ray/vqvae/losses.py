@@ -84,7 +84,7 @@ class ReconstructionLoss(nn.Module):
     def _log_mel(self, spectra_BCFK: Tensor, window: int) -> Tensor:
         power = spectra_BCFK.real.square() + spectra_BCFK.imag.square()
         mel_BCFM: Tensor = (power + TINY).sqrt() @ self.get_buffer(f"filters_{window}")
-        return (mel_BCFM + LOG_FLOOR).log10()
+        return torch.log10(mel_BCFM + LOG_FLOOR)
 
 
 def _views(audio_BCT: Tensor) -> Tensor:

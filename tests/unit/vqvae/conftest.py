@@ -6,8 +6,9 @@ import math
 
 import pytest
 import torch
-from distill_ray.config.vqvae import VQVAEConfig
 from torch import Tensor
+
+from distill_ray.config.vqvae import VQVAEConfig
 
 
 @pytest.fixture

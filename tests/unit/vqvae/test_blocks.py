@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+
 from distill_ray.vqvae.blocks import REACH, ConvNeXtBlock, convnext_stack, init_linear
 
 

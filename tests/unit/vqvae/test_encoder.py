@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 import torch
+
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae.encoder import Encoder
 

@@ -5,6 +5,7 @@ import sys
 
 import pytest
 import torch
+
 from distill_ray.vqvae.health import LevelHealth, codebook_health, utilization_warnings
 
 

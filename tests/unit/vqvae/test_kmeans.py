@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import torch
+
 from distill_ray.vqvae.kmeans import distinct_sample, kmeans, nearest_by_cosine, sums_by_code
 
 

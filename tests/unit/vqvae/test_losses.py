@@ -4,9 +4,10 @@ import math
 
 import pytest
 import torch
+from torch import Tensor
+
 from distill_ray.config.vqvae import LossConfig, VQVAEConfig
 from distill_ray.vqvae.losses import MEL_BINS, ReconstructionLoss, mel_filters
-from torch import Tensor
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -34,7 +35,7 @@ def test_known_values(loss: ReconstructionLoss) -> None:
     assert halved["waveform"].item() == pytest.approx(audio.abs().mean().item() / 2, rel=1e-5)
     flipped = loss(-audio, audio)
     assert flipped["mel"].item() == 0.0
-    # A flipped sign keeps magnitudes: only the terms that see phase notice, the parts move by twice themselves.
+    # A flipped sign keeps magnitudes: only the terms that see phase notice.
     assert flipped["complex_stft"].item() > 5 * halved["complex_stft"].item()
     assert flipped["waveform"].item() == pytest.approx(2 * audio.abs().mean().item(), rel=1e-5)
 

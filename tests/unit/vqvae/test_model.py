@@ -4,11 +4,12 @@ import dataclasses
 
 import pytest
 import torch
+from torch import Tensor
+
 from distill_ray.config.vqvae import LossConfig, VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.vqvae.losses import ReconstructionLoss
 from distill_ray.vqvae.model import VQVAE
-from torch import Tensor
 
 
 @pytest.fixture

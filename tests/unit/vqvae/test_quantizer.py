@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 
 import pytest
 import torch
+from torch import Tensor
+
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
-from torch import Tensor
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -115,7 +117,7 @@ def test_residuals_get_shorter_from_level_to_level_at_the_start(config: VQVAECon
     for depth in (1, 2, 3):
         codes_BQT = quantizer(latents_NL[None], levels=depth).codes_BQT
         lengths.append((latents_NL - quantizer.decode(codes_BQT)[0]).norm())
-    assert all(later < 0.95 * earlier for earlier, later in zip(lengths, lengths[1:], strict=False))
+    assert all(later < 0.95 * earlier for earlier, later in itertools.pairwise(lengths))
 
 
 @pytest.mark.parametrize("learning", ["gradient", "ema"])

@@ -2,10 +2,11 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import Tensor
+
 from distill_ray.errors import UsageError
 from distill_ray.vqvae.model import VQVAE
 from distill_ray.vqvae.streaming import decode_long, encode_long
-from torch import Tensor
 
 
 @pytest.fixture
@@ -16,13 +17,11 @@ def model(config: object, audio_BCT: Tensor) -> VQVAE:
     return model
 
 
-@pytest.mark.parametrize("chunk_frames", [1, 7, 100, 10_000])
-@pytest.mark.parametrize("samples", [1, 64, 6_400, 9_999])
+@pytest.mark.parametrize(
+    ("chunk_frames", "samples"), [(1, 1), (7, 64), (1, 999), (11, 6_400), (60, 9_999), (10_000, 9_999)]
+)
 def test_chunks_equal_the_whole(model: VQVAE, audio_BCT: Tensor, chunk_frames: int, samples: int) -> None:
     audio_CT = audio_BCT[0, :, :samples]
-    if chunk_frames == 1 and samples > 6_400:
-        audio_CT = audio_CT[:, :999]
-    samples = audio_CT.shape[1]
     whole_QT = model.encode(audio_CT[None])[0]
     codes_QT = encode_long(model, audio_CT, chunk_frames=chunk_frames)
     assert codes_QT.shape == whole_QT.shape
