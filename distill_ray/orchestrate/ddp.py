@@ -7,6 +7,7 @@ lost a process starts again, from its newest checkpoint.
 from __future__ import annotations
 
 import contextlib
+import functools
 import threading
 from pathlib import Path
 from typing import Any
@@ -17,14 +18,15 @@ import ray.train
 import torch
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig, TorchTrainer
-from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
+from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from distill_ray.orchestrate.checkpoints import RAY_RUN, ray_storage, settle
 from distill_ray.orchestrate.failure import to_distill_error, worker_failures
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.mailbox import open_mailbox
 from distill_ray.orchestrate.plan import ResolvedPlan
-from distill_ray.orchestrate.rendezvous import LoopbackTorchConfig
+from distill_ray.orchestrate.private_trainer import PrivateTrainer
+from distill_ray.orchestrate.rendezvous import LoopbackGroup
 from distill_ray.orchestrate.session import Session
 from distill_ray.orchestrate.worker import Loop, RankTask, run_rank
 from distill_ray.training.events import Event, Notice, from_record
@@ -90,9 +92,7 @@ class DDPRun:
             fit.start()
             while fit.is_alive():
                 fit.join(_POLL_S)
-                self._deliver(mailbox)
-                if fit.rank0 is None:
-                    fit.rank0 = ray.get(mailbox.rank0.remote())
+                fit.rank0 = self._deliver(mailbox)
                 if self._interrupts.requested() and not stop_passed_on:
                     if fit.rank0 is None:
                         raise KeyboardInterrupt  # the loop has not begun: there is nothing to keep
@@ -100,11 +100,14 @@ class DDPRun:
                     stop_passed_on = True
         self._deliver(mailbox)
 
-    def _deliver(self, mailbox: Any) -> None:
-        for record in ray.get(mailbox.drain.remote()):
+    def _deliver(self, mailbox: Any) -> Any:
+        """Pass the waiting events to the listener; returns the handle of rank 0's actor once it is known."""
+        records, rank0 = ray.get(mailbox.collect.remote())
+        for record in records:
             self._listener(from_record(record))
+        return rank0
 
-    def _trainer(self, mailbox: Any) -> TorchTrainer:
+    def _trainer(self, mailbox: Any) -> DataParallelTrainer:
         plan, folder = self._plan, self._session.folder
         task = RankTask(
             loop=self._loop,
@@ -114,23 +117,30 @@ class DDPRun:
             threads=torch.get_num_threads() if folder else None,
             gpu_share=plan.gpus_per_worker,
         )
-        backend = "nccl" if plan.use_gpu else "gloo"
         resources = {"CPU": 1.0, **({"GPU": plan.gpus_per_worker} if plan.use_gpu else {})}
-        return (_PrivateTrainer if folder else TorchTrainer)(
-            lambda: run_rank(task),
-            torch_config=LoopbackTorchConfig(backend=backend, folder=str(folder))
-            if folder
-            else TorchConfig(backend=backend),
-            scaling_config=ray.train.ScalingConfig(
-                num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=resources
-            ),
-            run_config=ray.train.RunConfig(
-                name=RAY_RUN,
-                storage_path=str(ray_storage(self._checkpoints)),
-                storage_filesystem=pyarrow.fs.LocalFileSystem(),  # a path, whatever characters it has
-                failure_config=ray.train.FailureConfig(max_failures=0),
-                checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
-            ),
+        scaling = ray.train.ScalingConfig(
+            num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=resources
+        )
+        run = ray.train.RunConfig(
+            name=RAY_RUN,
+            storage_path=str(ray_storage(self._checkpoints)),
+            storage_filesystem=pyarrow.fs.LocalFileSystem(),  # a path, whatever characters it has
+            failure_config=ray.train.FailureConfig(max_failures=0),
+            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
+        )
+        backend = "nccl" if plan.use_gpu else "gloo"
+        if folder is None:
+            return TorchTrainer(
+                functools.partial(run_rank, task),
+                torch_config=TorchConfig(backend=backend),
+                scaling_config=scaling,
+                run_config=run,
+            )
+        return PrivateTrainer(
+            functools.partial(run_rank, task),
+            backend_config=LoopbackGroup(backend=backend, folder=str(folder)),
+            scaling_config=scaling,
+            run_config=run,
         )
 
     def _say_if_waiting(self) -> None:
@@ -146,7 +156,7 @@ class DDPRun:
 class _Fit(threading.Thread):
     """`trainer.fit()` beside the main thread, where it would take Ctrl-C for itself."""
 
-    def __init__(self, trainer: TorchTrainer) -> None:
+    def __init__(self, trainer: DataParallelTrainer) -> None:
         super().__init__(name="ray-train-fit", daemon=True)
         self._trainer = trainer
         self.record: dict[str, Any] = {}
@@ -166,18 +176,6 @@ class _Fit(threading.Thread):
                 ray.kill(self.rank0)
         if self.is_alive():
             self.join(_ABORT_PATIENCE_S)
-
-
-class _PrivateTrainer(TorchTrainer):  # type: ignore[misc]
-    """Without the actor that frees the resources of a controller that was killed.
-
-    It asks the dashboard, which a private Ray has not got, and may find another Ray's; that one does not
-    know the controller, so the cleaner would end a healthy run.
-    """
-
-    def _create_default_callbacks(self) -> list[Any]:
-        callbacks = super()._create_default_callbacks()
-        return [callback for callback in callbacks if not isinstance(callback, PlacementGroupCleanerCallback)]
 
 
 def _lost_a_process(error: Exception) -> bool:

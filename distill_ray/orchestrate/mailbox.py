@@ -1,8 +1,8 @@
 """Two-way post between the driver and rank 0: events out, the request to stop in.
 
 `Mailbox` is a Ray actor that takes no resources. Rank 0's `Outbox` posts from a thread of its own, so that
-neither an event nor the question whether to stop ever waits inside a training step; the driver collects
-with `drain`.
+neither an event nor the question whether to stop ever waits inside a training step; the driver polls
+`collect`.
 """
 
 from __future__ import annotations
@@ -33,19 +33,15 @@ class Mailbox:
         """Rank 0 (its actor handle) has begun its loop."""
         self._rank0 = rank0
 
-    def rank0(self) -> Any:
-        """The handle of rank 0's actor, or None before its loop has begun."""
-        return self._rank0
-
     def post(self, records: list[Record]) -> bool:
         """Add event records; answers whether the run shall stop."""
         self._records.extend(records)
         return self._stop
 
-    def drain(self) -> list[Record]:
-        """The event records since the last call, in order."""
+    def collect(self) -> tuple[list[Record], Any]:
+        """The event records since the last call, in order; and rank 0's handle, None before its loop."""
         records, self._records = self._records, []
-        return records
+        return records, self._rank0
 
     def request_stop(self) -> None:
         self._stop = True

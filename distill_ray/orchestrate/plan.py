@@ -62,10 +62,10 @@ def resolve_plan(
     on_cpu = plan.gpus_per_worker == 0
     use_gpu = None if plan.gpus_per_worker is None else not on_cpu
     share = 1.0 if plan.gpus_per_worker is None else float(plan.gpus_per_worker)
-    if plan.num_workers == 0:
+    if plan.num_workers == 0 and not use_gpu:
         return _in_process("asked for", use_gpu)
     address = plan.address or environ.get("RAY_ADDRESS") or "local"
-    if address != "local":
+    if address != "local" and plan.num_workers != 0:
         _check_address(address)
         reason = "asked for" if plan.num_workers else "every GPU of the cluster"
         return ResolvedPlan(
@@ -76,9 +76,13 @@ def resolve_plan(
             reason=reason,
         )
     gpus = 0 if on_cpu else _count_gpus() if local_gpus is None else local_gpus
+    if use_gpu and not gpus:
+        raise ClusterError("--gpus-per-worker asks for a GPU and torch sees none on this machine: omit it")
     ranks = plan.num_workers
+    if ranks == 0:
+        return _in_process("asked for", use_gpu)
     if ranks is None:
-        if gpus < 2 * share:
+        if not gpus or gpus < 2 * share:
             return _in_process("one GPU" if gpus else "training on the CPU" if on_cpu else "no GPU", use_gpu)
         ranks = int(gpus / share)
     private = ResolvedPlan(

@@ -16,7 +16,7 @@ _PROC = Path("/proc")
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Ids of the living processes, this one aside, that have `folder` in the environment they started with."""
+    """Ids of the living processes, this one aside, that were started with `folder` in their environment."""
     marker = os.fsencode(folder)
     found = []
     for entry in _PROC.iterdir() if _PROC.is_dir() else ():

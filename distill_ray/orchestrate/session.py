@@ -46,6 +46,8 @@ _PRIVATE_ENVIRONMENT = {
     "RAY_USAGE_STATS_ENABLED": "0",
     "RAY_TRAIN_ENABLE_PREEMPTION_WATCHER": "0",
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
+    "RAY_enable_worker_prestart": "0",  # idle workers that Ray Train would not use
+    "RAY_prestart_worker_first_driver": "0",
     # Other programs may fill this machine's memory; that is no reason to kill a training worker.
     "RAY_memory_monitor_refresh_ms": "0",
 }
@@ -78,7 +80,8 @@ def ray_session(plan: ResolvedPlan, *, dashboard: bool = False) -> Iterator[Sess
 
     Raises ClusterError where no Ray answers or none can be started, InstallationError where Ray is missing.
     """
-    with _environment(TRAIN_ENVIRONMENT, keep_existing=True):
+    with _environment(TRAIN_ENVIRONMENT, keep_existing=True), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", module=r"ray\.")  # its own deprecations are nothing to the user
         if _connected():
             yield _private or _describe(folder=None)
         elif plan.address is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 import tempfile
@@ -23,7 +24,6 @@ from distill_ray.training.worker import ProcessGroupWorker, Worker, WriteCheckpo
 
 Loop = Callable[[Worker], Event]
 
-_STEP_EVENTS_APART_S = 0.2
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,19 +68,15 @@ class RayWorker(ProcessGroupWorker):
 
     def __init__(self, task: RankTask, outbox: Outbox | None) -> None:
         super().__init__(task.checkpoints, device=ray.train.torch.get_device())
+        if self.device.type == "cuda":
+            torch.cuda.set_device(self.device)
         self._scratch = task.scratch
         self._outbox = outbox
-        self._last_step_event = 0.0
+        self._throttle = StepThrottle()
 
     def emit(self, event: Event) -> None:
-        if self._outbox is None:
-            return
-        if isinstance(event, VQStepMetrics | PriorStepMetrics):
-            now = time.monotonic()
-            if now - self._last_step_event < _STEP_EVENTS_APART_S:
-                return
-            self._last_step_event = now
-        self._outbox.post(to_record(event))
+        if self._outbox is not None and self._throttle.passes(event, time.monotonic()):
+            self._outbox.post(to_record(event))
 
     def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
         checkpoint = None
@@ -111,3 +107,19 @@ class RayWorker(ProcessGroupWorker):
 
     def stop_requested(self) -> bool:
         return self._outbox is not None and self._outbox.stop_requested()
+
+
+class StepThrottle:
+    """Lets the events of single steps pass at most every `apart_s` seconds, and all others always."""
+
+    def __init__(self, apart_s: float = 0.2) -> None:
+        self._apart_s = apart_s
+        self._last = -math.inf
+
+    def passes(self, event: Event, now: float) -> bool:
+        if not isinstance(event, VQStepMetrics | PriorStepMetrics):
+            return True
+        if now - self._last < self._apart_s:
+            return False
+        self._last = now
+        return True

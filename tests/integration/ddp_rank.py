@@ -1,0 +1,53 @@
+"""One rank of a gloo group, started by test_ddp.py: trains, and saves what this rank ended with."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+
+import torch
+import torch.distributed as dist
+
+from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.corpus import open_corpus
+from distill_ray.training.budget import Budget
+from distill_ray.training.events import VQEpochMetrics, to_record
+from distill_ray.training.loop import LoopSettings, restore, run_loop
+from distill_ray.training.vqvae import VQTask
+from distill_ray.training.worker import LocalWorker, ProcessGroupWorker, Worker
+
+
+def main(rank: int, world_size: int, corpus_uri: str, out: Path, overrides: dict[str, object]) -> None:
+    torch.set_num_threads(1)
+    cpu = torch.device("cpu")
+    epochs: list[dict[str, object]] = []
+    listener = lambda event: epochs.append(to_record(event)) if isinstance(event, VQEpochMetrics) else None  # noqa: E731
+    worker: Worker
+    if world_size > 1:
+        dist.init_process_group(
+            "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world_size
+        )
+        worker = ProcessGroupWorker(out / "checkpoints", device=cpu, listener=listener)
+    else:
+        worker = LocalWorker(out / "checkpoints", device=cpu, listener=listener)
+    corpus = open_corpus(corpus_uri)
+    facts = CorpusFacts(
+        file_count=6, train_seconds=corpus.seconds("train"), sample_rate=corpus.sample_rate, channels=1
+    )
+    config = resolve_vqvae(facts, overrides=overrides, size="tiny", accelerator=False, workers=1).config
+    task = VQTask(corpus, config, worker)
+    budget = Budget(steps_per_epoch=task.steps_per_epoch, epochs=config.training.epochs, max_minutes=None)
+    settings = LoopSettings(patience=0, checkpoint_seconds=0.0)
+    progress = run_loop(task, worker, budget, settings, restore(worker, task))
+    completed = task.completed(progress)
+    torch.save(
+        {"model": task.model.state_dict(), "average": task.average.module.state_dict()}, out / f"{rank}.pt"
+    )
+    (out / f"{rank}.json").write_text(json.dumps({"epochs": epochs, "completed": to_record(completed)}))
+    if world_size > 1:
+        dist.destroy_process_group()
+
+
+if __name__ == "__main__":
+    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), json.loads(sys.argv[5]))

@@ -1,0 +1,116 @@
+"""Two gloo ranks against one process on the joined batch: the same training."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.corpus import prepare_corpus
+
+RATE = 8_000
+SCRIPT = Path(__file__).with_name("ddp_rank.py")
+OVERRIDES: dict[str, object] = {
+    "model.codebook_size": 32,
+    "model.num_quantizers": 2,
+    "model.width": 16,
+    "model.encoder_blocks": 1,
+    "model.decoder_blocks": 1,
+    "model.latent_dim": 16,
+    "model.n_fft": 256,
+    "model.hop": 64,
+    # Every code that is used less than usual is re-seeded, so that each look finds some.
+    "model.reseed_threshold": 0.5,
+    "training.batch_size": 8,
+    "training.window_seconds": 0.25,
+    "training.epochs": 2,
+    "training.min_epoch_steps": 5,
+    "training.warmup_steps": 4,
+    "training.reseed_every": 3,
+    "training.val_seconds": 2.0,
+}
+
+
+@pytest.fixture(scope="module")
+def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("ddp")
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        time = np.arange(2 * RATE) / RATE
+        tone = np.sin(2 * np.pi * 110 * 2 ** rng.uniform(0, 3) * time) * np.exp(-(time * 3 % 1.0) * 4)
+        soundfile.write(folder / f"{number}.wav", 0.3 * tone + 0.02 * rng.standard_normal(len(time)), RATE)
+    out = folder / "corpus"
+    config = CorpusConfig(sample_rate=RATE, val_fraction=0.3)
+    prepare_corpus([folder], out, config=config, workers=1)
+    return str(out)
+
+
+def train(corpus: str, out: Path, world_size: int, overrides: dict[str, object]) -> list[dict[str, Any]]:
+    """Run all ranks; what each ended with."""
+    out.mkdir(exist_ok=True)
+    (out / "rendezvous").unlink(missing_ok=True)
+    ranks = [
+        subprocess.Popen(
+            [
+                sys.executable,
+                str(SCRIPT),
+                str(rank),
+                str(world_size),
+                corpus,
+                str(out),
+                json.dumps(overrides),
+            ],
+            stderr=subprocess.PIPE,
+            text=True,
+        )
+        for rank in range(world_size)
+    ]
+    for rank in ranks:
+        _, errors = rank.communicate(timeout=200)
+        assert rank.returncode == 0, errors
+    return [
+        {
+            **torch.load(out / f"{rank}.pt", weights_only=True),
+            **json.loads((out / f"{rank}.json").read_text()),
+        }
+        for rank in range(world_size)
+    ]
+
+
+@pytest.mark.parametrize("learning", ["gradient", "ema"])
+def test_two_ranks_train_as_one_process(corpus: str, tmp_path: Path, learning: str) -> None:
+    overrides = {**OVERRIDES, "model.codebook_learning": learning}
+    one = train(corpus, tmp_path / "one", 1, overrides)[0]
+    first, second = train(corpus, tmp_path / "two", 2, overrides)
+    for part in ("model", "average"):
+        assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
+    assert sum(epoch["reseeded_codes"] for epoch in one["epochs"]) > 0
+    assert second["epochs"] == []
+    for alone, shared in zip(one["epochs"], first["epochs"], strict=True):
+        assert shared["reseeded_codes"] == alone["reseeded_codes"]
+        for name in ("train_loss", "val_loss"):
+            assert shared[name] == pytest.approx(alone[name], rel=1e-4)
+        for level, other in zip(alone["codebook_health"], shared["codebook_health"], strict=True):
+            assert other["utilization"] == pytest.approx(level["utilization"], abs=1 / 32)
+            assert other["perplexity"] == pytest.approx(level["perplexity"], rel=0.02)
+    books = "quantizer.codebooks_QKD"
+    assert torch.allclose(one["model"][books], first["model"][books], atol=2e-3)
+    assert first["completed"]["final_val_loss"] == second["completed"]["final_val_loss"]
+
+
+def test_two_ranks_resume_where_they_were(corpus: str, tmp_path: Path) -> None:
+    uncut = train(corpus, tmp_path / "uncut", 2, OVERRIDES)[0]
+    train(corpus, tmp_path / "cut", 2, {**OVERRIDES, "training.epochs": 1})
+    # The schedule of one epoch ended before; what must be whole are the counts and the sums of the second.
+    resumed = train(corpus, tmp_path / "cut", 2, OVERRIDES)[0]
+    assert [epoch["epoch"] for epoch in resumed["epochs"]] == [2]
+    assert resumed["epochs"][0]["step"] == uncut["epochs"][1]["step"]
+    assert resumed["epochs"][0]["train_loss"] == pytest.approx(uncut["epochs"][1]["train_loss"], rel=0.2)
