@@ -168,8 +168,9 @@ def build_corpus(
             if manifest != previous:
                 write_manifest(storage, manifest)
         except BaseException:
-            with contextlib.suppress(CorpusError):  # the first error says more
-                _remove_unnamed(storage, previous)
+            # Read again, for Ctrl-C may come when the new manifest is already there.
+            with contextlib.suppress(CorpusError):
+                _remove_unnamed(storage, read_manifest(storage))
             raise
         _remove_unnamed(storage, manifest)
     decoded = sum(len(result.files) for result in packed)

@@ -46,11 +46,10 @@ def test_files_are_sound_and_end_quietly(rendered: dict[str, np.ndarray]) -> Non
 
 def test_instruments_and_files_differ(rendered: dict[str, np.ndarray]) -> None:
     centroids = {name: centroid(signal_T, 16_000) for name, signal_T in rendered.items()}
-    assert len({round(value) for value in centroids.values()}) == 12
     assert max(centroids.values()) > 6 * min(centroids.values())
     assert np.std(np.log2(list(centroids.values()))) > 0.8
-    first = [signal_T for name, signal_T in rendered.items() if "pluck" in name]
-    assert abs(np.corrcoef(first)[0, 1]) < 0.2
+    likeness = np.abs(np.corrcoef(list(rendered.values())))
+    assert (likeness - np.eye(12)).max() < 0.5
 
 
 def test_the_same_seed_gives_the_same_bytes(script: ModuleType, tmp_path: Path) -> None:
