@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import soundfile
@@ -52,9 +53,9 @@ def write_audio(path: Path, blocks_CT: Iterable[Tensor], *, sample_rate: int, ch
                 file, "w", samplerate=sample_rate, channels=channels, format=container, subtype=encoding
             ) as sound:
                 for block_CT in blocks_CT:
-                    pcm_CT = _pcm(block_CT)
-                    for start in range(0, pcm_CT.shape[1], _WRITE_SAMPLES):
-                        sound.write(pcm_CT[:, start : start + _WRITE_SAMPLES].T)
+                    values_TC = _values(block_CT, lossless=encoding == "PCM_16")
+                    for start in range(0, len(values_TC), _WRITE_SAMPLES):
+                        sound.write(values_TC[start : start + _WRITE_SAMPLES])
                     samples += block_CT.shape[1]
         except soundfile.LibsndfileError as problem:
             raise AudioError(
@@ -66,6 +67,12 @@ def write_audio(path: Path, blocks_CT: Iterable[Tensor], *, sample_rate: int, ch
     return samples
 
 
-def _pcm(audio_CT: Tensor) -> NDArray[np.int16]:
-    scaled_CT: NDArray[np.float32] = np.rint(audio_CT.cpu().numpy() * np.float32(PCM_SCALE))
-    return np.clip(scaled_CT, -PCM_SCALE, PCM_SCALE - 1).astype(np.int16)
+def _values(block_CT: Tensor, *, lossless: bool) -> NDArray[Any]:
+    """What libsndfile is given, [T, C]: rounded here to 16 bits, or floats for it to encode.
+
+    (libsndfile 1.2.2 encodes int16 to mp3 as noise that differs from run to run.)
+    """
+    audio_TC = np.ascontiguousarray(block_CT.float().cpu().numpy().T)
+    if not lossless:
+        return audio_TC
+    return np.clip(np.rint(audio_TC * np.float32(PCM_SCALE)), -PCM_SCALE, PCM_SCALE - 1).astype(np.int16)

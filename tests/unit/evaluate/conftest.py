@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -39,15 +39,6 @@ def recording(seed: int, seconds: float, channels: int) -> np.ndarray[Any, Any]:
     notes = sum(np.sin(2 * np.pi * random.uniform(80, 1500) * time) for _ in range(3))
     mono = 0.2 * notes * np.exp(-3 * (time % 0.5)) + 0.01 * random.standard_normal(len(time))
     return np.stack([mono * (1.0 if c == 0 else 0.6) for c in range(channels)], axis=1).astype(np.float32)
-
-
-@pytest.fixture(autouse=True)
-def _one_thread() -> Iterator[None]:
-    """Tiny models gain nothing from more, and lose much where other processes want the cores."""
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
 
 
 @pytest.fixture

@@ -1,0 +1,93 @@
+"""A tiny model with a prior, and recordings for it."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distill_ray.bundle import LoadedVQModel, load_model_v2, save_model_v2
+from distill_ray.config.prior import PriorConfig
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.prior import CodePrior
+from distill_ray.vqvae import VQVAE
+
+RATE = 8_000
+HOP = 64
+CODEC = VQVAEConfig(
+    sample_rate=RATE,
+    width=16,
+    encoder_blocks=1,
+    decoder_blocks=1,
+    latent_dim=16,
+    num_quantizers=3,
+    codebook_size=16,
+    n_fft=128,
+    hop=32,
+)
+
+
+def recording(seed: int, seconds: float, channels: int, rate: int) -> np.ndarray[Any, Any]:
+    """Decaying notes and noise, float32 [T, C]; the channels differ."""
+    random = np.random.default_rng(seed)
+    time = np.arange(round(seconds * rate)) / rate
+    columns = []
+    for _ in range(channels):
+        notes = sum(np.sin(2 * np.pi * random.uniform(80, 1500) * time) for _ in range(3))
+        columns.append(0.2 * notes * np.exp(-3 * (time % 0.5)) + 0.01 * random.standard_normal(len(time)))
+    return np.stack(columns, axis=1).astype(np.float32)
+
+
+@pytest.fixture
+def make_audio(tmp_path: Path) -> Callable[..., Path]:
+    """A wav file of synthetic music."""
+
+    def make(seconds: float, *, channels: int = 1, rate: int = RATE, seed: int = 0) -> Path:
+        path = tmp_path / f"audio{seed}.wav"
+        soundfile.write(path, recording(seed, seconds, channels, rate), rate)
+        return path
+
+    return make
+
+
+@pytest.fixture
+def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
+    """A model whose codebooks are started on music, with a prior unless `prior` is false."""
+
+    def make(*, seed: int = 0, prior: bool = True, **changes: Any) -> LoadedVQModel:
+        torch.manual_seed(seed)
+        codec = VQVAE(dataclasses.replace(CODEC, **changes))
+        config = codec.config
+        audio_BTC = np.stack([recording(index, 1.024, config.channels, RATE) for index in range(4)])
+        generator = torch.Generator().manual_seed(seed)
+        codec.initialise_codebooks(torch.from_numpy(audio_BTC).transpose(1, 2), generator)
+        with torch.no_grad():  # an untrained decoder whispers
+            codec.decoder.head.weight.mul_(8)
+        own = CodePrior(
+            PriorConfig(
+                codebook_size=config.codebook_size,
+                num_quantizers=config.num_quantizers,
+                hidden_size=16,
+                num_layers=1,
+                num_heads=2,
+                context_frames=16,
+            )
+        )
+        with torch.no_grad():  # far from uniform, so that temperature and top-k make a difference
+            own.heads_QKE.mul_(20)
+        path = save_model_v2(
+            tmp_path / f"model{seed}.distill",
+            codec,
+            metadata={},
+            codebook_health=(),
+            prior=own if prior else None,
+        )
+        return load_model_v2(path)
+
+    return make

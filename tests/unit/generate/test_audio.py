@@ -1,0 +1,83 @@
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distill_ray.errors import AudioError
+from distill_ray.generate.audio import check_suffix, write_audio
+from distill_ray.generate.settings import AUDIO_FORMATS
+
+
+def blocks(*lengths: int, channels: int = 2) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return [0.3 * torch.rand(channels, length, generator=generator) - 0.15 for length in lengths]
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_every_format_keeps_length_rate_and_channels_and_repeats_its_bytes(
+    tmp_path: Path, suffix: str
+) -> None:
+    for lengths in ((1,), (700, 1, 40_000)):
+        path, again = tmp_path / f"a.{suffix}", tmp_path / "sub" / f"b.{suffix.upper()}"
+        assert write_audio(path, blocks(*lengths), sample_rate=44_100, channels=2) == sum(lengths)
+        write_audio(again, iter(blocks(*lengths)), sample_rate=44_100, channels=2)
+        assert path.read_bytes() == again.read_bytes()
+        audio, rate = soundfile.read(path)
+        assert audio.shape == (sum(lengths), 2)
+        assert rate == 44_100
+
+
+@pytest.mark.parametrize("suffix", ["wav", "flac"])
+def test_lossless_formats_hold_the_samples_rounded_to_16_bits(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a.{suffix}"
+    extremes = torch.tensor([[-1.0, 1.0, 0.0, 0.5 / 32_768, 1.6 / 32_768, -1.6 / 32_768]])
+    write_audio(path, [extremes, *blocks(100, channels=1)], sample_rate=8_000, channels=1)
+    pcm, _ = soundfile.read(path, dtype="int16")
+    assert pcm[:6].tolist() == [-32_768, 32_767, 0, 0, 2, -2]
+    expected = np.rint(blocks(100, channels=1)[0][0].numpy() * 32_768)
+    np.testing.assert_array_equal(pcm[6:], expected)
+
+
+@pytest.mark.parametrize("suffix", ["ogg", "mp3"])
+def test_lossy_formats_sound_like_the_signal_and_repeat_in_another_process(
+    tmp_path: Path, suffix: str
+) -> None:
+    script = """
+import sys, torch
+from pathlib import Path
+from distill_ray.generate.audio import write_audio
+time = torch.arange(30_000) / 44_100
+signal = torch.stack([0.5 * torch.sin(2764.6 * time), 0.3 * torch.sin(4146.9 * time)])
+write_audio(Path(sys.argv[1]), [signal], sample_rate=44_100, channels=2)
+"""
+    path, again = tmp_path / f"a.{suffix}", tmp_path / f"b.{suffix}"
+    for target in (path, again):
+        subprocess.run([sys.executable, "-c", script, str(target)], check=True)
+    assert path.read_bytes() == again.read_bytes()
+    audio_TC, _ = soundfile.read(path)
+    time = np.arange(30_000) / 44_100
+    expected_TC = np.stack([0.5 * np.sin(2764.6 * time), 0.3 * np.sin(4146.9 * time)], axis=1)
+    error = np.mean((audio_TC - expected_TC) ** 2, axis=0) / np.mean(expected_TC**2, axis=0)
+    assert (10 * np.log10(error) < -20).all()
+
+
+def test_a_long_block_does_not_overflow_vorbis(tmp_path: Path) -> None:
+    path = tmp_path / "a.ogg"
+    assert write_audio(path, [torch.zeros(1, 3_000_000)], sample_rate=8_000, channels=1) == 3_000_000
+    assert soundfile.info(path).frames == 3_000_000
+
+
+def test_what_cannot_be_written_is_said_in_a_sentence(tmp_path: Path) -> None:
+    path = tmp_path / "a.mp3"
+    with pytest.raises(AudioError, match=r"cannot be written as mp3: .*; use another format"):
+        write_audio(path, blocks(10), sample_rate=96_000, channels=2)
+    assert list(tmp_path.iterdir()) == []
+    with pytest.raises(AudioError, match=r"end its name with \.wav, \.flac, \.ogg, \.mp3"):
+        check_suffix(tmp_path / "a.aac")
+    assert check_suffix(Path("A.FLAC")) == "flac"

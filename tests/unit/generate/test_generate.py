@@ -1,0 +1,163 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distill_ray.bundle import LoadedVQModel
+from distill_ray.errors import AudioError, BundleError, ConfigError
+from distill_ray.generate import generate_samples
+from distill_ray.prior import SamplingConfig
+from distill_ray.training.events import StageProgress
+
+MakeLoaded = Callable[..., LoadedVQModel]
+MakeAudio = Callable[..., Path]
+HOP, RATE = 64, 8_000
+
+
+def contents(paths: tuple[str, ...]) -> list[bytes]:
+    return [Path(path).read_bytes() for path in paths]
+
+
+@pytest.mark.parametrize("samples", [1, HOP - 1, HOP, HOP + 1, 4_567])
+def test_the_length_is_exact_to_the_sample(tmp_path: Path, make_loaded: MakeLoaded, samples: int) -> None:
+    report = generate_samples(make_loaded(), seconds=samples / RATE, out_dir=tmp_path / "out")
+    assert report.samples == samples
+    assert report.files == (str(tmp_path / "out" / "sample_s0_000.wav"),)
+    assert soundfile.info(report.files[0]).frames == samples
+
+
+def test_less_than_a_sample_is_one_sample(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    assert generate_samples(make_loaded(), seconds=1e-9, out_dir=tmp_path).samples == 1
+
+
+@pytest.mark.parametrize("batch", [1, 3])
+def test_seeds_repeat_and_the_count_changes_nothing(
+    tmp_path: Path, make_loaded: MakeLoaded, monkeypatch: pytest.MonkeyPatch, batch: int
+) -> None:
+    monkeypatch.setattr("distill_ray.generate.generate._BATCH", {"cpu": batch})
+    loaded = make_loaded()
+
+    def files(name: str, count: int, seed: int) -> list[bytes]:
+        report = generate_samples(loaded, count=count, seconds=0.3, seed=seed, out_dir=tmp_path / name)
+        return contents(report.files)
+
+    eight = files("eight", 8, 5)
+    assert files("four", 4, 5) == eight[:4]
+    assert files("again", 8, 5) == eight
+    assert len(set(eight)) == 8
+    assert not set(files("other", 8, 6)) & set(eight)
+
+
+def test_long_output_has_no_seams(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    """Beyond the prior's context of 16 frames and the decoder's chunk of 1024: one pass gives the same."""
+    loaded = make_loaded()
+    report = generate_samples(loaded, seconds=1_100 * HOP / RATE, out_dir=tmp_path)
+    from distill_ray.generate.generate import _sampled
+    from distill_ray.generate.settings import GenerationSettings
+
+    settings = GenerationSettings(seconds=report.seconds)
+    (codes_QF,) = _sampled(loaded, settings, SamplingConfig(), report.samples, None, None)
+    assert codes_QF.shape == (3, 1_100)
+    whole_CT = loaded.model.decode(codes_QF[None])[0]
+    audio, _ = soundfile.read(report.files[0])
+    assert np.abs(audio - whole_CT[0].numpy()).max() < 1.5 / 32_768
+    assert len(torch.unique(codes_QF[:, 1_000:], dim=1).T) > 20
+
+
+def test_temperature_zero_is_greedy(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    loaded, greedy = make_loaded(), SamplingConfig(temperature=0.0)
+    one = generate_samples(loaded, seconds=0.3, sampling=greedy, seed=1, out_dir=tmp_path / "one")
+    other = generate_samples(loaded, seconds=0.3, sampling=greedy, seed=2, out_dir=tmp_path / "other")
+    likeliest = SamplingConfig(temperature=1.0, top_k=1)
+    third = generate_samples(loaded, seconds=0.3, sampling=likeliest, seed=3, out_dir=tmp_path / "third")
+    assert contents(one.files) == contents(other.files) == contents(third.files)
+    free = generate_samples(loaded, seconds=0.3, seed=1, out_dir=tmp_path / "free")
+    assert contents(free.files) != contents(one.files)
+
+
+@pytest.mark.parametrize("audio_format", ["wav", "flac", "ogg", "mp3"])
+def test_stereo_models_give_stereo_in_every_format(
+    tmp_path: Path, make_loaded: MakeLoaded, audio_format: str
+) -> None:
+    loaded = make_loaded(channels=2)
+    reports = [
+        generate_samples(loaded, seconds=0.4, audio_format=audio_format, out_dir=tmp_path / name)
+        for name in ("one", "other")
+    ]
+    assert contents(reports[0].files) == contents(reports[1].files)
+    audio, rate = soundfile.read(reports[0].files[0])
+    assert audio.shape == (3_200, 2)
+    assert rate == RATE
+    assert np.abs(audio[:, 0] - audio[:, 1]).max() > 1e-3
+
+
+def test_a_continuation_begins_with_the_prompt_and_counts_it(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio
+) -> None:
+    loaded, prompt = make_loaded(), make_audio(0.5, channels=2, rate=16_000)
+    report = generate_samples(loaded, count=2, seconds=1.0, prompt=prompt, out_dir=tmp_path / "out", seed=3)
+    assert report.samples == 8_000
+    assert report.prompt_seconds == 62 * HOP / RATE
+    first, second = (soundfile.read(path)[0] for path in report.files)
+    source, _ = soundfile.read(make_audio(0.5, channels=2, rate=16_000), always_2d=True)
+    from distill_ray.corpus import load_audio
+
+    pcm_CT = load_audio(prompt, sample_rate=RATE, channels=1)
+    codes_BQF = loaded.model.encode(pcm_CT[None].float() / 32_768)[:, :, :62]
+    kept = (62 - loaded.model.decoder.context_frames) * HOP
+    expected = loaded.model.decode(codes_BQF)[0, 0].numpy()
+    assert len(source) == 8_000
+    assert kept > 1_000
+    np.testing.assert_allclose(first[:kept], expected[:kept], atol=1.5 / 32_768)
+    np.testing.assert_array_equal(first[:kept], second[:kept])
+    assert np.abs(first[62 * HOP :] - second[62 * HOP :]).max() > 1e-3
+    other = make_audio(0.5, seed=1)
+    different = generate_samples(loaded, seconds=1.0, prompt=other, out_dir=tmp_path / "b", seed=3)
+    assert contents(different.files) != contents(report.files[:1])
+
+
+def test_a_prompt_must_fit_the_output(tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio) -> None:
+    loaded = make_loaded()
+    with pytest.raises(AudioError, match=r"takes 0\.500 s and the output is to last 0\.496 s"):
+        generate_samples(loaded, seconds=62 * HOP / RATE, prompt=make_audio(0.5), out_dir=tmp_path / "out")
+    with pytest.raises(AudioError, match=r"shorter than one code frame \(64 samples"):
+        generate_samples(loaded, prompt=make_audio(63 / RATE), out_dir=tmp_path / "out")
+    with pytest.raises(AudioError, match=r"the prompt .*missing\.wav cannot be used: it cannot be"):
+        generate_samples(loaded, prompt=tmp_path / "missing.wav", out_dir=tmp_path / "out")
+    assert not (tmp_path / "out").exists()
+    report = generate_samples(
+        loaded, seconds=(62 * HOP + 1) / RATE, prompt=make_audio(0.5), out_dir=tmp_path / "out"
+    )
+    assert report.samples == 62 * HOP + 1
+
+
+def test_a_model_without_a_prior_says_what_to_do(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    with pytest.raises(BundleError, match="has no prior yet; train one with `distill-ray train-prior"):
+        generate_samples(make_loaded(prior=False), out_dir=tmp_path / "out")
+
+
+def test_all_wrong_settings_are_named_at_once(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    with pytest.raises(ConfigError) as caught:
+        generate_samples(
+            make_loaded(), count=0, seconds=0.0, seed=-1, audio_format="aac", out_dir=tmp_path / "out"
+        )
+    assert [problem.flag for problem in caught.value.problems] == ["-n", "-d", "--seed", "--format"]
+
+
+def test_progress_and_report(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    events: list[StageProgress] = []
+    report = generate_samples(
+        make_loaded(), count=2, seconds=0.1, out_dir=tmp_path, on_progress=events.append
+    )
+    assert [event.done for event in events] == list(range(1, 27))
+    assert {(event.stage, event.total) for event in events} == {("generate", 26)}
+    document = json.loads(json.dumps(report.to_json(), allow_nan=False))
+    assert document["files"] == [str(tmp_path / f"sample_s0_00{index}.wav") for index in range(2)]
+    assert document["audio_seconds_per_second"] == pytest.approx(0.2 / document["elapsed_s"])
+    assert (document["temperature"], document["top_k"], document["top_p"]) == (1.0, 0, 1.0)

@@ -1,0 +1,90 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import soundfile
+import torch
+
+from distill_ray.bundle import LoadedVQModel
+from distill_ray.errors import AudioError, BundleError, ConfigError
+from distill_ray.generate import decode_file, encode_file, load_codes
+from distill_ray.training.events import StageProgress
+
+MakeLoaded = Callable[..., LoadedVQModel]
+MakeAudio = Callable[..., Path]
+
+
+@pytest.mark.parametrize(("channels", "seconds"), [(1, 1.2345), (2, 20.0)])
+def test_the_round_trip_is_the_model_s_reconstruction(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio, channels: int, seconds: float
+) -> None:
+    loaded, audio = make_loaded(prior=False, channels=channels), make_audio(seconds, channels=channels)
+    events: list[StageProgress] = []
+    encoded = encode_file(loaded, audio, tmp_path / "a.codes", on_progress=events.append)
+    decoded = decode_file(loaded, tmp_path / "a.codes", tmp_path / "b.wav", on_progress=events.append)
+    pcm_TC, _ = soundfile.read(audio, dtype="int16", always_2d=True)
+    source_BCT = torch.from_numpy(pcm_TC).T[None].float() / 32_768
+    expected_CT = loaded.model.decode(loaded.model.encode(source_BCT), len(pcm_TC))[0]
+    result_TC, rate = soundfile.read(tmp_path / "b.wav", always_2d=True)
+    assert rate == 8_000
+    assert result_TC.shape == (round(seconds * 8_000), channels)
+    assert np.abs(result_TC.T - expected_CT.numpy()).max() < 1 / 32_768
+    assert (encoded.levels, encoded.samples, encoded.frames) == (3, len(pcm_TC), -(-len(pcm_TC) // 64))
+    assert encoded.kbps == pytest.approx(3 * 4 * 125 / 1000)
+    assert (decoded.samples, decoded.channels) == (len(pcm_TC), channels)
+    assert [(event.stage, event.done == event.total) for event in events][-1] == ("decode", True)
+    assert any(event.stage == "encode" and event.done == encoded.frames for event in events)
+    document = json.loads(json.dumps(encoded.to_json()))
+    assert document["model_path"] == str(loaded.path)
+    assert document["codes"] == str(tmp_path / "a.codes")
+
+
+def test_other_rates_and_channel_counts_are_converted(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio
+) -> None:
+    audio = make_audio(0.5, channels=2, rate=16_000)
+    report = encode_file(make_loaded(prior=False), audio, tmp_path / "a.codes")
+    assert (report.samples, report.channels, report.sample_rate) == (4_000, 1, 8_000)
+
+
+def test_fewer_levels_make_a_coarser_file(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio
+) -> None:
+    loaded, audio = make_loaded(prior=False), make_audio(0.5)
+    encode_file(loaded, audio, tmp_path / "all.codes")
+    assert encode_file(loaded, audio, tmp_path / "one.codes", levels=1).kbps == pytest.approx(0.5)
+    codes = load_codes(tmp_path / "one.codes").codes_QF
+    assert torch.equal(codes, load_codes(tmp_path / "all.codes").codes_QF[:1])
+    assert decode_file(loaded, tmp_path / "one.codes", tmp_path / "one.flac").levels == 1
+    for levels in (0, 4):
+        with pytest.raises(ConfigError, match=r"--levels \(levels\): . is not from 1 to the model's 3"):
+            encode_file(loaded, audio, tmp_path / "no.codes", levels=levels)
+
+
+def test_codes_of_another_model_are_refused_unless_forced(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio
+) -> None:
+    own, other = make_loaded(prior=False), make_loaded(prior=False, seed=1)
+    encode_file(own, make_audio(0.3), tmp_path / "a.codes")
+    with pytest.raises(BundleError, match="made by another model"):
+        decode_file(other, tmp_path / "a.codes", tmp_path / "b.wav")
+    assert not (tmp_path / "b.wav").exists()
+    assert decode_file(other, tmp_path / "a.codes", tmp_path / "b.wav", force=True).samples == 2_400
+
+
+def test_what_cannot_be_encoded_or_named_is_said(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio
+) -> None:
+    loaded = make_loaded(prior=False)
+    (tmp_path / "text.wav").write_text("no audio")
+    for path in (tmp_path / "text.wav", tmp_path / "missing.wav", tmp_path):
+        with pytest.raises(AudioError, match="cannot be used: it cannot be") as caught:
+            encode_file(loaded, path, tmp_path / "a.codes")
+        assert str(path) in str(caught.value)
+    encode_file(loaded, make_audio(0.3), tmp_path / "a.codes")
+    with pytest.raises(AudioError, match="names no audio format"):
+        decode_file(loaded, tmp_path / "a.codes", tmp_path / "b.txt")
