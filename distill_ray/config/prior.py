@@ -36,9 +36,12 @@ class PriorConfig(Section):
 
     @property
     def training_frames(self) -> int:
-        """Code frames of a training window: twice what attention spans, so that half of its steps see no
-        special token, as in all generation beyond the span."""
-        return 2 * self.context_frames
+        """Code frames of a training window: half as many again as attention spans.
+
+        The last third of its steps sees no special token, as in all generation beyond the span; with windows
+        of one span held-out loss beyond it was 2 to 6 % worse, with windows of two no better.
+        """
+        return 3 * self.context_frames // 2
 
 
 @dataclass(frozen=True, kw_only=True)

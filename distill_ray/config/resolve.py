@@ -46,12 +46,12 @@ SectionT = TypeVar("SectionT", bound=Section)
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusFacts:
-    """What the automatic choices look at."""
+    """What the automatic choices look at; the format is None as long as it is not known."""
 
     file_count: int
     train_seconds: float
-    sample_rate: int
-    channels: int
+    sample_rate: int | None
+    channels: int | None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -107,13 +107,13 @@ def resolve_vqvae(
     size_given = given.pop("model.size", size)
     chosen = size_given or _auto_size(facts.train_seconds, accelerator)
     auto: dict[str, object] = {
-        "model.sample_rate": facts.sample_rate,
-        "model.channels": facts.channels,
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
         "training.batch_size": (48 if accelerator else 8) * max(1, workers),
         "training.min_epoch_steps": _MIN_EPOCH_STEPS[accelerator],
         **{f"model.{key}": value for key, value in _SIZES.get(str(chosen), _SIZES["small"]).items()},
     }
+    known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}
+    auto |= {key: value for key, value in known.items() if value is not None}
     problems = [] if chosen in SIZES else [Problem("model.size", _no_size(chosen), "--size")]
     problems += _fixed_by_corpus(given, auto, ("model.sample_rate", "model.channels"))
     sections = (VQVAEConfig, TrainingConfig, LossConfig, AugmentConfig)
@@ -221,7 +221,7 @@ def _fixed_by_corpus(
     return [
         Problem(key, f"{given[key]!r} does not match the data, which has {auto[key]}; leave it out")
         for key in keys
-        if key in given and given[key] != auto[key]
+        if key in given and key in auto and given[key] != auto[key]
     ]
 
 

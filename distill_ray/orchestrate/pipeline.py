@@ -46,6 +46,7 @@ if TYPE_CHECKING:
 CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteEvent)
 
 _EXIT_CODES = {"completed": 0, "early_stop": 0, "cancelled": 3, "health": 4}
+_SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
 _VQ_SHOWN = (
     "model.codebook_size",
     "model.num_quantizers",
@@ -172,17 +173,19 @@ def train_codec(
     else:
         _refuse_with_resume(out=out, name=name, size=size)
         start = resumed_run(resume, given, table="training")
+    size = start.identity.get("size", size)
     with _settled(plan) as ready:
-        corpus = ensure_corpus(data, _corpus_config(given), on_progress=_stage(listener, "prepare"))
-        start.check({"corpus": corpus.digest})
-        resolved = resolve_vqvae(
-            _facts(corpus),
+        resolve = functools.partial(
+            resolve_vqvae,
             overrides=start.settings,
-            size=start.identity.get("size", size),
+            size=size,
             accelerator=_accelerator(ready),
             workers=ready.num_workers or 1,
         )
-        resolved = start.sourced(resolved)
+        resolve(_SOME_CORPUS)  # says what is wrong with the settings before an hour of decoding
+        corpus = ensure_corpus(data, _corpus_config(given), on_progress=_stage(listener, "prepare"))
+        start.check({"corpus": corpus.digest})
+        resolved = start.sourced(resolve(_facts(corpus)))
         name = start.identity.get("name", name or "distill")
         start.folder.create(
             resolved, {"name": name, "size": resolved.size, "corpus": corpus.digest}, fresh=start.is_new

@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import pickle
+import warnings
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, TypeVar
@@ -32,8 +33,13 @@ def write_state(path: Path, state: Mapping[str, Any]) -> None:
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:
     """What `write_state` wrote, on `device`. Raises CheckpointError."""
-    loaded: dict[str, Any] = guarded(path, lambda: torch.load(path, map_location=device, weights_only=True))
-    return loaded
+
+    def load() -> dict[str, Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # torch warns of what it then refuses
+            return dict(torch.load(path, map_location=device, weights_only=True))
+
+    return guarded(path, load)
 
 
 def write_weights(path: Path, weights: Mapping[str, Tensor]) -> None:
@@ -72,7 +78,8 @@ def guarded(path: Path, read: Callable[[], T]) -> T:
         RuntimeError,
         ValueError,
         TypeError,
-        KeyError,
+        LookupError,
+        AttributeError,
         pickle.UnpicklingError,
         SafetensorError,
     ) as error:

@@ -234,7 +234,8 @@ def _restore(value: Any, hint: Any) -> Any:
     if dataclasses.is_dataclass(hint):
         return _build(hint, value)
     if origin is dict:
-        return dict(value)
+        inner = typing.get_args(hint)[1]
+        return {key: _restore(item, inner) for key, item in value.items()}
     if hint is float or (isinstance(hint, types.UnionType) and isinstance(value, str)):
         return float(value)  # NaN and infinities travel as text where a writer has no JSON for them
     return value

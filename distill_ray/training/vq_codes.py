@@ -15,7 +15,7 @@ from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.training.ema import WeightAverage
 from distill_ray.training.optimizer import Optimizer
 from distill_ray.training.worker import Worker
-from distill_ray.vqvae import VQVAE
+from distill_ray.vqvae import VQVAE, VQVAEOutput
 
 _STATE = ("epoch_counts_QK", "recent_counts_QK")
 
@@ -45,17 +45,17 @@ class CodeKeeper:
         self.reseeded = 0
 
     @torch.no_grad()
-    def follow(self, step: int, codes: Tensor, residuals_QND: Tensor, used_QN: Tensor, sound: Tensor) -> None:
-        """Take in a step's codes [B, Q, F]; where `sound` (a scalar) is false they are left out."""
-        counts_QK = torch.where(sound, self._quantizer.counts(codes, used_QN), 0.0)
+    def follow(self, step: int, output: VQVAEOutput, sound: Tensor) -> None:
+        """Take in the codes of a step; where `sound` (a scalar) is false they are left out."""
+        counts_QK = torch.where(sound, self._quantizer.counts(output.codes_BQT, output.used_QN), 0.0)
         if self._learns_by_ema:
-            sums_QKD = torch.where(sound, self._quantizer.ema_sums(codes, residuals_QND, used_QN), 0.0)
+            sums_QKD = torch.where(sound, self._quantizer.ema_statistics(output), 0.0)
             step_counts_QK = self._worker.all_reduce(counts_QK.clone())
             self._quantizer.ema_update(step_counts_QK, self._worker.all_reduce(sums_QKD))
         self.epoch_counts_QK += counts_QK
         self.recent_counts_QK += counts_QK
         if self._reseeds and (step + 1) % self._every == 0:
-            self._reseed(step, residuals_QND)
+            self._reseed(step, output.residuals_QND)
 
     def epoch_counts(self) -> Tensor:
         """Counts [Q, K] of all ranks since the epoch began (collective)."""

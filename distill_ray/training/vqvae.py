@@ -39,7 +39,14 @@ from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
 from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS, HeldOut
 from distill_ray.training.worker import Worker
-from distill_ray.vqvae import VQVAE, LevelHealth, ReconstructionLoss, codebook_health, utilization_warnings
+from distill_ray.vqvae import (
+    VQVAE,
+    LevelHealth,
+    ReconstructionLoss,
+    VQVAEOutput,
+    codebook_health,
+    utilization_warnings,
+)
 
 _TERMS = (*RECONSTRUCTION_TERMS, "codebook", "commitment")
 _INITIAL_VECTORS_PER_CODE = 8
@@ -113,8 +120,8 @@ class Objective(nn.Module):
         self.codebook_weight = weights.codebook
         self.commitment_weight = model.config.commitment_weight
 
-    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
-        """Total loss, each of `_TERMS`, codes [B, Q, F], residuals [Q, N, D] and used [Q, N]."""
+    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[Tensor, Tensor, VQVAEOutput]:
+        """Total loss, each of `_TERMS`, and what the codebooks are followed by."""
         output = self.model(audio_BCT, depth_B)
         terms = self.loss(output.audio_BCT, audio_BCT)
         total = (
@@ -124,7 +131,7 @@ class Objective(nn.Module):
         )
         named = {**terms, "codebook": output.codebook_loss, "commitment": output.commitment_loss}
         each = torch.stack([named[term].detach().float() for term in _TERMS])
-        return total, each, output.codes_BQF, output.residuals_QND, output.used_QN
+        return total, each, output
 
 
 @dataclass(kw_only=True)
@@ -194,12 +201,12 @@ class VQTask:
         torch.manual_seed((training.seed << 32) + step)  # dropout: the same after a resume
         batch = self.batches.batch(step)
         with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.bf16):
-            total, terms, codes, residuals_QND, used_QN = self.objective(batch.audio_BCT, batch.depth_B)
+            total, terms, output = self.objective(batch.audio_BCT, batch.depth_B)
         total.backward()
         self.grad_norm = self.optimizer.step(lr_scale(step, fraction, warmup_steps=training.warmup_steps))
         sound = torch.isfinite(self.grad_norm)
         self.average.update(step)
-        self.codes.follow(step, codes, residuals_QND, used_QN, sound)
+        self.codes.follow(step, output, sound)
         row = torch.cat([total.detach().reshape(1), terms, total.new_ones(1)])
         self.sums += torch.where(sound, row, torch.zeros_like(row))
 

@@ -15,10 +15,24 @@ from distill_ray.training.budget import Budget
 from distill_ray.training.events import VQEpochMetrics, to_record
 from distill_ray.training.loop import LoopSettings, restore, run_loop
 from distill_ray.training.vqvae import VQTask
-from distill_ray.training.worker import LocalWorker, ProcessGroupWorker, Worker
+from distill_ray.training.worker import LocalWorker, ProcessGroupWorker, StopFlag, Worker
 
 
-def main(rank: int, world_size: int, corpus_uri: str, out: Path, overrides: dict[str, object]) -> None:
+class AskedAt(StopFlag):
+    """A stop that only the last rank hears of, after `steps` steps."""
+
+    def __init__(self, steps: int) -> None:
+        super().__init__()
+        self._left = steps if dist.is_initialized() and dist.get_rank() == 1 else -1
+
+    def requested(self) -> bool:  # asked before every step, and once more after each epoch
+        self._left -= 1
+        return self._left == 0
+
+
+def main(
+    rank: int, world_size: int, corpus_uri: str, out: Path, stop_at: int, overrides: dict[str, object]
+) -> None:
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
     epochs: list[dict[str, object]] = []
@@ -28,7 +42,7 @@ def main(rank: int, world_size: int, corpus_uri: str, out: Path, overrides: dict
         dist.init_process_group(
             "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world_size
         )
-        worker = ProcessGroupWorker(out / "checkpoints", device=cpu, listener=listener)
+        worker = ProcessGroupWorker(out / "checkpoints", device=cpu, listener=listener, stop=AskedAt(stop_at))
     else:
         worker = LocalWorker(out / "checkpoints", device=cpu, listener=listener)
     corpus = open_corpus(corpus_uri)
@@ -38,7 +52,7 @@ def main(rank: int, world_size: int, corpus_uri: str, out: Path, overrides: dict
     config = resolve_vqvae(facts, overrides=overrides, size="tiny", accelerator=False, workers=1).config
     task = VQTask(corpus, config, worker)
     budget = Budget(steps_per_epoch=task.steps_per_epoch, epochs=config.training.epochs, max_minutes=None)
-    settings = LoopSettings(patience=0, checkpoint_seconds=0.0)
+    settings = LoopSettings(patience=0, checkpoint_seconds=1e9)
     progress = run_loop(task, worker, budget, settings, restore(worker, task))
     completed = task.completed(progress)
     torch.save(
@@ -50,4 +64,11 @@ def main(rank: int, world_size: int, corpus_uri: str, out: Path, overrides: dict
 
 
 if __name__ == "__main__":
-    main(int(sys.argv[1]), int(sys.argv[2]), sys.argv[3], Path(sys.argv[4]), json.loads(sys.argv[5]))
+    main(
+        int(sys.argv[1]),
+        int(sys.argv[2]),
+        sys.argv[3],
+        Path(sys.argv[4]),
+        int(sys.argv[5]),
+        json.loads(sys.argv[6]),
+    )

@@ -53,29 +53,29 @@ def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(out)
 
 
-def train(corpus: str, out: Path, world_size: int, overrides: dict[str, object]) -> list[dict[str, Any]]:
-    """Run all ranks; what each ended with."""
+def train(
+    corpus: str, out: Path, world_size: int, overrides: dict[str, object], stop_at: int = -1
+) -> list[dict[str, Any]]:
+    """Run all ranks; what each ended with. Rank 1 alone is asked to stop at its look number `stop_at`."""
     out.mkdir(exist_ok=True)
     (out / "rendezvous").unlink(missing_ok=True)
+    arguments = (corpus, str(out), str(stop_at), json.dumps(overrides))
     ranks = [
         subprocess.Popen(
-            [
-                sys.executable,
-                str(SCRIPT),
-                str(rank),
-                str(world_size),
-                corpus,
-                str(out),
-                json.dumps(overrides),
-            ],
+            [sys.executable, str(SCRIPT), str(rank), str(world_size), *arguments],
             stderr=subprocess.PIPE,
             text=True,
         )
         for rank in range(world_size)
     ]
-    for rank in ranks:
-        _, errors = rank.communicate(timeout=200)
-        assert rank.returncode == 0, errors
+    try:
+        for rank in ranks:
+            _, errors = rank.communicate(timeout=200)
+            assert rank.returncode == 0, errors
+    finally:
+        for rank in ranks:
+            rank.kill()
+            rank.communicate()
     return [
         {
             **torch.load(out / f"{rank}.pt", weights_only=True),
@@ -85,11 +85,13 @@ def train(corpus: str, out: Path, world_size: int, overrides: dict[str, object])
     ]
 
 
-@pytest.mark.parametrize("learning", ["gradient", "ema"])
-def test_two_ranks_train_as_one_process(corpus: str, tmp_path: Path, learning: str) -> None:
-    overrides = {**OVERRIDES, "model.codebook_learning": learning}
-    one = train(corpus, tmp_path / "one", 1, overrides)[0]
-    first, second = train(corpus, tmp_path / "two", 2, overrides)
+@pytest.fixture(scope="module")
+def two_ranks(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return train(corpus, tmp_path_factory.mktemp("two"), 2, OVERRIDES)
+
+
+def check_same(one: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+    first, second = ranks
     for part in ("model", "average"):
         assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
     assert sum(epoch["reseeded_codes"] for epoch in one["epochs"]) > 0
@@ -106,11 +108,26 @@ def test_two_ranks_train_as_one_process(corpus: str, tmp_path: Path, learning: s
     assert first["completed"]["final_val_loss"] == second["completed"]["final_val_loss"]
 
 
-def test_two_ranks_resume_where_they_were(corpus: str, tmp_path: Path) -> None:
-    uncut = train(corpus, tmp_path / "uncut", 2, OVERRIDES)[0]
-    train(corpus, tmp_path / "cut", 2, {**OVERRIDES, "training.epochs": 1})
-    # The schedule of one epoch ended before; what must be whole are the counts and the sums of the second.
-    resumed = train(corpus, tmp_path / "cut", 2, OVERRIDES)[0]
-    assert [epoch["epoch"] for epoch in resumed["epochs"]] == [2]
-    assert resumed["epochs"][0]["step"] == uncut["epochs"][1]["step"]
-    assert resumed["epochs"][0]["train_loss"] == pytest.approx(uncut["epochs"][1]["train_loss"], rel=0.2)
+def test_two_ranks_train_as_one_process(corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]]) -> None:
+    check_same(train(corpus, tmp_path, 1, OVERRIDES)[0], two_ranks)
+
+
+def test_two_ranks_average_codebooks_as_one_process(corpus: str, tmp_path: Path) -> None:
+    overrides = {**OVERRIDES, "model.codebook_learning": "ema"}
+    check_same(
+        train(corpus, tmp_path / "one", 1, overrides)[0], train(corpus, tmp_path / "two", 2, overrides)
+    )
+
+
+def test_ranks_stop_together_and_resume_as_if_uncut(
+    corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]]
+) -> None:
+    cut = train(corpus, tmp_path, 2, OVERRIDES, stop_at=5)
+    assert [rank["completed"]["exit_reason"] for rank in cut] == ["cancelled"] * 2
+    assert [rank["completed"]["steps"] for rank in cut] == [4, 4]
+    resumed = train(corpus, tmp_path, 2, OVERRIDES)[0]
+    for one, other in zip(resumed["epochs"], two_ranks[0]["epochs"], strict=True):
+        assert one["step"] == other["step"]
+        assert one["codebook_health"] == other["codebook_health"]
+        assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
+        assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-5)

@@ -1,0 +1,31 @@
+# Two commands: `make demo` runs the main job, `make test` passes the tests; each sets up what it needs.
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+# Any folder of audio or prepared corpus; empty: a corpus that examples/synthesise.py renders.
+CORPUS ?=
+MINUTES ?= 3
+DEMO := demo
+READY := $(VENV)/.ready
+
+.PHONY: setup demo test check clean
+
+setup: $(READY)
+
+$(READY): pyproject.toml .ci/setup
+	.ci/setup $(PYTHON) $(VENV)
+	touch $@
+
+demo: $(READY)
+	examples/demo.sh $(BIN) $(DEMO) $(MINUTES) $(CORPUS)
+
+test: $(READY)
+	$(BIN)/python -m pytest
+
+check: $(READY)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+clean:
+	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -1,0 +1,19 @@
+#!/usr/bin/env bash
+# The main job from recordings to generated audio: examples/demo.sh BIN OUT MINUTES [CORPUS]
+# BIN holds distill-ray; without CORPUS a small corpus of instruments is synthesised. `make demo` calls this.
+set -euo pipefail
+bin=$1 out=$2 minutes=$3 corpus=${4:-}
+mkdir -p "$out"
+if [ -z "$corpus" ]; then
+  corpus=$out/recordings
+  [ -d "$corpus" ] || "$bin/python" "$(dirname "$0")/synthesise.py" "$corpus"
+fi
+run=$out/run
+rm -rf "$run"
+set -x
+"$bin/distill-ray" prepare "$corpus" --out "$out/corpus"
+"$bin/distill-ray" train "$out/corpus" --out "$run" --name demo --num-workers 2 --max-minutes "$minutes"
+"$bin/distill-ray" train-prior "$run/demo.distill" "$out/corpus" --num-workers 2 --max-minutes 1
+"$bin/distill-ray" evaluate "$run/demo.distill" "$out/corpus"
+"$bin/distill-ray" generate "$run/demo.distill" -n 2 -d 5 --seed 1 -o "$out/generated"
+"$bin/distill-ray" info "$run/demo.distill"

@@ -1,0 +1,157 @@
+from __future__ import annotations
+
+import pytest
+
+from distill_ray.config.resolve import (
+    CorpusFacts,
+    Resolved,
+    dotted,
+    get_adaptive_prior_config,
+    get_adaptive_vqvae_config,
+    prior_steps_per_epoch,
+    resolve_prior,
+    resolve_vqvae,
+    steps_per_epoch,
+)
+from distill_ray.config.vqvae import VQTrainConfig, VQVAEConfig
+from distill_ray.errors import ConfigError
+
+FACTS = CorpusFacts(file_count=30, train_seconds=300.0, sample_rate=44_100, channels=1)
+
+
+def resolve(
+    overrides: dict[str, object] | None = None,
+    *,
+    facts: CorpusFacts = FACTS,
+    size: str | None = None,
+    accelerator: bool = False,
+    workers: int = 1,
+) -> Resolved[VQTrainConfig]:
+    return resolve_vqvae(
+        facts, overrides=overrides or {}, size=size, accelerator=accelerator, workers=workers
+    )
+
+
+@pytest.mark.parametrize(
+    ("files", "seconds", "codes"),
+    [
+        (1, None, 64),
+        (20, 60.0, 64),
+        (21, None, 128),
+        (100, None, 128),
+        (101, None, 256),
+        (5, 3600.0, 512),
+        (5, 4 * 3600.0, 1024),
+        (500, 3599.0, 256),
+    ],
+)
+def test_codebook_size_follows_files_and_hours(files: int, seconds: float | None, codes: int) -> None:
+    assert get_adaptive_vqvae_config(files, seconds).codebook_size == codes
+
+
+def test_prior_grows_with_the_corpus() -> None:
+    small, large = get_adaptive_prior_config(10, 300.0), get_adaptive_prior_config(10, 36_000.0)
+    assert small.hidden_size < large.hidden_size
+    assert small.dropout > large.dropout
+
+
+def test_sources() -> None:
+    resolved = resolve({"model.codebook_size": 32, "training.epochs": 2})
+    assert resolved.config.model.codebook_size == 32
+    assert resolved.source("model.codebook_size") == "override"
+    assert resolved.source("training.epochs") == "override"
+    assert resolved.source("model.num_quantizers") == "auto"
+    assert resolved.size == "tiny"
+    assert resolved.source("model.size") == "auto"
+    assert resolve(size="base").source("model.size") == "override"
+
+
+def test_size_from_the_file_wins_over_auto() -> None:
+    assert resolve({"model.size": "small"}).config.model.width == 256
+    assert resolve(accelerator=True).size == "small"
+    hour = CorpusFacts(file_count=30, train_seconds=3600.0, sample_rate=44_100, channels=2)
+    assert resolve(facts=hour, accelerator=True).size == "base"
+    assert resolve(facts=hour).config.model.channels == 2
+
+
+def test_an_epoch_is_a_pass_and_measurable() -> None:
+    small = resolve({"model.codebook_size": 16, "training.batch_size": 8}).config
+    assert steps_per_epoch(small, 600.0) == 100  # 600 s / (8 windows of 0.75 s)
+    large = resolve({"model.codebook_size": 1024, "training.batch_size": 8}).config
+    assert steps_per_epoch(large, 6.0) * 8 * large.window_frames >= 50 * 1024
+
+
+def test_budget_is_chosen_only_where_none_is_given() -> None:
+    chosen = resolve().config
+    epochs = chosen.training.epochs
+    assert epochs is not None
+    assert epochs * steps_per_epoch(chosen, FACTS.train_seconds) == pytest.approx(2000, abs=100)
+    timed = resolve({"training.max_minutes": 1.0}).config.training
+    assert (timed.epochs, timed.max_minutes) == (None, 1.0)
+
+
+def test_all_problems_of_all_sections_at_once() -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve(
+            {
+                "model.codebook_size": 5,
+                "training.lr": -1.0,
+                "loss.mel": "much",
+                "model.codebok_dim": 3,
+                "model.sample_rate": 22_050,
+            },
+            size="huge",
+        )
+    texts = " | ".join(str(problem) for problem in caught.value.problems)
+    for part in (
+        "--size (model.size): 'huge' is not one of tiny, small, base",
+        "--codebook-size (model.codebook_size)",
+        "--lr (training.lr)",
+        "loss.mel: 'much' is not a number",
+        "model.codebok_dim: no such setting; did you mean model.codebook_dim?",
+        "model.sample_rate: 22050 does not match the data, which has 44100",
+    ):
+        assert part in texts
+    assert len(caught.value.problems) == 6
+
+
+def test_tables_of_other_stages_are_left_alone_but_unknown_tables_are_not() -> None:
+    resolve({"prior.hidden_size": 128})
+    with pytest.raises(ConfigError, match=r"modle\.width: no such setting; did you mean model\.width"):
+        resolve({"modle.width": 3})
+
+
+def test_batch_is_shared_by_the_workers() -> None:
+    assert resolve(workers=3).config.training.batch_size == 24
+    with pytest.raises(ConfigError, match="--batch-size"):
+        resolve({"training.batch_size": 8}, workers=3)
+
+
+def test_prior_takes_its_codes_from_the_codec() -> None:
+    codec = VQVAEConfig(codebook_size=64, num_quantizers=4)
+    resolved = resolve_prior(
+        codec, file_count=5, train_frames=10_000, overrides={}, accelerator=False, workers=2
+    )
+    model = resolved.config.model
+    assert (model.codebook_size, model.num_quantizers, model.codebook_dim) == (64, 4, 8)
+    assert resolved.config.training.batch_size == 16
+    assert resolved.config.training.epochs is not None
+    steps = prior_steps_per_epoch(resolved.config, 10_000_000)
+    assert steps * 16 * model.training_frames >= 10_000_000
+    assert model.training_frames == 1.5 * model.context_frames
+    with pytest.raises(ConfigError, match=r"prior\.codebook_size"):
+        resolve_prior(
+            codec,
+            file_count=5,
+            train_frames=10_000,
+            overrides={"prior.codebook_size": 128},
+            accelerator=False,
+            workers=1,
+        )
+
+
+def test_every_setting_by_its_key() -> None:
+    values = dotted(resolve().config)
+    assert values["model.codebook_size"] == 128
+    assert values["loss.mel"] == 15.0
+    assert len(values) == len(set(values)) > 40

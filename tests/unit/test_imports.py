@@ -1,0 +1,102 @@
+"""Who may import whom (ARCHITECTURE.md), read from the source; and what stays unloaded."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2] / "distill_ray"
+
+# What each package may import of the others.
+MAY_IMPORT = {
+    "config": set(),
+    "corpus": {"config"},
+    "vqvae": {"config"},
+    "prior": {"config"},
+    "training": {"config", "corpus", "vqvae", "prior"},
+    "bundle": {"config", "corpus", "vqvae", "prior"},
+    "generate": {"config", "corpus", "vqvae", "prior", "bundle"},
+    "evaluate": {"config", "corpus", "vqvae", "prior", "bundle"},
+    "orchestrate": {"config", "corpus", "vqvae", "prior", "training", "bundle", "generate", "evaluate"},
+    "display": {"training", "vqvae"},
+    "cli": {
+        "config",
+        "corpus",
+        "vqvae",
+        "prior",
+        "training",
+        "bundle",
+        "generate",
+        "evaluate",
+        "orchestrate",
+        "display",
+    },
+}
+# Records without behaviour that every stage reports with.
+FOR_ALL = "distill_ray.training.events"
+ONLY_IN = {"ray": "orchestrate", "rich": "display", "typer": "cli"}
+LOWEST = {"config", "corpus", "vqvae", "prior"}
+FILES = sorted(ROOT.rglob("*.py"))
+
+
+def imported(path: Path) -> set[str]:
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            assert node.level == 0, f"{path} imports relatively"
+            names.add(node.module)
+    return names
+
+
+def package(path: Path) -> str:
+    return path.relative_to(ROOT).parts[0]
+
+
+def test_every_package_has_its_rule() -> None:
+    packages = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
+    assert packages == set(MAY_IMPORT)
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_imports_go_downward(path: Path) -> None:
+    home = package(path)
+    if home not in MAY_IMPORT:
+        return  # errors, lazy, the package root: they import nothing of ours but each other
+    allowed = MAY_IMPORT[home] | {home, "errors", "lazy", "__version__"}
+    for name in imported(path):
+        parts = name.split(".")
+        if parts[0] == "distill_ray" and len(parts) > 1 and (name != FOR_ALL or home in LOWEST):
+            assert parts[1] in allowed, f"{path} imports {name}"
+
+
+@pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
+def test_libraries_stay_where_they_belong(path: Path) -> None:
+    for name in imported(path):
+        home = ONLY_IN.get(name.split(".")[0])
+        assert home is None or home == package(path), f"{path} imports {name}"
+
+
+def test_files_are_not_drawers() -> None:
+    for path in FILES:
+        assert path.stem not in {"utils", "util", "common", "helpers", "helper", "misc"}, path
+        assert len(path.read_text("utf-8").splitlines()) <= 400, path
+
+
+def test_help_loads_neither_torch_nor_ray() -> None:
+    script = (
+        "import sys\n"
+        "from distill_ray.cli.main import main\n"
+        "sys.argv = ['distill-ray', '--help']\n"
+        "try:\n    main()\nexcept SystemExit as end:\n    assert not end.code, end.code\n"
+        "loaded = {'torch', 'ray', 'rich', 'numpy', 'pyarrow'} & set(sys.modules)\n"
+        "assert not loaded, loaded\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert "train-prior" in done.stdout

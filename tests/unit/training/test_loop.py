@@ -1,0 +1,167 @@
+"""The loop's decisions, with a task that only counts: no model, no data."""
+
+from __future__ import annotations
+
+import json
+import math
+import time
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill_ray.errors import CheckpointError
+from distill_ray.training import checkpoint
+from distill_ray.training.budget import Budget
+from distill_ray.training.events import Event, Notice
+from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
+from distill_ray.training.worker import LocalWorker, StopFlag
+
+STEPS = 4
+
+
+class CountingTask:
+    """Held-out losses come from a list; `stop_at` asks to stop after that many steps."""
+
+    def __init__(self, losses: list[float], stop: StopFlag | None = None, stop_at: int = -1) -> None:
+        self.losses = losses
+        self.stop, self.stop_at = stop, stop_at
+        self.steps: list[int] = []
+        self.fractions: list[float] = []
+        self.validated = 0
+        self.best: list[int] = []
+        self.epochs: list[tuple[int, int]] = []
+
+    def train_step(self, step: int, fraction: float) -> None:
+        self.steps.append(step)
+        self.fractions.append(fraction)
+        if self.stop is not None and step + 1 == self.stop_at:
+            self.stop.request()
+
+    def step_event(self, progress: Progress, pace: Pace) -> Event:
+        return Notice(level="info", message=f"step {progress.step}")
+
+    def validate(self) -> float:
+        self.validated += 1
+        return self.losses[min(self.validated, len(self.losses)) - 1]
+
+    def keep_best(self) -> None:
+        self.best.append(self.validated)
+
+    def epoch_event(self, progress: Progress, pace: Pace) -> Event:
+        self.epochs.append((progress.epoch, progress.step))
+        return Notice(level="info", message=f"epoch {progress.epoch}")
+
+    def consolidate(self) -> None:
+        pass
+
+    def write(self, folder: Path) -> None:
+        checkpoint.write_json(folder / "task.json", {"validated": self.validated})
+
+    def read(self, folder: Path) -> None:
+        self.validated = checkpoint.read_json(folder / "task.json")["validated"]
+
+
+def run(
+    task: CountingTask,
+    folder: Path,
+    *,
+    epochs: int | None = 3,
+    max_minutes: float | None = None,
+    patience: int = 0,
+    stop: StopFlag | None = None,
+    checkpoint_seconds: float = 1e9,
+) -> tuple[Progress, LocalWorker]:
+    worker = LocalWorker(folder, device=torch.device("cpu"), stop=stop)
+    budget = Budget(steps_per_epoch=STEPS, epochs=epochs, max_minutes=max_minutes)
+    settings = LoopSettings(patience=patience, checkpoint_seconds=checkpoint_seconds)
+    return run_loop(task, worker, budget, settings, restore(worker, task)), worker
+
+
+def test_epochs_and_best(tmp_path: Path) -> None:
+    task = CountingTask([3.0, 1.0, 2.0])
+    progress, _ = run(task, tmp_path)
+    assert task.steps == list(range(12))
+    assert task.fractions == [step / 12 for step in range(12)]
+    assert task.epochs == [(1, 4), (2, 8), (3, 12)]
+    assert task.best == [1, 2]
+    assert (progress.best_loss, progress.best_epoch, progress.ended) == (1.0, 2, "completed")
+
+
+def test_a_nan_loss_is_never_the_best(tmp_path: Path) -> None:
+    progress, _ = run(CountingTask([math.nan, 2.0, math.nan]), tmp_path)
+    assert (progress.best_loss, progress.best_epoch) == (2.0, 2)
+
+
+def test_patience(tmp_path: Path) -> None:
+    task = CountingTask([3.0, 1.0, 2.0, 2.0, 2.0, 0.5])
+    progress, _ = run(task, tmp_path, epochs=6, patience=3)
+    assert (progress.epoch, progress.best_epoch, progress.ended) == (5, 2, "early_stop")
+
+
+def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    stop = StopFlag()
+    first = CountingTask([3.0, 1.0, 2.0], stop, stop_at=6)
+    progress, _ = run(first, tmp_path, stop=stop)
+    assert (progress.ended, progress.step, progress.epoch) == ("cancelled", 6, 1)
+    assert first.epochs == [(1, 4)]
+    second = CountingTask([3.0, 1.0, 2.0])
+    progress, _ = run(second, tmp_path)
+    assert second.steps == list(range(6, 12))
+    assert second.epochs == [(2, 8), (3, 12)]
+    assert (progress.best_epoch, progress.best_loss, progress.ended) == (2, 1.0, "completed")
+
+
+def test_a_run_stopped_in_its_first_epoch_is_validated_but_not_advanced(tmp_path: Path) -> None:
+    stop = StopFlag()
+    task = CountingTask([3.0], stop, stop_at=2)
+    progress, worker = run(task, tmp_path, stop=stop)
+    assert (task.validated, task.best, task.epochs) == (1, [], [])
+    assert (progress.step, progress.epoch, progress.best_loss) == (2, 0, math.inf)
+    assert restore(worker, task).best_loss == math.inf
+
+
+def test_a_finished_run_does_nothing_more(tmp_path: Path) -> None:
+    run(CountingTask([3.0, 1.0, 2.0]), tmp_path)
+    again = CountingTask([0.0])
+    progress, _ = run(again, tmp_path)
+    assert again.steps == []
+    assert (progress.step, progress.ended) == (12, "completed")
+
+
+def test_more_epochs_continue_a_finished_run(tmp_path: Path) -> None:
+    run(CountingTask([3.0, 1.0, 2.0]), tmp_path)
+    again = CountingTask([0.0, 0.0, 0.0, 0.5])
+    progress, _ = run(again, tmp_path, epochs=4)
+    assert again.steps == [12, 13, 14, 15]
+    assert (progress.best_loss, progress.best_epoch) == (0.5, 4)
+
+
+def test_a_time_budget_ends_inside_an_epoch_and_closes_it(tmp_path: Path) -> None:
+    class SlowTask(CountingTask):
+        def train_step(self, step: int, fraction: float) -> None:
+            super().train_step(step, fraction)
+            # Half of the budget passes in each step: the clock is real, so the bound is generous.
+            time.sleep(0.06)
+
+    task = SlowTask([3.0])
+    progress, _ = run(task, tmp_path, epochs=None, max_minutes=0.1 / 60)
+    assert progress.ended == "completed"
+    assert 1 <= progress.step < STEPS
+    assert task.epochs == [(1, progress.step)]
+    assert task.best == [1]
+
+
+def test_every_step_can_be_a_checkpoint(tmp_path: Path) -> None:
+    stop = StopFlag()
+    task = CountingTask([3.0], stop, stop_at=3)
+    run(task, tmp_path, stop=stop, checkpoint_seconds=0.0)
+    saved = json.loads((tmp_path / "latest" / "progress.json").read_text())
+    assert (saved["step"], saved["ended"]) == (3, "cancelled")
+
+
+def test_a_damaged_progress_file_is_one_sentence(tmp_path: Path) -> None:
+    run(CountingTask([3.0]), tmp_path, epochs=1)
+    (tmp_path / "latest" / "progress.json").write_text('{"steps": 3}')
+    with pytest.raises(CheckpointError, match=r"progress\.json is damaged"):
+        run(CountingTask([3.0]), tmp_path, epochs=1)

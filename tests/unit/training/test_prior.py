@@ -1,0 +1,112 @@
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
+from distill_ray.corpus import Corpus
+from distill_ray.prior import CodePrior, extract_code_sequences
+from distill_ray.training import checkpoint
+from distill_ray.training.events import Event, PriorEpochMetrics, PriorTrainingCompleteEvent
+from distill_ray.training.prior import PriorTask, train_prior
+from distill_ray.training.worker import LocalWorker, StopFlag
+
+CPU = torch.device("cpu")
+LEVELS, CODES = 2, 8
+
+
+@pytest.fixture(scope="module")
+def codes(corpus: Corpus, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Codes of the corpus by a codec that is no neural network: coarse loudness, and a counter."""
+
+    def encode(audio_CT: torch.Tensor) -> torch.Tensor:
+        frames = audio_CT.shape[1] // 64
+        level = audio_CT[0, : frames * 64].view(frames, 64).abs().mean(dim=1)
+        loudness = (level * 60).long().clamp(max=CODES - 1)
+        counter = torch.arange(frames) % CODES
+        return torch.stack([loudness, counter])
+
+    store = extract_code_sequences(
+        encode,
+        corpus,
+        [*corpus.files("train"), *corpus.files("val")],
+        cache=tmp_path_factory.mktemp("codes"),
+        model_hash="0" * 64,
+        codebook_size=CODES,
+        num_quantizers=LEVELS,
+    )
+    return store.folder
+
+
+def config(**training: object) -> PriorTrainConfig:
+    model = PriorConfig(
+        codebook_size=CODES,
+        num_quantizers=LEVELS,
+        hidden_size=32,
+        num_layers=2,
+        num_heads=2,
+        dropout=0.1,
+        context_frames=32,
+    )
+    settings = {"epochs": 3, "batch_size": 8, "lr": 3e-3, "warmup_steps": 4, "min_epoch_steps": 10}
+    return PriorTrainConfig(model=model, training=PriorTrainingConfig(**{**settings, **training}))  # type: ignore[arg-type]
+
+
+def train(
+    codes: Path, run: PriorTrainConfig, folder: Path, stop: StopFlag | None = None
+) -> tuple[PriorTrainingCompleteEvent, list[PriorEpochMetrics]]:
+    seen: list[PriorEpochMetrics] = []
+
+    def listen(event: Event) -> None:
+        if isinstance(event, PriorEpochMetrics):
+            seen.append(event)
+            if stop is not None:
+                stop.request()
+
+    worker = LocalWorker(folder, device=CPU, listener=listen, stop=stop)
+    return train_prior(str(codes), run, worker, frame_rate=125.0), seen
+
+
+def test_training_learns_what_can_be_learnt(codes: Path, tmp_path: Path) -> None:
+    completed, seen = train(codes, config(epochs=8), tmp_path)
+    # The counter is certain after one look; loudness is not: well below log 8, above nothing.
+    assert completed.best_perplexity == pytest.approx(min(event.val_perplexity for event in seen))
+    assert 1.0 < completed.best_perplexity < 2.5
+    assert seen[-1].val_loss < 0.5 * math.log(CODES)
+    bits = math.log(completed.best_perplexity) / math.log(2) * 125.0 * LEVELS
+    assert completed.bits_per_second == pytest.approx(bits)
+    prior = CodePrior(config().model)
+    prior.load_state_dict(checkpoint.read_weights(tmp_path / "latest" / "best.safetensors"))
+    task = PriorTask(
+        codes, config(), LocalWorker(tmp_path / "x", device=CPU), frame_rate=125.0, codebooks_QKD=None
+    )
+    task.model.load_state_dict(prior.state_dict())
+    assert math.exp(task.validate()) == pytest.approx(completed.best_perplexity, rel=1e-5)
+
+
+def test_a_resumed_run_ends_as_an_uncut_one(codes: Path, tmp_path: Path) -> None:
+    uncut, whole = train(codes, config(), tmp_path / "uncut")
+    cut, first = train(codes, config(), tmp_path / "cut", StopFlag())
+    assert (cut.exit_reason, cut.epochs_trained) == ("cancelled", 1)
+    resumed, rest = train(codes, config(), tmp_path / "cut")
+    losses = [(event.epoch, event.train_loss, event.val_loss) for event in first + rest]
+    assert losses == [(event.epoch, event.train_loss, event.val_loss) for event in whole]
+    assert resumed.final_perplexity == uncut.final_perplexity
+
+
+def test_embeddings_start_from_the_codebooks(codes: Path, tmp_path: Path) -> None:
+    books = torch.randn(LEVELS, CODES, 8)
+    books[0, 1] = books[0, 0]
+    worker = LocalWorker(tmp_path, device=CPU)
+    task = PriorTask(codes, config(), worker, frame_rate=125.0, codebooks_QKD=books)
+    embedding = task.model.embedding.weight
+    assert torch.equal(embedding[0], embedding[1])
+    assert not torch.equal(embedding[0], embedding[2])
+
+
+def test_codes_in_training_are_counted_per_second(codes: Path, tmp_path: Path) -> None:
+    completed, _ = train(codes, config(epochs=1), tmp_path)
+    assert completed.codes_per_second * completed.elapsed_s >= completed.steps * 8 * 48 * LEVELS

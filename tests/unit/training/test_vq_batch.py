@@ -1,0 +1,73 @@
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+import torch
+
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.corpus import AudioStore, Corpus
+from distill_ray.training.vq_batch import VQBatches
+
+CPU = torch.device("cpu")
+Config = Callable[..., VQTrainConfig]
+
+
+def batches(corpus: Corpus, config: VQTrainConfig, rank: int = 0, world_size: int = 1) -> VQBatches:
+    store = AudioStore(corpus, "train", CPU)
+    return VQBatches(store, config, rank=rank, world_size=world_size, device=CPU)
+
+
+def test_ranks_share_the_batch_of_one_process(corpus: Corpus, small_config: Config) -> None:
+    config = small_config(augment__mix=0.5, training__batch_size=8)
+    whole = batches(corpus, config).batch(7)
+    parts = [batches(corpus, config, rank, 4).batch(7) for rank in range(4)]
+    assert torch.equal(torch.cat([part.audio_BCT for part in parts]), whole.audio_BCT)
+    assert torch.equal(torch.cat([part.depth_B for part in parts]), whole.depth_B)
+
+
+def test_a_step_decides_its_batch(corpus: Corpus, small_config: Config) -> None:
+    first, second = batches(corpus, small_config()), batches(corpus, small_config())
+    first.batch(0)
+    assert torch.equal(first.batch(3).audio_BCT, second.batch(3).audio_BCT)
+    assert not torch.equal(first.batch(3).audio_BCT, first.batch(4).audio_BCT)
+    other = batches(corpus, small_config(training__seed=1))
+    assert not torch.equal(first.batch(3).audio_BCT, other.batch(3).audio_BCT)
+
+
+def test_without_augmentation_it_is_the_recording(corpus: Corpus, small_config: Config) -> None:
+    config = small_config(augment__gain_db=0.0, augment__polarity=0.0)
+    source = batches(corpus, config)
+    assert torch.equal(source.batch(2).audio_BCT, source.unchanged(2))
+
+
+def test_gains_stay_in_range_and_flip_about_half(corpus: Corpus, small_config: Config) -> None:
+    config = small_config(augment__gain_db=6.0, training__batch_size=16)
+    source = batches(corpus, config)
+    ratios = []
+    for step in range(20):
+        plain, changed = source.unchanged(step), source.batch(step).audio_BCT
+        loudest = plain.abs().flatten(1).argmax(dim=1)
+        rows = torch.arange(len(plain))
+        ratios += (changed.flatten(1)[rows, loudest] / plain.flatten(1)[rows, loudest]).tolist()
+    gains = np.array(ratios)
+    assert (np.abs(gains) <= 10 ** (6 / 20) + 1e-4).all()
+    assert (np.abs(gains) >= 10 ** (-6 / 20) - 1e-4).all()
+    assert 0.4 < (gains < 0).mean() < 0.6
+    assert np.ptp(np.abs(gains)) > 1.0
+
+
+def test_full_scale_is_never_passed(corpus: Corpus, small_config: Config) -> None:
+    config = small_config(augment__gain_db=40.0, augment__mix=1.0)
+    for step in range(5):
+        assert float(batches(corpus, config).batch(step).audio_BCT.abs().max()) <= 1.0
+
+
+def test_half_of_the_windows_drop_levels(corpus: Corpus, small_config: Config) -> None:
+    config = small_config(model__num_quantizers=4, model__quantizer_dropout=0.5, training__batch_size=200)
+    depth_B = batches(corpus, config).batch(0).depth_B
+    shares = torch.bincount(depth_B, minlength=5)[1:] / 200
+    assert 0.5 < float(shares[3]) < 0.75  # 1/2 + 1/2 * 1/4
+    assert all(0.06 < float(share) < 0.2 for share in shares[:3])
+    config = small_config(model__quantizer_dropout=0.0)
+    assert (batches(corpus, config).batch(0).depth_B == 2).all()

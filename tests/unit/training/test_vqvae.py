@@ -1,0 +1,184 @@
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.corpus import Corpus
+from distill_ray.errors import TrainingError
+from distill_ray.training import checkpoint
+from distill_ray.training.events import Event, RunStarted, TrainingCompleteEvent, VQEpochMetrics
+from distill_ray.training.vqvae import VQTask, train_vqvae
+from distill_ray.training.worker import LocalWorker, StopFlag
+from distill_ray.vqvae import VQVAE
+
+CPU = torch.device("cpu")
+Config = Callable[..., VQTrainConfig]
+
+
+def train(
+    corpus: Corpus, config: VQTrainConfig, folder: Path, *, stop_after: int | None = None
+) -> tuple[TrainingCompleteEvent, list[Event]]:
+    """Train; `stop_after` asks to stop after that many steps, as Ctrl-C would."""
+    events: list[Event] = []
+
+    class Stop(StopFlag):
+        asked = 0
+
+        def requested(self) -> bool:  # asked once before each step, and once after each epoch
+            return stop_after is not None and steps() >= stop_after
+
+    counter = {"steps": 0}
+
+    def steps() -> int:
+        return counter["steps"]
+
+    worker = LocalWorker(folder, device=CPU, listener=events.append, stop=Stop())
+    original = VQTask.train_step
+
+    def counted(task: VQTask, step: int, fraction: float) -> None:
+        original(task, step, fraction)
+        counter["steps"] += 1
+
+    VQTask.train_step = counted  # type: ignore[method-assign]
+    try:
+        return train_vqvae(corpus.uri, config, worker), events
+    finally:
+        VQTask.train_step = original  # type: ignore[method-assign]
+
+
+def epochs(events: list[Event]) -> list[VQEpochMetrics]:
+    return [event for event in events if isinstance(event, VQEpochMetrics)]
+
+
+def figures(event: VQEpochMetrics) -> tuple[object, ...]:
+    return (
+        event.epoch,
+        event.step,
+        event.train_loss,
+        event.val_loss,
+        event.best_epoch,
+        tuple(event.losses.items()),
+        event.codebook_health,
+        event.reseeded_codes,
+    )
+
+
+def test_training_lowers_the_loss_and_keeps_the_best_weights(
+    corpus: Corpus, small_config: Config, tmp_path: Path
+) -> None:
+    config = small_config(training__epochs=4, training__min_epoch_steps=20)
+    completed, events = train(corpus, config, tmp_path)
+    seen = epochs(events)
+    assert isinstance(events[0], RunStarted)
+    assert events[0].steps_per_epoch * 4 == completed.steps
+    assert seen[-1].train_loss < 0.85 * seen[0].train_loss
+    assert completed.best_val_loss < seen[0].val_loss
+    assert completed.best_val_loss == min(event.val_loss for event in seen)
+    assert (completed.exit_reason, completed.epochs_completed) == ("completed", 4)
+    assert len(completed.codebook_health) == 2
+    assert completed.audio_seconds_per_second > 0
+    # The saved weights are those that scored best.
+    model = VQVAE(config.model)
+    model.load_state_dict(checkpoint.read_weights(tmp_path / "latest" / "best.safetensors"))
+    task = VQTask(corpus, config, LocalWorker(tmp_path / "other", device=CPU))
+    loss, terms = task.held_out.score(model.eval(), task.loss, bf16=False)
+    assert loss == pytest.approx(completed.best_val_loss, rel=1e-6)
+    assert set(terms) == {"mel", "complex_stft", "waveform"}
+    run = checkpoint.read_json(tmp_path / "latest" / "run.json")
+    assert [epoch["epoch"] for epoch in run["history"]] == [1, 2, 3, 4]
+    assert run["config"]["model.codebook_size"] == 16
+
+
+@pytest.mark.parametrize("learning", ["gradient", "ema"])
+@pytest.mark.parametrize("stop_after", [2, 6])
+def test_a_resumed_run_ends_as_an_uncut_one(
+    corpus: Corpus, small_config: Config, tmp_path: Path, stop_after: int, learning: str
+) -> None:
+    config = small_config(model__codebook_learning=learning, model__dropout=0.1, training__epochs=3)
+    uncut, uncut_events = train(corpus, config, tmp_path / "uncut")
+    cut, cut_events = train(corpus, config, tmp_path / "cut", stop_after=stop_after)
+    assert (cut.exit_reason, cut.steps) == ("cancelled", stop_after)
+    assert math.isfinite(cut.final_val_loss)
+    usable = checkpoint.read_weights(tmp_path / "cut" / "latest" / "best.safetensors")
+    VQVAE(config.model).load_state_dict(usable)
+    resumed, resumed_events = train(corpus, config, tmp_path / "cut")
+    pieces = [figures(event) for event in epochs(cut_events) + epochs(resumed_events)]
+    assert pieces == [figures(event) for event in epochs(uncut_events)]
+    assert resumed.final_val_loss == uncut.final_val_loss
+    assert resumed.best_val_loss == uncut.best_val_loss
+    for name in ("best.safetensors",):
+        one = checkpoint.read_weights(tmp_path / "uncut" / "latest" / name)
+        two = checkpoint.read_weights(tmp_path / "cut" / "latest" / name)
+        assert all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_the_seed_decides(corpus: Corpus, small_config: Config, tmp_path: Path) -> None:
+    runs = [
+        train(corpus, small_config(training__epochs=1, training__seed=seed), tmp_path / str(number))[0]
+        for number, seed in enumerate([3, 3, 4])
+    ]
+    assert runs[0].final_train_loss == runs[1].final_train_loss != runs[2].final_train_loss
+
+
+@pytest.mark.parametrize("learning", ["gradient", "ema"])
+def test_dead_codes_come_back_and_stay(
+    corpus: Corpus, small_config: Config, tmp_path: Path, learning: str
+) -> None:
+    config = small_config(
+        model__codebook_learning=learning,
+        model__codebook_size=64,
+        model__quantizer_dropout=0.0,
+        training__reseed_every=2,
+        training__batch_size=16,
+    )
+    task = VQTask(corpus, config, LocalWorker(tmp_path, device=CPU))
+    quantizer = task.model.quantizer
+    with torch.no_grad():
+        # Nine of ten codes are copies of another, and the first of equals is always taken.
+        codes = quantizer.codebooks_QKD
+        codes[:, 6:] = codes[:, :1]
+        if learning == "ema":
+            quantizer.ema_sums_QKD[:] = codes
+            quantizer.ema_counts_QK[:] = 1.0
+    task.train_step(0, 0.0)
+    used = (task.codes.epoch_counts() > 0).float().mean(dim=1)
+    assert (used < 0.2).all()
+    task.train_step(1, 0.0)
+    assert task.codes.reseeded > 2 * 50
+    placed = quantizer.codebooks_QKD.detach().clone()
+    averaged = task.average.module.quantizer.codebooks_QKD
+    assert (averaged == placed).all(dim=2).float().mean() > 0.7
+    task.train_step(2, 0.0)
+    moved = (quantizer.codebooks_QKD.detach() - placed).norm(dim=2) / placed.norm(dim=2)
+    assert (moved < 0.5).float().mean() > 0.95
+    for step in range(3, 12):
+        task.train_step(step, 0.0)
+    task.codes.new_epoch()
+    for step in range(12, 20):
+        task.train_step(step, 0.0)
+    used = (task.codes.epoch_counts() > 0).float().mean(dim=1)
+    assert (used > 0.9).all()
+
+
+def test_steps_with_nan_are_left_out_and_an_epoch_of_them_is_an_error(
+    corpus: Corpus, small_config: Config, tmp_path: Path
+) -> None:
+    task = VQTask(corpus, small_config(), LocalWorker(tmp_path, device=CPU))
+    task.train_step(0, 0.0)
+    before = {name: value.clone() for name, value in task.model.state_dict().items()}
+    sums, counts = task.sums.clone(), task.codes.epoch_counts_QK.clone()
+    weights = task.objective.loss.weights  # type: ignore[union-attr]
+    object.__setattr__(weights, "mel", float("nan"))
+    task.train_step(1, 0.0)
+    assert int(task.optimizer.skipped) == 1
+    assert all(torch.equal(value, before[name]) for name, value in task.model.state_dict().items())
+    assert torch.equal(task.sums, sums)
+    assert torch.equal(task.codes.epoch_counts_QK, counts)
+    broken = small_config(loss__mel=1e38, loss__complex_stft=1e38)
+    with pytest.raises(TrainingError, match="All steps of epoch 1 were skipped"):
+        train(corpus, broken, tmp_path / "broken")
