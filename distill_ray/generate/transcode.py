@@ -12,7 +12,7 @@ import soundfile
 
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.corpus.decode import AudioDecoder
-from distill_ray.errors import AudioError, ConfigError, Problem
+from distill_ray.errors import AudioError, ConfigError, Problem, UsageError
 from distill_ray.generate.audio import check_suffix, write_audio
 from distill_ray.generate.chunks import decode_blocks, encode_blocks
 from distill_ray.generate.codes import Codes, check_fit, load_codes, save_codes
@@ -33,10 +33,11 @@ def encode_file(
     """Encode an audio file of any rate and channel count to `out`, with the first `levels` levels.
 
     Raises AudioError where it cannot be decoded (or is empty or silent), ConfigError for levels that the
-    model does not have and BundleError where `out` cannot be written.
+    model does not have, UsageError where `out` is an input and BundleError where it cannot be written.
     """
     began = time.monotonic()
     config = loaded.vqvae_config
+    _keep_inputs(out, audio, loaded.path)
     levels = config.num_quantizers if levels is None else levels
     if not 1 <= levels <= config.num_quantizers:
         raise ConfigError(
@@ -96,6 +97,7 @@ def decode_file(
     began = time.monotonic()
     config = loaded.vqvae_config
     check_suffix(out)
+    _keep_inputs(out, codes, loaded.path)
     stored = load_codes(codes)
     check_fit(stored, config, loaded.codec_sha256, where=codes, force=force)
     levels, frames = stored.codes_QF.shape
@@ -117,6 +119,12 @@ def decode_file(
         channels=config.channels,
         elapsed_s=time.monotonic() - began,
     )
+
+
+def _keep_inputs(out: Path, *inputs: Path) -> None:
+    for path in inputs:
+        if out.exists() and path.exists() and out.samefile(path):
+            raise UsageError(f"{out} is read by this command and cannot be its output; choose another path")
 
 
 def _expected_frames(audio: Path, frame_rate: float) -> int:

@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from distill_ray.bundle import LoadedVQModel
-from distill_ray.errors import AudioError, BundleError, ConfigError
+from distill_ray.errors import AudioError, BundleError, ConfigError, UsageError
 from distill_ray.generate import decode_file, encode_file, load_codes
 from distill_ray.training.events import StageProgress
 
@@ -88,3 +88,18 @@ def test_what_cannot_be_encoded_or_named_is_said(
     encode_file(loaded, make_audio(0.3), tmp_path / "a.codes")
     with pytest.raises(AudioError, match="names no audio format"):
         decode_file(loaded, tmp_path / "a.codes", tmp_path / "b.txt")
+
+
+def test_an_input_is_never_overwritten(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio
+) -> None:
+    loaded, audio = make_loaded(prior=False), make_audio(0.3)
+    for path in (audio, loaded.path):
+        before = path.read_bytes()
+        with pytest.raises(UsageError, match="is read by this command"):
+            encode_file(loaded, audio, path)
+        assert path.read_bytes() == before
+    codes = tmp_path / "codes.wav"
+    encode_file(loaded, audio, codes)
+    with pytest.raises(UsageError, match="is read by this command"):
+        decode_file(loaded, codes, codes)
