@@ -41,7 +41,7 @@ def distinct_sample(vectors_ND: Tensor, count: int, generator: torch.Generator) 
     """
     distinct_ND = torch.unique(vectors_ND, dim=0)
     order = torch.randperm(len(distinct_ND), generator=generator)[:count].to(vectors_ND.device)
-    chosen = distinct_ND[order]
+    chosen: Tensor = distinct_ND[order]
     missing = count - len(chosen)
     if missing <= 0:
         return chosen

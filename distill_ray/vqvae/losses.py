@@ -1,7 +1,8 @@
 """Reconstruction losses: multi-scale log-mel, power-compressed complex STFT, waveform.
 
-Without the complex term the phase stays wrong and SI-SDR far below zero (DESIGN section 9). Every loss is
-a mean over items, so that the mean over DDP ranks with equal shards is the loss of the joined batch, and
+Without the complex term the phase stays wrong and SI-SDR far below zero; its balance against the mel term
+decides how soon the phase is learned, so the terms are means over windows and the complex one has the scale
+of an unnormalised STFT (ARCHITECTURE.md has figures). Every loss is a mean over items, so that the mean over DDP ranks with equal shards is the loss of the joined batch, and
 is computed in float32 also under autocast.
 
 Shapes: B batch, C channels (stereo adds mid and side), T samples, F frames, K frequency bins, M mel bins.
@@ -51,7 +52,12 @@ class ReconstructionLoss(nn.Module):
             self.register_buffer(f"filters_{window}", filters_KM, persistent=False)
 
     def forward(self, pred_BCT: Tensor, target_BCT: Tensor) -> dict[str, Tensor]:
-        """Unweighted scalar terms "mel", "complex_stft" and "waveform" of equally shaped audio."""
+        """Unweighted scalar terms of equally shaped audio.
+
+        "mel": mean over windows of the L1 distance of log10 mel magnitudes. "complex_stft": mean over
+        windows of the L1 distance of compressed real and imaginary parts, at the scale of an
+        unnormalised Hann STFT. "waveform": L1 distance of samples.
+        """
         with torch.autocast(pred_BCT.device.type, enabled=False):
             pred_BCT, target_BCT = _views(pred_BCT.float()), _views(target_BCT.float())
             mel, complex_stft = pred_BCT.new_zeros(()), pred_BCT.new_zeros(())
@@ -60,11 +66,14 @@ class ReconstructionLoss(nn.Module):
                 mel = mel + functional.l1_loss(self._log_mel(pred_z, window), self._log_mel(target_z, window))
                 if window in COMPLEX_WINDOWS:
                     complex_stft = complex_stft + functional.l1_loss(
-                        torch.view_as_real(compress(pred_z, self.compression)),
-                        torch.view_as_real(compress(target_z, self.compression)),
+                        self._compressed(pred_z, window), self._compressed(target_z, window)
                     )
             waveform = functional.l1_loss(pred_BCT, target_BCT)
-            return {"mel": mel, "complex_stft": complex_stft, "waveform": waveform}
+            return {
+                "mel": mel / len(MEL_WINDOWS),
+                "complex_stft": complex_stft / len(COMPLEX_WINDOWS),
+                "waveform": waveform,
+            }
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Weighted sum of the terms that `forward` gives."""
@@ -75,11 +84,18 @@ class ReconstructionLoss(nn.Module):
         )
 
     def _spectra(self, audio_BCT: Tensor, window: int) -> Tensor:
-        hop = window // OVERLAP
-        spectra: Tensor = self.transforms[str(window)](
-            functional.pad(audio_BCT, (0, -audio_BCT.shape[-1] % hop))
-        )
+        transform = self._transform(window)
+        spectra: Tensor = transform(functional.pad(audio_BCT, (0, -audio_BCT.shape[-1] % transform.hop)))
         return spectra
+
+    def _transform(self, window: int) -> Stft:
+        transform = self.transforms[str(window)]
+        assert isinstance(transform, Stft)
+        return transform
+
+    def _compressed(self, spectra_BCFK: Tensor, window: int) -> Tensor:
+        gain = self._transform(window).gain
+        return torch.view_as_real(compress(gain * spectra_BCFK, self.compression))
 
     def _log_mel(self, spectra_BCFK: Tensor, window: int) -> Tensor:
         power = spectra_BCFK.real.square() + spectra_BCFK.imag.square()
@@ -102,7 +118,7 @@ def mel_filters(window: int, bins: int, sample_rate: int) -> Tensor:
     """
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
-        filters_KM = melscale_fbanks(
+        filters_KM: Tensor = melscale_fbanks(
             window // 2 + 1, 0.0, sample_rate / 2, bins, sample_rate, norm=None, mel_scale="slaney"
         )
     sums_M = filters_KM.sum(0)

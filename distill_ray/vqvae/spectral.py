@@ -10,6 +10,8 @@ Shapes: T samples, F frames, W window samples (n_fft), R = n_fft / hop, K = n_ff
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -42,8 +44,9 @@ class Stft(nn.Module):
         self.hop = hop
         self.bins = n_fft // 2 + 1
         self.padding = (n_fft - hop) // 2
-        window = torch.hann_window(n_fft, dtype=torch.float64)
-        self.register_buffer("window", (window / window.norm()).float(), persistent=False)
+        # The norm of a Hann window. Times this, spectra are as `torch.stft` gives them.
+        self.gain = math.sqrt(0.375 * n_fft)
+        self.register_buffer("window", torch.hann_window(n_fft) / self.gain, persistent=False)
 
     def forward(self, audio: Tensor) -> Tensor:
         """Spectra of `audio` [..., T] with T a multiple of `hop`: complex64 [..., F, K].

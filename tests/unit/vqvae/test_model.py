@@ -113,7 +113,7 @@ def test_a_short_training_run_fits_its_batch(config: VQVAEConfig, audio_BCT: Ten
         torch.nn.utils.clip_grad_norm_(model.parameters(), 5.0)
         optimizer.step()
         totals.append(total.item())
-    assert totals[-1] < 0.6 * totals[0]
+    assert totals[-1] < 0.7 * totals[0]
 
 
 @pytest.mark.parametrize(
