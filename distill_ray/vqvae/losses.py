@@ -2,8 +2,8 @@
 
 Without the complex term the phase stays wrong and SI-SDR far below zero; its balance against the mel term
 decides how soon the phase is learned, so the terms are means over windows and the complex one has the scale
-of an unnormalised STFT (ARCHITECTURE.md has figures). Every loss is a mean over items, so that the mean over DDP ranks with equal shards is the loss of the joined batch, and
-is computed in float32 also under autocast.
+of an unnormalised STFT (ARCHITECTURE.md has figures). Every loss is a mean over items, so that the mean over
+DDP ranks with equal shards is the loss of the joined batch, and is computed in float32 also under autocast.
 
 Shapes: B batch, C channels (stereo adds mid and side), T samples, F frames, K frequency bins, M mel bins.
 """

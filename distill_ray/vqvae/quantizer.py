@@ -172,8 +172,10 @@ class ResidualVectorQuantizer(nn.Module):
             residual_NL = residual_NL - self.project_out[level](centres_KD[codes_N])
 
     def dead_mask(self, counts_QK: Tensor) -> Tensor:
-        """Codes used less than `reseed_threshold` times uniform use: bool [Q, K]. None where the level
-        counted nothing."""
+        """Codes used less than `reseed_threshold` times uniform use: bool [Q, K].
+
+        A level that counted nothing has no dead codes.
+        """
         uniform_Q1 = counts_QK.sum(1, keepdim=True) / self.size
         return counts_QK < self.reseed_threshold * uniform_Q1
 
