@@ -1,9 +1,107 @@
 """distill-ray: train an RVQ codec and a prior over its codes on a folder of recordings, with Ray.
 
-The names of DESIGN's public interface load on first use, so that importing the package costs nothing.
+The names below load on first use, so that importing the package costs nothing.
 """
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
+from distill_ray.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from distill_ray.bundle import LoadedVQModel, load_model_v2, save_model_v2, save_prior_to_model
+    from distill_ray.corpus import ensure_corpus, open_corpus, prepare_corpus
+    from distill_ray.errors import DistillError
+    from distill_ray.evaluate import evaluate_model
+    from distill_ray.generate import decode_file, encode_file, generate_samples
+    from distill_ray.prior import (
+        CodePrior,
+        PriorConfig,
+        SamplingConfig,
+        check_memorization,
+        extract_code_sequences,
+        flatten_codes,
+        get_adaptive_prior_config,
+        unflatten_codes,
+    )
+    from distill_ray.training import (
+        PriorEpochMetrics,
+        PriorStepMetrics,
+        PriorTrainingCompleteEvent,
+        TrainingCompleteEvent,
+        VQEpochMetrics,
+        VQStepMetrics,
+        train_prior,
+        train_vqvae,
+    )
+    from distill_ray.vqvae import VQVAE, VQVAEConfig, get_adaptive_vqvae_config
 
 __version__ = "0.1.0"
+
+_WHERE = {
+    "bundle": ("LoadedVQModel", "load_model_v2", "save_model_v2", "save_prior_to_model"),
+    "corpus": ("ensure_corpus", "open_corpus", "prepare_corpus"),
+    "errors": ("DistillError",),
+    "evaluate": ("evaluate_model",),
+    "generate": ("decode_file", "encode_file", "generate_samples"),
+    "prior": (
+        "CodePrior",
+        "PriorConfig",
+        "SamplingConfig",
+        "check_memorization",
+        "extract_code_sequences",
+        "flatten_codes",
+        "get_adaptive_prior_config",
+        "unflatten_codes",
+    ),
+    "training": (
+        "PriorEpochMetrics",
+        "PriorStepMetrics",
+        "PriorTrainingCompleteEvent",
+        "TrainingCompleteEvent",
+        "VQEpochMetrics",
+        "VQStepMetrics",
+        "train_prior",
+        "train_vqvae",
+    ),
+    "vqvae": ("VQVAE", "VQVAEConfig", "get_adaptive_vqvae_config"),
+}
+
+__all__ = [
+    "VQVAE",
+    "CodePrior",
+    "DistillError",
+    "LoadedVQModel",
+    "PriorConfig",
+    "PriorEpochMetrics",
+    "PriorStepMetrics",
+    "PriorTrainingCompleteEvent",
+    "SamplingConfig",
+    "TrainingCompleteEvent",
+    "VQEpochMetrics",
+    "VQStepMetrics",
+    "VQVAEConfig",
+    "check_memorization",
+    "decode_file",
+    "encode_file",
+    "ensure_corpus",
+    "evaluate_model",
+    "extract_code_sequences",
+    "flatten_codes",
+    "generate_samples",
+    "get_adaptive_prior_config",
+    "get_adaptive_vqvae_config",
+    "load_model_v2",
+    "open_corpus",
+    "prepare_corpus",
+    "save_model_v2",
+    "save_prior_to_model",
+    "train_prior",
+    "train_vqvae",
+    "unflatten_codes",
+]
+
+__getattr__ = lazy_exports(
+    __name__, {name: f"{__name__}.{package}" for package, names in _WHERE.items() for name in names}
+)

@@ -5,7 +5,8 @@
     │   ├── ConfigError                    one or more settings are out of range (lists all of them)
     │   ├── CorpusError                    a source folder or a prepared corpus
     │   ├── AudioError                     one audio file
-    │   └── BundleError                    a .distill, codes or prior file
+    │   ├── BundleError                    a .distill, codes or prior file
+    │   └── CodeShapeError                 codes of another shape than their use asks for
     ├── TrainingError             exit 1   a run that could not go on
     │   └── CheckpointError                a checkpoint that cannot be read or written
     ├── ClusterError              exit 1   Ray: not reachable, too small, lost
@@ -67,6 +68,10 @@ class AudioError(UsageError):
 
 class BundleError(UsageError):
     """A .distill, codes or prior file cannot be used."""
+
+
+class CodeShapeError(UsageError, ValueError):
+    """Codes do not have the shape that their use asks for."""
 
 
 class TrainingError(DistillError):

@@ -59,7 +59,7 @@ class PriorTrainingConfig(Section):
     weight_decay: float = setting(0.1, "AdamW weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
     clip_norm: float = setting(1.0, "gradient norm limit", above=0.0)
-    patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)
+    patience: int = setting(10, "epochs without a better held-out loss before stopping; 0: never", low=0)
     min_epoch_steps: int = setting(10, "least steps between two validations", low=1)
     checkpoint_seconds: float = setting(60.0, "least time between checkpoints", low=0.0)
     precision: str = setting("auto", "auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))

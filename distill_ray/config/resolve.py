@@ -36,7 +36,9 @@ _SIZES: dict[str, dict[str, Any]] = {
 }
 # Codes are counted over at least this many vectors for each code, so that an unused one is really unused.
 _VECTORS_PER_CODE = 50
-_MIN_EPOCH_STEPS = {True: 200, False: 10}  # with a GPU, without: an epoch of 50 ms would be all validation
+# Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
+# small corpus is learnt by heart within a few hundred steps of the prior.
+_MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
 # Steps of a run for which neither epochs nor minutes were given: minutes on a GPU, some more on two cores.
 _AUTO_STEPS = {"vqvae": {True: 20_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
 
@@ -109,7 +111,7 @@ def resolve_vqvae(
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
         "training.batch_size": (48 if accelerator else 8) * max(1, workers),
-        "training.min_epoch_steps": _MIN_EPOCH_STEPS[accelerator],
+        "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
         **{f"model.{key}": value for key, value in _SIZES.get(str(chosen), _SIZES["small"]).items()},
     }
     known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}
@@ -151,7 +153,7 @@ def resolve_prior(
         **{f"prior.{key}": value for key, value in sized.items()},
         **fixed,
         "prior_training.batch_size": (32 if accelerator else 8) * max(1, workers),
-        "prior_training.min_epoch_steps": _MIN_EPOCH_STEPS[accelerator],
+        "prior_training.min_epoch_steps": _MIN_EPOCH_STEPS["prior"][accelerator],
     }
     problems = _fixed_by_corpus(given, auto, tuple(fixed))
     budgeted = _has_budget(given, "prior_training")

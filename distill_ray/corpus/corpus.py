@@ -8,6 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
+from collections.abc import Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -35,6 +36,7 @@ if TYPE_CHECKING:
 
 # Every open shard is a file descriptor, and 1024 of them is a usual limit.
 OPEN_SHARDS = 256
+_FORMAT_SETTINGS = ("sample_rate", "channels")
 
 
 class Corpus:
@@ -112,21 +114,22 @@ def ensure_corpus(
     *,
     workers: int | None = None,
     strict: bool = False,
+    required: Collection[str] = _FORMAT_SETTINGS,
     on_progress: Progress | None = None,
 ) -> Corpus:
     """The corpus at `data`, or one prepared from the audio at `data` into the cache.
 
-    A prepared corpus is taken in the format it has; a `config` that asks for another rate or channel count
-    is a `CorpusError`. Other data is prepared as `config` says (default settings for None) below
-    `cache_dir` (default: `$XDG_CACHE_HOME/distill-ray/corpora`), in a folder named after the content of the
-    files and the settings, and reused while neither changes.
+    A prepared corpus is taken in the format it has; a `config` whose `required` settings ("sample_rate",
+    "channels") ask for another is a `CorpusError`. Other data is prepared as `config` says (default
+    settings for None) below `cache_dir` (default: `$XDG_CACHE_HOME/distill-ray/corpora`), in a folder named
+    after the content of the files and the settings, and reused while neither changes.
     """
     storage = open_storage(data)
     manifest = read_manifest(storage)
     if manifest is not None:
         corpus = _checked(storage, manifest)
         if config is not None:
-            _refuse_other_format(corpus, config)
+            _refuse_other_format(corpus, config, required)
         return corpus
     if storage.local is None:
         raise CorpusError(
@@ -154,12 +157,14 @@ def _checked(storage: Storage, manifest: Manifest) -> Corpus:
     return Corpus(storage, manifest)
 
 
-def _refuse_other_format(corpus: Corpus, config: CorpusConfig) -> None:
-    if (corpus.sample_rate, corpus.channels) != (config.sample_rate, config.channels):
-        raise CorpusError(
-            f"the corpus at {corpus.uri} is {corpus.sample_rate} Hz with {corpus.channels} channel(s) and "
-            f"{config.sample_rate} Hz with {config.channels} was asked for; prepare it again in that format"
-        )
+def _refuse_other_format(corpus: Corpus, config: CorpusConfig, required: Collection[str]) -> None:
+    for name in _FORMAT_SETTINGS:
+        has, asked = getattr(corpus, name), getattr(config, name)
+        if name in required and has != asked:
+            raise CorpusError(
+                f"the corpus at {corpus.uri} has {name.replace('_', ' ')} {has} and {asked} was asked for; "
+                "prepare it again in that format"
+            )
 
 
 def _default_cache() -> Path:

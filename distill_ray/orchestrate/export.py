@@ -69,8 +69,13 @@ def export_prior(
     config: PriorTrainConfig,
     completed: PriorTrainingCompleteEvent,
     corpus: dict[str, Any],
+    *,
+    codec_sha256: str,
 ) -> None:
-    """Put the best weights of a prior checkpoint into the model at `path`."""
+    """Put the best weights of a prior checkpoint into the model at `path`.
+
+    Raises BundleError where the file's codec is not the one that gave the prior its codes.
+    """
     from distill_ray.bundle import save_prior_to_model
     from distill_ray.prior import CodePrior
     from distill_ray.training.checkpoint import read_json, read_weights
@@ -80,6 +85,7 @@ def export_prior(
     save_prior_to_model(
         path,
         prior,
+        codec_sha256=codec_sha256,
         prior_metadata={
             "corpus": corpus,
             "loss_history": _history(read_json(checkpoint / "run.json")),

@@ -183,7 +183,13 @@ def train_codec(
             workers=ready.num_workers or 1,
         )
         resolve(_SOME_CORPUS)  # says what is wrong with the settings before an hour of decoding
-        corpus = ensure_corpus(data, _corpus_config(given), on_progress=_stage(listener, "prepare"))
+        said = _said_of_corpus(given)
+        corpus = ensure_corpus(
+            data,
+            build_section(CorpusConfig, said),
+            required=said,
+            on_progress=_stage(listener, "prepare"),
+        )
         start.check({"corpus": corpus.digest})
         resolved = start.sourced(resolve(_facts(corpus)))
         name = start.identity.get("name", name or "distill")
@@ -248,8 +254,9 @@ def train_code_prior(
     loaded = load_model_v2(model)
     codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
     with _settled(plan) as ready:
-        wanted = replace(
-            _corpus_config(given) or CorpusConfig(), sample_rate=codec.sample_rate, channels=codec.channels
+        wanted = build_section(
+            CorpusConfig,
+            {**_said_of_corpus(given), "sample_rate": codec.sample_rate, "channels": codec.channels},
         )
         corpus = ensure_corpus(data, wanted, on_progress=_stage(listener, "prepare"))
         start.check({"corpus": corpus.digest, "codec": codec_hash})
@@ -280,7 +287,14 @@ def train_code_prior(
             loop, run_dir=folder, plan=replace(plan, num_workers=ready.num_workers), listener=listener
         )
     completed = _ended(result.final, PriorTrainingCompleteEvent)
-    export_prior(_kept(result.checkpoint), model, resolved.config, completed, corpus_record(corpus, data))
+    export_prior(
+        _kept(result.checkpoint),
+        model,
+        resolved.config,
+        completed,
+        corpus_record(corpus, data),
+        codec_sha256=codec_hash,
+    )
     return PriorReport(model_path=model.resolve(), dataset=data, config=resolved.config, completed=completed)
 
 
@@ -307,10 +321,9 @@ def _file_settings(config_file: Path | None) -> dict[str, object]:
     return without_run(read_toml(config_file)) if config_file is not None else {}
 
 
-def _corpus_config(given: Mapping[str, object]) -> CorpusConfig | None:
-    """How a folder of audio is prepared; None where the user did not say, which fits every corpus."""
-    said = {key.partition(".")[2]: value for key, value in given.items() if key.startswith("corpus.")}
-    return build_section(CorpusConfig, said) if said else None
+def _said_of_corpus(given: Mapping[str, object]) -> dict[str, object]:
+    """How a folder of audio is to be prepared, as far as the user said."""
+    return {key.partition(".")[2]: value for key, value in given.items() if key.startswith("corpus.")}
 
 
 def _facts(corpus: Corpus) -> CorpusFacts:

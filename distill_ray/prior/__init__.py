@@ -27,7 +27,6 @@ if TYPE_CHECKING:
     from distill_ray.prior.model import CodePrior, PriorOutput, bits_per_second, perplexity
     from distill_ray.prior.patterns import (
         CodePattern,
-        CodeShapeError,
         code_pattern,
         flatten_codes,
         unflatten_codes,
@@ -54,7 +53,6 @@ _WHERE = {
     ),
     "distill_ray.prior.patterns": (
         "CodePattern",
-        "CodeShapeError",
         "code_pattern",
         "flatten_codes",
         "unflatten_codes",
@@ -67,7 +65,6 @@ __all__ = [
     "CodePattern",
     "CodePrior",
     "CodeSequence",
-    "CodeShapeError",
     "CodeStore",
     "CodeWindowSampler",
     "CodeWindows",

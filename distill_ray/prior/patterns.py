@@ -21,11 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from distill_ray.errors import UsageError
-
-
-class CodeShapeError(UsageError, ValueError):
-    """Codes do not have the shape that their use asks for."""
+from distill_ray.errors import CodeShapeError
 
 
 class Coordinate(NamedTuple):

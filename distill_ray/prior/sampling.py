@@ -18,9 +18,9 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.setting import Section, setting
-from distill_ray.errors import UsageError
+from distill_ray.errors import CodeShapeError, UsageError
 from distill_ray.prior.model import CodePrior
-from distill_ray.prior.patterns import CodeShapeError, unflatten_codes
+from distill_ray.prior.patterns import unflatten_codes
 from distill_ray.prior.transformer import KVCache
 
 PREFILL_STEPS = 1024

@@ -1,1 +1,60 @@
-"""The two training loops and what they stand on: torch, no Ray."""
+"""The two training loops and what they stand on: torch, no Ray.
+
+events ◄─ worker ◄─ loop ◄─┬─ vqvae (vq_batch, vq_codes, vq_validation)
+                           └─ prior
+optimizer, ema, budget, checkpoint
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+from distill_ray.lazy import lazy_exports
+
+if TYPE_CHECKING:
+    from distill_ray.training.events import (
+        PriorEpochMetrics,
+        PriorStepMetrics,
+        PriorTrainingCompleteEvent,
+        TrainingCompleteEvent,
+        VQEpochMetrics,
+        VQStepMetrics,
+    )
+    from distill_ray.training.prior import train_prior
+    from distill_ray.training.vqvae import train_vqvae
+    from distill_ray.training.worker import LocalWorker, ProcessGroupWorker, StopFlag, Worker
+
+_EVENTS = (
+    "PriorEpochMetrics",
+    "PriorStepMetrics",
+    "PriorTrainingCompleteEvent",
+    "TrainingCompleteEvent",
+    "VQEpochMetrics",
+    "VQStepMetrics",
+)
+_WORKERS = ("LocalWorker", "ProcessGroupWorker", "StopFlag", "Worker")
+
+__all__ = [
+    "LocalWorker",
+    "PriorEpochMetrics",
+    "PriorStepMetrics",
+    "PriorTrainingCompleteEvent",
+    "ProcessGroupWorker",
+    "StopFlag",
+    "TrainingCompleteEvent",
+    "VQEpochMetrics",
+    "VQStepMetrics",
+    "Worker",
+    "train_prior",
+    "train_vqvae",
+]
+
+__getattr__ = lazy_exports(
+    __name__,
+    {
+        **dict.fromkeys(_EVENTS, f"{__name__}.events"),
+        **dict.fromkeys(_WORKERS, f"{__name__}.worker"),
+        "train_prior": f"{__name__}.prior",
+        "train_vqvae": f"{__name__}.vqvae",
+    },
+)

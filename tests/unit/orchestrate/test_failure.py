@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.errors import ConfigError, CorpusError, DistillError, Problem, TrainingError
-from distill_ray.orchestrate.failure import LoopError, to_distill_error, worker_failures
+from distill_ray.orchestrate.failure import LoopError, by_rank, to_distill_error
 
 
 def _raised(error: Exception) -> Exception:
@@ -91,8 +91,8 @@ def test_a_lost_process_has_no_error_of_the_loop(tmp_path: Path) -> None:
         pass
 
     group = _GroupError({1: ActorDiedError("The actor died unexpectedly before finishing this task.\n\tpid")})
-    assert worker_failures(group) == ()
-    error = to_distill_error(ActorDiedError("The actor died."), tmp_path / "log")
+    assert by_rank(group) == (group.worker_failures[1],)
+    error = to_distill_error(group, tmp_path / "log")
     assert str(error).startswith("the training stopped: a worker process was killed (the traceback is in")
 
 

@@ -6,7 +6,7 @@ import sys
 import time
 from pathlib import Path
 
-from distill_ray.orchestrate.processes import end_processes, processes_of
+from distill_ray.orchestrate.processes import end_processes, guarded, processes_of
 
 
 def _start(folder: Path, code: str) -> subprocess.Popen[str]:
@@ -43,3 +43,33 @@ def test_this_process_is_never_among_them(tmp_path: Path) -> None:
         found = subprocess.check_output([sys.executable, "-c", code, tmp_path], env=environment, text=True)
         assert found == f"[{child.pid}]\n"
         child.kill()
+
+
+def test_the_guardian_acts_when_this_process_ends_and_only_then(tmp_path: Path) -> None:
+    folder = tmp_path / "session"
+    folder.mkdir()
+    with _start(folder, "") as process:
+        with guarded(folder):
+            time.sleep(0.3)
+            assert process.poll() is None
+            assert folder.exists()
+        assert process.wait() == -9
+        assert not folder.exists()
+
+
+def test_the_guardian_of_a_killed_process(tmp_path: Path) -> None:
+    folder = tmp_path / "session"
+    folder.mkdir()
+    code = (
+        "import os, signal, sys; from pathlib import Path\n"
+        "from distill_ray.orchestrate.processes import guarded\n"
+        "with guarded(Path(sys.argv[1])): os.killpg(0, signal.SIGKILL)"
+    )
+    with _start(folder, "") as process:
+        killed = subprocess.run([sys.executable, "-c", code, folder], start_new_session=True)
+        assert killed.returncode == -9
+        assert process.wait(timeout=20) == -9
+        deadline = time.monotonic() + 10
+        while folder.exists() and time.monotonic() < deadline:
+            time.sleep(0.05)
+        assert not folder.exists()

@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from distill_ray.errors import DistillError
-from distill_ray.prior import CodeShapeError, code_pattern, flatten_codes, unflatten_codes
+from distill_ray.errors import CodeShapeError
+from distill_ray.prior import code_pattern, flatten_codes, unflatten_codes
 from distill_ray.prior.patterns import Coordinate
 
 GRID = [

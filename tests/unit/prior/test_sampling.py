@@ -5,8 +5,8 @@ from collections.abc import Callable
 import pytest
 import torch
 
-from distill_ray.errors import ConfigError, UsageError
-from distill_ray.prior import CodePrior, CodeShapeError, SamplingConfig, sample_codes
+from distill_ray.errors import CodeShapeError, ConfigError, UsageError
+from distill_ray.prior import CodePrior, SamplingConfig, sample_codes
 from distill_ray.prior.sampling import draw
 
 MakePrior = Callable[..., CodePrior]

@@ -1,0 +1,332 @@
+"""The main job through the command line, as a user runs it: processes, exit codes, files, JSON."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import soundfile
+
+RATE = 8_000
+SETTINGS = """
+[corpus]
+sample_rate = 8000
+val_fraction = 0.3
+
+[model]
+width = 16
+encoder_blocks = 1
+decoder_blocks = 1
+latent_dim = 16
+n_fft = 256
+hop = 64
+
+[training]
+window_seconds = 0.25
+min_epoch_steps = 4
+warmup_steps = 4
+val_seconds = 2.0
+
+[prior]
+hidden_size = 32
+num_layers = 2
+num_heads = 2
+context_frames = 32
+
+[prior_training]
+min_epoch_steps = 5
+"""
+Command = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Stereo recordings, one broken file among them, and a settings file."""
+    root = tmp_path_factory.mktemp("job")
+    (root / "in").mkdir()
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        time_ = np.arange(round(1.5 * RATE)) / RATE
+        tone = np.sin(2 * np.pi * 110 * 2 ** rng.uniform(0, 3) * time_) * np.exp(-(time_ * 3 % 1.0) * 4)
+        noise = 0.02 * rng.standard_normal((len(time_), 2))
+        soundfile.write(root / "in" / f"{number}.wav", 0.3 * tone[:, None] + noise, RATE)
+    (root / "in" / "broken.flac").write_bytes(b"fLaC but not really")
+    (root / "settings.toml").write_text(SETTINGS)
+    return root
+
+
+def environment(folder: Path) -> dict[str, str]:
+    return {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "DISTILL_RAY_TRACEBACK": "1"}
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Command:
+    def command(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
+        done = subprocess.run(
+            [sys.executable, "-m", "distill_ray", *map(str, arguments)],
+            capture_output=True,
+            text=True,
+            env=environment(folder),
+            cwd=folder,
+            timeout=240,
+            check=False,
+        )
+        assert done.returncode == code, done.stderr
+        return done
+
+    return command
+
+
+def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
+    """Exactly one JSON document on stdout."""
+    loaded: dict[str, Any] = json.loads(done.stdout)
+    return loaded
+
+
+def training(folder: Path, name: str, *more: object) -> tuple[object, ...]:
+    """`train` on the prepared corpus with small settings, JSON wanted."""
+    return (
+        "train",
+        folder / "corpus",
+        "--config",
+        folder / "settings.toml",
+        "--codebook-size",
+        16,
+        "--rvq-levels",
+        2,
+        "--batch-size",
+        4,
+        "--out",
+        folder / name,
+        "--name",
+        "m",
+        "--json",
+        *more,
+    )
+
+
+@pytest.fixture(scope="module")
+def corpus(folder: Path, run: Command) -> dict[str, Any]:
+    return document(
+        run(
+            "prepare",
+            "--json",
+            folder / "in",
+            "--out",
+            folder / "corpus",
+            "--sample-rate",
+            RATE,
+            "--channels",
+            2,
+            "--val-fraction",
+            0.3,
+        )
+    )
+
+
+@pytest.fixture(scope="module")
+def trained(folder: Path, run: Command, corpus: dict[str, Any]) -> dict[str, Any]:
+    return document(run(*training(folder, "run", "--epochs", 3, "--num-workers", 0)))
+
+
+@pytest.fixture(scope="module")
+def with_prior(folder: Path, run: Command, trained: dict[str, Any]) -> dict[str, Any]:
+    return document(
+        run(
+            "train-prior",
+            trained["model_path"],
+            folder / "corpus",
+            "--config",
+            folder / "settings.toml",
+            "--epochs",
+            3,
+            "--batch-size",
+            4,
+            "--num-workers",
+            0,
+            "--json",
+        )
+    )
+
+
+def test_prepare_lists_what_it_left_out(corpus: dict[str, Any]) -> None:
+    assert (corpus["files"], corpus["sample_rate"], corpus["channels"]) == (6, RATE, 2)
+    assert corpus["files_val"] >= 1
+    assert [Path(item["path"]).name for item in corpus["rejected"]] == ["broken.flac"]
+
+
+def test_train_reports_all_that_was_promised(trained: dict[str, Any], folder: Path) -> None:
+    assert set(trained) == {
+        "output_dir",
+        "model_path",
+        "model_name",
+        "epochs_completed",
+        "final_train_loss",
+        "final_val_loss",
+        "best_val_loss",
+        "best_epoch",
+        "codebook_size",
+        "codebook_size_source",
+        "rvq_levels",
+        "commitment_weight",
+        "codebook_health",
+        "warnings",
+        "audio_seconds_per_second",
+        "elapsed_s",
+        "exit_reason",
+    }
+    assert (trained["epochs_completed"], trained["exit_reason"], trained["model_name"]) == (
+        3,
+        "completed",
+        "m",
+    )
+    assert (trained["codebook_size"], trained["codebook_size_source"], trained["rvq_levels"]) == (
+        16,
+        "override",
+        2,
+    )
+    assert set(trained["codebook_health"]) == {"level_0", "level_1"}
+    assert set(trained["codebook_health"]["level_0"]) == {
+        "utilization",
+        "perplexity",
+        "dead_codes",
+        "entropy",
+    }
+    assert Path(trained["model_path"]) == folder / "run" / "m.distill"
+    events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
+    assert [event["epoch"] for event in events if event["event"] == "VQEpochMetrics"] == [1, 2, 3]
+
+
+def test_a_cancelled_run_resumes_to_the_same_losses(
+    folder: Path, run: Command, trained: dict[str, Any]
+) -> None:
+    log = folder / "cut.log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [
+                sys.executable,
+                "-m",
+                "distill_ray",
+                *map(str, training(folder, "cut", "--epochs", 3, "--num-workers", 0)),
+            ],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment(folder),
+            cwd=folder,
+        )
+        deadline = time.monotonic() + 120
+        while "step" not in log.read_text() and "epoch 1" not in log.read_text():
+            assert time.monotonic() < deadline
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=120)
+    cut = json.loads(stdout)
+    if cut["exit_reason"] == "cancelled":  # else the signal came after the last step
+        assert process.returncode == 3
+        assert run("info", cut["model_path"], "--verify").returncode == 0
+    resumed = document(
+        run("train", folder / "corpus", "--resume", folder / "cut", "--json", "--num-workers", 0)
+    )
+    for key in ("final_train_loss", "final_val_loss", "best_val_loss", "best_epoch", "codebook_health"):
+        assert resumed[key] == trained[key]
+
+
+def test_one_ray_worker_trains_as_no_worker(folder: Path, run: Command, trained: dict[str, Any]) -> None:
+    one = document(run(*training(folder, "ray", "--epochs", 3, "--num-workers", 1)))
+    for key in ("final_train_loss", "final_val_loss", "best_val_loss", "best_epoch", "codebook_health"):
+        assert one[key] == trained[key]
+
+
+def test_a_folder_that_holds_a_run_is_not_overwritten(
+    folder: Path, run: Command, trained: dict[str, Any]
+) -> None:
+    before = Path(trained["model_path"]).read_bytes()
+    done = run(*training(folder, "run", "--epochs", 1), code=2)
+    assert "already holds a run" in document(done)["error"]["message"]
+    assert Path(trained["model_path"]).read_bytes() == before
+
+
+def test_all_wrong_settings_at_once(folder: Path, run: Command, corpus: dict[str, Any]) -> None:
+    done = run(
+        "train",
+        "in",
+        "--codebook-size",
+        3,
+        "--lr",
+        -1,
+        "--size",
+        "vast",
+        "--rvq-levels",
+        99,
+        "--json",
+        code=2,
+    )
+    flags = {problem["flag"] for problem in document(done)["error"]["problems"]}
+    assert flags == {"--codebook-size", "--lr", "--size", "--rvq-levels"}
+    assert done.stderr.count("error:") == 4
+
+
+def test_prior_reports_all_that_was_promised(with_prior: dict[str, Any], trained: dict[str, Any]) -> None:
+    assert {
+        "model_path",
+        "dataset",
+        "epochs_trained",
+        "final_perplexity",
+        "best_perplexity",
+        "bits_per_second",
+        "hidden_size",
+        "num_layers",
+        "num_heads",
+        "learning_rate",
+        "memorization_warnings",
+    } <= set(with_prior)
+    assert with_prior["model_path"] == trained["model_path"]
+    assert (with_prior["epochs_trained"], with_prior["hidden_size"]) == (3, 32)
+    assert 1.0 < with_prior["best_perplexity"] < 16.0
+
+
+def test_generate_encode_decode_evaluate(
+    folder: Path, run: Command, with_prior: dict[str, Any], tmp_path: Path
+) -> None:
+    model = with_prior["model_path"]
+    made = document(
+        run("generate", model, "-n", 2, "-d", 1.2345, "--seed", 5, "-o", tmp_path / "a", "--json")
+    )
+    again = document(
+        run("generate", "-d", 1.2345, "--seed", 5, model, "-n", 2, "-o", tmp_path / "b", "--json")
+    )
+    for one, two in zip(made["files"], again["files"], strict=True):
+        assert Path(one).read_bytes() == Path(two).read_bytes()
+        info = soundfile.info(one)
+        assert (info.frames, info.channels, info.samplerate) == (round(1.2345 * RATE), 2, RATE)
+    source = folder / "in" / "0.wav"
+    run("encode", model, source, "-o", tmp_path / "c.codes")
+    run("decode", model, tmp_path / "c.codes", "-o", tmp_path / "d.wav")
+    assert soundfile.info(tmp_path / "d.wav").frames == soundfile.info(source).frames
+    scores = document(run("evaluate", model, folder / "corpus", "--json"))
+    assert [row["levels"] for row in scores["depths"]] == [1, 2]
+    kbps = [row["kbps_nominal"] for row in scores["depths"]]
+    assert kbps[1] == pytest.approx(2 * 4 * RATE / 128 / 1000)
+    facts = document(run("info", model, "--json", "--verify"))
+    assert facts["has_prior"] is True
+
+
+def test_train_takes_a_plain_folder(folder: Path, run: Command) -> None:
+    done = run(
+        "train", "in", "--config", "settings.toml", "--codebook-size", 16, "--rvq-levels", 2, "--epochs", 1,
+        "--num-workers", 0,
+    )  # fmt: skip
+    assert Path(done.stdout.strip()) == folder / "runs" / "in" / "in.distill"
+    assert "(auto)" in done.stderr
+    assert "(override)" in done.stderr
