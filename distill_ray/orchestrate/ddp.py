@@ -18,10 +18,11 @@ import ray.train
 import torch
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 
 from distill_ray.orchestrate.checkpoints import RAY_RUN, ray_storage, settle
-from distill_ray.orchestrate.failure import to_distill_error, worker_failures
+from distill_ray.orchestrate.failure import LoopError, by_rank, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.mailbox import open_mailbox
 from distill_ray.orchestrate.plan import ResolvedPlan
@@ -80,7 +81,7 @@ class DDPRun:
                     raise
             if error is None:
                 return from_record(fit.record)
-            if not restarts_left or not _lost_a_process(error) or self._interrupts.requested():
+            if not restarts_left or not lost_a_process(error) or self._interrupts.requested():
                 raise to_distill_error(error, self._run_dir / "error.log") from error
             self._listener(Notice(level="warning", message=_RESTARTING))
         raise AssertionError("unreachable: the last turn returns or raises")
@@ -113,7 +114,7 @@ class DDPRun:
             loop=self._loop,
             checkpoints=self._checkpoints,
             mailbox=mailbox,
-            scratch=folder,
+            scratch=ray_storage(self._checkpoints) if folder else None,
             threads=torch.get_num_threads() if folder else None,
             gpu_share=plan.gpus_per_worker,
         )
@@ -178,8 +179,10 @@ class _Fit(threading.Thread):
             self.join(_ABORT_PATIENCE_S)
 
 
-def _lost_a_process(error: Exception) -> bool:
-    failures = worker_failures(error)
-    if failures:
-        return all(failure.lost_peer for failure in failures)
-    return isinstance(error, RayActorError | ray.train.TrainingFailedError)
+def lost_a_process(error: Exception) -> bool:
+    """Whether `fit` failed because a process of the run ended, and not for a reason of the loop's own."""
+    ranks = by_rank(error)
+    loops = [failure for failure in ranks if isinstance(failure, LoopError)]
+    if loops:
+        return all(failure.lost_peer for failure in loops)
+    return any(isinstance(failure, RayActorError | RayTrainError) for failure in ranks)

@@ -64,32 +64,26 @@ class LoopError(Exception):
         return error
 
 
-def worker_failures(error: BaseException) -> tuple[LoopError, ...]:
-    """The loops' own exceptions behind what Ray Train's `fit` raised, by rank; empty where a process was
-    lost."""
-    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {0: error})
-    found = []
-    for _, failure in sorted(failures.items()):
-        inner = getattr(
-            failure, "_base_exc", failure
-        )  # Ray Train's wrapper that carries the traceback's text
-        if isinstance(inner, LoopError):
-            found.append(inner)
-    return tuple(found)
+def by_rank(error: BaseException) -> tuple[BaseException, ...]:
+    """What is behind `error` of Ray Train's `fit`: each failed rank's exception, else the controller's."""
+    failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
+    # Ray Train wraps a loop's exceptions to carry the traceback's text.
+    ranks = tuple(getattr(failures[rank], "_base_exc", failures[rank]) for rank in sorted(failures))
+    return ranks or (getattr(error, "controller_failure", error),)
 
 
 def to_distill_error(error: BaseException, log: Path) -> DistillError:
     """The error to raise in the driver; an unforeseen one is written to `log` with its traceback."""
-    failures = worker_failures(error)
-    for failure in failures:
+    ranks = by_rank(error)
+    loops = [failure for failure in ranks if isinstance(failure, LoopError)]
+    for failure in loops:
         original = failure.original()
         if original is not None:
             return original
-    if failures:
-        message, trace = failures[0].message, "\n".join(failure.trace for failure in failures)
+    if loops:
+        message, trace = loops[0].message, "\n".join(failure.trace for failure in loops)
     else:
-        message = _meaning(error)
-        trace = "".join(traceback.format_exception(error))
+        message, trace = _meaning(ranks[0]), "".join(traceback.format_exception(error))
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(trace)

@@ -2,14 +2,20 @@
 
 Ray's workers rename themselves, change their parent and their process group; the path of their session's own
 token file in their environment stays. `session.py` uses it to leave nothing behind.
+
+Run as a program, this file is the guardian that `guarded` starts: it needs the standard library only.
 """
 
 from __future__ import annotations
 
 import contextlib
 import os
+import shutil
 import signal
+import subprocess
+import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 _PROC = Path("/proc")
@@ -47,5 +53,30 @@ def end_processes(folder: Path, *, patience_s: float) -> list[int]:
     return []
 
 
+@contextlib.contextmanager
+def guarded(folder: Path) -> Iterator[None]:
+    """Within, should this process be killed, another one ends the processes of `folder` and removes it.
+
+    Ray itself leaves two agents, which for a minute try to report that their server is gone.
+    """
+    guardian = [sys.executable, "-I", "-S", __file__, str(folder)]
+    quiet = subprocess.DEVNULL
+    # In a session of its own, what is sent to this one's process group does not reach it.
+    with subprocess.Popen(
+        guardian, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
+    ):
+        yield
+
+
+def _guard(folder: Path) -> None:
+    sys.stdin.read()  # ends when the process that holds the other end does, whatever ends that one
+    end_processes(folder, patience_s=1.0)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
 def _is_zombie(entry: Path) -> bool:
     return (entry / "stat").read_text().rpartition(")")[2].split()[0] == "Z"
+
+
+if __name__ == "__main__":
+    _guard(Path(sys.argv[1]))

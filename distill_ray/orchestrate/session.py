@@ -2,7 +2,7 @@
 
 A private Ray listens on 127.0.0.1 only, asks for a token, writes nothing to the terminal, and keeps all its
 files in one folder that goes with it. Its processes end with `ray_session`; should this process be killed,
-the kernel ends them (Ray sets PR_SET_PDEATHSIG), and the next session removes the folder.
+the kernel ends Ray's servers (Ray sets PR_SET_PDEATHSIG) and a guardian ends the rest and removes the folder.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from typing import Any
 
 from distill_ray.errors import ClusterError, InstallationError
 from distill_ray.orchestrate.plan import ResolvedPlan
-from distill_ray.orchestrate.processes import end_processes
+from distill_ray.orchestrate.processes import end_processes, guarded
 
 # Read by Ray Train in the driver, the controller and the workers; what the user has set stays.
 TRAIN_ENVIRONMENT = {
@@ -72,8 +72,7 @@ _private: Session | None = None  # a process has at most one Ray
 
 @contextlib.contextmanager
 def ray_session(plan: ResolvedPlan, *, dashboard: bool = False) -> Iterator[Session]:
-    """The Ray for `plan`: the one this process is already connected to, the one at its address, or a
-    private one.
+    """The Ray for `plan`: one that this process is connected to, the one at its address, or a private one.
 
     Only what was started or connected here is ended here. Call it from a thread that outlives the session:
     the kernel ends a private Ray when the thread that started it ends.
@@ -98,7 +97,7 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool) -> Iterator[Session]:
     ranks = plan.num_workers or 1
     root = _temporary_root()
     _sweep(root)
-    with _owned_folder(root) as folder:
+    with _owned_folder(root) as folder, guarded(folder):
         try:
             token = folder / "token"
             token.touch(mode=0o600)
@@ -255,7 +254,7 @@ def _owned_folder(root: Path) -> Iterator[Path]:
 
 
 def _sweep(root: Path) -> None:
-    """Remove the folders of sessions whose process was killed."""
+    """Remove the folders of sessions that were killed together with their guardian (a machine's crash)."""
     for folder in root.glob(f"{_FOLDER_PREFIX}*"):
         with contextlib.suppress(OSError), (folder / "owner").open() as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)

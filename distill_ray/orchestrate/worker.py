@@ -25,14 +25,13 @@ from distill_ray.training.worker import ProcessGroupWorker, Worker, WriteCheckpo
 Loop = Callable[[Worker], Event]
 
 
-
 @dataclass(frozen=True, kw_only=True)
 class RankTask:
     """What every rank gets from the driver.
 
-    checkpoints: the run's folder of checkpoints. scratch: where checkpoints are filled before Ray takes
-    them, None for the node's temporary folder. threads: torch's threads on a node, None for its cores; its
-    ranks divide them.
+    checkpoints: the run's folder of checkpoints. scratch: where checkpoints are filled before Ray takes them
+    (the run's own disk has the room), None for the node's temporary folder. threads: torch's threads on a
+    node, None for its cores; its ranks divide them.
     """
 
     loop: Loop
@@ -81,6 +80,8 @@ class RayWorker(ProcessGroupWorker):
     def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
         checkpoint = None
         if write is not None and self.rank == 0:
+            if self._scratch is not None:
+                self._scratch.mkdir(parents=True, exist_ok=True)
             folder = Path(tempfile.mkdtemp(prefix="checkpoint-", dir=self._scratch))
             try:
                 write(folder)

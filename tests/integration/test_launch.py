@@ -220,6 +220,9 @@ def test_a_killed_driver_takes_its_ray_along_and_the_next_run_finds_its_checkpoi
     while processes_of(folder) and time.monotonic() < deadline:
         time.sleep(0.1)
     assert processes_of(folder) == []
+    while folder.exists() and time.monotonic() < deadline:
+        time.sleep(0.1)
+    assert not folder.exists()
 
     seen = len(_steps(program.messages()))  # the ranks may have gone on for a moment
     steps: list[int] = []
