@@ -17,9 +17,7 @@ def command(
     codes: Annotated[Path, typer.Argument(help="The codes file.", metavar="CODES")],
     out: Annotated[
         Path,
-        typer.Option(
-            "--out", "-o", help="The file to write: .wav, .flac, .ogg or .mp3.", metavar="AUDIO"
-        ),
+        typer.Option("--out", "-o", help="The file to write: .wav, .flac, .ogg or .mp3.", metavar="AUDIO"),
     ],
     force: Annotated[
         bool, typer.Option("--force", help="Decode codes of another model too, where they fit.")

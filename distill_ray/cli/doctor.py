@@ -35,7 +35,7 @@ LEAST_VERSIONS = {
     "pyarrow": "18",
     "safetensors": "0.5",
     "rich": "13.9",
-    "typer": "0.16",
+    "typer": "0.27",
     "ray": "2.60.0",
 }
 BELOW_RAY = "2.61"

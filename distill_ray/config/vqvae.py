@@ -26,9 +26,7 @@ class VQVAEConfig(Section):
     commitment_weight: float = setting(
         0.25, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
     )
-    codebook_learning: str = setting(
-        "gradient", "how codebooks follow the encoder", choices=("gradient", "ema")
-    )
+    codebook_learning: str = setting("ema", "how codebooks follow the encoder", choices=("ema", "gradient"))
     codebook_decay: float = setting(0.99, "decay of EMA codebooks", above=0.0, high=0.99999)
     reseed_threshold: float = setting(
         0.1, "codes used less than this share of uniform use are re-seeded; 0 turns it off", low=0.0, high=1.0

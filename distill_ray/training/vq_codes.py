@@ -49,9 +49,10 @@ class CodeKeeper:
         """Take in the codes of a step; where `sound` (a scalar) is false they are left out."""
         counts_QK = torch.where(sound, self._quantizer.counts(output.codes_BQT, output.used_QN), 0.0)
         if self._learns_by_ema:
+            # A NaN times a share of zero would still be a NaN.
             sums_QKD = torch.where(sound, self._quantizer.ema_statistics(output), 0.0)
             step_counts_QK = self._worker.all_reduce(counts_QK.clone())
-            self._quantizer.ema_update(step_counts_QK, self._worker.all_reduce(sums_QKD))
+            self._quantizer.ema_update(step_counts_QK, self._worker.all_reduce(sums_QKD), sound)
         self.epoch_counts_QK += counts_QK
         self.recent_counts_QK += counts_QK
         if self._reseeds and (step + 1) % self._every == 0:

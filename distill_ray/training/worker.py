@@ -6,6 +6,7 @@ torch.distributed; `orchestrate/worker.py` adds Ray's reporting and checkpoints 
 
 from __future__ import annotations
 
+import inspect
 import shutil
 import threading
 from collections.abc import Callable
@@ -18,6 +19,13 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distill_ray.training.events import Event
+
+# torch 2.13 renamed it, and warns of the old name.
+_SYNC_BUFFERS = (
+    "forward_sync_buffers"
+    if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
+    else "broadcast_buffers"
+)
 
 WriteCheckpoint = Callable[[Path], None]
 Listener = Callable[[Event], None]
@@ -136,9 +144,11 @@ class ProcessGroupWorker(LocalWorker):
     def wrap(self, module: nn.Module) -> nn.Module:
         if self.world_size == 1:
             return module  # nothing to average, and the same numbers as in one process
+        for buffer in module.buffers():
+            dist.broadcast(buffer, src=0)
         devices = [self.device.index] if self.device.type == "cuda" else None
-        # Buffers are constants or all-reduced statistics: broadcasting them every step would be waste.
-        return DistributedDataParallel(module, device_ids=devices, broadcast_buffers=False)
+        # From here on buffers are constants or all-reduced statistics, the same on every rank.
+        return DistributedDataParallel(module, device_ids=devices, **{_SYNC_BUFFERS: False})  # type: ignore[arg-type]
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
         if self.world_size > 1:

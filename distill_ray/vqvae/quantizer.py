@@ -146,11 +146,15 @@ class ResidualVectorQuantizer(nn.Module):
         return torch.stack([sums_by_code(*level, self.size) for level in levels])
 
     @torch.no_grad()
-    def ema_update(self, counts_QK: Tensor, sums_QKD: Tensor) -> None:
-        """Move EMA codebooks towards the mean of their vectors, given sums over all ranks."""
+    def ema_update(self, counts_QK: Tensor, sums_QKD: Tensor, sound: Tensor | None = None) -> None:
+        """Move EMA codebooks towards the mean of their vectors, given sums over all ranks.
+
+        `sound`: a bool scalar on the device; where it is false nothing moves. None is true.
+        """
         assert self.learning == "ema", "gradient-learned codebooks have no EMA"
-        self.ema_counts_QK.lerp_(counts_QK, 1 - self.decay)
-        self.ema_sums_QKD.lerp_(sums_QKD, 1 - self.decay)
+        share = counts_QK.new_tensor(1 - self.decay) if sound is None else (1 - self.decay) * sound.float()
+        self.ema_counts_QK.lerp_(counts_QK, share)
+        self.ema_sums_QKD.lerp_(sums_QKD, share)
         known_QK1 = (self.ema_counts_QK > SMALLEST_EMA_COUNT)[..., None]
         mean_QKD = self.ema_sums_QKD / self.ema_counts_QK.clamp(min=SMALLEST_EMA_COUNT)[..., None]
         self.codebooks_QKD.copy_(torch.where(known_QK1, mean_QKD, self.codebooks_QKD))

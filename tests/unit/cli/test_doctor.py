@@ -87,7 +87,7 @@ def test_a_package_that_prints_on_import_is_understood(package):
 
 @pytest.mark.parametrize(
     ("name", "version", "wanted"),
-    [("safetensors", "0.4.9", "0.5 or newer"), ("typer", "0.15.4", "0.16 or newer")],
+    [("safetensors", "0.4.9", "0.5 or newer"), ("typer", "0.15.4", "0.27 or newer")],
 )
 def test_an_old_version_is_named(package, name, version, wanted):
     package(name, f"__version__ = {version!r}")

@@ -32,7 +32,7 @@ def test_a_flag_is_not_a_number() -> None:
 
 
 def test_choices() -> None:
-    with pytest.raises(ConfigError, match="'adam' is not one of gradient, ema"):
+    with pytest.raises(ConfigError, match="'adam' is not one of ema, gradient"):
         VQVAEConfig(codebook_learning="adam")
 
 

@@ -3,8 +3,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from distill_ray.errors import DistillError
-from distill_ray.errors import CodeShapeError
+from distill_ray.errors import CodeShapeError, DistillError
 from distill_ray.prior import code_pattern, flatten_codes, unflatten_codes
 from distill_ray.prior.patterns import Coordinate
 

@@ -18,6 +18,7 @@ def config() -> VQVAEConfig:
         codebook_size=16,
         num_quantizers=3,
         codebook_dim=4,
+        codebook_learning="gradient",
         width=16,
         encoder_blocks=1,
         decoder_blocks=1,
