@@ -237,8 +237,12 @@ class PriorTask:
         # Both losses without dropout, or the gap would be smaller than it is.
         known = self._score(self.train_sample) if self.val else None
         report = check_memorization(train_loss=known, val_loss=figures.val_loss if self.val else None)
-        if report.is_memorizing:
-            figures.warnings.append(f"epoch {progress.epoch}: {report.message}")
+        was_memorizing = bool(figures.history) and figures.history[-1]["is_memorizing"]
+        if report.is_memorizing and not was_memorizing:  # one line for a stretch of epochs
+            figures.warnings.append(
+                f"from epoch {progress.epoch} on: {report.message} The best epoch so far, "
+                f"{progress.best_epoch}, is kept."
+            )
         event = PriorEpochMetrics(
             epoch=progress.epoch,
             epochs=self.config.training.epochs,

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 from pathlib import Path
 
@@ -110,3 +111,16 @@ def test_embeddings_start_from_the_codebooks(codes: Path, tmp_path: Path) -> Non
 def test_codes_in_training_are_counted_per_second(codes: Path, tmp_path: Path) -> None:
     completed, _ = train(codes, config(epochs=1), tmp_path)
     assert completed.codes_per_second * completed.elapsed_s >= completed.steps * 8 * 48 * LEVELS
+
+
+def test_memorising_epochs_are_warned_of_once_and_the_best_is_kept(codes: Path, tmp_path: Path) -> None:
+    # Without dropout and with a high rate a few seconds of codes are soon learnt by heart.
+    run = config(epochs=12, patience=0, lr=1e-2, weight_decay=0.0, min_epoch_steps=20)
+    run = dataclasses.replace(run, model=dataclasses.replace(run.model, dropout=0.0, hidden_size=64))
+    completed, seen = train(codes, run, tmp_path)
+    memorizing = [event.epoch for event in seen if event.is_memorizing]
+    assert len(memorizing) >= 2
+    stretches = [epoch for epoch in memorizing if epoch - 1 not in memorizing]
+    epoch_warnings = [text for text in completed.memorization_warnings if text.startswith("from epoch")]
+    assert [text.split()[2] for text in epoch_warnings] == [str(epoch) for epoch in stretches]
+    assert completed.best_epoch < memorizing[-1]
