@@ -23,34 +23,35 @@ class RunHistory:
     started: RunStarted | None = None
     epoch: VQEpochMetrics | PriorEpochMetrics | None = None
     complete: TrainingCompleteEvent | PriorTrainingCompleteEvent | None = None
-    _said: list[str] = field(default_factory=list)
+    _notices: list[str] = field(default_factory=list)
+    _of_epochs: list[str] = field(default_factory=list)
 
     def add(self, event: Event) -> tuple[str, ...]:
         """Take an event in; returns the warnings to show with it. A notice's is shown once."""
         if isinstance(event, RunStarted):
             self.started = event
         elif isinstance(event, VQEpochMetrics | PriorEpochMetrics):
+            warnings = _new_warnings(event, self.epoch)
             self.epoch = event
-            warnings = _warnings_of(event)
-            self._said += [f"epoch {event.epoch}: {text}" for text in warnings]
+            self._of_epochs += [f"epoch {event.epoch}: {text}" for text in warnings]
             return warnings
         elif isinstance(event, TrainingCompleteEvent | PriorTrainingCompleteEvent):
             self.complete = event
-        elif isinstance(event, Notice) and event.level == "warning" and event.message not in self._said:
-            self._said.append(event.message)
+        elif isinstance(event, Notice) and event.level == "warning" and event.message not in self._notices:
+            self._notices.append(event.message)
             return (event.message,)
         return ()
 
     @property
     def warnings(self) -> tuple[str, ...]:
-        """All warnings, those of the complete run (which knows of earlier, interrupted parts) last."""
+        """All warnings; a complete run's own list, which knows of earlier parts, replaces the epochs'."""
         if isinstance(self.complete, TrainingCompleteEvent):
             final = self.complete.warnings
         elif isinstance(self.complete, PriorTrainingCompleteEvent):
             final = self.complete.memorization_warnings
         else:
-            final = ()
-        return (*(text for text in self._said if text not in final), *final)
+            final = tuple(self._of_epochs)
+        return (*(text for text in self._notices if text not in final), *final)
 
     @property
     def health(self) -> tuple[LevelHealth, ...]:
@@ -60,7 +61,10 @@ class RunHistory:
         return self.epoch.codebook_health if isinstance(self.epoch, VQEpochMetrics) else ()
 
 
-def _warnings_of(event: VQEpochMetrics | PriorEpochMetrics) -> tuple[str, ...]:
+def _new_warnings(
+    event: VQEpochMetrics | PriorEpochMetrics, before: VQEpochMetrics | PriorEpochMetrics | None
+) -> tuple[str, ...]:
     if isinstance(event, VQEpochMetrics):
         return event.utilization_warnings
-    return (event.memorization_message,) if event.is_memorizing else ()
+    goes_on = isinstance(before, PriorEpochMetrics) and before.is_memorizing
+    return (event.memorization_message,) if event.is_memorizing and not goes_on else ()
