@@ -183,7 +183,7 @@ def train_codec(
             workers=ready.num_workers or 1,
         )
         resolve(_SOME_CORPUS)  # says what is wrong with the settings before an hour of decoding
-        said = _said_of_corpus(given)
+        said = _said_of_corpus(start.settings)
         corpus = ensure_corpus(
             data,
             build_section(CorpusConfig, said),
@@ -194,7 +194,10 @@ def train_codec(
         resolved = start.sourced(resolve(_facts(corpus)))
         name = start.identity.get("name", name or "distill")
         start.folder.create(
-            resolved, {"name": name, "size": resolved.size, "corpus": corpus.digest}, fresh=start.is_new
+            resolved,
+            {"name": name, "size": resolved.size, "corpus": corpus.digest},
+            corpus=said,
+            fresh=start.is_new,
         )
         loop = functools.partial(
             train_vqvae,
@@ -254,9 +257,9 @@ def train_code_prior(
     loaded = load_model_v2(model)
     codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
     with _settled(plan) as ready:
+        said = _said_of_corpus(start.settings)
         wanted = build_section(
-            CorpusConfig,
-            {**_said_of_corpus(given), "sample_rate": codec.sample_rate, "channels": codec.channels},
+            CorpusConfig, {**said, "sample_rate": codec.sample_rate, "channels": codec.channels}
         )
         corpus = ensure_corpus(data, wanted, on_progress=_stage(listener, "prepare"))
         start.check({"corpus": corpus.digest, "codec": codec_hash})
@@ -272,7 +275,9 @@ def train_code_prior(
             workers=ready.num_workers or 1,
         )
         resolved = start.sourced(resolved)
-        start.folder.create(resolved, {"corpus": corpus.digest, "codec": codec_hash}, fresh=start.is_new)
+        start.folder.create(
+            resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said, fresh=start.is_new
+        )
         loop = functools.partial(
             train_prior,
             str(store.folder),

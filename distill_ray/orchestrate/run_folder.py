@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
 from distill_ray.config.toml import read_toml, write_toml
@@ -40,11 +41,23 @@ class RunFolder:
     def is_begun(self) -> bool:
         return (self.path / _SETTINGS).exists()
 
-    def create(self, resolved: Resolved[ConfigT], identity: Mapping[str, str], *, fresh: bool) -> None:
-        """Make the folder and record settings and `identity`. Raises UsageError where that fails."""
+    def create(
+        self,
+        resolved: Resolved[ConfigT],
+        identity: Mapping[str, str],
+        *,
+        corpus: Mapping[str, object],
+        fresh: bool,
+    ) -> None:
+        """Make the folder and record settings and `identity`. Raises UsageError where that fails.
+
+        corpus: what the user said of the preparation, without which a resumed run that was begun on a plain
+        folder would prepare another corpus.
+        """
         values: dict[str, object] = {_RUN + key: value for key, value in identity.items()}
         values[_OVERRIDES] = tuple(sorted(resolved.overrides))
-        settings = dotted(resolved.config)
+        settings = {f"{CorpusConfig.table}.{key}": value for key, value in corpus.items()}
+        settings |= dotted(resolved.config)
         notes = {key: resolved.source(key) for key in settings}
         try:
             if fresh and self.is_begun:  # a finished run, whose checkpoint would be taken for this one's
@@ -128,10 +141,15 @@ def resumed_run(path: Path, given: Mapping[str, object], *, table: str) -> Start
         )
     values = read_toml(folder.path / _SETTINGS)
     recorded = without_run(values)
+    before = {**recorded, "model.size": values.get(_RUN + "size")}
+    # One settings file may serve every stage: the tables of the others are nothing to this run.
+    tables = {key.partition(".")[0] for key in recorded}
     fixed = [
-        Problem(key, f"is {recorded.get(key)!r} in the resumed run and cannot become {value!r}")
+        Problem(key, f"is {before.get(key)!r} in the resumed run and cannot become {value!r}")
         for key, value in given.items()
-        if key.rpartition(".")[2] not in _MAY_CHANGE and recorded.get(key) != value
+        if key.partition(".")[0] in tables
+        and key.rpartition(".")[2] not in _MAY_CHANGE
+        and before.get(key) != value
     ]
     if fixed:
         raise ConfigError(fixed)
