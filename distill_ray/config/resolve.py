@@ -81,9 +81,11 @@ def get_adaptive_prior_config(file_count: int, total_seconds: float | None = Non
 
 def steps_per_epoch(config: VQTrainConfig, train_seconds: float) -> int:
     """One pass over the corpus, and at least 50 vectors for each code, so that health can be measured."""
-    batch = config.training.batch_size
+    batch, model = config.training.batch_size, config.model
     one_pass = math.ceil(train_seconds / (batch * config.training.window_seconds))
-    measurable = math.ceil(_VECTORS_PER_CODE * config.model.codebook_size / (batch * config.window_frames))
+    # The share of the windows that quantiser dropout leaves to the last level.
+    deepest = 1.0 - model.quantizer_dropout * (1.0 - 1.0 / model.num_quantizers)
+    measurable = math.ceil(_VECTORS_PER_CODE * model.codebook_size / (batch * config.window_frames * deepest))
     return max(one_pass, measurable, config.training.min_epoch_steps)
 
 
