@@ -103,7 +103,7 @@ def run_loop(
     clock = Clock(progress.elapsed_s, progress.training_s)
     sync_steps = 1 if worker.device.type == "cpu" else _GPU_SYNC_STEPS
     first_step, first_training = progress.step, progress.training_s
-    saved_at = clock.elapsed()
+    saved_at = progress.elapsed_s  # not this rank's clock: ranks must save at the same steps
     shown_at = -math.inf
     elapsed = clock.elapsed()
     stopping = False

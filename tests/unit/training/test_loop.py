@@ -15,7 +15,7 @@ from distill_ray.training import checkpoint
 from distill_ray.training.budget import Budget
 from distill_ray.training.events import Event, Notice
 from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
-from distill_ray.training.worker import LocalWorker, StopFlag
+from distill_ray.training.worker import LocalWorker, StopFlag, WriteCheckpoint
 
 STEPS = 4
 
@@ -158,6 +158,27 @@ def test_every_step_can_be_a_checkpoint(tmp_path: Path) -> None:
     run(task, tmp_path, stop=stop, checkpoint_seconds=0.0)
     saved = json.loads((tmp_path / "latest" / "progress.json").read_text())
     assert (saved["step"], saved["ended"]) == (3, "cancelled")
+
+
+def test_ranks_save_at_the_same_steps_whatever_their_clocks(tmp_path: Path) -> None:
+    class LateRank(LocalWorker):
+        """Rank 1, whose clock is always ahead of the one of rank 0 that counts."""
+
+        def __init__(self) -> None:
+            super().__init__(tmp_path, device=torch.device("cpu"))
+            self.rank, self.world_size = 1, 2
+            self.saved: list[int] = []
+
+        def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
+            return tensor.zero_()  # rank 0 says: no time has passed, and nobody wants to stop
+
+        def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+            self.saved.append(len(task.steps))
+
+    task, worker = CountingTask([3.0]), LateRank()
+    budget = Budget(steps_per_epoch=STEPS, epochs=1, max_minutes=None)
+    run_loop(task, worker, budget, LoopSettings(patience=0, checkpoint_seconds=0.0), Progress())
+    assert worker.saved == [1, 2, 3, 4, 4]
 
 
 def test_a_damaged_progress_file_is_one_sentence(tmp_path: Path) -> None:
