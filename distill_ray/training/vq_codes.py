@@ -17,11 +17,11 @@ from distill_ray.training.optimizer import Optimizer
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import VQVAE, VQVAEOutput
 
-_STATE = ("epoch_counts_QK", "recent_counts_QK")
+_STATE = ("epoch_counts_QK", "previous_counts_QK", "recent_counts_QK")
 
 
 class CodeKeeper:
-    """Counts of this rank since the epoch began and since the last look for dead codes."""
+    """Counts of this rank in this epoch, in the one before, and since the last look for dead codes."""
 
     def __init__(
         self,
@@ -41,6 +41,7 @@ class CodeKeeper:
         self._optimizer = optimizer
         shape_QK = (config.model.num_quantizers, config.model.codebook_size)
         self.epoch_counts_QK = torch.zeros(shape_QK, device=worker.device)
+        self.previous_counts_QK = torch.zeros(shape_QK, device=worker.device)
         self.recent_counts_QK = torch.zeros(shape_QK, device=worker.device)
         self.reseeded = 0
 
@@ -56,20 +57,23 @@ class CodeKeeper:
         self.epoch_counts_QK += counts_QK
         self.recent_counts_QK += counts_QK
         if self._reseeds and (step + 1) % self._every == 0:
-            self._reseed(step, output.residuals_QND)
+            self._reseed(step, output.residuals_QND, sound)
 
-    def epoch_counts(self) -> Tensor:
-        """Counts [Q, K] of all ranks since the epoch began (collective)."""
-        return self._worker.all_reduce(self.epoch_counts_QK.clone())
+    def epoch_counts(self, *, with_previous: bool = False) -> Tensor:
+        """Counts [Q, K] of all ranks since the epoch began, or since the one before began (collective)."""
+        counts_QK = self.epoch_counts_QK.clone()
+        return self._worker.all_reduce(counts_QK + self.previous_counts_QK if with_previous else counts_QK)
 
     def new_epoch(self) -> None:
+        self.previous_counts_QK.copy_(self.epoch_counts_QK)
         self.epoch_counts_QK.zero_()
         self.reseeded = 0
 
-    def _reseed(self, step: int, residuals_QND: Tensor) -> None:
+    def _reseed(self, step: int, residuals_QND: Tensor, sound: Tensor) -> None:
         counts_QK = self._worker.all_reduce(self.recent_counts_QK.clone())
         self.recent_counts_QK.zero_()
-        dead_QK = self._quantizer.dead_mask(counts_QK)
+        # The vectors of an unsound step may be NaN, which no later step would heal.
+        dead_QK = self._quantizer.dead_mask(counts_QK) & sound
         candidates_QND = self._worker.all_gather(residuals_QND.transpose(0, 1).contiguous()).transpose(0, 1)
         generator = torch.Generator().manual_seed((self._seed << 32) + step)
         self._quantizer.reseed(dead_QK, candidates_QND, generator)

@@ -247,7 +247,9 @@ class VQTask:
             )
         figures = self.figures
         figures.train_loss = total / steps
-        figures.codebook_health = codebook_health(self.codes.epoch_counts())
+        # The part of an epoch in which a time budget ends is too short to measure health by itself.
+        cut = progress.step - progress.epoch_start_step < self.steps_per_epoch
+        figures.codebook_health = codebook_health(self.codes.epoch_counts(with_previous=cut))
         warnings = utilization_warnings(figures.codebook_health)
         figures.warnings += [f"epoch {progress.epoch}: {text}" for text in warnings]
         event = VQEpochMetrics(

@@ -12,9 +12,10 @@ from distill_ray.corpus import Corpus
 from distill_ray.errors import TrainingError
 from distill_ray.training import checkpoint
 from distill_ray.training.events import Event, RunStarted, TrainingCompleteEvent, VQEpochMetrics
+from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.vqvae import VQTask, train_vqvae
 from distill_ray.training.worker import LocalWorker, StopFlag
-from distill_ray.vqvae import VQVAE
+from distill_ray.vqvae import VQVAE, codebook_health
 
 CPU = torch.device("cpu")
 Config = Callable[..., VQTrainConfig]
@@ -182,3 +183,40 @@ def test_steps_with_nan_are_left_out_and_an_epoch_of_them_is_an_error(
     broken = small_config(loss__mel=1e38, loss__complex_stft=1e38)
     with pytest.raises(TrainingError, match="All steps of epoch 1 were skipped"):
         train(corpus, broken, tmp_path / "broken")
+
+
+def test_no_code_is_reseeded_from_a_step_with_nan(
+    corpus: Corpus, small_config: Config, tmp_path: Path
+) -> None:
+    config = small_config(model__codebook_size=64, training__reseed_every=2)
+    task = VQTask(corpus, config, LocalWorker(tmp_path, device=CPU))
+    task.train_step(0, 0.0)
+    task.codes.recent_counts_QK[:, 1:] = 0.0  # nearly all codes are to be re-seeded after the next step
+    latent = task.model.encoder.register_forward_hook(lambda module, arguments, output: output * math.nan)
+    task.train_step(1, 0.0)
+    latent.remove()
+    assert int(task.optimizer.skipped) == 1
+    assert torch.isfinite(task.model.quantizer.codebooks_QKD).all()
+
+
+def test_an_epoch_cut_short_is_not_the_only_measure_of_health(
+    corpus: Corpus, small_config: Config, tmp_path: Path
+) -> None:
+    task = VQTask(corpus, small_config(), LocalWorker(tmp_path, device=CPU))
+    pace = Pace(fraction=0.5, steps_per_second=1.0, eta_s=None, elapsed_s=1.0)
+    steps = task.steps_per_epoch
+
+    def end_epoch(progress: Progress) -> VQEpochMetrics:
+        event = task.epoch_event(progress, pace)
+        assert isinstance(event, VQEpochMetrics)
+        return event
+
+    for step in range(steps):
+        task.train_step(step, 0.0)
+    whole = task.codes.epoch_counts()
+    first = end_epoch(Progress(step=steps, epoch=1))
+    task.train_step(steps, 0.0)
+    both = whole + task.codes.epoch_counts()
+    cut = end_epoch(Progress(step=steps + 1, epoch=2, epoch_start_step=steps))
+    assert first.codebook_health == codebook_health(whole)
+    assert cut.codebook_health == codebook_health(both)
