@@ -193,12 +193,7 @@ def train_codec(
         start.check({"corpus": corpus.digest})
         resolved = start.sourced(resolve(_facts(corpus)))
         name = start.identity.get("name", name or "distill")
-        start.folder.create(
-            resolved,
-            {"name": name, "size": resolved.size, "corpus": corpus.digest},
-            corpus=said,
-            fresh=start.is_new,
-        )
+        start.record(resolved, {"name": name, "size": resolved.size, "corpus": corpus.digest}, corpus=said)
         loop = functools.partial(
             train_vqvae,
             corpus.uri,
@@ -275,9 +270,7 @@ def train_code_prior(
             workers=ready.num_workers or 1,
         )
         resolved = start.sourced(resolved)
-        start.folder.create(
-            resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said, fresh=start.is_new
-        )
+        start.record(resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said)
         loop = functools.partial(
             train_prior,
             str(store.folder),
@@ -358,7 +351,7 @@ def _shown(
 def _refuse_with_resume(**given: object) -> None:
     wrong = [f"--{key}" for key, value in given.items() if value is not None]
     if wrong:
-        raise UsageError(f"--resume goes on with a run as it was begun; leave out {' and '.join(wrong)}.")
+        raise UsageError(f"--resume goes on with a run as it was begun; leave out {' and '.join(wrong)}")
 
 
 def _ended(final: object, kind: type[CompletedT]) -> CompletedT:
@@ -368,5 +361,5 @@ def _ended(final: object, kind: type[CompletedT]) -> CompletedT:
 
 def _kept(checkpoint: Path | None) -> Path:
     if checkpoint is None:
-        raise TrainingError("The run ended without a checkpoint, so there is nothing to save; run it again.")
+        raise TrainingError("the run ended without a checkpoint, so there is nothing to save; run it again")
     return checkpoint

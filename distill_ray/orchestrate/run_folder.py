@@ -41,43 +41,18 @@ class RunFolder:
     def is_begun(self) -> bool:
         return (self.path / _SETTINGS).exists()
 
-    def create(
-        self,
-        resolved: Resolved[ConfigT],
-        identity: Mapping[str, str],
-        *,
-        corpus: Mapping[str, object],
-        fresh: bool,
-    ) -> None:
-        """Make the folder and record settings and `identity`. Raises UsageError where that fails.
-
-        corpus: what the user said of the preparation, without which a resumed run that was begun on a plain
-        folder would prepare another corpus.
-        """
-        values: dict[str, object] = {_RUN + key: value for key, value in identity.items()}
-        values[_OVERRIDES] = tuple(sorted(resolved.overrides))
-        settings = {f"{CorpusConfig.table}.{key}": value for key, value in corpus.items()}
-        settings |= dotted(resolved.config)
-        notes = {key: resolved.source(key) for key in settings}
-        try:
-            if fresh and self.is_begun:  # a finished run, whose checkpoint would be taken for this one's
-                shutil.rmtree(self.path / "checkpoints", ignore_errors=True)
-            self.path.mkdir(parents=True, exist_ok=True)
-            (self.path / _SETTINGS).write_text(write_toml({**values, **settings}, notes), "utf-8")
-        except OSError as error:
-            raise UsageError(
-                f"The run folder {self.path} cannot be written ({error.strerror}); choose another --out."
-            ) from error
-
 
 @dataclass(frozen=True, kw_only=True)
 class Start:
-    """What a run begins with. `identity` is empty for a new run, else what the resumed one was made from."""
+    """What a run begins with. `identity` is empty for a new run, else what the resumed one was made from;
+    `replaces` says that a new run takes the place of a finished one.
+    """
 
     folder: RunFolder
     settings: Mapping[str, object]
     overrides: frozenset[str]
     identity: Mapping[str, str] = field(default_factory=dict)
+    replaces: bool = False
 
     @property
     def is_new(self) -> bool:
@@ -88,9 +63,42 @@ class Start:
         for key, value in identity.items():
             if self.identity.get(key, value) != value:
                 raise UsageError(
-                    f"The run in {self.folder.path} was made from another {key}; "
-                    "resume it with the one it began with, or start a new run."
+                    f"the run in {self.folder.path} was made from another {key}; "
+                    "resume it with the one it began with, or start a new run"
                 )
+
+    def record(
+        self, resolved: Resolved[ConfigT], identity: Mapping[str, str], *, corpus: Mapping[str, object]
+    ) -> None:
+        """Make the folder and record settings and `identity` there.
+
+        corpus: what the user said of the preparation, without which a resumed run that was begun on a plain
+        folder would prepare another corpus.
+
+        Raises UsageError where the folder cannot be written, or where another process began a run there
+        since `new_run` found it free.
+        """
+        values: dict[str, object] = {_RUN + key: value for key, value in identity.items()}
+        values[_OVERRIDES] = tuple(sorted(resolved.overrides))
+        settings = {f"{CorpusConfig.table}.{key}": value for key, value in corpus.items()}
+        settings |= dotted(resolved.config)
+        notes = {key: resolved.source(key) for key in settings}
+        path = self.folder.path
+        claims = self.is_new and not self.replaces
+        try:
+            if self.replaces:  # else the checkpoint of the finished run would be taken for this one's
+                shutil.rmtree(path / "checkpoints", ignore_errors=True)
+            path.mkdir(parents=True, exist_ok=True)
+            with (path / _SETTINGS).open("x" if claims else "w", encoding="utf-8") as file:
+                file.write(write_toml({**values, **settings}, notes))
+        except FileExistsError as error:
+            raise UsageError(
+                f"Another process has begun a run in {path} meanwhile; choose another --out"
+            ) from error
+        except OSError as error:
+            raise UsageError(
+                f"the run folder {path} cannot be written ({error.strerror}); choose another --out"
+            ) from error
 
     def sourced(self, resolved: Resolved[ConfigT]) -> Resolved[ConfigT]:
         """The configuration with its sources as the first part of the run had them."""
@@ -106,7 +114,7 @@ def new_run(out: Path | None, name: str, given: Mapping[str, object]) -> Start:
         folder = RunFolder(path=out.expanduser().resolve())
         if folder.is_begun:
             raise UsageError(
-                f"{out} already holds a run; go on with it (--resume {out}) or choose another --out."
+                f"{out} already holds a run; go on with it (--resume {out}) or choose another --out"
             )
     else:
         names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
@@ -124,9 +132,9 @@ def new_prior_run(path: Path, given: Mapping[str, object]) -> Start:
     latest = path / "checkpoints" / "latest"
     if folder.is_begun and _was_cut(latest / "progress.json"):
         raise UsageError(
-            f"{path} holds an interrupted prior run; go on with --resume, or remove that folder first."
+            f"{path} holds an interrupted prior run; go on with --resume, or remove that folder first"
         )
-    return Start(folder=folder, settings=given, overrides=frozenset(given))
+    return Start(folder=folder, settings=given, overrides=frozenset(given), replaces=folder.is_begun)
 
 
 def resumed_run(path: Path, given: Mapping[str, object], *, table: str) -> Start:
@@ -137,7 +145,7 @@ def resumed_run(path: Path, given: Mapping[str, object], *, table: str) -> Start
     folder = RunFolder(path=path.expanduser().resolve())
     if not folder.is_begun:
         raise CheckpointError(
-            f"{path} holds no run to resume; give the folder that an earlier run printed as its output."
+            f"{path} holds no run to resume; give the folder that an earlier run printed as its output"
         )
     values = read_toml(folder.path / _SETTINGS)
     recorded = without_run(values)

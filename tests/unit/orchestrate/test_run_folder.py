@@ -1,13 +1,12 @@
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 
 import pytest
 
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.errors import CheckpointError, ConfigError, UsageError
-from distill_ray.orchestrate.run_folder import Start, new_run, resumed_run
+from distill_ray.orchestrate.run_folder import Start, new_prior_run, new_run, resumed_run
 
 GIVEN: dict[str, object] = {
     "corpus.sample_rate": 8_000,
@@ -17,18 +16,16 @@ GIVEN: dict[str, object] = {
 }
 
 
-def begun(folder: Path, given: Mapping[str, object] = GIVEN) -> Start:
-    """A run as `pipeline.train_codec` begins it."""
-    start = new_run(folder, "m", given)
+def begun(folder: Path) -> None:
+    record(new_run(folder, "m", GIVEN))
+
+
+def record(start: Start) -> None:
+    """Begin a run as `pipeline.train_codec` does."""
     facts = CorpusFacts(file_count=9, train_seconds=60.0, sample_rate=8_000, channels=1)
-    resolved = resolve_vqvae(facts, overrides=given, size=None, accelerator=False, workers=1)
-    start.folder.create(
-        resolved,
-        {"name": "m", "size": resolved.size, "corpus": "abc"},
-        corpus={"sample_rate": 8_000},
-        fresh=start.is_new,
-    )
-    return start
+    resolved = resolve_vqvae(facts, overrides=start.settings, size=None, accelerator=False, workers=1)
+    identity = {"name": "m", "size": resolved.size, "corpus": "abc"}
+    start.record(resolved, identity, corpus={"sample_rate": 8_000})
 
 
 def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path) -> None:
@@ -93,3 +90,33 @@ def test_a_run_is_never_begun_in_the_folder_of_another(
     monkeypatch.chdir(tmp_path)
     begun(tmp_path / "runs" / "m")
     assert new_run(None, "m", GIVEN).folder.path == tmp_path / "runs" / "m-2"
+
+
+def test_of_two_runs_that_found_the_same_folder_free_one_gets_it(tmp_path: Path) -> None:
+    one, two = new_run(tmp_path, "m", GIVEN), new_run(tmp_path, "m", {**GIVEN, "training.seed": 2})
+    record(one)
+    before = (tmp_path / "run.toml").read_bytes()
+    (tmp_path / "checkpoints").mkdir()
+    with pytest.raises(UsageError, match="Another process has begun a run"):
+        record(two)
+    assert (tmp_path / "run.toml").read_bytes() == before
+    assert (tmp_path / "checkpoints").exists()
+
+
+def test_a_finished_prior_run_makes_room(tmp_path: Path) -> None:
+    record(new_prior_run(tmp_path, GIVEN))
+    latest = tmp_path / "checkpoints" / "latest"
+    latest.mkdir(parents=True)
+    (latest / "progress.json").write_text('{"ended": "cancelled"}')
+    with pytest.raises(UsageError, match="interrupted prior run"):
+        new_prior_run(tmp_path, GIVEN)
+    (latest / "progress.json").write_text('{"ended": "completed"}')
+    record(new_prior_run(tmp_path, {**GIVEN, "training.epochs": 7}))
+    assert not latest.exists()
+    assert resumed_run(tmp_path, {}, table="training").settings["training.epochs"] == 7
+
+
+def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(UsageError, match=r"cannot be written \(File exists\)"):
+        begun(tmp_path / "out")
