@@ -91,11 +91,11 @@ class Start:
             path.mkdir(parents=True, exist_ok=True)
             with (path / _SETTINGS).open("x" if claims else "w", encoding="utf-8") as file:
                 file.write(write_toml({**values, **settings}, notes))
-        except FileExistsError as error:
-            raise UsageError(
-                f"Another process has begun a run in {path} meanwhile; choose another --out"
-            ) from error
         except OSError as error:
+            if claims and self.folder.is_begun:
+                raise UsageError(
+                    f"Another process has begun a run in {path} meanwhile; choose another --out"
+                ) from error
             raise UsageError(
                 f"the run folder {path} cannot be written ({error.strerror}); choose another --out"
             ) from error
