@@ -75,7 +75,7 @@ def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
             return _usage_error(error, as_json)
         return _unexpected(error, as_json)
     if code == _INTERRUPTED:
-        return _fail(CancelledError("cancelled by Ctrl-C."), as_json)
+        return _fail(CancelledError("cancelled by Ctrl-C"), as_json)
     return code if isinstance(code, int) else 0
 
 
@@ -97,14 +97,20 @@ def _fail(error: DistillError, as_json: bool) -> int:
 
 def _usage_error(error: Any, as_json: bool) -> int:
     context = getattr(error, "ctx", None)
-    message = error.format_message()
     if type(error).__name__ == "NoArgsIsHelpError":
-        print(message, file=sys.stderr)
-        message = "a command is missing."
+        print(error.format_message(), file=sys.stderr)
+        message = "a command is missing"
+    else:
+        message = _in_our_style(error.format_message())
     _complain(message)
     if context is not None:
         print(f"Try '{context.command_path} --help'.", file=sys.stderr)
     return _error_document({"type": "UsageError", "message": message}, error.exit_code, as_json)
+
+
+def _in_our_style(message: str) -> str:
+    # Typer's messages are "Missing option '--out'."; ours begin small and have no full stop.
+    return message[:1].lower() + message[1:].rstrip(".")
 
 
 def _unexpected(error: Exception, as_json: bool) -> int:
@@ -114,7 +120,7 @@ def _unexpected(error: Exception, as_json: bool) -> int:
         where = "the traceback is above"
     else:
         where = _keep_traceback(text)
-    message = f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}; {where}."
+    message = f"unexpected {type(error).__name__}: {' '.join(str(error).split()) or 'no message'}; {where}"
     _complain(message)
     return _error_document({"type": type(error).__name__, "message": message}, 1, as_json)
 

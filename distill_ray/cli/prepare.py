@@ -72,7 +72,7 @@ def _summarise(report: PrepareReport, display: Display) -> None:
         rows = [(item.path, item.reason) for item in rejected[:_LISTED]]
         display.table(f"Rejected ({len(rejected)})", ("file", "why"), rows)
     if len(rejected) > _LISTED:
-        display.warn(f"{len(rejected) - _LISTED} more files were rejected; --json names them all.")
+        display.warn(f"{len(rejected) - _LISTED} more files were rejected; --json names them all")
 
 
 def _facts(report: PrepareReport) -> Iterator[tuple[str, str]]:

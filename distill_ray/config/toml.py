@@ -18,9 +18,9 @@ def read_toml(path: Path) -> dict[str, object]:
     try:
         tables = tomllib.loads(path.read_text("utf-8"))
     except OSError as error:
-        raise UsageError(f"--config {path} cannot be read ({error.strerror}); give a TOML file.") from error
+        raise UsageError(f"--config {path} cannot be read ({error.strerror}); give a TOML file") from error
     except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
-        raise UsageError(f"--config {path} is not valid TOML: {error}.") from error
+        raise UsageError(f"--config {path} is not valid TOML: {error}") from error
     return dict(_flatten(tables, ""))
 
 

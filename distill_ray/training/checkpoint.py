@@ -70,7 +70,7 @@ def guarded(path: Path, read: Callable[[], T]) -> T:
         return read()
     except FileNotFoundError as error:
         raise CheckpointError(
-            f"The checkpoint {path.parent} has no {path.name}; resume another run or start a new one."
+            f"the checkpoint {path.parent} has no {path.name}; resume another run or start a new one"
         ) from error
     except (
         OSError,
@@ -84,7 +84,7 @@ def guarded(path: Path, read: Callable[[], T]) -> T:
         SafetensorError,
     ) as error:
         raise CheckpointError(
-            f"The checkpoint file {path} is damaged ({type(error).__name__}); start a new run."
+            f"the checkpoint file {path} is damaged ({type(error).__name__}); start a new run"
         ) from error
 
 

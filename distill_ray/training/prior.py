@@ -92,7 +92,7 @@ def train_prior(
         )
     )
     if not task.val:
-        worker.emit(task.warn("No held-out files: the best epoch is chosen on the training files."))
+        worker.emit(task.warn("no held-out files: the best epoch is chosen on the training files"))
     budget = Budget(
         steps_per_epoch=task.steps_per_epoch, epochs=training.epochs, max_minutes=training.max_minutes
     )
@@ -228,8 +228,8 @@ class PriorTask:
         nats, codes = self.worker.all_reduce(self.sums.double()).tolist()
         if codes == 0:
             raise TrainingError(
-                f"All steps of epoch {progress.epoch} were skipped because their gradients were not finite; "
-                "lower --lr."
+                f"all steps of epoch {progress.epoch} were skipped because their gradients were not finite; "
+                "lower --lr"
             )
         self.sums.zero_()
         figures = self.figures

@@ -106,7 +106,7 @@ def train_vqvae(
 
 
 NO_HELD_OUT = (
-    "No held-out files: the best epoch is chosen on the training files; add files or raise --val-fraction."
+    "no held-out files: the best epoch is chosen on the training files; add files or raise --val-fraction"
 )
 
 
@@ -242,8 +242,8 @@ class VQTask:
         total, *terms, steps = self.worker.all_reduce(self.sums.double()).tolist()
         if steps == 0:
             raise TrainingError(
-                f"All steps of epoch {progress.epoch} were skipped because their gradients were not finite; "
-                "lower --lr or look for damaged audio."
+                f"all steps of epoch {progress.epoch} were skipped because their gradients were not finite; "
+                "lower --lr or look for damaged audio"
             )
         figures = self.figures
         figures.train_loss = total / steps

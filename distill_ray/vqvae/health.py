@@ -69,7 +69,7 @@ def utilization_warnings(health: Sequence[LevelHealth]) -> tuple[str, ...]:
     """One sentence for each level that uses less than `FAIR_UTILIZATION` of its codes."""
     return tuple(
         f"RVQ level {level} uses {item.utilization:.0%} of its codes ({item.dead_codes} dead): "
-        "use a smaller --codebook-size or fewer --rvq-levels, or train longer or on more audio."
+        "use a smaller --codebook-size or fewer --rvq-levels, or train longer or on more audio"
         for level, item in enumerate(health)
         if item.utilization < FAIR_UTILIZATION
     )

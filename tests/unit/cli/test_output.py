@@ -99,7 +99,7 @@ def test_the_unexpected_is_one_sentence_that_says_where_the_traceback_is(made_up
     done = made_up("1 / 0", "--json")
     assert done.returncode == 1
     found = re.fullmatch(
-        r"error: unexpected ZeroDivisionError: division by zero; its traceback is in (\S+\.log)\.\n",
+        r"error: unexpected ZeroDivisionError: division by zero; its traceback is in (\S+\.log)\n",
         done.stderr,
     )
     assert found, done.stderr
@@ -112,7 +112,7 @@ def test_the_unexpected_is_one_sentence_that_says_where_the_traceback_is(made_up
 def test_the_traceback_is_shown_on_request(made_up, tmp_path):
     done = made_up("1 / 0", env={"DISTILL_RAY_TRACEBACK": "1"})
     assert "Traceback (most recent call last)" in done.stderr
-    assert done.stderr.endswith("division by zero; the traceback is above.\n")
+    assert done.stderr.endswith("division by zero; the traceback is above\n")
     assert list(tmp_path.glob("*.log")) == []
 
 
@@ -130,7 +130,7 @@ def test_ctrl_c_is_exit_3(made_up):
         "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(30)", "--json"
     )
     assert done.returncode == 3
-    assert done.stderr.strip() == "error: cancelled by Ctrl-C."
+    assert done.stderr.strip() == "error: cancelled by Ctrl-C"
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
 
 
@@ -140,7 +140,9 @@ def test_ctrl_c_is_exit_3(made_up):
 def test_usage_errors_are_exit_2(made_up, arguments):
     done = made_up("pass", *arguments, "--json")
     assert done.returncode == 2
-    assert done.stderr.startswith("error: ")
+    said = done.stderr.splitlines()[0].removeprefix("error: ")
+    assert said[0].islower()
+    assert not said.endswith(".")
     assert "Try 'distill-ray made-up --help'." in done.stderr
     assert json.loads(done.stdout)["error"]["exit_code"] == 2
 

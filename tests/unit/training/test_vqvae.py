@@ -181,7 +181,7 @@ def test_steps_with_nan_are_left_out_and_an_epoch_of_them_is_an_error(
     assert torch.equal(task.sums, sums)
     assert torch.equal(task.codes.epoch_counts_QK, counts)
     broken = small_config(loss__mel=1e38, loss__complex_stft=1e38)
-    with pytest.raises(TrainingError, match="All steps of epoch 1 were skipped"):
+    with pytest.raises(TrainingError, match="all steps of epoch 1 were skipped"):
         train(corpus, broken, tmp_path / "broken")
 
 
