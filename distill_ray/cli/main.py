@@ -7,6 +7,7 @@ torch, Ray, Rich nor any command (building all of them for their help lines woul
 
 from __future__ import annotations
 
+import difflib
 import functools
 import importlib
 import sys
@@ -48,6 +49,14 @@ class LazyCommands(TyperGroup):
         single = typer.Typer(add_completion=False, rich_markup_mode=None)
         single.command(name=cmd_name, context_settings=_HELP_NAMES)(_isolated(module.command))
         return typer.main.get_command(single)
+
+    def resolve_command(self, ctx: Any, args: list[str]) -> Any:
+        name = args[0]
+        if name in COMMANDS or name.startswith("-"):
+            return super().resolve_command(ctx, args)
+        close = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"did you mean {close[0]}?" if close else f"there are {', '.join(COMMANDS)}"
+        return ctx.fail(f"no such command {name!r}; {hint}")
 
     def format_commands(self, ctx: Any, formatter: Any) -> None:
         with formatter.section("Commands"):

@@ -65,8 +65,14 @@ def test_every_command_has_help_and_json(name):
 def test_an_unknown_command_is_a_usage_error():
     done = run("trian", "--json")
     assert done.returncode == 2
-    assert "trian" in done.stderr
+    assert "error: no such command 'trian'; did you mean train?\n" in done.stderr
     assert json.loads(done.stdout)["error"]["type"] == "UsageError"
+
+
+def test_a_name_like_no_command_is_answered_with_all_of_them():
+    done = run("help")
+    assert done.returncode == 2
+    assert "no such command 'help'; there are prepare, train, " in done.stderr
 
 
 def test_no_command_is_a_usage_error_with_the_help():
