@@ -69,7 +69,7 @@ class Resolved(Generic[ConfigT]):
 
 
 def get_adaptive_vqvae_config(file_count: int, total_seconds: float | None = None) -> VQVAEConfig:
-    """The codec for a corpus: 64 / 128 / 256 codes at ≤ 20 / ≤ 100 / > 100 files, more from an hour on."""
+    """The codec for a corpus: 64 / 128 / 256 codes at ≤ 20 / ≤ 100 / > 100 files, more with minutes and hours."""
     size = "base" if (total_seconds or 0.0) >= HOUR / 6 else "small"
     return VQVAEConfig(codebook_size=_codebook_size(file_count, total_seconds), **_SIZES[size])
 
@@ -154,7 +154,9 @@ def resolve_prior(
     auto: dict[str, object] = {
         **{f"prior.{key}": value for key, value in sized.items()},
         **fixed,
-        "prior_training.batch_size": (32 if accelerator else 8) * max(1, workers),
+        "prior_training.batch_size": (32 if accelerator else 4) * max(1, workers),
+        # A narrow model takes, and on a CPU's few steps needs, a higher rate.
+        "prior_training.lr": 3e-4 if accelerator else 1e-3,
         "prior_training.min_epoch_steps": _MIN_EPOCH_STEPS["prior"][accelerator],
     }
     problems = _fixed_by_corpus(given, auto, tuple(fixed))
@@ -190,7 +192,7 @@ def build_section(section: type[SectionT], values: Mapping[str, object]) -> Sect
 def _codebook_size(file_count: int, total_seconds: float | None) -> int:
     by_files = 64 if file_count <= 20 else 128 if file_count <= 100 else 256
     hours = (total_seconds or 0.0) / HOUR
-    by_hours = 1024 if hours >= 4 else 512 if hours >= 1 else 0
+    by_hours = 1024 if hours >= 4 else 512 if hours >= 1 else 256 if hours >= 0.25 else 0
     return max(by_files, by_hours)
 
 

@@ -23,6 +23,15 @@ class Budget:
         by_time = elapsed_s / (60.0 * self.max_minutes) if self.max_minutes is not None else 0.0
         return max(by_steps, by_time)
 
+    def left_s(self, step: int, elapsed_s: float, seconds_per_step: float | None) -> float | None:
+        """Seconds until the budget is over at this pace; None where the pace decides and is not known."""
+        ends = []
+        if self.max_minutes is not None:
+            ends.append(60.0 * self.max_minutes - elapsed_s)
+        if self.epochs is not None and seconds_per_step is not None:
+            ends.append((self.epochs * self.steps_per_epoch - step) * seconds_per_step)
+        return max(0.0, min(ends)) if ends else None
+
 
 class Clock:
     """Seconds of a run over all its resumed parts, and those of them that were training."""

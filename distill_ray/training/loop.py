@@ -111,9 +111,8 @@ def run_loop(
     def pace() -> Pace:
         steps, seconds = progress.step - first_step, clock.training() - first_training
         fraction = min(1.0, budget.fraction(progress.step, elapsed))
-        here = fraction - min(1.0, budget.fraction(first_step, 0.0))
         spent = clock.elapsed() - start_elapsed
-        eta = spent * (1.0 - fraction) / here if here > 0 else None
+        eta = budget.left_s(progress.step, clock.elapsed(), spent / steps if steps else None)
         rate = steps / seconds if seconds > 0 else 0.0
         return Pace(fraction=fraction, steps_per_second=rate, eta_s=eta, elapsed_s=elapsed)
 

@@ -43,6 +43,8 @@ def resolve(
         (5, 3600.0, 512),
         (5, 4 * 3600.0, 1024),
         (500, 3599.0, 256),
+        (6, 900.0, 256),
+        (6, 899.0, 64),
     ],
 )
 def test_codebook_size_follows_files_and_hours(files: int, seconds: float | None, codes: int) -> None:
@@ -136,10 +138,10 @@ def test_prior_takes_its_codes_from_the_codec() -> None:
     )
     model = resolved.config.model
     assert (model.codebook_size, model.num_quantizers, model.codebook_dim) == (64, 4, 8)
-    assert resolved.config.training.batch_size == 16
+    assert resolved.config.training.batch_size == 8
     assert resolved.config.training.epochs is not None
     steps = prior_steps_per_epoch(resolved.config, 10_000_000)
-    assert steps * 16 * model.training_frames >= 10_000_000
+    assert steps * 8 * model.training_frames >= 10_000_000
     assert model.training_frames == 1.5 * model.context_frames
     with pytest.raises(ConfigError, match=r"prior\.codebook_size"):
         resolve_prior(
