@@ -66,6 +66,10 @@ class AudioDecoder:
         Raises `AudioError` with a reason that does not repeat the path as soon as the file turns out to be
         undecodable, empty, silent, not finite or shorter than its header says: discard what came before.
         """
+        if not self._path.exists():
+            raise AudioError("it does not exist")
+        if self._path.is_dir():
+            raise AudioError("it is a folder; name one audio file")
         try:
             with soundfile.SoundFile(os.fsencode(self._path)) as sound:
                 yield from self._decoded(sound)

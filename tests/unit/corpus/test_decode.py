@@ -146,5 +146,11 @@ def test_lying_wav_headers(write_tone: Callable[..., Path]) -> None:
 
 
 def test_load_audio_names_the_file(tmp_path: Path) -> None:
-    with pytest.raises(AudioError, match=r"gone\.wav cannot be used: it cannot be"):
+    with pytest.raises(AudioError, match=r"gone\.wav cannot be used: it does not exist"):
         load_audio(tmp_path / "gone.wav", sample_rate=RATE, channels=1)
+
+
+def test_a_missing_file_and_a_folder_are_called_so(tmp_path: Path) -> None:
+    for path, reason in ((tmp_path / "no.wav", "it does not exist"), (tmp_path, "it is a folder")):
+        with pytest.raises(AudioError, match=f"^{reason}"):
+            list(AudioDecoder(path, sample_rate=8_000, channels=1).blocks())
