@@ -93,6 +93,7 @@ def prepare_corpus(
     """
     started = time.monotonic()
     storage = open_storage(out)
+    _refuse_foreign_folder(storage)
     hashed = hash_sources(find_audio(sources), workers=workers, on_progress=on_progress)
     report = build_corpus(
         storage, hashed, config=config, workers=workers, strict=strict, on_progress=on_progress
@@ -190,6 +191,8 @@ def _hash_one(found: FoundFile, job: Job) -> HashedFile | RejectedFile:
 
 
 def _refuse_foreign_folder(storage: Storage) -> None:
+    if storage.local is not None and storage.local.exists() and not storage.local.is_dir():
+        raise CorpusError(f"{storage.uri} is a file and no folder; choose a new folder for --out")
     present = set(storage.names())
     foreign = present - {SHARD_FOLDER, LOCK_NAME, f".{MANIFEST_NAME}.partial"}
     if foreign and MANIFEST_NAME not in present:

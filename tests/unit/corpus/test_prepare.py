@@ -289,3 +289,15 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
 def test_config_errors_name_flag_and_key() -> None:
     with pytest.raises(ConfigError, match=r"--channels \(corpus\.channels\): 3 is above"):
         CorpusConfig(channels=3)
+
+
+def test_a_file_in_the_way_is_said_before_any_reading(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig
+) -> None:
+    (tmp_path / "out").write_text("mine")
+    seen: list[str] = []
+    with pytest.raises(CorpusError, match="out is a file and no folder"):
+        prepare_corpus(
+            [audio_folder], tmp_path / "out", config=config, on_progress=lambda *facts: seen.append(facts[2])
+        )
+    assert seen == []
