@@ -42,9 +42,15 @@ def command(
         "channels": channels,
         "val_fraction": val_fraction,
     }
-    config = CorpusConfig(**options.given(given))
+    problems: list[Problem] = []
+    try:
+        config = CorpusConfig(**options.given(given))
+    except ConfigError as error:
+        problems += error.problems
     if workers is not None and workers < 1:
-        raise ConfigError([Problem("workers", f"{workers} is below the least allowed value 1", "--workers")])
+        problems.append(Problem("workers", f"{workers} is below the least allowed value 1", "--workers"))
+    if problems:
+        raise ConfigError(problems)
 
     from distill_ray.corpus import prepare_corpus
     from distill_ray.display import Display
@@ -76,12 +82,14 @@ def _summarise(report: PrepareReport, display: Display) -> None:
 
 
 def _facts(report: PrepareReport) -> Iterator[tuple[str, str]]:
+    from distill_ray.display.figures import count
+
     yield "files kept", f"{report.files} ({report.decoded} decoded, {report.reused} reused)"
     yield "duplicates", str(len(report.duplicates))
     yield "rejected", str(len(report.rejected))
-    yield "training", f"{report.files_train} files, {report.seconds_train:.1f} s"
-    yield "held out", f"{report.files_val} files, {report.seconds_val:.1f} s"
-    yield "format", f"{report.sample_rate} Hz, {report.channels} channel{'s'[: report.channels > 1]}"
+    yield "training", f"{count(report.files_train, 'file')}, {report.seconds_train:.1f} s"
+    yield "held out", f"{count(report.files_val, 'file')}, {report.seconds_val:.1f} s"
+    yield "format", f"{report.sample_rate} Hz, {count(report.channels, 'channel')}"
     if report.clipped_samples:
         yield "clipped samples", str(report.clipped_samples)
     yield "time", f"{report.elapsed_s:.1f} s"
