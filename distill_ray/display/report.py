@@ -28,7 +28,9 @@ _REPLAYED = 24  # warnings repeated in the final report; a long run with a low l
 
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """A table of plain values; floats get four digits and stand right, None is a dash."""
-    made = Table(title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    made = Table(
+        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns)
+    )
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
         made.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")

@@ -102,3 +102,9 @@ def test_columns_of_numbers_stand_right(pipe):
     rows = [words(line) for line in shown(pipe, made).splitlines()]
     assert ["1", "1.235", "a"] in rows
     assert ["12", "–", "b"] in rows
+
+
+def test_a_table_without_column_names_has_no_empty_header(pipe):
+    text = shown(pipe, table("Facts", ("", ""), [("files", 3)]))
+    assert "─" not in text
+    assert [words(line) for line in text.splitlines() if line.strip()] == [["Facts"], ["files", "3"]]
