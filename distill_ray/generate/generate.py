@@ -67,6 +67,7 @@ def generate_samples(
     samples = max(1, round(settings.seconds * config.sample_rate))
     prompt_QF = None if prompt is None else _prompt_codes(loaded, prompt, samples)
     prompt_frames = 0 if prompt_QF is None else prompt_QF.shape[1]
+    _make_folder(Path(out_dir))
     files: list[Path] = []
     for codes_QF in _sampled(loaded, settings, sampling, samples, prompt_QF, on_progress):
         path = Path(out_dir) / f"sample_s{settings.seed}_{len(files):03d}.{settings.audio_format}"
@@ -93,6 +94,16 @@ def generate_samples(
         elapsed_s=elapsed,
         audio_seconds_per_second=len(files) * samples / config.sample_rate / elapsed,
     )
+
+
+def _make_folder(folder: Path) -> None:
+    # Before the sampling, which may take minutes.
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise AudioError(
+            f"the output folder {folder} cannot be made ({error.strerror}); choose another one"
+        ) from error
 
 
 def _sampled(

@@ -128,7 +128,7 @@ def test_a_prompt_must_fit_the_output(tmp_path: Path, make_loaded: MakeLoaded, m
         generate_samples(loaded, seconds=62 * HOP / RATE, prompt=make_audio(0.5), out_dir=tmp_path / "out")
     with pytest.raises(AudioError, match=r"shorter than one code frame \(64 samples"):
         generate_samples(loaded, prompt=make_audio(63 / RATE), out_dir=tmp_path / "out")
-    with pytest.raises(AudioError, match=r"the prompt .*missing\.wav cannot be used: it cannot be"):
+    with pytest.raises(AudioError, match=r"the prompt .*missing\.wav cannot be used: it does not exist"):
         generate_samples(loaded, prompt=tmp_path / "missing.wav", out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     report = generate_samples(
@@ -161,3 +161,13 @@ def test_progress_and_report(tmp_path: Path, make_loaded: MakeLoaded) -> None:
     assert document["files"] == [str(tmp_path / f"sample_s0_00{index}.wav") for index in range(2)]
     assert document["audio_seconds_per_second"] == pytest.approx(0.2 / document["elapsed_s"])
     assert (document["temperature"], document["top_k"], document["top_p"]) == (1.0, 0, 1.0)
+
+
+def test_an_output_folder_that_cannot_be_made_is_said_before_sampling(
+    tmp_path: Path, make_loaded: MakeLoaded
+) -> None:
+    (tmp_path / "out").write_text("a file")
+    steps: list[StageProgress] = []
+    with pytest.raises(AudioError, match=r"the output folder .*out cannot be made"):
+        generate_samples(make_loaded(), seconds=1, out_dir=tmp_path / "out", on_progress=steps.append)
+    assert steps == []
