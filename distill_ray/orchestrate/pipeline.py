@@ -256,20 +256,22 @@ def train_code_prior(
         wanted = build_section(
             CorpusConfig, {**said, "sample_rate": codec.sample_rate, "channels": codec.channels}
         )
+        resolve = functools.partial(
+            resolve_prior,
+            codec,
+            overrides=start.settings,
+            accelerator=_accelerator(ready),
+            workers=ready.num_workers or 1,
+        )
+        resolve(file_count=1, train_frames=1)  # as above: wrong settings are said before hours of encoding
         corpus = ensure_corpus(data, wanted, on_progress=_stage(listener, "prepare"))
         start.check({"corpus": corpus.digest, "codec": codec_hash})
         store = corpus_codes(loaded, corpus, _accelerator(ready), on_progress=_stage(listener, "encode"))
         for notice in store.notices:
             listener(Notice(level="warning", message=notice))
-        resolved = resolve_prior(
-            codec,
-            file_count=len(corpus.manifest.files),
-            train_frames=store.frames("train"),
-            overrides=start.settings,
-            accelerator=_accelerator(ready),
-            workers=ready.num_workers or 1,
+        resolved = start.sourced(
+            resolve(file_count=len(corpus.manifest.files), train_frames=store.frames("train"))
         )
-        resolved = start.sourced(resolved)
         start.record(resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said)
         loop = functools.partial(
             train_prior,
