@@ -69,7 +69,7 @@ class Resolved(Generic[ConfigT]):
 
 
 def get_adaptive_vqvae_config(file_count: int, total_seconds: float | None = None) -> VQVAEConfig:
-    """The codec for a corpus: 64 / 128 / 256 codes at ≤ 20 / ≤ 100 / > 100 files, more with minutes and hours."""
+    """The codec for a corpus: 64 / 128 / 256 codes at ≤ 20 / ≤ 100 / > 100 files, more with hours."""
     size = "base" if (total_seconds or 0.0) >= HOUR / 6 else "small"
     return VQVAEConfig(codebook_size=_codebook_size(file_count, total_seconds), **_SIZES[size])
 
