@@ -20,7 +20,7 @@ from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.errors import CheckpointError, ConfigError, Problem, UsageError
+from distill_ray.errors import ConfigError, Problem, UsageError
 
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 
@@ -94,7 +94,7 @@ class Start:
         except OSError as error:
             if claims and self.folder.is_begun:
                 raise UsageError(
-                    f"Another process has begun a run in {path} meanwhile; choose another --out"
+                    f"another process has begun a run in {path} meanwhile; choose another --out"
                 ) from error
             raise UsageError(
                 f"the run folder {path} cannot be written ({error.strerror}); choose another --out"
@@ -140,11 +140,11 @@ def new_prior_run(path: Path, given: Mapping[str, object]) -> Start:
 def resumed_run(path: Path, given: Mapping[str, object], *, table: str) -> Start:
     """The run in `path` with a new budget where `given` has one; `table` is that of its training settings.
 
-    Raises CheckpointError where `path` holds no run, ConfigError for settings that cannot change.
+    Raises UsageError where `path` holds no run, ConfigError for settings that cannot change.
     """
     folder = RunFolder(path=path.expanduser().resolve())
     if not folder.is_begun:
-        raise CheckpointError(
+        raise UsageError(
             f"{path} holds no run to resume; give the folder that an earlier run printed as its output"
         )
     values = read_toml(folder.path / _SETTINGS)

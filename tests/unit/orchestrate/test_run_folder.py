@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
-from distill_ray.errors import CheckpointError, ConfigError, UsageError
+from distill_ray.errors import ConfigError, UsageError
 from distill_ray.orchestrate.run_folder import Start, new_prior_run, new_run, resumed_run
 
 GIVEN: dict[str, object] = {
@@ -77,7 +77,7 @@ def test_another_corpus_is_refused(tmp_path: Path) -> None:
 
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="holds no run"):
+    with pytest.raises(UsageError, match="holds no run"):
         resumed_run(tmp_path, {}, table="training")
 
 
@@ -97,7 +97,7 @@ def test_of_two_runs_that_found_the_same_folder_free_one_gets_it(tmp_path: Path)
     record(one)
     before = (tmp_path / "run.toml").read_bytes()
     (tmp_path / "checkpoints").mkdir()
-    with pytest.raises(UsageError, match="Another process has begun a run"):
+    with pytest.raises(UsageError, match="another process has begun a run"):
         record(two)
     assert (tmp_path / "run.toml").read_bytes() == before
     assert (tmp_path / "checkpoints").exists()
