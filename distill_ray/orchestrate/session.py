@@ -37,10 +37,12 @@ TRAIN_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
+# Ray's only switch for binding every socket to 127.0.0.1
+_LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # What makes an instance private; set while it starts, inherited by all its processes.
 _PRIVATE_ENVIRONMENT = {
+    **_LOOPBACK,
     "RAY_AUTH_MODE": "token",
-    "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0",  # Ray's only switch for binding every socket to 127.0.0.1
     "GLOO_SOCKET_IFNAME": "lo",
     "NCCL_SOCKET_IFNAME": "lo",
     "RAY_USAGE_STATS_ENABLED": "0",
@@ -122,10 +124,12 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool) -> Iterator[Session]:
 
 @contextlib.contextmanager
 def _cluster(address: str) -> Iterator[Session]:
+    loopback = False
     if address != "auto":
         _probe(address)
+        loopback = _only_on_loopback(address)
     try:
-        with _ray_setup(loopback=False):
+        with _environment(_LOOPBACK if loopback else {}), _ray_setup(loopback=loopback):
             _init(address=address)
         yield _describe(folder=None)
     finally:
@@ -225,13 +229,40 @@ def _environment(
 
 def _probe(address: str) -> None:
     """Ray needs half a minute to say that nobody answers; a connection says it at once."""
-    host, _, port = address.rpartition(":")
     try:
-        socket.create_connection((host.strip("[]"), int(port)), timeout=_CONNECT_TIMEOUT_S).close()
+        _connect(*_host_and_port(address))
     except OSError as error:
         raise ClusterError(
             f"no Ray answers at {address} ({error}): check --address or RAY_ADDRESS"
         ) from error
+
+
+def _only_on_loopback(address: str) -> bool:
+    """Whether the head at `address` answers on this machine's loopback and not on its outer interface.
+
+    Ray takes a loopback address for the outer one, where it would look for such a head for many minutes.
+    """
+    host, port = _host_and_port(address)
+    if host not in ("localhost", "127.0.0.1", "::1"):
+        return False
+    with _ray_setup(loopback=False):
+        from ray.util import get_node_ip_address
+
+        outer = get_node_ip_address()
+    try:
+        _connect(outer, port)
+    except OSError:
+        return True
+    return False
+
+
+def _host_and_port(address: str) -> tuple[str, int]:
+    host, _, port = address.rpartition(":")
+    return host.strip("[]"), int(port)
+
+
+def _connect(host: str, port: int) -> None:
+    socket.create_connection((host, port), timeout=_CONNECT_TIMEOUT_S).close()
 
 
 def _temporary_root() -> Path:

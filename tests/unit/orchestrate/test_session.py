@@ -24,6 +24,16 @@ def test_nobody_at_the_address_is_said_at_once() -> None:
         assert time.monotonic() - begun < 5
 
 
+def test_a_head_on_loopback_only_is_told_from_one_that_others_reach() -> None:
+    for interface, only in (("127.0.0.1", True), ("0.0.0.0", False)):
+        with socket.socket() as head:
+            head.bind((interface, 0))
+            head.listen()
+            port = head.getsockname()[1]
+            assert session._only_on_loopback(f"127.0.0.1:{port}") is only
+    assert session._only_on_loopback(f"192.0.2.1:{port}") is False  # not asked: Ray keeps such an address
+
+
 def test_the_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "head:6379")
     monkeypatch.setenv("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "7")
