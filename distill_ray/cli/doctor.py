@@ -23,7 +23,7 @@ from typing import Any
 import typer
 
 from distill_ray.cli import options, probes
-from distill_ray.cli.output import finish
+from distill_ray.cli.output import finish, shown_to_a_person
 
 # As in pyproject.toml; a test compares them.
 LEAST_PYTHON = (3, 11)
@@ -61,11 +61,9 @@ class Check:
 def command(as_json: options.Json = False) -> None:
     """Check the installation: packages, GPU, Ray, shared memory, limits, disk."""
     checks = run_checks()
-    for check in checks:
-        _show(check)
     failed = any(check.status == "fail" for check in checks)
     document = {"ok": not failed, "checks": [asdict(check) for check in checks]}
-    finish(document, as_json=as_json, exit_code=int(failed))
+    finish(document, result="\n".join(map(_shown, checks)), as_json=as_json, exit_code=int(failed))
 
 
 def run_checks() -> list[Check]:
@@ -335,10 +333,10 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
-def _show(check: Check) -> None:
-    # Typer's colours, not Rich's: Rich may be what is broken. They are left out where stderr is no terminal.
-    colour = False if os.environ.get("NO_COLOR") else None
-    mark = typer.style(f"{check.status:4}", fg=_COLOURS[check.status], bold=True)
-    typer.echo(f"{mark}  {check.name:14} {check.detail}", err=True, color=colour)
-    if check.remedy:
-        typer.echo(f"{'':6}{'':14} → {check.remedy}", err=True, color=colour)
+def _shown(check: Check) -> str:
+    mark = f"{check.status:4}"
+    if shown_to_a_person() and not os.environ.get("NO_COLOR"):
+        # Typer's colours, not Rich's: Rich may be what is broken.
+        mark = typer.style(mark, fg=_COLOURS[check.status], bold=True)
+    line = f"{mark}  {check.name:14} {check.detail}"
+    return f"{line}\n{'':6}{'':14} → {check.remedy}" if check.remedy else line

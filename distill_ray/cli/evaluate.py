@@ -29,8 +29,9 @@ def command(
     from distill_ray.config.corpus import CorpusConfig
     from distill_ray.corpus import ensure_corpus
     from distill_ray.display import Display
+    from distill_ray.display.report import as_text, health_table, table
     from distill_ray.evaluate import evaluate_model
-    from distill_ray.evaluate.report import DEPTH_HEADER, HEALTH_HEADER
+    from distill_ray.evaluate.report import DEPTH_HEADER
     from distill_ray.training.events import StageProgress
 
     loaded = load_model_v2(model, device=choose_device(device))
@@ -45,8 +46,10 @@ def command(
         )
         report = evaluate_model(loaded, corpus, split=split, on_progress=display)
     title = f"{len(report.files)} files of {report.split}, {report.seconds:.1f} s at {report.sample_rate} Hz"
-    display.table(title, DEPTH_HEADER, report.depth_rows())
-    display.table("Codebook use in these files", HEALTH_HEADER, report.health_rows())
     for warning in report.warnings:
         display.warn(warning)
-    finish(report.to_json(), as_json=as_json)
+    tables = [
+        table(title, DEPTH_HEADER, report.depth_rows()),
+        health_table(report.health, "Codebook use in these files"),
+    ]
+    finish(report.to_json(), result=as_text(tables), as_json=as_json)

@@ -104,6 +104,8 @@ def run_name(name: str | None, data: str) -> str:
 def _name_of(data: str) -> str:
     plain = data if "://" in data else str(Path(data).expanduser().resolve())
     last = plain.rstrip("/").rpartition("/")[2]
+    if Path(plain).is_file():
+        last = Path(last).stem
     return re.sub(r"[^\w.-]+", "-", last).strip("-.")[:_LONGEST_NAME] or "distill"
 
 

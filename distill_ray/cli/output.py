@@ -151,9 +151,17 @@ def _complain(message: str) -> None:
         print(f"error: {message}", file=sys.stderr, flush=True)
 
 
+def shown_to_a_person() -> bool:
+    """Whether results go to a terminal."""
+    return _result_stream().isatty()
+
+
 def _print(text: str) -> None:
-    stream = _results[-1] if _results else sys.stdout
-    print(text, file=stream, flush=True)
+    print(text, file=_result_stream(), flush=True)
+
+
+def _result_stream() -> TextIO:
+    return _results[-1] if _results else sys.stdout
 
 
 def _json(document: Mapping[str, Any]) -> str:

@@ -6,10 +6,11 @@ are never read as markup.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich import box
-from rich.console import RenderableType
+from rich.console import Console, RenderableType
 from rich.table import Table
 from rich.text import Text
 
@@ -23,6 +24,7 @@ from distill_ray.training.events import (
 from distill_ray.vqvae.health import LevelHealth
 
 WARNING_STYLE = "yellow"
+_TEXT_WIDTH = 110
 _REPLAYED = 24  # warnings repeated in the final report; a long run with a low level has one an epoch
 
 
@@ -37,6 +39,15 @@ def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) 
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     return made
+
+
+def as_text(parts: Sequence[RenderableType]) -> str:
+    """The parts without colours, for a result on stdout."""
+    console = Console(file=io.StringIO(), width=_TEXT_WIDTH, highlight=False, color_system=None)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
 
 
 def health_table(health: Sequence[LevelHealth], title: str = "Codebook health") -> Table:

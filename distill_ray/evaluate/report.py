@@ -9,7 +9,6 @@ from typing import Any
 from distill_ray.vqvae.health import LevelHealth
 
 DEPTH_HEADER = ("levels", "kbps", "entropy-coded", "mel", "STFT", "SI-SDR dB")
-HEALTH_HEADER = ("level", "utilization", "perplexity", "dead codes", "entropy")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,13 +91,6 @@ class EvaluationReport:
                 row.scores.si_sdr_db,
             )
             for row in self.depths
-        ]
-
-    def health_rows(self) -> list[tuple[float, ...]]:
-        """Rows of the table with `HEALTH_HEADER`."""
-        return [
-            (level, item.utilization, item.perplexity, item.dead_codes, item.entropy)
-            for level, item in enumerate(self.health)
         ]
 
 

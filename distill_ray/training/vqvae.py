@@ -284,6 +284,7 @@ class VQTask:
         """The figures of the run as it ended (collective)."""
         figures = self.figures
         counts_QK = self.codes.epoch_counts()
+        counted = codebook_health(counts_QK) if counts_QK.any() else ()
         return TrainingCompleteEvent(
             epochs_completed=progress.epoch,
             steps=progress.step,
@@ -291,7 +292,7 @@ class VQTask:
             final_val_loss=figures.val_loss,
             best_val_loss=min(progress.best_loss, figures.val_loss),
             best_epoch=progress.best_epoch,
-            codebook_health=figures.codebook_health or codebook_health(counts_QK),
+            codebook_health=figures.codebook_health or counted,
             warnings=tuple(figures.warnings),
             audio_seconds_per_second=progress.step * self.batch_seconds / max(progress.training_s, 1e-9),
             elapsed_s=progress.elapsed_s,

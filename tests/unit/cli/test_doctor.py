@@ -229,4 +229,4 @@ def test_the_command_survives_a_broken_installation_and_names_all_of_it(package)
     assert {"python", "shared memory", "open files", "cache", "disk (here)"} <= set(status)
     assert all(set(check) == {"name", "status", "detail", "remedy"} for check in document["checks"])
     assert all(check["remedy"] for check in document["checks"] if check["status"] != "ok")
-    assert "fail  torchaudio     OSError: libc10_cuda.so" in done.stderr
+    assert done.stderr == ""

@@ -77,3 +77,8 @@ def test_names_that_are_no_path_component_are_refused(name):
     with pytest.raises(ConfigError) as caught:
         options.run_name(name, "/data")
     assert caught.value.problems[0].flag == "--name"
+
+
+def test_a_single_file_gives_its_name_without_the_ending(tmp_path: Path) -> None:
+    (tmp_path / "one take.wav").touch()
+    assert options.run_name(None, str(tmp_path / "one take.wav")) == "one-take"

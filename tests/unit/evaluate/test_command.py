@@ -14,7 +14,7 @@ from distill_ray.cli.output import run
 from distill_ray.corpus import Corpus
 
 
-def test_the_table_is_on_stderr_and_the_document_on_stdout(
+def test_stdout_is_the_tables_or_the_document(
     tmp_path: Path,
     make_corpus: Callable[..., Corpus],
     make_loaded: Callable[..., LoadedVQModel],
@@ -26,13 +26,14 @@ def test_the_table_is_on_stderr_and_the_document_on_stdout(
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert (document["split"], document["requested_split"], document["files"]) == ("train", "val", 2)
-    assert "SI-SDR dB" in captured.err
-    assert f"{document['depths'][0]['mel_distance']:.4g}" in captured.err
     assert "say nothing about new audio" in " ".join(captured.err.split())
 
     assert run(app, ["evaluate", model, str(tmp_path / "source"), "--split", "all"]) == 0
     captured = capsys.readouterr()
-    assert captured.out == ""
-    assert "2 files of all" in captured.err
+    assert captured.out.startswith("2 files of all")
+    assert "SI-SDR dB" in captured.out
+    assert f"{document['depths'][0]['mel_distance']:.4g}" in captured.out
+    assert "\x1b" not in captured.out
+    assert "Codebook use in these files" in captured.out
     assert run(app, ["evaluate", model, str(tmp_path / "source"), "--split", "test"]) == 2
     assert "--split" in capsys.readouterr().err

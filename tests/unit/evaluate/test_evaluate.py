@@ -106,4 +106,3 @@ def test_the_document_is_plain_json(make_corpus: MakeCorpus, make_loaded: MakeLo
     assert document["codebook_health"]["level_1"] == dataclasses.asdict(report.health[1])
     assert document["per_file"][0]["si_sdr_db"] == report.files[0].scores.si_sdr_db
     assert report.depth_rows()[0][:2] == (1, 0.5)
-    assert report.health_rows()[2][3] == report.health[2].dead_codes
