@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.training.events import PriorTrainingCompleteEvent, TrainingCompleteEvent
+from distill_ray.vqvae.health import LevelHealth
 
 if TYPE_CHECKING:
     from distill_ray.bundle import LoadedVQModel
@@ -45,12 +46,13 @@ def export_codec(
 
     model = VQVAE(config.model)
     model.load_state_dict(read_weights(checkpoint / "best.safetensors"))
+    run = read_json(checkpoint / "run.json")
     save_model_v2(
         path,
         model,
         metadata={
             "corpus": corpus,
-            "loss_history": _history(read_json(checkpoint / "run.json")),
+            "loss_history": _history(run),
             "provenance": _provenance(path.parent.name, config.training.seed),
             "training": {
                 "steps": completed.steps,
@@ -59,7 +61,7 @@ def export_codec(
                 "exit_reason": completed.exit_reason,
             },
         },
-        codebook_health=completed.codebook_health,
+        codebook_health=_health_of_best(run, completed),
     )
 
 
@@ -129,6 +131,14 @@ def code_cache() -> Path:
     """Where code shards are kept: `$XDG_CACHE_HOME/distill-ray/codes`."""
     root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
     return Path(root) / "distill-ray" / "codes"
+
+
+def _health_of_best(run: dict[str, Any], completed: TrainingCompleteEvent) -> tuple[LevelHealth, ...]:
+    """The health of the epoch whose weights are saved; the last one's where no epoch was finished."""
+    for epoch in run["history"]:
+        if epoch["epoch"] == completed.best_epoch:
+            return tuple(LevelHealth(**level) for level in epoch["codebook_health"])
+    return completed.codebook_health
 
 
 def _history(run: dict[str, Any]) -> list[dict[str, Any]]:

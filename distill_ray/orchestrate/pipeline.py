@@ -287,14 +287,18 @@ def train_code_prior(
             loop, run_dir=folder, plan=replace(plan, num_workers=ready.num_workers), listener=listener
         )
     completed = _ended(result.final, PriorTrainingCompleteEvent)
-    export_prior(
-        _kept(result.checkpoint),
-        model,
-        resolved.config,
-        completed,
-        corpus_record(corpus, data),
-        codec_sha256=codec_hash,
-    )
+    if completed.exit_reason == "cancelled" and loaded.prior is not None:
+        # Half a training must not take the place of a whole one.
+        listener(Notice(level="info", message=f"the prior that {model} has is kept; --resume goes on"))
+    else:
+        export_prior(
+            _kept(result.checkpoint),
+            model,
+            resolved.config,
+            completed,
+            corpus_record(corpus, data),
+            codec_sha256=codec_hash,
+        )
     return PriorReport(model_path=model.resolve(), dataset=data, config=resolved.config, completed=completed)
 
 

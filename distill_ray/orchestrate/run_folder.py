@@ -15,6 +15,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
 
+from distill_ray.bundle.atomic import atomic_file
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
@@ -89,8 +90,13 @@ class Start:
             if self.replaces:  # else the checkpoint of the finished run would be taken for this one's
                 shutil.rmtree(path / "checkpoints", ignore_errors=True)
             path.mkdir(parents=True, exist_ok=True)
-            with (path / _SETTINGS).open("x" if claims else "w", encoding="utf-8") as file:
-                file.write(write_toml({**values, **settings}, notes))
+            text = write_toml({**values, **settings}, notes)
+            if claims:
+                with (path / _SETTINGS).open("x", encoding="utf-8") as claimed:
+                    claimed.write(text)
+            else:
+                with atomic_file(path / _SETTINGS, error=UsageError) as file:
+                    file.write(text.encode())
         except OSError as error:
             if claims and self.folder.is_begun:
                 raise UsageError(

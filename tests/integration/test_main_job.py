@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -320,6 +321,52 @@ def test_generate_encode_decode_evaluate(
     assert kbps[1] == pytest.approx(2 * 4 * RATE / 128 / 1000)
     facts = document(run("info", model, "--json", "--verify"))
     assert facts["has_prior"] is True
+
+
+def test_the_manifest_has_the_health_of_the_epoch_that_is_kept(
+    folder: Path, run: Command, trained: dict[str, Any]
+) -> None:
+    facts = document(run("info", trained["model_path"], "--json"))
+    events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
+    best = next(
+        event
+        for event in events
+        if event["event"] == "VQEpochMetrics" and event["epoch"] == trained["best_epoch"]
+    )
+    assert facts["codebook_health"] == best["codebook_health"]
+
+
+def test_a_cut_prior_run_leaves_the_prior_that_is_there(
+    folder: Path, run: Command, with_prior: dict[str, Any], tmp_path: Path
+) -> None:
+    model = tmp_path / "copy.distill"
+    shutil.copy(with_prior["model_path"], model)
+    before = model.read_bytes()
+    arguments = (
+        "train-prior", model, folder / "corpus", "--config", folder / "settings.toml",
+        "--max-minutes", 5, "--batch-size", 4, "--num-workers", 0, "--json",
+    )  # fmt: skip
+    log = tmp_path / "log"
+    with log.open("w") as errors:
+        process = subprocess.Popen(
+            [sys.executable, "-m", "distill_ray", *map(str, arguments)],
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=environment(folder),
+            cwd=folder,
+        )
+        deadline = time.monotonic() + 120
+        while "epoch 1" not in log.read_text():
+            assert time.monotonic() < deadline
+            assert process.poll() is None, log.read_text()
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        stdout, _ = process.communicate(timeout=120)
+    assert (process.returncode, json.loads(stdout)["exit_reason"]) == (3, "cancelled")
+    assert model.read_bytes() == before
+    assert "is kept; --resume goes on" in log.read_text()
+    assert "interrupted prior run" in document(run(*arguments, code=2))["error"]["message"]
 
 
 def test_train_takes_a_plain_folder(folder: Path, run: Command) -> None:
