@@ -82,7 +82,7 @@ def test_what_cannot_be_encoded_or_named_is_said(
     loaded = make_loaded(prior=False)
     (tmp_path / "text.wav").write_text("no audio")
     for path in (tmp_path / "text.wav", tmp_path / "missing.wav", tmp_path):
-        with pytest.raises(AudioError, match="cannot be used: it cannot be") as caught:
+        with pytest.raises(AudioError, match="cannot be used: it does not exist") as caught:
             encode_file(loaded, path, tmp_path / "a.codes")
         assert str(path) in str(caught.value)
     encode_file(loaded, make_audio(0.3), tmp_path / "a.codes")
