@@ -81,8 +81,10 @@ def test_what_cannot_be_encoded_or_named_is_said(
 ) -> None:
     loaded = make_loaded(prior=False)
     (tmp_path / "text.wav").write_text("no audio")
-    for path in (tmp_path / "text.wav", tmp_path / "missing.wav", tmp_path):
-        with pytest.raises(AudioError, match="cannot be used: it does not exist") as caught:
+    reasons = {"text.wav": "it cannot be decoded", "missing.wav": "it does not exist", ".": "it is a folder"}
+    for name, reason in reasons.items():
+        path = tmp_path / name
+        with pytest.raises(AudioError, match=f"cannot be used: {reason}") as caught:
             encode_file(loaded, path, tmp_path / "a.codes")
         assert str(path) in str(caught.value)
     encode_file(loaded, make_audio(0.3), tmp_path / "a.codes")
