@@ -126,9 +126,9 @@ def test_a_traceback_that_cannot_be_kept_is_said(made_up):
 
 
 def test_ctrl_c_is_exit_3(made_up):
-    done = made_up(
-        "import os, signal\nos.kill(os.getpid(), signal.SIGINT)\nimport time\ntime.sleep(30)", "--json"
-    )
+    # Where the tests run in the background, the shell has them ignore SIGINT.
+    heeding = "import os, signal, time\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
+    done = made_up(heeding + "os.kill(os.getpid(), signal.SIGINT)\ntime.sleep(30)", "--json")
     assert done.returncode == 3
     assert done.stderr.strip() == "error: cancelled by Ctrl-C"
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
