@@ -24,6 +24,7 @@ import typer
 
 from distill_ray.cli import options, probes
 from distill_ray.cli.output import finish, shown_to_a_person
+from distill_ray.config.cache import cache_root
 
 # As in pyproject.toml; a test compares them.
 LEAST_PYTHON = (3, 11)
@@ -74,8 +75,8 @@ def run_checks() -> list[Check]:
     checks += gpu_checks(found["torch"], nvidia_gpus())
     checks += ray_part_checks(found["ray"])
     checks += codec_checks(found["soundfile"])
-    checks += [shm_check(Path("/dev/shm")), open_files_check(), cache_check(cache_folder())]
-    checks += [disk_check("disk (cache)", cache_folder()), disk_check("disk (here)", Path.cwd())]
+    checks += [shm_check(Path("/dev/shm")), open_files_check(), cache_check(cache_root())]
+    checks += [disk_check("disk (cache)", cache_root()), disk_check("disk (here)", Path.cwd())]
     return checks
 
 
@@ -280,11 +281,6 @@ def open_files_check() -> Check:
         detail=f"at most {hard:,}, Ray with several workers wants {LEAST_OPEN_FILES:,} or more",
         remedy="raise nofile in /etc/security/limits.conf, or start the container with --ulimit nofile=65536",
     )
-
-
-def cache_folder() -> Path:
-    """Where prepared corpora and codes are kept."""
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "distill-ray"
 
 
 def cache_check(folder: Path) -> Check:

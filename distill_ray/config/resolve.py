@@ -18,6 +18,7 @@ from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainin
 from distill_ray.config.setting import Section
 from distill_ray.config.vqvae import (
     SIZES,
+    VECTORS_PER_CODE,
     AugmentConfig,
     LossConfig,
     TrainingConfig,
@@ -34,8 +35,6 @@ _SIZES: dict[str, dict[str, Any]] = {
     "small": {"width": 256, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
     "base": {"width": 512, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
 }
-# Codes are counted over at least this many vectors for each code, so that an unused one is really unused.
-_VECTORS_PER_CODE = 50
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -70,7 +69,7 @@ class Resolved(Generic[ConfigT]):
 
 def get_adaptive_vqvae_config(file_count: int, total_seconds: float | None = None) -> VQVAEConfig:
     """The codec for a corpus: 64 / 128 / 256 codes at ≤ 20 / ≤ 100 / > 100 files, more with hours."""
-    size = "base" if (total_seconds or 0.0) >= HOUR / 6 else "small"
+    size = _auto_size(total_seconds or 0.0, accelerator=True)
     return VQVAEConfig(codebook_size=_codebook_size(file_count, total_seconds), **_SIZES[size])
 
 
@@ -85,7 +84,7 @@ def steps_per_epoch(config: VQTrainConfig, train_seconds: float) -> int:
     one_pass = math.ceil(train_seconds / (batch * config.training.window_seconds))
     # The share of the windows that quantiser dropout leaves to the last level.
     deepest = 1.0 - model.quantizer_dropout * (1.0 - 1.0 / model.num_quantizers)
-    measurable = math.ceil(_VECTORS_PER_CODE * model.codebook_size / (batch * config.window_frames * deepest))
+    measurable = math.ceil(VECTORS_PER_CODE * model.codebook_size / (batch * config.window_frames * deepest))
     return max(one_pass, measurable, config.training.min_epoch_steps)
 
 

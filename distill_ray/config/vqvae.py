@@ -10,6 +10,8 @@ from distill_ray.config.setting import Section, setting
 from distill_ray.errors import Problem
 
 SIZES = ("tiny", "small", "base")
+VECTORS_PER_CODE = 50
+"""Count at least this many vectors for each code of a codebook; fewer make live codes look dead."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from distill_ray.config.cache import cache_root
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus.manifest import (
     FORMAT,
@@ -140,7 +141,7 @@ def ensure_corpus(
     if not storage.local.exists():
         raise CorpusError(f"{storage.uri} does not exist; give a folder of audio or a prepared corpus")
     hashed = hash_sources(find_audio([storage.local]), workers=workers, on_progress=on_progress)
-    folder = Path(cache_dir) if cache_dir is not None else _default_cache()
+    folder = Path(cache_dir) if cache_dir is not None else cache_root() / "corpora"
     place = open_storage(folder / _cache_key(hashed, config))
     build_corpus(place, hashed, config=config, workers=workers, strict=strict, on_progress=on_progress)
     return open_corpus(place.uri)
@@ -165,11 +166,6 @@ def _refuse_other_format(corpus: Corpus, config: CorpusConfig, required: Collect
                 f"the corpus at {corpus.uri} has {name.replace('_', ' ')} {has} and {asked} was asked for; "
                 "prepare it again in that format"
             )
-
-
-def _default_cache() -> Path:
-    base = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(base) / "distill-ray" / "corpora"
 
 
 def _cache_key(hashed: HashedSources, config: CorpusConfig) -> str:

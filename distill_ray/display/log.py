@@ -12,6 +12,7 @@ import importlib.util
 import json
 import math
 import time
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from pathlib import Path
 from types import TracebackType
@@ -32,7 +33,7 @@ LOG_NAME = "events.jsonl"
 SCALARS_FOLDER = "tensorboard"
 
 
-class _RunFolderListener:
+class _RunFolderListener(ABC):
     """A context manager whose `close` also runs when the run fails."""
 
     def __enter__(self) -> Any:
@@ -43,8 +44,8 @@ class _RunFolderListener:
     ) -> None:
         self.close()
 
-    def close(self) -> None:
-        raise NotImplementedError
+    @abstractmethod
+    def close(self) -> None: ...
 
 
 class EventLog(_RunFolderListener):

@@ -19,12 +19,13 @@ import torch
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.config.vqvae import VECTORS_PER_CODE
 from distill_ray.corpus import PCM_SCALE, Corpus, CorpusFile
 from distill_ray.errors import CorpusError
 from distill_ray.evaluate.measures import SiSdr, SpectralMeasure, mel_distance, stft_distance
 from distill_ray.evaluate.report import DepthScores, EvaluationReport, FileScores, Scores
 from distill_ray.training.events import StageProgress
-from distill_ray.vqvae.health import VECTORS_PER_CODE, codebook_health, utilization_warnings
+from distill_ray.vqvae.health import codebook_health, utilization_warnings
 
 SPLITS = ("val", "train", "all")
 SEGMENT_SECONDS = 30.0

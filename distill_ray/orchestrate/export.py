@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from distill_ray.config.cache import cache_root
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.training.events import PriorTrainingCompleteEvent, TrainingCompleteEvent
@@ -129,8 +130,7 @@ def corpus_codes(
 
 def code_cache() -> Path:
     """Where code shards are kept: `$XDG_CACHE_HOME/distill-ray/codes`."""
-    root = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
-    return Path(root) / "distill-ray" / "codes"
+    return cache_root() / "codes"
 
 
 def _health_of_best(run: dict[str, Any], completed: TrainingCompleteEvent) -> tuple[LevelHealth, ...]:

@@ -13,8 +13,6 @@ GOOD_UTILIZATION = 0.5
 """Green at and above this share of codes used."""
 FAIR_UTILIZATION = 0.3
 """Yellow at and above this share, red and a warning below it."""
-VECTORS_PER_CODE = 50
-"""Count at least this many vectors for each code of a codebook; fewer make live codes look dead."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.cli import doctor
+from distill_ray.config.cache import cache_root
 
 CPU_TORCH = {"version": "2.13.0+cpu", "cuda_build": None, "gpus": [], "bf16": False}
 CUDA_TORCH = {"version": "2.11.0", "cuda_build": "13.0", "gpus": [], "bf16": False}
@@ -177,11 +178,11 @@ def test_small_shared_memory_is_named():
 def test_a_cache_that_cannot_be_written_fails(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
-    check = doctor.cache_check(doctor.cache_folder())
+    check = doctor.cache_check(cache_root())
     assert check.status == "fail"
     assert str(tmp_path / "file") in check.detail
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "new"))
-    assert doctor.cache_check(doctor.cache_folder()).status == "ok"
+    assert doctor.cache_check(cache_root()).status == "ok"
 
 
 def test_a_full_disk_is_a_warning(tmp_path):
