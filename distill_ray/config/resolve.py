@@ -14,8 +14,10 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
 from distill_ray.config.setting import Section
+from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.vqvae import (
     SIZES,
     VECTORS_PER_CODE,
@@ -119,7 +121,7 @@ def resolve_vqvae(
     auto |= {key: value for key, value in known.items() if value is not None}
     problems = [] if chosen in SIZES else [Problem("model.size", _no_size(chosen), "--size")]
     problems += _fixed_by_corpus(given, auto, ("model.sample_rate", "model.channels"))
-    sections = (VQVAEConfig, TrainingConfig, LossConfig, AugmentConfig)
+    sections = (VQVAEConfig, TrainingConfig, LossConfig, AugmentConfig, HealthConfig)
     budgeted = _has_budget(given, "training")
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
     built = _build(sections, values, problems)
@@ -273,8 +275,10 @@ _ALL_SECTIONS: tuple[type[Section], ...] = (
     TrainingConfig,
     LossConfig,
     AugmentConfig,
+    HealthConfig,
     PriorConfig,
     PriorTrainingConfig,
+    SweepConfig,
 )
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
+from distill_ray.config.health import HealthConfig
 from distill_ray.config.setting import Section, setting
 from distill_ray.errors import Problem
 
@@ -125,6 +126,7 @@ class VQTrainConfig:
     training: TrainingConfig
     loss: LossConfig
     augment: AugmentConfig
+    health: HealthConfig = HealthConfig()
 
     def __post_init__(self) -> None:
         assert self.window_frames >= 1

@@ -85,10 +85,23 @@ class VQStepMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class DepthScore:
+    """The held-out figures of a codec that uses its first `levels` RVQ levels only.
+
+    `val_loss` as in `VQEpochMetrics`; `mel` is its unweighted log-mel term.
+    """
+
+    levels: int
+    val_loss: float
+    mel: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class VQEpochMetrics:
     """An epoch of codec training; `codebook_health` has one entry for each RVQ level.
 
-    `val_loss` is the weighted reconstruction loss of the EMA weights on held-out files.
+    `val_loss` is the weighted reconstruction loss of the EMA weights on held-out files, at full depth;
+    `depth_scores` has the depths that the run was asked to score.
     """
 
     epoch: int
@@ -106,11 +119,16 @@ class VQEpochMetrics:
     skipped_steps: int
     audio_seconds_per_second: float
     elapsed_s: float
+    depth_scores: tuple[DepthScore, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingCompleteEvent:
-    """The end of codec training. `exit_reason`: "completed", "cancelled", "early_stop" or "health"."""
+    """The end of codec training. `exit_reason`: "completed", "cancelled", "early_stop" or "health".
+
+    `depth_scores` are those of the best epoch, whose weights are kept; `collapse` says why the health rule
+    ended the run, and is empty where it did not.
+    """
 
     epochs_completed: int
     steps: int
@@ -123,6 +141,8 @@ class TrainingCompleteEvent:
     audio_seconds_per_second: float
     elapsed_s: float
     exit_reason: str
+    depth_scores: tuple[DepthScore, ...] = ()
+    collapse: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +202,110 @@ class PriorTrainingCompleteEvent:
     exit_reason: str
 
 
+@dataclass(frozen=True, kw_only=True)
+class SweepStarted:
+    """The first event of a search. `trials`: how many the first round has; `finalists`: of the last one.
+
+    `objective_definition` is the sentence that says what the ranking means.
+    """
+
+    name: str
+    output_dir: str
+    plan: str
+    search: str
+    objective: str
+    objective_definition: str
+    trials: int
+    finalists: int
+    concurrent: int
+    gpus_per_trial: float
+    workers_per_trial: int
+    max_kbps: float
+    settings: tuple[ShownSetting, ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialUpdate:
+    """The state of one trial of a search; a later one with the same `trial` replaces it.
+
+    `round`: "search", "shallower" (again, at fewer levels than had collapsed) or "final". `state`: "pending",
+    "running", "completed", "collapsed" (health rule), "pruned" (scheduler), "failed", "retrying" or
+    "cancelled"; `reason` says why in words. `objective` is the figure that the trial is ranked by.
+    """
+
+    trial: str
+    round: str
+    state: str
+    codebook_size: int
+    rvq_levels: int
+    kbps: float
+    reason: str = ""
+    epoch: int = 0
+    epochs: int | None = None
+    fraction: float = 0.0
+    val_loss: float | None = None
+    mel: float | None = None
+    objective: float | None = None
+    worst_level: int | None = None
+    worst_utilization: float | None = None
+    gpu_seconds: float = 0.0
+    elapsed_s: float = 0.0
+    device: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class CandidateRow:
+    """A codec that a search could end with: a trial at one depth. Lower `objective` is better.
+
+    `eligible`: healthy and within the rate limit; `reason` says why not. `on_front`: no healthy candidate
+    has both a lower rate and a better objective.
+    """
+
+    trial: str
+    codebook_size: int
+    rvq_levels: int
+    kbps: float
+    objective: float | None
+    val_loss: float
+    mel: float
+    eligible: bool
+    reason: str
+    on_front: bool
+    chosen: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepCompleteEvent:
+    """The end of a search. `exit_reason`: "completed", "cancelled" or "health" (no healthy candidate).
+
+    `chosen` is the winning trial's id, empty without one; `advice` says what to do then.
+    """
+
+    exit_reason: str
+    chosen: str
+    candidates: tuple[CandidateRow, ...]
+    gpu_seconds: float
+    elapsed_s: float
+    advice: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class PlannedStage:
+    """One stage of `distill-ray run`; `skipped` with its `reason`."""
+
+    stage: str
+    skipped: bool
+    reason: str
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelinePlan:
+    """What `distill-ray run` is going to do, in order."""
+
+    output_dir: str
+    stages: tuple[PlannedStage, ...]
+
+
 Event = (
     RunStarted
     | StageProgress
@@ -192,6 +316,10 @@ Event = (
     | PriorStepMetrics
     | PriorEpochMetrics
     | PriorTrainingCompleteEvent
+    | SweepStarted
+    | TrialUpdate
+    | SweepCompleteEvent
+    | PipelinePlan
 )
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in typing.get_args(Event)}

@@ -1,0 +1,25 @@
+"""Settings of the codebook-health stopping rule (`vqvae/health.py` holds the rule itself)."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from distill_ray.config.setting import Section, setting
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthConfig(Section):
+    """When a codebook counts as collapsed. A report is one epoch."""
+
+    table: ClassVar[str] = "health"
+
+    stop: bool = setting(False, "end training when a codebook has collapsed; sweeps do so by default")
+    measure: str = setting(
+        "utilization", "what is held against the floor", choices=("utilization", "entropy")
+    )
+    floor: float = setting(
+        0.3, "a level below this has collapsed", flag="--health-floor", low=0.0, high=1.0
+    )
+    patience: int = setting(3, "reports in a row below the floor", flag="--health-patience", low=1)
+    warmup: int = setting(2, "first reports that do not count", flag="--health-warmup", low=0)
