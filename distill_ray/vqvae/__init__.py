@@ -15,7 +15,13 @@ from distill_ray.lazy import lazy_exports
 if TYPE_CHECKING:
     from distill_ray.config.resolve import get_adaptive_vqvae_config
     from distill_ray.config.vqvae import LossConfig, VQVAEConfig
-    from distill_ray.vqvae.health import LevelHealth, codebook_health, utilization_warnings
+    from distill_ray.vqvae.health import (
+        Collapse,
+        HealthRule,
+        LevelHealth,
+        codebook_health,
+        utilization_warnings,
+    )
     from distill_ray.vqvae.losses import ReconstructionLoss
     from distill_ray.vqvae.model import VQVAE
     from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
@@ -24,6 +30,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VQVAE",
+    "Collapse",
+    "HealthRule",
     "LevelHealth",
     "LossConfig",
     "ReconstructionLoss",
@@ -41,6 +49,8 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "VQVAE": "distill_ray.vqvae.model",
+        "Collapse": "distill_ray.vqvae.health",
+        "HealthRule": "distill_ray.vqvae.health",
         "LevelHealth": "distill_ray.vqvae.health",
         "LossConfig": "distill_ray.config.vqvae",
         "ReconstructionLoss": "distill_ray.vqvae.losses",

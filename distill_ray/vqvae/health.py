@@ -1,5 +1,5 @@
-"""How well the codebooks are used, from counts of codes; standard library only, so that events, display
-and stopping rules can use it without torch.
+"""How well the codebooks are used, from counts of codes, and when they have collapsed; standard library
+only, so that events, display and search can use it without torch.
 """
 
 from __future__ import annotations
@@ -8,6 +8,8 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Protocol
+
+from distill_ray.config.health import HealthConfig
 
 GOOD_UTILIZATION = 0.5
 """Green at and above this share of codes used."""
@@ -71,3 +73,74 @@ def utilization_warnings(health: Sequence[LevelHealth]) -> tuple[str, ...]:
         for level, item in enumerate(health)
         if item.utilization < FAIR_UTILIZATION
     )
+
+
+@dataclass(frozen=True, kw_only=True)
+class Collapse:
+    """A level that has collapsed: its newest `value` of the measure, and for how many reports it was low."""
+
+    level: int
+    value: float
+    reports: int
+    measure: str
+    floor: float
+
+    @property
+    def reason(self) -> str:
+        """ "collapsed level 3: utilization 0.12 < 0.30 for 3 reports", with more digits if needed."""
+        digits = next(
+            (count for count in range(2, 17) if f"{self.value:.{count}f}" != f"{self.floor:.{count}f}"), 17
+        )
+        reports = "1 report" if self.reports == 1 else f"{self.reports} reports"
+        return (
+            f"collapsed level {self.level}: {self.measure} {self.value:.{digits}f} < {self.floor:.{digits}f} "
+            f"for {reports}"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class HealthRule:
+    """When a codebook has collapsed: its level stays below the floor for `patience` reports in a row.
+
+    measure: "utilization" or "entropy" of `LevelHealth`. warmup: so many first reports never count.
+    A figure that is NaN, or a level that a report does not have, is not below the floor.
+    """
+
+    measure: str
+    floor: float
+    patience: int
+    warmup: int
+
+    @classmethod
+    def of(cls, config: HealthConfig) -> HealthRule:
+        """The rule of the [health] settings, whether or not they let it end a run."""
+        return cls(measure=config.measure, floor=config.floor, patience=config.patience, warmup=config.warmup)
+
+    def value(self, health: LevelHealth) -> float:
+        """What is held against the floor."""
+        return health.entropy if self.measure == "entropy" else health.utilization
+
+    def is_low(self, health: LevelHealth) -> bool:
+        """Whether a single figure is below the floor; exactly at the floor is healthy."""
+        return self.value(health) < self.floor
+
+    def judge(self, reports: Sequence[Sequence[LevelHealth]]) -> Collapse | None:
+        """The lowest level that has collapsed by the newest of `reports`, which begin with the run's first.
+
+        Pure: the same reports give the same verdict, in one go or after a resume.
+        """
+        counted = reports[self.warmup :]
+        for level, health in enumerate(counted[-1] if counted else ()):
+            low = self._low_in_a_row(counted, level)
+            if low >= self.patience:
+                return Collapse(
+                    level=level, value=self.value(health), reports=low, measure=self.measure, floor=self.floor
+                )
+        return None
+
+    def _low_in_a_row(self, counted: Sequence[Sequence[LevelHealth]], level: int) -> int:
+        """How many of the newest reports in a row have the level below the floor."""
+        for count, report in enumerate(reversed(counted)):
+            if level >= len(report) or not self.is_low(report[level]):
+                return count
+        return len(counted)
