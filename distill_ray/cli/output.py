@@ -21,6 +21,7 @@ from typing import Any, TextIO
 import typer
 
 from distill_ray.errors import CancelledError, ConfigError, DistillError
+from distill_ray.orchestrate import job_lines
 
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 _results: list[TextIO] = []  # the real stdout while a command runs; empty outside of one
@@ -32,8 +33,10 @@ def finish(
     """End a command: `document` as JSON, or else the path that it made, on stdout.
 
     Values that JSON has no number for (NaN, infinities) become null; paths become text. Leaves with
-    typer.Exit where `exit_code` is not 0.
+    typer.Exit where `exit_code` is not 0. A job's client gets the document whatever was asked for.
     """
+    if job_lines.wanted():
+        job_lines.say("result", _finite(document))
     if as_json:
         _print(_json(document))
     elif result is not None:
@@ -138,6 +141,8 @@ def _keep_traceback(text: str) -> str:
 
 
 def _error_document(facts: Mapping[str, Any], exit_code: int, as_json: bool) -> int:
+    if job_lines.wanted():
+        job_lines.say("error", {**facts, "exit_code": exit_code})
     if as_json:
         try:
             _print(_json({"error": {**facts, "exit_code": exit_code}}))

@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from distill_ray.cli import options
+from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
 from distill_ray.config.vqvae import SIZES, TrainingConfig, VQVAEConfig
 
@@ -64,11 +65,9 @@ def command(
     named = name if resume is not None and name is None else options.run_name(name, data)
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
 
-    from distill_ray.display import Display, EventLog, Listeners, ScalarLog
     from distill_ray.orchestrate.pipeline import train_codec
 
-    display = Display()
-    with Listeners(display, EventLog(), ScalarLog()) as listeners:
+    with attended() as view:
         report = train_codec(
             data=data,
             overrides=overrides,
@@ -78,8 +77,8 @@ def command(
             name=named,
             resume=resume,
             plan=plan,
-            listener=listeners,
+            listener=view,
         )
     document = report.to_json()
-    display.final_report({"model": document["model_path"], "run": document["output_dir"]})
+    view.final_report({"model": document["model_path"], "run": document["output_dir"]})
     finish(document, result=document["model_path"], as_json=as_json, exit_code=report.exit_code)

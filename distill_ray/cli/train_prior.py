@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from distill_ray.cli import options
+from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 
@@ -47,20 +48,18 @@ def command(
     )
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
 
-    from distill_ray.display import Display, EventLog, Listeners, ScalarLog
     from distill_ray.orchestrate.pipeline import train_code_prior
 
-    display = Display()
-    with Listeners(display, EventLog(), ScalarLog()) as listeners:
+    with attended() as view:
         report = train_code_prior(
             model=model,
             data=data,
             overrides=overrides,
             config_file=config,
             plan=plan,
-            listener=listeners,
+            listener=view,
             resume=resume,
         )
     document = report.to_json()
-    display.final_report({"model": document["model_path"]})
+    view.final_report({"model": document["model_path"]})
     finish(document, result=document["model_path"], as_json=as_json, exit_code=report.exit_code)
