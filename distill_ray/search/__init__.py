@@ -1,5 +1,8 @@
 """What a search tries and which candidate is best: pure bookkeeping, without Ray and torch.
 
-`trial.py` the records, `space.py` which trials a round has, `ranking.py` candidates, Pareto front and winner,
-`table.py` trials as Parquet. `orchestrate/sweep.py` runs the trials.
+    table ─► trial ◄─ ranking ◄─ finalists ◄─ space
+
+`trial.py` the records and their JSON, `table.py` the same as Parquet, `ranking.py` candidates, Pareto front,
+winner and advice, `finalists.py` which candidates are trained at their own depth, `space.py` which trials a
+round has. `orchestrate/sweep.py` runs the trials.
 """
