@@ -54,8 +54,9 @@ NumWorkers = Annotated[
     str,
     typer.Option(
         "--num-workers",
-        metavar="N|auto",
-        help="Training processes, through Ray Train; 0: in this process, without Ray; auto: every GPU.",
+        metavar="N|MIN-MAX|auto",
+        help="Training processes, through Ray Train; 0: in this process, without Ray; auto: every GPU; "
+        "MIN-MAX: on a cluster, as many as its nodes allow at the time.",
     ),
 ]
 GpusPerWorker = Annotated[
@@ -76,16 +77,21 @@ def given(values: Mapping[str, Any]) -> dict[str, Any]:
 
 def worker_plan(num_workers: str, gpus_per_worker: float | None, address: str | None) -> WorkerPlan:
     """The plan that the three options describe. Raises ConfigError; its numbers are checked with the plan."""
-    count = None
-    if num_workers != "auto":
+    least, count = None, None
+    between = re.fullmatch(r"(\d+)-(\d+)", num_workers)
+    if between:
+        least, count = int(between[1]), int(between[2])
+    elif num_workers != "auto":
         try:
             count = int(num_workers)
         except ValueError:
-            message = f"{num_workers!r} is neither a number of workers nor auto"
+            message = f"{num_workers!r} is neither a number of workers, nor a range such as 1-4, nor auto"
             raise ConfigError([Problem("num_workers", message, "--num-workers")]) from None
     from distill_ray.orchestrate.plan import WorkerPlan
 
-    return WorkerPlan(num_workers=count, gpus_per_worker=gpus_per_worker, address=address)
+    return WorkerPlan(
+        num_workers=count, min_workers=least, gpus_per_worker=gpus_per_worker, address=address
+    )
 
 
 def run_name(name: str | None, data: str) -> str:

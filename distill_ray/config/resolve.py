@@ -103,8 +103,10 @@ def resolve_vqvae(
     size: str | None,
     accelerator: bool,
     workers: int,
+    fewest_workers: int | None = None,
 ) -> Resolved[VQTrainConfig]:
-    """The codec run's configuration. `workers` is the number of ranks that share the batch.
+    """The codec run's configuration. `workers` is the number of ranks that share the batch, `fewest_workers`
+    the least that may have to where nodes can be lost.
 
     Raises ConfigError with every problem: unknown keys, values out of range, relations that do not hold.
     """
@@ -113,7 +115,7 @@ def resolve_vqvae(
     chosen = size_given or _auto_size(facts.train_seconds, accelerator)
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
-        "training.batch_size": (48 if accelerator else 8) * max(1, workers),
+        "training.batch_size": _shareable(48 if accelerator else 8, workers, fewest_workers),
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
         **{f"model.{key}": value for key, value in _SIZES.get(str(chosen), _SIZES["small"]).items()},
     }
@@ -129,7 +131,7 @@ def resolve_vqvae(
     if not budgeted:
         epochs = math.ceil(_AUTO_STEPS["vqvae"][accelerator] / steps_per_epoch(config, facts.train_seconds))
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
-    _shared_batch(config.training, workers)
+    _shared_batch(config.training, workers, fewest_workers)
     named = frozenset(given) | ({"model.size"} if size_given else frozenset())
     return Resolved(config=config, overrides=frozenset(named), size=str(chosen))
 
@@ -142,8 +144,12 @@ def resolve_prior(
     overrides: Mapping[str, object],
     accelerator: bool,
     workers: int,
+    fewest_workers: int | None = None,
 ) -> Resolved[PriorTrainConfig]:
-    """The prior run's configuration, for codes of `codec`. Raises ConfigError with every problem."""
+    """The prior run's configuration, for codes of `codec`; workers as in `resolve_vqvae`.
+
+    Raises ConfigError with every problem.
+    """
     given = dict(overrides)
     fixed = {
         "prior.codebook_size": codec.codebook_size,
@@ -155,7 +161,7 @@ def resolve_prior(
     auto: dict[str, object] = {
         **{f"prior.{key}": value for key, value in sized.items()},
         **fixed,
-        "prior_training.batch_size": (32 if accelerator else 4) * max(1, workers),
+        "prior_training.batch_size": _shareable(32 if accelerator else 4, workers, fewest_workers),
         # A narrow model takes, and on a CPU's few steps needs, a higher rate.
         "prior_training.lr": 3e-4 if accelerator else 1e-3,
         "prior_training.min_epoch_steps": _MIN_EPOCH_STEPS["prior"][accelerator],
@@ -168,7 +174,7 @@ def resolve_prior(
     if not budgeted:
         epochs = math.ceil(_AUTO_STEPS["prior"][accelerator] / prior_steps_per_epoch(config, train_frames))
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
-    _shared_batch(config.training, workers)
+    _shared_batch(config.training, workers, fewest_workers)
     return Resolved(config=config, overrides=frozenset(given), size="")
 
 
@@ -282,12 +288,27 @@ _ALL_SECTIONS: tuple[type[Section], ...] = (
 )
 
 
-def _shared_batch(training: TrainingConfig | PriorTrainingConfig, workers: int) -> None:
-    if workers > 1 and training.batch_size % workers:
-        raise ConfigError(
-            [
-                training.problem(
-                    "batch_size", f"{training.batch_size} windows cannot be shared by {workers} workers"
-                )
-            ]
-        )
+def _shareable(each: int, workers: int, fewest: int | None) -> int:
+    """The least batch of `each` windows a worker or more that every allowed number of workers can share.
+
+    Where it would be over twice that many, it is left to `_shared_batch` to say so.
+    """
+    wanted = each * max(1, workers)
+    share = math.lcm(*range(fewest or workers, workers + 1)) if workers else 1
+    batch = -(-wanted // share) * share
+    return batch if batch <= 2 * wanted else wanted
+
+
+def _shared_batch(
+    training: TrainingConfig | PriorTrainingConfig, workers: int, fewest: int | None = None
+) -> None:
+    unequal = [
+        count for count in range(fewest or workers, workers + 1) if training.batch_size % max(1, count)
+    ]
+    if unequal:
+        message = f"{training.batch_size} windows cannot be shared by {unequal[0]} workers"
+        if fewest is not None:
+            message += (
+                f", as --num-workers {fewest}-{workers} allows; choose a narrower range or another batch"
+            )
+        raise ConfigError([training.problem("batch_size", message)])

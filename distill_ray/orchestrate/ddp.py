@@ -1,7 +1,9 @@
 """A training loop as DDP ranks of Ray Train, attended by the driver (events, Ctrl-C, lost workers).
 
 Ray's own restarts are off: it would repeat a loop that failed for a reason of its own. Here only a run that
-lost a process starts again, from its newest checkpoint.
+lost a process starts again, from its newest checkpoint. Where the number of ranks may vary (`min_workers`),
+it starts with as many as the nodes that are left allow, and Ray adds ranks, also from the newest checkpoint,
+when nodes come back.
 """
 
 from __future__ import annotations
@@ -17,11 +19,13 @@ import ray
 import ray.train
 import torch
 from ray.exceptions import RayActorError, RayError
-from ray.train.torch import TorchConfig, TorchTrainer
+from ray.train.torch import TorchTrainer
 from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
+from ray.util import placement_group_table, remove_placement_group
 
 from distill_ray.orchestrate.checkpoints import RAY_RUN, ray_storage, settle
+from distill_ray.orchestrate.cluster_group import ClusterGroup
 from distill_ray.orchestrate.failure import LoopError, by_rank, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.mailbox import open_mailbox
@@ -34,7 +38,8 @@ from distill_ray.training.events import Event, Notice, from_record
 from distill_ray.training.worker import Listener
 
 _POLL_S = 0.1
-_RESTARTS = 2
+_RESTARTS = 2  # without a new checkpoint in between
+_RESIZE_CHECK_S = 15.0
 _ABORT_PATIENCE_S = 5.0
 _RESTARTING = "a worker process was lost; the training starts again from its newest checkpoint"
 
@@ -66,8 +71,8 @@ class DDPRun:
         Raises the loop's own DistillError; TrainingError for anything else; KeyboardInterrupt after an abort.
         """
         self._say_if_waiting()
-        for restarts_left in range(_RESTARTS, -1, -1):
-            settle(self._checkpoints)
+        restarts_left, reached = _RESTARTS, _moment(settle(self._checkpoints))
+        while True:
             with open_mailbox() as mailbox:
                 fit = _Fit(self._trainer(mailbox))
                 try:
@@ -79,12 +84,16 @@ class DDPRun:
                 except BaseException:
                     fit.abort()
                     raise
+                finally:
+                    _free(mailbox)
             if error is None:
                 return from_record(fit.record)
-            if not restarts_left or not lost_a_process(error) or self._interrupts.requested():
+            newest = _moment(settle(self._checkpoints))
+            restarts_left = _RESTARTS if newest != reached else restarts_left - 1
+            reached = newest
+            if restarts_left < 0 or not lost_a_process(error) or self._interrupts.requested():
                 raise to_distill_error(error, self._run_dir / "error.log") from error
             self._listener(Notice(level="warning", message=_RESTARTING))
-        raise AssertionError("unreachable: the last turn returns or raises")
 
     def _attend(self, fit: _Fit, mailbox: Any) -> None:
         """Deliver events until the run ends; pass the first Ctrl-C on, and let the second abort."""
@@ -119,8 +128,12 @@ class DDPRun:
             gpu_share=plan.gpus_per_worker,
         )
         resources = {"CPU": 1.0, **({"GPU": plan.gpus_per_worker} if plan.use_gpu else {})}
+        assert plan.num_workers is not None
         scaling = ray.train.ScalingConfig(
-            num_workers=plan.num_workers, use_gpu=plan.use_gpu, resources_per_worker=resources
+            num_workers=(plan.min_workers, plan.num_workers) if plan.min_workers else plan.num_workers,
+            use_gpu=plan.use_gpu,
+            resources_per_worker=resources,
+            elastic_resize_monitor_interval_s=_RESIZE_CHECK_S,
         )
         run = ray.train.RunConfig(
             name=RAY_RUN,
@@ -133,7 +146,7 @@ class DDPRun:
         if folder is None:
             return TorchTrainer(
                 functools.partial(run_rank, task),
-                torch_config=TorchConfig(backend=backend),
+                torch_config=ClusterGroup(backend=backend),
                 scaling_config=scaling,
                 run_config=run,
             )
@@ -145,7 +158,7 @@ class DDPRun:
         )
 
     def _say_if_waiting(self) -> None:
-        needed = {"CPU": float(self._plan.num_workers or 0)}
+        needed = {"CPU": float(self._plan.fewest_workers)}
         needed["GPU"] = needed["CPU"] * self._plan.gpus_per_worker
         free = ray.available_resources()
         short = [f"{name}s" for name, amount in needed.items() if amount > free.get(name, 0.0)]
@@ -177,6 +190,25 @@ class _Fit(threading.Thread):
                 ray.kill(self.rank0)
         if self.is_alive():
             self.join(_ABORT_PATIENCE_S)
+
+
+def _free(mailbox: Any) -> None:
+    """End ranks whose controller was killed and free their resources: nobody else does before the job ends.
+
+    Returns once rank 0 is gone, which writes checkpoints.
+    """
+    with contextlib.suppress(RayError):
+        (_, rank0), group = ray.get([mailbox.collect.remote(), mailbox.group.remote()])
+        if group is None or placement_group_table(group).get("state") in (None, "REMOVED"):
+            return
+        remove_placement_group(group)
+        ray.kill(rank0)
+        ray.get(rank0.__ray_ready__.remote(), timeout=_ABORT_PATIENCE_S)
+
+
+def _moment(checkpoint: Path | None) -> object:
+    """Tells one checkpoint from the next."""
+    return checkpoint and checkpoint.stat().st_mtime_ns
 
 
 def lost_a_process(error: Exception) -> bool:

@@ -15,6 +15,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util import get_current_placement_group
 
 Record = dict[str, Any]
 
@@ -27,11 +28,12 @@ class Mailbox:
     def __init__(self) -> None:
         self._records: list[Record] = []
         self._rank0: Any = None
+        self._group: Any = None
         self._stop = False
 
-    def hello(self, rank0: Any) -> None:
-        """Rank 0 (its actor handle) has begun its loop."""
-        self._rank0 = rank0
+    def hello(self, rank0: Any, group: Any) -> None:
+        """Rank 0 (its actor handle) has begun its loop in the placement group `group`."""
+        self._rank0, self._group = rank0, group
 
     def post(self, records: list[Record]) -> bool:
         """Add event records; answers whether the run shall stop."""
@@ -42,6 +44,10 @@ class Mailbox:
         """The event records since the last call, in order; and rank 0's handle, None before its loop."""
         records, self._records = self._records, []
         return records, self._rank0
+
+    def group(self) -> Any:
+        """The placement group of the ranks; None before rank 0's loop."""
+        return self._group
 
     def request_stop(self) -> None:
         self._stop = True
@@ -68,7 +74,7 @@ class Outbox:
         self._wake = threading.Event()
         self._closing = False
         self._stop = False
-        mailbox.hello.remote(ray.get_runtime_context().current_actor)
+        mailbox.hello.remote(ray.get_runtime_context().current_actor, get_current_placement_group())
         self._thread = threading.Thread(target=self._exchange, name="outbox", daemon=True)
         self._thread.start()
 

@@ -181,6 +181,7 @@ def train_codec(
             size=size,
             accelerator=_accelerator(ready),
             workers=ready.num_workers or 1,
+            fewest_workers=ready.min_workers,
         )
         resolve(_SOME_CORPUS)  # says what is wrong with the settings before an hour of decoding
         said = _said_of_corpus(start.settings)
@@ -262,6 +263,7 @@ def train_code_prior(
             overrides=start.settings,
             accelerator=_accelerator(ready),
             workers=ready.num_workers or 1,
+            fewest_workers=ready.min_workers,
         )
         resolve(file_count=1, train_frames=1)  # as above: wrong settings are said before hours of encoding
         corpus = ensure_corpus(data, wanted, on_progress=_stage(listener, "prepare"))

@@ -19,11 +19,13 @@ from distill_ray.errors import ClusterError, ConfigError, Problem
 class WorkerPlan:
     """What the user asked for; None means "choose".
 
-    num_workers: DDP ranks, 0 for none (train in this process). gpus_per_worker: 0 trains on CPUs.
-    address: a running Ray cluster, HOST:PORT of its head, or "auto" for the one on this machine.
+    num_workers: DDP ranks, 0 for none (train in this process). min_workers: go on with as few as these while
+    nodes of the cluster are away. gpus_per_worker: 0 trains on CPUs. address: a running Ray cluster,
+    HOST:PORT of its head, or "auto" for the one on this machine.
     """
 
     num_workers: int | None = None
+    min_workers: int | None = None
     gpus_per_worker: float | None = None
     address: str | None = None
 
@@ -32,8 +34,8 @@ class WorkerPlan:
 class ResolvedPlan:
     """What will be done. `num_workers` 0 is in-process; None is "every GPU of the cluster at `address`".
 
-    `use_gpu` None leaves the choice to what is found (in this process, or at `address`). `reason` is a
-    phrase for the summary.
+    `min_workers`: where the number may shrink while nodes are away, the least. `use_gpu` None leaves the
+    choice to what is found (in this process, or at `address`). `reason` is a phrase for the summary.
     """
 
     num_workers: int | None
@@ -41,10 +43,16 @@ class ResolvedPlan:
     gpus_per_worker: float
     address: str | None
     reason: str
+    min_workers: int | None = None
 
     @property
     def in_process(self) -> bool:
         return self.num_workers == 0
+
+    @property
+    def fewest_workers(self) -> int:
+        """The least number of ranks that may share a batch; 1 in this process."""
+        return self.min_workers or self.num_workers or 1
 
 
 def resolve_plan(
@@ -56,7 +64,11 @@ def resolve_plan(
 
     Raises ConfigError for numbers that mean nothing, ClusterError where this machine has too few GPUs.
     """
-    problems = list(_problems(plan))
+    problems = plan_problems(plan)
+    address = plan.address or environ.get("RAY_ADDRESS") or "local"
+    if not problems and plan.min_workers is not None and address == "local":
+        message = "a range is for a cluster, which may lose nodes: give --address, or one number"
+        problems = [Problem("num_workers", message, "--num-workers")]
     if problems:
         raise ConfigError(problems)
     on_cpu = plan.gpus_per_worker == 0
@@ -64,7 +76,6 @@ def resolve_plan(
     share = 1.0 if plan.gpus_per_worker is None else float(plan.gpus_per_worker)
     if plan.num_workers == 0 and not use_gpu:
         return _in_process("asked for", use_gpu)
-    address = plan.address or environ.get("RAY_ADDRESS") or "local"
     if address != "local" and plan.num_workers != 0:
         _check_address(address)
         reason = "asked for" if plan.num_workers else "every GPU of the cluster"
@@ -74,6 +85,7 @@ def resolve_plan(
             gpus_per_worker=share,
             address=address,
             reason=reason,
+            min_workers=plan.min_workers,
         )
     gpus = 0 if on_cpu else _count_gpus() if local_gpus is None else local_gpus
     if use_gpu and not gpus:
@@ -99,7 +111,7 @@ def resolve_plan(
 def check_resources(plan: ResolvedPlan, resources: Mapping[str, float]) -> ResolvedPlan:
     """The plan with every choice made, given the running Ray's total `resources` ("CPU", "GPU").
 
-    Raises ClusterError where it asks for more than there is.
+    Raises ClusterError where it asks for more than there is, be it with the least number of workers.
     """
     cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
     use_gpu = gpus > 0 if plan.use_gpu is None else plan.use_gpu
@@ -107,15 +119,16 @@ def check_resources(plan: ResolvedPlan, resources: Mapping[str, float]) -> Resol
     ranks = plan.num_workers
     if ranks is None:
         ranks = max(1, int(gpus / share)) if use_gpu else 1
+    needed = plan.min_workers or ranks
     where = f"the cluster at {plan.address}" if plan.address else "this machine's Ray"
-    if ranks * share > gpus:
+    if needed * share > gpus:
         raise ClusterError(
-            f"{_workers(ranks)} with {share:g} GPU each need {ranks * share:g} GPUs and {where} has "
+            f"{_workers(needed)} with {share:g} GPU each need {needed * share:g} GPUs and {where} has "
             f"{gpus:g}: lower --num-workers, or train on CPUs with --gpus-per-worker 0"
         )
-    if ranks > cpus:
+    if needed > cpus:
         raise ClusterError(
-            f"{_workers(ranks)} need one CPU each and {where} has {cpus:g}: lower --num-workers"
+            f"{_workers(needed)} need one CPU each and {where} has {cpus:g}: lower --num-workers"
         )
     return dataclasses.replace(plan, num_workers=ranks, use_gpu=use_gpu, gpus_per_worker=share)
 
@@ -124,10 +137,14 @@ def _in_process(reason: str, use_gpu: bool | None) -> ResolvedPlan:
     return ResolvedPlan(num_workers=0, use_gpu=use_gpu, gpus_per_worker=1.0, address=None, reason=reason)
 
 
-def _problems(plan: WorkerPlan) -> list[Problem]:
+def plan_problems(plan: WorkerPlan) -> list[Problem]:
+    """What is wrong with the numbers of `plan`, whatever machine or cluster they are for."""
     found = []
     if plan.num_workers is not None and plan.num_workers < 0:
         found.append(Problem("num_workers", f"{plan.num_workers} is below 0", "--num-workers"))
+    if plan.min_workers is not None and not 1 <= plan.min_workers <= (plan.num_workers or 0):
+        message = f"{plan.min_workers}-{plan.num_workers} is not a range of workers, such as 1-4"
+        found.append(Problem("num_workers", message, "--num-workers"))
     if plan.num_workers == 0 and plan.address is not None:
         message = "0 trains in this process, so leave out --address (or give a number of workers)"
         found.append(Problem("num_workers", message, "--num-workers"))

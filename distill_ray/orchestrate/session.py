@@ -57,7 +57,10 @@ _FOREIGN_SETTINGS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_V
 
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB; only small records pass through it
 _FOLDER_PREFIX = "distill-ray-session-"
-_CONNECT_TIMEOUT_S = 4.0
+_CONNECT_TIMEOUT_S = 2.0
+# A Ray head speaks gRPC, that is HTTP/2: both sides begin with a frame of settings (fourth byte: its type).
+_HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
+_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _HTTP2_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -228,13 +231,24 @@ def _environment(
 
 
 def _probe(address: str) -> None:
-    """Ray needs half a minute to say that nobody answers; a connection says it at once."""
+    """Ray needs minutes to say that nobody answers, or somebody else; a connection says it at once."""
     try:
-        _connect(*_host_and_port(address))
+        with socket.create_connection(_host_and_port(address), timeout=_CONNECT_TIMEOUT_S) as peer:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
+                return
+            peer.sendall(_HTTP2_HELLO)
+            answer = peer.recv(len(_HTTP2_SETTINGS), socket.MSG_WAITALL)
+    except TimeoutError:
+        answer = b""
     except OSError as error:
         raise ClusterError(
             f"no Ray answers at {address} ({error}): check --address or RAY_ADDRESS"
         ) from error
+    if answer[3:4] != _HTTP2_SETTINGS[3:4]:
+        raise ClusterError(
+            f"what listens at {address} is not a Ray head: check --address or RAY_ADDRESS "
+            "(the head's port is usually 6379, not the dashboard's 8265 or the client's 10001)"
+        )
 
 
 def _only_on_loopback(address: str) -> bool:

@@ -84,3 +84,8 @@ def test_names_that_are_no_path_component_are_refused(name):
 def test_a_single_file_gives_its_name_without_the_ending(tmp_path: Path) -> None:
     (tmp_path / "one take.wav").touch()
     assert options.run_name(None, str(tmp_path / "one take.wav")) == "one-take"
+
+
+def test_a_range_of_workers():
+    plan = options.worker_plan("1-4", None, "10.0.0.1:6379")
+    assert (plan.min_workers, plan.num_workers) == (1, 4)

@@ -159,3 +159,21 @@ def test_every_setting_by_its_key() -> None:
     assert values["model.codebook_size"] == 128
     assert values["loss.mel"] == 15.0
     assert len(values) == len(set(values)) > 40
+
+
+def test_a_batch_is_shared_by_every_allowed_number_of_workers() -> None:
+    def batch(workers: int, fewest: int, **given: int) -> int:
+        overrides = {f"training.{key}": value for key, value in given.items()}
+        resolved = resolve_vqvae(
+            FACTS, overrides=overrides, size=None, accelerator=False, workers=workers, fewest_workers=fewest
+        )
+        return resolved.config.training.batch_size
+
+    assert [batch(2, 1), batch(3, 1), batch(4, 2)] == [16, 24, 36]
+    message = (
+        r"16 windows cannot be shared by 3 workers, as --num-workers 2-4 allows; choose a narrower range"
+    )
+    with pytest.raises(ConfigError, match=message):
+        batch(4, 2, batch_size=16)
+    with pytest.raises(ConfigError, match="64 windows cannot be shared by 3 workers"):
+        batch(8, 1)

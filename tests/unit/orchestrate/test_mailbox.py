@@ -8,7 +8,8 @@ def test_records_leave_once_and_in_order() -> None:
     assert mailbox.collect() == ([], None)
     assert mailbox.post([{"n": 1}, {"n": 2}]) is False
     assert mailbox.post([{"n": 3}]) is False
-    mailbox.hello("rank 0")
+    mailbox.hello("rank 0", "its group")
+    assert mailbox.group() == "its group"
     assert mailbox.collect() == ([{"n": 1}, {"n": 2}, {"n": 3}], "rank 0")
     assert mailbox.collect() == ([], "rank 0")
 

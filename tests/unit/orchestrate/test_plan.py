@@ -157,3 +157,25 @@ def test_deciding_imports_neither_torch_nor_ray() -> None:
         "sys.exit(int('torch' in sys.modules or 'ray' in sys.modules))"
     )
     subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_a_range_of_workers_needs_only_its_least_to_be_there() -> None:
+    plan = resolve_plan(WorkerPlan(num_workers=4, min_workers=2, address="head:6379"), environ={})
+    settled = check_resources(plan, {"CPU": 2.0})
+    assert (settled.min_workers, settled.num_workers, settled.fewest_workers) == (2, 4, 2)
+    with pytest.raises(ClusterError, match="2 workers need one CPU each and the cluster at head:6379 has 1"):
+        check_resources(plan, {"CPU": 1.0})
+
+
+@pytest.mark.parametrize(
+    ("least", "most", "address", "part"),
+    [
+        (1, 4, None, "a range is for a cluster, which may lose nodes: give --address, or one number"),
+        (3, 2, "head:6379", "3-2 is not a range of workers, such as 1-4"),
+        (0, 2, "head:6379", "0-2 is not a range of workers, such as 1-4"),
+    ],
+)
+def test_a_range_of_workers_that_means_nothing(least: int, most: int, address: str | None, part: str) -> None:
+    with pytest.raises(ConfigError) as caught:
+        resolve_plan(WorkerPlan(num_workers=most, min_workers=least, address=address), environ={})
+    assert part in str(caught.value)

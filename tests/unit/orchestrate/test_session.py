@@ -3,6 +3,7 @@ from __future__ import annotations
 import fcntl
 import os
 import socket
+import threading
 import time
 from pathlib import Path
 
@@ -70,3 +71,23 @@ def test_sockets_of_a_session_fit_their_limit() -> None:
     folder = session._temporary_root() / f"{session._FOLDER_PREFIX}abcdefgh"
     longest = folder / "session_2026-11-22_06-21-50_934299_4194304" / "sockets" / "plasma_store.12"
     assert len(os.fsencode(longest)) < 107
+
+
+@pytest.mark.parametrize("says", [b"", b"HTTP/1.1 400 Bad Request\r\n\r\n"])
+def test_a_peer_that_is_no_ray_head_is_told_at_once(says: bytes) -> None:
+    with socket.socket() as peer:
+        peer.bind(("127.0.0.1", 0))
+        peer.listen()
+
+        def answer() -> None:
+            connection, _ = peer.accept()
+            with connection:
+                connection.sendall(says)
+                connection.recv(4096)
+                while says == b"" and connection.recv(4096):
+                    pass  # a peer that never answers
+
+        threading.Thread(target=answer, daemon=True).start()
+        plan = resolve_plan(WorkerPlan(address=f"127.0.0.1:{peer.getsockname()[1]}"), environ={})
+        with pytest.raises(ClusterError, match="is not a Ray head"), session.ray_session(plan):
+            raise AssertionError("there is no such session")
