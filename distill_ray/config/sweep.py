@@ -117,15 +117,15 @@ class SweepConfig(Section):
 
     def _gpu_problems(self) -> Iterator[Problem]:
         gpus, workers = self.gpus_per_trial, self.workers_per_trial
-        if gpus is None or gpus == int(gpus):
+        if gpus is None:
             return
-        if workers > 1:
+        if workers > 1 and gpus % workers:
             yield self.problem(
                 "gpus_per_trial",
-                f"{gpus:g} with {workers} workers: only one-worker trials can share a GPU, as NCCL refuses "
-                "two ranks on one; give a whole number or --workers-per-trial 1",
+                f"{gpus:g} for {workers} workers: NCCL refuses two ranks on one GPU; give {workers}, "
+                "or 0 for CPUs, or --workers-per-trial 1",
             )
-        elif gpus > 1:
+        elif gpus > 1 and gpus % 1:
             yield self.problem("gpus_per_trial", f"{gpus:g} is neither a part of one GPU nor a whole number")
 
 

@@ -125,7 +125,8 @@ def definition(sweep: SweepConfig, loss: LossConfig | None = None) -> str:
 
 def advice(records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule) -> str:
     """What to try where no codec could be chosen, in one sentence; empty where one was."""
-    if winner(candidates(records, sweep, rule)) is not None:
+    rows = candidates(records, sweep, rule)
+    if winner(rows) is not None:
         return ""
     if not records:
         return "no trial has run"
@@ -134,7 +135,7 @@ def advice(records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule)
     ]
     healthy = [(record, score) for record, score, illness in judged if not illness]
     parts = [
-        *_finals_advice(records, any(not _objection(record, score, sweep) for record, score in healthy)),
+        *_finals_advice(records, rows),
         *_rate_advice([_kbps_of(record, score) for record, score in healthy], sweep),
         *_health_advice(records, judged, rule),
         *_early_end_advice(records),
@@ -143,11 +144,17 @@ def advice(records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule)
     return "; ".join(parts) or "no trial has finished: go on with --resume"
 
 
-def _finals_advice(records: Sequence[TrialRecord], any_eligible: bool) -> list[str]:
-    ended = [record for record in records if record.spec.round == "final"]
-    if not any_eligible or not ended:
+def _finals_advice(records: Sequence[TrialRecord], rows: Sequence[CandidateRow]) -> list[str]:
+    depths = {record.spec.id: record.spec.rvq_levels for record in records}
+    eligible = [row for row in rows if row.eligible]
+    if not eligible:
         return []
-    names = ", ".join(f"{record.spec.id} ({record.reason or record.state})" for record in ended)
+    if any(row.rvq_levels == depths[row.trial] for row in eligible):
+        return ["no prior was trained on the codes of a finalist: go on with --resume"]
+    lost = [record for record in records if record.spec.round == "final" and record.state in FINISHED]
+    if not lost:
+        return ["no finalist was trained at its own depth: go on with --resume"]
+    names = ", ".join(f"{record.spec.id} ({record.reason or record.state})" for record in lost)
     return [f"no finalist came through the training at its own depth: {names}"]
 
 

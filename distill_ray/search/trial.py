@@ -119,7 +119,7 @@ def from_json(text: str | bytes, *, source: str) -> TrialRecord:
     Raises CheckpointError, naming `source`, where the text is not one.
     """
     try:
-        return typing.cast(TrialRecord, _restored(json.loads(text), TrialRecord, "record"))
+        return typing.cast(TrialRecord, restore(json.loads(text), TrialRecord, "record"))
     except ValueError as error:  # also JSONDecodeError, UnicodeDecodeError and what the records refuse
         raise CheckpointError(
             f"{source} is not a usable trial record ({error}); "
@@ -135,17 +135,17 @@ def _plain(value: Any) -> Any:
     return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _restored(value: Any, hint: Any, where: str) -> Any:
-    """`value` as what `hint` says; ValueError where it is something else."""
+def restore(value: Any, hint: Any, where: str) -> Any:
+    """A record, or a field `where`, of type `hint` from dictionaries and lists; ValueError if it is none."""
     if isinstance(hint, types.UnionType):
         inner = next(option for option in typing.get_args(hint) if option is not type(None))
-        return None if value is None else _restored(value, inner, where)
+        return None if value is None else restore(value, inner, where)
     if dataclasses.is_dataclass(hint):
         return _restored_fields(_of_type(value, dict, where), hint, where)
     origin = typing.get_origin(hint)
     if origin is tuple:
         inner = typing.get_args(hint)[0]
-        return tuple(_restored(item, inner, where) for item in _of_type(value, list, where))
+        return tuple(restore(item, inner, where) for item in _of_type(value, list, where))
     if origin is Mapping:
         items = _of_type(value, dict, where).items()
         return {key: tuple(item) if isinstance(item, list) else item for key, item in items}
@@ -161,7 +161,7 @@ def _restored_fields(values: dict[str, Any], kind: Any, where: str) -> Any:
     given: dict[str, Any] = {}
     for item in dataclasses.fields(kind):
         if item.name in values:
-            given[item.name] = _restored(values[item.name], hints[item.name], item.name)
+            given[item.name] = restore(values[item.name], hints[item.name], item.name)
         elif item.default is dataclasses.MISSING and item.default_factory is dataclasses.MISSING:
             raise ValueError(f"{where} has no {item.name}")
     return kind(**given)
