@@ -29,6 +29,7 @@ from distill_ray.orchestrate.cluster_group import ClusterGroup
 from distill_ray.orchestrate.failure import LoopError, by_rank, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.mailbox import open_mailbox
+from distill_ray.orchestrate.metrics import with_metrics
 from distill_ray.orchestrate.plan import ResolvedPlan
 from distill_ray.orchestrate.private_trainer import PrivateTrainer
 from distill_ray.orchestrate.rendezvous import LoopbackGroup
@@ -62,7 +63,7 @@ class DDPRun:
         self._checkpoints = run_dir / "checkpoints"
         self._plan = plan
         self._session = session
-        self._listener = listener
+        self._listener = with_metrics(listener, private=session.folder is not None)
         self._interrupts = interrupts
 
     def train(self) -> Event:
