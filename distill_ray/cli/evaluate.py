@@ -29,7 +29,7 @@ def command(
     from distill_ray.config.corpus import CorpusConfig
     from distill_ray.corpus import ensure_corpus
     from distill_ray.display import Display
-    from distill_ray.display.report import as_text, health_table, table
+    from distill_ray.display.tables import as_text, health_table, table
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.report import DEPTH_HEADER
     from distill_ray.training.events import StageProgress

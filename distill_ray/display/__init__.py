@@ -14,9 +14,9 @@ from distill_ray.lazy import lazy_exports
 if TYPE_CHECKING:
     from distill_ray.display.display import Display
     from distill_ray.display.listeners import Listeners
-    from distill_ray.display.log import EventLog, ScalarLog
+    from distill_ray.display.log import EventLog, ScalarLog, trial_listener
 
-__all__ = ["Display", "EventLog", "Listeners", "ScalarLog"]
+__all__ = ["Display", "EventLog", "Listeners", "ScalarLog", "trial_listener"]
 
 __getattr__ = lazy_exports(
     __name__,
@@ -25,5 +25,6 @@ __getattr__ = lazy_exports(
         "EventLog": "distill_ray.display.log",
         "Listeners": "distill_ray.display.listeners",
         "ScalarLog": "distill_ray.display.log",
+        "trial_listener": "distill_ray.display.log",
     },
 )

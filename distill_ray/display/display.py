@@ -10,11 +10,12 @@ from typing import Protocol
 
 from rich.console import Console, RenderableType
 
-from distill_ray.display import report
+from distill_ray.display import tables
 from distill_ray.display.failure import report_failure
-from distill_ray.display.history import RunHistory
+from distill_ray.display.history import History
 from distill_ray.display.live import LiveRenderer
 from distill_ray.display.plain import PlainRenderer
+from distill_ray.display.report import final_report
 from distill_ray.training.events import Event
 
 _PLAIN_WIDTH = 110  # of tables in a log file, whose reader has no terminal width
@@ -29,14 +30,14 @@ class Renderer(Protocol):
 
 
 class Display:
-    """Shows a run and its final report; a listener and a context manager.
+    """Shows the work and its final report; a listener and a context manager.
 
     A failure in here is said once on stderr and ends the display, never the run.
     """
 
     def __init__(self, console: Console | None = None, *, renderer: Renderer | None = None) -> None:
         self.console = console or stderr_console()
-        self.history = RunHistory()
+        self.history = History()
         self._renderer: Renderer | None = renderer or _renderer_for(self.console)
 
     def __enter__(self) -> Display:
@@ -61,16 +62,16 @@ class Display:
             self._guarded(renderer.close)
 
     def final_report(self, paths: Mapping[str, object]) -> None:
-        """Print settings, results, health, warnings and `paths` (label → path) of the run."""
-        self._guarded(lambda: self._print(report.final_report(self.history, paths)))
+        """Print what `report.final_report` makes of all events, and `paths` (label → path)."""
+        self._guarded(lambda: self._print(final_report(self.history, paths)))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
-        """Print a table; see `report.table`."""
-        self._guarded(lambda: self._print([report.table(title, columns, rows)]))
+        """Print a table; see `tables.table`."""
+        self._guarded(lambda: self._print([tables.table(title, columns, rows)]))
 
     def warn(self, message: str) -> None:
         """Print a warning line."""
-        self._guarded(lambda: self._print([report.warning_line(message)]))
+        self._guarded(lambda: self._print([tables.warning_line(message)]))
 
     def _print(self, parts: Iterable[RenderableType]) -> None:
         for part in parts:

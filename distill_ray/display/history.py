@@ -1,9 +1,10 @@
-"""What the final report needs to remember of a run's events; standard library only."""
+"""What the final report needs to remember of the events; standard library only."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
+from distill_ray.display.sweep import SweepHistory
 from distill_ray.training.events import (
     Event,
     Notice,
@@ -17,8 +18,28 @@ from distill_ray.vqvae.health import LevelHealth
 
 
 @dataclass(kw_only=True)
+class History:
+    """All so far: a search, and training runs one after the other (`distill-ray run` has both)."""
+
+    sweep: SweepHistory = field(default_factory=SweepHistory)
+    runs: list[RunHistory] = field(default_factory=lambda: [RunHistory()])
+
+    def add(self, event: Event) -> tuple[str, ...]:
+        """Take an event in; returns the warnings to show with it."""
+        self.sweep.add(event)
+        if isinstance(event, RunStarted) and self.runs[-1].complete is not None:
+            self.runs.append(RunHistory())
+        return self.runs[-1].add(event)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """All warnings of all runs."""
+        return tuple(text for run in self.runs for text in run.warnings)
+
+
+@dataclass(kw_only=True)
 class RunHistory:
-    """The run so far."""
+    """One training run so far."""
 
     started: RunStarted | None = None
     epoch: VQEpochMetrics | PriorEpochMetrics | None = None

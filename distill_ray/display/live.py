@@ -1,9 +1,12 @@
-"""The live view on a terminal: two bars, rates, losses and the health table, redrawn in place.
+"""The live view on a terminal: two bars, rates, losses and the health table, or the leaderboard of a search,
+redrawn in place.
 
 Lines that stay (openings, epochs, warnings, finished stages) are printed above it.
 """
 
 from __future__ import annotations
+
+import time
 
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -11,19 +14,31 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn
 from rich.text import Text
 
 from distill_ray.display import figures
+from distill_ray.display.leaderboard import Leaderboard
 from distill_ray.display.plain import epoch_line, opening_lines, stage_line
-from distill_ray.display.report import health_table, warning_line
+from distill_ray.display.sweep import SweepHistory
+from distill_ray.display.sweep_lines import plan_lines, state_line, sweep_ending, sweep_opening
+from distill_ray.display.tables import health_table, warning_line
 from distill_ray.training.events import (
     Event,
     Notice,
+    PipelinePlan,
     PriorEpochMetrics,
     PriorStepMetrics,
+    PriorTrainingCompleteEvent,
     RunStarted,
     StageProgress,
+    SweepCompleteEvent,
+    SweepStarted,
+    TrainingCompleteEvent,
+    TrialUpdate,
     VQEpochMetrics,
     VQStepMetrics,
 )
 from distill_ray.vqvae.health import LevelHealth
+
+_AROUND_TRIALS = 5  # heading, column names, their rule, "and N more", and the line of the cursor
+_WORTH_A_LINE = ("collapsed", "pruned", "failed", "retrying")
 
 
 class LiveRenderer:
@@ -38,6 +53,8 @@ class LiveRenderer:
         self._losses = ""
         self._health: tuple[LevelHealth, ...] = ()
         self._started: RunStarted | None = None
+        self._sweep = SweepHistory()
+        self._leaderboard: Leaderboard | None = None
 
     def show(self, event: Event, warnings: tuple[str, ...]) -> None:
         """Take an event in, print what stays of it and its warnings, and redraw."""
@@ -59,6 +76,9 @@ class LiveRenderer:
     def view(self) -> RenderableType:
         """What is drawn now."""
         parts: list[RenderableType] = [bars for bars in (self._stages, self._run) if bars.tasks]
+        if self._leaderboard is not None:
+            rows = self._console.height - _AROUND_TRIALS - len(self._stages.tasks)
+            parts.append(self._leaderboard.view(rows=rows, width=self._console.width))
         if self._losses:
             parts.append(Text(self._losses))
         if self._health:
@@ -67,6 +87,7 @@ class LiveRenderer:
 
     def _take(self, event: Event) -> list[str]:
         if isinstance(event, RunStarted):
+            self._clear_run()
             self._started = event
             return opening_lines(event)
         if isinstance(event, VQStepMetrics | PriorStepMetrics):
@@ -77,9 +98,35 @@ class LiveRenderer:
             return [epoch_line(event)]
         elif isinstance(event, StageProgress):
             return self._stage(event)
+        elif isinstance(event, TrainingCompleteEvent | PriorTrainingCompleteEvent):
+            self._clear_run()
         elif isinstance(event, Notice) and event.level != "warning":
             return [event.message]
+        elif isinstance(event, PipelinePlan):
+            return plan_lines(event)
+        elif isinstance(event, SweepStarted | TrialUpdate | SweepCompleteEvent):
+            return self._search(event)
         return []
+
+    def _search(self, event: SweepStarted | TrialUpdate | SweepCompleteEvent) -> list[str]:
+        before = self._sweep.trials.get(event.trial) if isinstance(event, TrialUpdate) else None
+        self._sweep.add(event)
+        if isinstance(event, SweepCompleteEvent):
+            self._leaderboard = None
+            return sweep_ending(event)
+        if isinstance(event, SweepStarted) or self._leaderboard is None:
+            self._leaderboard = Leaderboard(self._sweep, time.monotonic())
+        if isinstance(event, SweepStarted):
+            return sweep_opening(event)
+        changed = before is None or before.state != event.state
+        return [state_line(event, self._sweep)] if changed and event.state in _WORTH_A_LINE else []
+
+    def _clear_run(self) -> None:
+        """The bars, losses and health of a run that is over are nothing to what follows."""
+        for key in ("run", "epoch"):
+            if key in self._tasks:
+                self._run.remove_task(self._tasks.pop(key))
+        self._losses, self._health = "", ()
 
     def _step(self, event: VQStepMetrics | PriorStepMetrics) -> None:
         rates = f"{figures.number(event.steps_per_second)} steps/s  {figures.throughput(event)}"

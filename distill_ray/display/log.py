@@ -1,8 +1,8 @@
 """Listeners that write into the run's folder: the JSON-lines event log and TensorBoard scalars.
 
 The log is `events.jsonl`: one `to_record` dictionary a line with a "time" (seconds since 1970), so that
-`from_record` reads it back; a resumed run goes on in the same file. Both start at `RunStarted`, which names
-the folder; what was said before is written then.
+`from_record` reads it back; a resumed run goes on in the same file. It starts at an event that names its
+folder (`RunStarted`, `SweepStarted`, `PipelinePlan`); what was said before is written then.
 """
 
 from __future__ import annotations
@@ -18,12 +18,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any, BinaryIO
 
+from distill_ray.display.listeners import Listeners
 from distill_ray.training.events import (
     Event,
+    PipelinePlan,
     PriorEpochMetrics,
     PriorStepMetrics,
     RunStarted,
     StageProgress,
+    SweepStarted,
     VQEpochMetrics,
     VQStepMetrics,
     to_record,
@@ -59,7 +62,7 @@ class EventLog(_RunFolderListener):
         """Write the event. Raises OSError where the folder cannot be written."""
         if isinstance(event, StageProgress):
             return
-        if isinstance(event, RunStarted):
+        if isinstance(event, RunStarted | SweepStarted | PipelinePlan):
             self.close()
             self._file = _open_log(Path(event.output_dir) / LOG_NAME)
         self._waiting.append(_line(event))
@@ -95,6 +98,11 @@ class ScalarLog(_RunFolderListener):
         if self._writer is not None:
             self._writer.close()
             self._writer = None
+
+
+def trial_listener() -> Listeners:
+    """What a trial of a search tells its events to, in its own process; picklable as it stands."""
+    return Listeners(EventLog(), ScalarLog())
 
 
 def scalars(event: Event) -> Iterator[tuple[str, float, int]]:

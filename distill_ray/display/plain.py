@@ -9,29 +9,44 @@ from rich.console import Console
 from rich.text import Text
 
 from distill_ray.display import figures
-from distill_ray.display.report import warning_line
+from distill_ray.display.sweep import SweepHistory
+from distill_ray.display.sweep_lines import (
+    plan_lines,
+    settings_lines,
+    state_line,
+    sweep_ending,
+    sweep_opening,
+    trial_epoch_line,
+)
+from distill_ray.display.tables import warning_line
 from distill_ray.training.events import (
     Event,
     Notice,
+    PipelinePlan,
     PriorEpochMetrics,
     PriorStepMetrics,
     RunStarted,
     StageProgress,
+    SweepCompleteEvent,
+    SweepStarted,
+    TrialUpdate,
     VQEpochMetrics,
     VQStepMetrics,
 )
 
 STEP_SECONDS = 10.0
 STAGE_SECONDS = 5.0
+TRIAL_SECONDS = 5.0
 
 
 class PlainRenderer:
-    """Prints each event as at most one line; steps and stages at most every few seconds."""
+    """Prints what changes; steps, stages and a trial's epochs at most every few seconds."""
 
     def __init__(self, console: Console, *, clock: Callable[[], float] = time.monotonic) -> None:
         self._console = console
         self._clock = clock
         self._last: dict[str, float] = {}
+        self._sweep = SweepHistory()
 
     def show(self, event: Event, warnings: tuple[str, ...]) -> None:
         """Print the event and the warnings that go with it."""
@@ -54,8 +69,34 @@ class PlainRenderer:
         if isinstance(event, StageProgress):
             done = event.done >= event.total
             return [stage_line(event)] if self._due(event.stage, STAGE_SECONDS) or done else []
+        if isinstance(event, TrialUpdate):
+            return self._trial(event)
         if isinstance(event, Notice) and event.level != "warning":
             return [event.message]
+        return self._of_a_whole(event)
+
+    def _of_a_whole(self, event: Event) -> list[str]:
+        """The events that frame a search or a pipeline."""
+        self._sweep.add(event)
+        if isinstance(event, SweepStarted):
+            return sweep_opening(event)
+        if isinstance(event, SweepCompleteEvent):
+            return sweep_ending(event)
+        if isinstance(event, PipelinePlan):
+            return plan_lines(event)
+        return []
+
+    def _trial(self, event: TrialUpdate) -> list[str]:
+        before = self._sweep.trials.get(event.trial)
+        self._sweep.add(event)
+        key = f"trial {event.trial}"
+        if before is None or before.state != event.state:
+            if event.state == "pending":
+                return []
+            self._last[key] = self._clock()
+            return [state_line(event, self._sweep)]
+        if event.epoch > before.epoch and self._due(key, TRIAL_SECONDS):
+            return [trial_epoch_line(event)]
         return []
 
     def _due(self, key: str, interval: float) -> bool:
@@ -79,11 +120,7 @@ def opening_lines(event: RunStarted) -> list[str]:
         f"{figures.count(event.world_size, 'worker')}, {_budget(event)}",
         f"data: {in_training}, {held_out}",
     ]
-    if event.settings:
-        shown = (f"{item.name} {item.value} ({item.source})" for item in event.settings)
-        lines.append(f"settings: {', '.join(shown)}")
-    lines.append(f"run folder: {event.output_dir}")
-    return lines
+    return [*lines, *settings_lines(event.settings), f"run folder: {event.output_dir}"]
 
 
 def step_line(event: VQStepMetrics | PriorStepMetrics) -> str:

@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Callable
 
 import pytest
 from rich.console import Console
 
 from distill_ray.training.events import (
+    CandidateRow,
     PriorEpochMetrics,
     PriorStepMetrics,
     PriorTrainingCompleteEvent,
     RunStarted,
     ShownSetting,
+    SweepCompleteEvent,
+    SweepStarted,
     TrainingCompleteEvent,
+    TrialUpdate,
     VQEpochMetrics,
     VQStepMetrics,
 )
@@ -192,4 +197,103 @@ def prior_complete() -> PriorTrainingCompleteEvent:
         codes_per_second=12_000.0,
         elapsed_s=30.0,
         exit_reason="completed",
+    )
+
+
+@pytest.fixture
+def sweep_started(tmp_path) -> SweepStarted:
+    return SweepStarted(
+        name="birds",
+        output_dir=str(tmp_path / "sweep"),
+        plan="depth",
+        search="grid",
+        objective="reconstruction",
+        objective_definition="lowest held-out loss within the bit rate",
+        trials=3,
+        finalists=2,
+        concurrent=2,
+        gpus_per_trial=0.5,
+        workers_per_trial=1,
+        max_kbps=6.0,
+        settings=(ShownSetting(name="size", value="tiny", source="override"),),
+    )
+
+
+@pytest.fixture
+def trial() -> Callable[..., TrialUpdate]:
+    """An update of the trial with K codes at eight levels; figures where they are given."""
+
+    def make(codes: int, state: str = "running", **changes: object) -> TrialUpdate:
+        facts = {
+            "trial": f"k{codes}-q8",
+            "round": "search",
+            "state": state,
+            "codebook_size": codes,
+            "rvq_levels": 8,
+            "kbps": 8 * math.log2(codes) * 86.1328125 / 1000,
+            "epochs": 10,
+        }
+        return TrialUpdate(**{**facts, **changes})
+
+    return make
+
+
+@pytest.fixture
+def sweep(sweep_started, trial) -> list[object]:
+    """A search as its driver tells it: one trial completes, one collapses, one still runs."""
+    figures = {"val_loss": 20.5, "mel": 2.25, "objective": 21.5, "worst_level": 7, "worst_utilization": 0.42}
+    low = {"val_loss": 19.5, "mel": 2.0, "objective": 20.0, "worst_level": 3, "worst_utilization": 0.12}
+    return [
+        sweep_started,
+        *(trial(codes, "pending") for codes in (64, 256, 1024)),
+        trial(64, device="cuda:0"),
+        trial(1024, device="cuda:0"),
+        trial(1024, epoch=4, fraction=0.4, gpu_seconds=9.0, **low),
+        trial(64, epoch=5, fraction=0.5, gpu_seconds=12.0, **figures),
+        trial(
+            1024,
+            "collapsed",
+            reason="collapsed level 3: utilization 0.12 < 0.30 for 3 reports",
+            epoch=5,
+            gpu_seconds=11.0,
+            **low,
+        ),
+        trial(256, epoch=1, fraction=0.1),
+        trial(64, "completed", epoch=10, fraction=1.0, gpu_seconds=1200.0, **figures),
+    ]
+
+
+@pytest.fixture
+def candidates() -> tuple[CandidateRow, ...]:
+    def row(trial: str, codes: int, levels: int, kbps: float, loss: float, **changes: object) -> CandidateRow:
+        facts = {
+            "trial": trial,
+            "codebook_size": codes,
+            "rvq_levels": levels,
+            "kbps": kbps,
+            "objective": loss,
+            "val_loss": loss,
+            "mel": loss / 10,
+            "eligible": True,
+            "reason": "",
+            "on_front": True,
+            "chosen": False,
+        }
+        return CandidateRow(**{**facts, **changes})
+
+    return (
+        row("k64-q8", 64, 4, 2.067, 22.25),
+        row("k1024-q8", 1024, 8, 6.891, 19.5, eligible=False, reason="level [3] collapsed", on_front=False),
+        row("k64-q8", 64, 8, 4.134, 20.5, chosen=True),
+    )
+
+
+@pytest.fixture
+def sweep_complete(candidates) -> SweepCompleteEvent:
+    return SweepCompleteEvent(
+        exit_reason="completed",
+        chosen="k64-q8",
+        candidates=candidates,
+        gpu_seconds=1250.0,
+        elapsed_s=1265.0,
     )

@@ -99,7 +99,7 @@ def test_a_failing_report_does_not_raise(capsys):
 
         def flush(self) -> None: ...
 
-    Display(Console(file=Torn())).final_report({})  # type: ignore[arg-type]
+    Display(Console(file=Torn())).final_report({"model": "m"})  # type: ignore[arg-type]
     assert "OSError: no space left" in capsys.readouterr().err
 
 

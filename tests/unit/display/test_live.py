@@ -86,3 +86,40 @@ def test_closing_gives_the_cursor_back_and_leaves_the_lines(renderer, terminal, 
     assert "stays" in printed
     renderer.close()
     assert terminal.file.getvalue() == printed
+
+
+def test_a_search_is_a_leaderboard_until_it_ends(renderer, terminal, sweep, sweep_complete):
+    for event in sweep:
+        renderer.show(event, ())
+    names = [line.split()[0] for line in drawn(renderer).splitlines()[3:]]
+    assert names == ["k64-q8", "k256-q8", "k1024-q8"]
+    renderer.show(sweep_complete, ())
+    assert drawn(renderer).strip() == ""
+    printed = terminal.file.getvalue()
+    assert printed.count("trial k1024-q8: collapsed level 3: utilization 0.12 < 0.30 for 3 reports") == 1
+    assert "best: 64 codes × 8 levels" in printed
+
+
+def test_the_leaderboard_fits_the_terminal(trial, sweep_started):
+    console = Console(file=io.StringIO(), force_terminal=True, width=120, height=12)
+    renderer = LiveRenderer(console)
+    renderer.show(sweep_started, ())
+    for codes in range(16, 36):
+        renderer.show(trial(codes, "completed", objective=float(codes)), ())
+    renderer.show(trial(1024), ())
+    text = drawn(renderer)
+    renderer.close()
+    assert len(text.splitlines()) < 12
+    assert "k1024-q8" in text
+    assert "k16-q8" in text
+    assert "and 14 more" in text
+
+
+def test_a_runs_bars_end_with_it(renderer, started, step, epoch, complete, prior_step):
+    for event in (started(), step(), epoch(), complete):
+        renderer.show(event, ())
+    assert drawn(renderer).strip() == ""
+    renderer.show(started(kind="prior", epochs=None), ())
+    renderer.show(prior_step, ())
+    assert "Codebook health" not in drawn(renderer)
+    assert "12,345 codes/s" in drawn(renderer)

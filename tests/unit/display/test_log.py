@@ -2,12 +2,13 @@ from __future__ import annotations
 
 import json
 import math
+import pickle
 import time
 
 import pytest
 
-from distill_ray.display.log import EventLog, ScalarLog, scalars
-from distill_ray.training.events import Notice, StageProgress, from_record
+from distill_ray.display.log import EventLog, ScalarLog, scalars, trial_listener
+from distill_ray.training.events import Notice, PipelinePlan, StageProgress, from_record
 
 
 def strict(line: str) -> dict[str, object]:
@@ -114,3 +115,26 @@ def test_tensorboard_files_hold_the_curves(tmp_path, started, step):
     content = files[0].read_bytes()
     assert content.count(b"step/loss") == 2
     assert content.count(b"rate/audio_seconds_per_second") == 2
+
+
+def test_a_search_is_logged_in_its_own_folder(tmp_path, sweep, sweep_complete, started):
+    plan = PipelinePlan(output_dir=str(tmp_path / "all"), stages=())
+    with EventLog() as log:
+        for event in (plan, *sweep, sweep_complete, started()):
+            log(event)
+
+    def events(folder: str) -> list[object]:
+        lines = (tmp_path / folder / "events.jsonl").read_text("utf-8").splitlines()
+        return [from_record(strict(line)) for line in lines]
+
+    assert events("all") == [plan]
+    assert events("sweep") == [*sweep, sweep_complete]
+    assert events("run") == [started()]
+
+
+def test_a_trials_listener_travels_to_its_process(tmp_path, started, step):
+    with pickle.loads(pickle.dumps(trial_listener))() as listener:
+        listener(started())
+        listener(step(3))
+    assert [record["event"] for record in read(tmp_path)] == ["RunStarted", "VQStepMetrics"]
+    assert len(list((tmp_path / "run" / "tensorboard").iterdir())) == 1

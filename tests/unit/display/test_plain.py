@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import dataclasses
+
 import pytest
 
 from distill_ray.display.plain import PlainRenderer
-from distill_ray.training.events import Notice, StageProgress
+from distill_ray.training.events import Notice, PipelinePlan, PlannedStage, StageProgress
 
 
 class Clock:
@@ -95,3 +97,93 @@ def test_long_lines_are_not_wrapped_and_brackets_are_text(renderer, pipe):
     message = "[bold]" + "long " * 60 + "[/bold]"
     renderer.show(Notice(level="info", message=message), ())
     assert lines(pipe) == [message]
+
+
+def test_a_search_is_told_in_lines(renderer, pipe, clock, sweep, sweep_complete):
+    for event in [*sweep, sweep_complete]:
+        clock.now += 1.0
+        renderer.show(event, ())
+    opening, rest = lines(pipe)[:5], lines(pipe)[5:]
+    assert opening[0] == (
+        "searching the codec birds: 3 trials (plan depth, grid search), then 2 finalists; 2 at a time, "
+        "each 1 worker on 0.5 GPU"
+    )
+    assert opening[1] == "objective reconstruction: lowest held-out loss within the bit rate"
+    assert opening[2:4] == [
+        "bit rate of the winner: at most 6 kbps",
+        "settings: size tiny (override)",
+    ]
+    assert [line.split("  ") for line in rest[:-1]] == [
+        [
+            "trial k64-q8: running",
+            "64 codes × 8 levels",
+            "4.134 kbps",
+            "on cuda:0",
+            "(0 of 3 ended, 1 running)",
+        ],
+        [
+            "trial k1024-q8: running",
+            "1024 codes × 8 levels",
+            "6.891 kbps",
+            "on cuda:0",
+            "(0 of 3 ended, 2 running)",
+        ],
+        [
+            "trial k1024-q8: collapsed level 3: utilization 0.12 < 0.30 for 3 reports",
+            "after 5 epochs",
+            "held-out 19.5",
+            "mel 2",
+            "worst level 3: 12 % used",
+            "11 GPU s",
+            "(1 of 3 ended, 1 running)",
+        ],
+        ["trial k256-q8: running 10 %", "256 codes × 8 levels", "5.513 kbps", "(1 of 3 ended, 2 running)"],
+        [
+            "trial k64-q8: completed",
+            "after 10 epochs",
+            "held-out 20.5",
+            "mel 2.25",
+            "worst level 7: 42 % used",
+            "1,200 GPU s",
+            "(2 of 3 ended, 1 running)",
+        ],
+    ]
+    assert rest[-1] == (
+        "search completed in 21:05, 1,250 GPU s; best: 64 codes × 8 levels, 4.134 kbps (trial k64-q8)"
+    )
+
+
+def test_a_trials_epochs_come_seldom(renderer, pipe, clock, trial):
+    renderer.show(trial(64), ())
+    for epoch in range(1, 13):
+        clock.now += 1.0
+        renderer.show(trial(64, epoch=epoch, val_loss=30.0 - epoch), ())
+        renderer.show(trial(64, epoch=epoch, val_loss=30.0 - epoch, fraction=0.9), ())
+    assert lines(pipe)[1:] == [
+        "trial k64-q8: epoch 5/10  held-out 25",
+        "trial k64-q8: epoch 10/10  held-out 20",
+    ]
+
+
+def test_a_search_without_a_winner_gives_advice(renderer, pipe, sweep_complete):
+    ended = dataclasses.replace(
+        sweep_complete, exit_reason="health", chosen="", candidates=(), advice="use smaller codebooks"
+    )
+    renderer.show(ended, ())
+    assert lines(pipe) == [
+        "search ended without a healthy codec within the bit rate after 21:05, 1,250 GPU s",
+        "use smaller codebooks",
+    ]
+
+
+def test_the_plan_says_what_is_skipped_and_why(renderer, pipe):
+    stages = (
+        PlannedStage(stage="prepare", skipped=True, reason="the corpus [of] 3 files is there"),
+        PlannedStage(stage="tune", skipped=False, reason="nothing is there yet"),
+    )
+    renderer.show(PipelinePlan(output_dir="/runs/b", stages=stages), ())
+    assert lines(pipe) == [
+        "stages of /runs/b:",
+        "  prepare  skipped   the corpus [of] 3 files is there",
+        "  tune     will run  nothing is there yet",
+    ]

@@ -5,8 +5,9 @@ import re
 
 from rich.console import Console
 
-from distill_ray.display.history import RunHistory
-from distill_ray.display.report import final_report, health_table, table, warning_line
+from distill_ray.display.history import History
+from distill_ray.display.report import final_report
+from distill_ray.display.tables import table, warning_line
 
 
 def shown(console: Console, *parts: object) -> str:
@@ -19,20 +20,8 @@ def words(line: str) -> list[str]:
     return re.sub(r"\x1b\[[0-9;]*m", "", line).split()
 
 
-def test_health_is_coloured_by_utilization(terminal, health):
-    lines = shown(terminal, health_table(health)).splitlines()
-    rows = [line for line in lines if words(line)[:1] and words(line)[0] in "012"]
-    assert [words(row) for row in rows] == [
-        ["0", "50", "%", "good", "40.2", "32", "0.912"],
-        ["1", "30", "%", "fair", "20.0", "45", "0.700"],
-        ["2", "10", "%", "low", "4.0", "58", "0.333"],
-    ]
-    for row, colour in zip(rows, ("\x1b[32m", "\x1b[33m", "\x1b[31m"), strict=True):
-        assert row.count(colour) == 2, "the share and its word"
-
-
 def test_the_final_report_has_everything(pipe, started, epoch, complete):
-    history = RunHistory()
+    history = History()
     for event in (started(), epoch(), complete):
         history.add(event)
     text = shown(pipe, *final_report(history, {"model": "/runs/birds.distill"}))
@@ -51,7 +40,7 @@ def test_the_final_report_has_everything(pipe, started, epoch, complete):
 
 
 def test_the_priors_report_has_its_own_numbers(pipe, prior_epoch, prior_complete):
-    history = RunHistory()
+    history = History()
     history.add(prior_epoch)
     history.add(prior_complete)
     text = shown(pipe, *final_report(history, {}))
@@ -63,13 +52,13 @@ def test_the_priors_report_has_its_own_numbers(pipe, prior_epoch, prior_complete
 
 
 def test_a_run_without_an_end_says_so(pipe, started):
-    history = RunHistory()
+    history = History()
     history.add(started())
     assert "before its last event" in shown(pipe, *final_report(history, {}))
 
 
 def test_of_many_warnings_the_latest_are_repeated(pipe, complete):
-    history = RunHistory()
+    history = History()
     history.add(dataclasses.replace(complete, warnings=tuple(f"epoch {n}: low" for n in range(1, 101))))
     lines = [line for line in shown(pipe, *final_report(history, {})).splitlines() if "warning" in line]
     assert lines[0] == "warning: 76 earlier warnings are in the run's events.jsonl"
@@ -77,7 +66,7 @@ def test_of_many_warnings_the_latest_are_repeated(pipe, complete):
 
 
 def test_square_brackets_are_text_everywhere(pipe, started):
-    history = RunHistory()
+    history = History()
     history.add(started())
     parts = [
         *final_report(history, {"model": "/a[/red]/b[bold].distill"}),
@@ -89,22 +78,38 @@ def test_square_brackets_are_text_everywhere(pipe, started):
         assert piece in text
 
 
-def test_long_paths_are_folded_not_cut(pipe):
-    path = "/data/" + "x" * 300
-    text = shown(pipe, table("", ("path",), [(path,)]))
-    assert "".join(text.split()).count("x") == 300
-    assert "…" not in text
+def test_a_collapse_is_said(pipe, started, complete):
+    history = History()
+    sentence = "collapsed level 3: utilization 0.12 < 0.30 for 3 reports"
+    history.add(started())
+    history.add(dataclasses.replace(complete, exit_reason="health", collapse=sentence))
+    lines = [" ".join(words(line)) for line in shown(pipe, *final_report(history, {})).splitlines()]
+    assert lines[lines.index("ended health after 3 epochs") + 1] == f"collapse {sentence}"
 
 
-def test_columns_of_numbers_stand_right(pipe):
-    made = table("", ("depth", "mel", "name"), [(1, 1.23456, "a"), (12, None, "b")])
-    assert [column.justify for column in made.columns] == ["right", "right", "left"]
-    rows = [words(line) for line in shown(pipe, made).splitlines()]
-    assert ["1", "1.235", "a"] in rows
-    assert ["12", "–", "b"] in rows
+def test_a_search_and_a_prior_make_one_report(pipe, sweep, sweep_complete, started, prior_complete):
+    history = History()
+    run = started(kind="prior", settings=())
+    for event in (*sweep, sweep_complete, run, prior_complete):
+        history.add(event)
+    text = shown(pipe, *final_report(history, {"model": "/o/birds.distill"}))
+    lines = [" ".join(words(line)) for line in text.splitlines()]
+    titles = [line for line in lines if line in ("Trials", "Candidates", "Search", "Prior", "Result")]
+    assert titles == ["Trials", "Candidates", "Search", "Prior"]
+    assert "held-out cost 3,480 bits per second of audio" in lines
+    assert "model /o/birds.distill" in lines
 
 
-def test_a_table_without_column_names_has_no_empty_header(pipe):
-    text = shown(pipe, table("Facts", ("", ""), [("files", 3)]))
-    assert "─" not in text
-    assert [words(line) for line in text.splitlines() if line.strip()] == [["Facts"], ["files", "3"]]
+def test_a_codec_and_a_prior_have_a_part_each(pipe, started, epoch, complete, prior_epoch, prior_complete):
+    history = History()
+    for event in (started(), epoch(), complete, started(kind="prior"), prior_epoch, prior_complete):
+        history.add(event)
+    text = shown(pipe, *final_report(history, {}))
+    codec, _, prior = text.partition("Prior")
+    assert "best held-out loss" in codec
+    assert "Codebook health" in codec
+    assert "best perplexity" in prior
+    assert text.splitlines()[-2:] == [
+        "warning: RVQ level 2 uses 10% of its codes",
+        "warning: epoch 2: the prior repeats its training data",
+    ]

@@ -1,0 +1,195 @@
+"""A search as Rich tables: the leaderboard while it goes, trials and candidates at its end.
+
+Lower objectives are better. `sweep.py` keeps what is drawn here.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Iterator, Sequence
+
+from rich.console import Group, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from distill_ray.display import figures
+from distill_ray.display.sweep import ENDED, RUNNING, SweepHistory
+from distill_ray.display.sweep_lines import candidate_words, described, winning
+from distill_ray.display.tables import facts, settings_table, table, warning_line
+from distill_ray.training.events import CandidateRow, SweepCompleteEvent, TrialUpdate
+from distill_ray.vqvae.health import LevelHealth
+
+STATE_STYLES = {
+    "pending": "dim",
+    "running": "cyan",
+    "retrying": "yellow",
+    "completed": "green",
+    "collapsed": "red",
+    "pruned": "dim",
+    "failed": "bold red",
+    "cancelled": "dim",
+}
+_COLUMNS = (
+    "trial",
+    "K",
+    "Q",
+    "kbps",
+    "epoch",
+    "objective",
+    "held-out",
+    "mel",
+    "worst level",
+    "GPU s",
+    "state",
+)
+_LEFT = ("trial", "state", "why not")
+_NARROW = 100  # columns of a terminal that has no room for everything: below it these are left out
+_LEFT_OUT_IN_NARROW = ("mel", "GPU s")
+_WINNER_STYLE = "bold green"
+
+
+class Leaderboard:
+    """What the live view draws of a running search; `began` is a time of `time.monotonic`."""
+
+    def __init__(self, sweep: SweepHistory, began: float) -> None:
+        self._sweep = sweep
+        self._began = began
+
+    def view(self, *, rows: int, width: int) -> RenderableType:
+        """The trials that fit into `rows` lines of `width` columns, and what all of them come to."""
+        shown = self._sweep.shown(rows)
+        names = tuple(name for name in _COLUMNS if width >= _NARROW or name not in _LEFT_OUT_IN_NARROW)
+        made = _right_aligned(table("", names, ()))
+        made.title, made.show_edge, made.padding = None, False, (0, 1, 0, 0)
+        for column in made.columns[:-1]:
+            column.no_wrap = True
+        for trial in shown:
+            cells = _trial_cells(trial)
+            cells["state"].no_wrap, cells["state"].overflow = True, "ellipsis"
+            made.add_row(*(cells[name] for name in names))
+        left_out = len(self._sweep.trials) - len(shown)
+        more = [Text(f"and {left_out} more", style="dim")] if left_out else []
+        return Group(self, made, *more)
+
+    def __rich__(self) -> Text:
+        """The line above the table, made anew at every redraw, so that its time goes on."""
+        sweep = self._sweep
+        name = sweep.started.name if sweep.started else ""
+        return Text.assemble(
+            (f"search {name}  ", "bold"),
+            f"{sweep.count(RUNNING)} running, {sweep.count(ENDED)} of {sweep.expected} ended  "
+            f"{figures.duration(time.monotonic() - self._began)}  {figures.number(sweep.gpu_seconds)} GPU s",
+        )
+
+
+def trial_table(trials: Sequence[TrialUpdate]) -> Table:
+    """One row a trial, reasons in full."""
+    made = _right_aligned(table("Trials", _COLUMNS, ()))
+    for trial in trials:
+        made.add_row(*_trial_cells(trial).values())
+    return made
+
+
+def sweep_report(sweep: SweepHistory) -> Iterator[RenderableType]:
+    """All that is worth keeping of a search: settings, trials, candidates and the outcome."""
+    if sweep.started is not None and sweep.started.settings:
+        yield settings_table(sweep.started.settings)
+    if sweep.trials:
+        yield trial_table(sweep.ranked())
+    done = sweep.complete
+    if done is not None and done.candidates:
+        yield candidate_table(done.candidates)
+    yield facts("Search", list(_outcome(sweep)))
+    if done is not None and done.advice:
+        yield warning_line(done.advice)
+
+
+def candidate_table(candidates: Sequence[CandidateRow]) -> Table:
+    """One row a candidate, eligible ones first and the best of them on top."""
+    columns = ("", "trial", "K", "Q", "kbps", "objective", "held-out", "mel", "front", "why not")
+    made = _right_aligned(table("Candidates", columns, ()))
+    for row in sorted(candidates, key=_candidate_rank):
+        style = _WINNER_STYLE if row.chosen else "" if row.eligible else "dim"
+        cells = (
+            "winner" if row.chosen else "",
+            row.trial,
+            str(row.codebook_size),
+            str(row.rvq_levels),
+            figures.number(row.kbps),
+            _figure(row.objective),
+            figures.number(row.val_loss),
+            figures.number(row.mel),
+            "front" if row.on_front else "",
+            row.reason,
+        )
+        made.add_row(*(Text(cell) for cell in cells), style=style)
+    return made
+
+
+def _outcome(sweep: SweepHistory) -> Iterator[tuple[str, object]]:
+    done = sweep.complete
+    if done is None:
+        yield "ended", "before its last event"
+    else:
+        yield "ended", _ending(done)
+        winner = winning(done)
+        if winner is not None:
+            yield "winner", f"{candidate_words(winner)}, objective {_figure(winner.objective)}"
+    if sweep.started is not None:
+        yield "objective", f"{sweep.started.objective}: {sweep.started.objective_definition}"
+        yield "bit rate", f"at most {sweep.started.max_kbps:g} kbps"
+    if done is not None and done.candidates:
+        yield "front", "no healthy candidate has both a lower bit rate and a better objective"
+    yield "GPU seconds", figures.number(sweep.gpu_seconds)
+    if done is not None:
+        yield "time", figures.duration(done.elapsed_s)
+
+
+def _ending(done: SweepCompleteEvent) -> str:
+    if done.exit_reason == "health":
+        return "without a healthy candidate within the bit rate"
+    return done.exit_reason
+
+
+def _trial_cells(trial: TrialUpdate) -> dict[str, Text]:
+    """By column, in the order of `_COLUMNS`."""
+    cells = (
+        Text(trial.trial),
+        Text(str(trial.codebook_size)),
+        Text(str(trial.rvq_levels)),
+        Text(figures.number(trial.kbps)),
+        Text(f"{trial.epoch}/{trial.epochs}" if trial.epochs else str(trial.epoch)),
+        Text(_figure(trial.objective)),
+        Text(_figure(trial.val_loss)),
+        Text(_figure(trial.mel)),
+        _worst_level(trial),
+        Text(f"{trial.gpu_seconds:,.0f}"),
+        Text(described(trial), style=STATE_STYLES.get(trial.state, "")),
+    )
+    return dict(zip(_COLUMNS, cells, strict=True))
+
+
+def _worst_level(trial: TrialUpdate) -> Text:
+    if trial.worst_level is None or trial.worst_utilization is None:
+        return Text("–")
+    used = trial.worst_utilization
+    # The one rule for these colours is that of a level's health.
+    color = LevelHealth(utilization=used, perplexity=math.nan, dead_codes=0, entropy=math.nan).color
+    return Text(f"{trial.worst_level}: {figures.percent(used)}", style=color)
+
+
+def _right_aligned(made: Table) -> Table:
+    for column in made.columns:
+        if str(column.header) not in _LEFT:
+            column.justify = "right"
+    return made
+
+
+def _candidate_rank(row: CandidateRow) -> tuple[bool, bool, float]:
+    known = row.objective is not None and math.isfinite(row.objective)
+    return (not row.eligible, not known, row.objective if known and row.objective is not None else row.kbps)
+
+
+def _figure(value: float | None) -> str:
+    return "–" if value is None else figures.number(value)

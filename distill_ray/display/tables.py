@@ -1,0 +1,96 @@
+"""What reports are made of: tables of plain values, the health table, settings and warning lines.
+
+Every text that may hold user data (names, paths, messages) becomes a `Text`, so that square brackets in it
+are never read as markup.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Sequence
+
+from rich import box
+from rich.console import Console, RenderableType
+from rich.table import Table
+from rich.text import Text
+
+from distill_ray.display import figures
+from distill_ray.training.events import ShownSetting
+from distill_ray.vqvae.health import LevelHealth
+
+WARNING_STYLE = "yellow"
+_TEXT_WIDTH = 110
+
+
+def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+    """A table of plain values or `Text`; floats get four digits and stand right, None is a dash."""
+    made = Table(
+        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns)
+    )
+    for index, name in enumerate(columns):
+        numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
+        made.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+    for row in rows:
+        made.add_row(*(_cell(value) for value in row))
+    return made
+
+
+def as_text(parts: Sequence[RenderableType]) -> str:
+    """The parts without colours, for a result on stdout."""
+    console = Console(file=io.StringIO(), width=_TEXT_WIDTH, highlight=False, color_system=None)
+    with console.capture() as captured:
+        for part in parts:
+            console.print(part)
+    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+
+
+def health_table(health: Sequence[LevelHealth], title: str = "Codebook health") -> Table:
+    """One row for each RVQ level, coloured by its utilization."""
+    made = table(title, ("level", "utilization", "", "perplexity", "dead codes", "entropy"), ())
+    for column in (made.columns[index] for index in (1, 3, 4, 5)):
+        column.justify = "right"
+    for level, item in enumerate(health):
+        made.add_row(
+            str(level),
+            Text(figures.percent(item.utilization), style=item.color),
+            Text(figures.STATES[item.color], style=item.color),
+            f"{item.perplexity:.1f}",
+            str(item.dead_codes),
+            f"{item.entropy:.3f}",
+        )
+    return made
+
+
+def settings_table(settings: Sequence[ShownSetting]) -> Table:
+    made = table("Settings", ("setting", "value", ""), ())
+    for item in settings:
+        style = "bold" if item.source == "override" else "dim"
+        made.add_row(Text(item.name), Text(item.value), Text(f"({item.source})", style=style))
+    return made
+
+
+def warning_line(message: str) -> Text:
+    return Text.assemble(("warning: ", f"bold {WARNING_STYLE}"), (message, WARNING_STYLE))
+
+
+def facts(title: str, rows: Sequence[tuple[str, object]]) -> Table:
+    """A table of labels and values without lines."""
+    made = table(title, ("", ""), rows)
+    made.show_header = False
+    made.box = None
+    made.padding = (0, 2, 0, 0)
+    return made
+
+
+def _cell(value: object) -> Text:
+    if isinstance(value, Text):
+        return value
+    if value is None:
+        return Text("–")
+    if isinstance(value, float):
+        return Text(figures.number(value))
+    return Text(str(value))
+
+
+def _is_number(value: object) -> bool:
+    return value is None or (isinstance(value, int | float) and not isinstance(value, bool))

@@ -1,0 +1,127 @@
+from __future__ import annotations
+
+import dataclasses
+import io
+import re
+import time
+
+import pytest
+from rich.console import Console
+
+from distill_ray.display.leaderboard import Leaderboard, candidate_table, sweep_report
+from distill_ray.display.sweep import SweepHistory
+
+
+@pytest.fixture
+def history(sweep) -> SweepHistory:
+    made = SweepHistory()
+    for event in sweep:
+        made.add(event)
+    return made
+
+
+def shown(*parts: object, width: int = 120, **options: object) -> str:
+    console = Console(file=io.StringIO(), width=width, **options)
+    for part in parts:
+        console.print(part)
+    return console.file.getvalue()
+
+
+def words(line: str) -> str:
+    return " ".join(re.sub(r"\x1b\[[0-9;]*m", "", line).split())
+
+
+def test_a_line_a_trial_with_its_figures(history):
+    text = shown(Leaderboard(history, time.monotonic() - 65.0).view(rows=20, width=120))
+    heading, names, _, *rows = text.splitlines()
+    assert heading.strip() == "search birds  1 running, 2 of 3 ended  1:05  1,211 GPU s"
+    assert words(names) == "trial K Q kbps epoch objective held-out mel worst level GPU s state"
+    assert [words(row) for row in rows] == [
+        "k64-q8 64 8 4.134 10/10 21.5 20.5 2.25 7: 42 % 1,200 completed",
+        "k256-q8 256 8 5.513 1/10 – – – – 0 running 10 %",
+        "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12 % 11 collapsed level 3: utilization 0.12 < 0…",
+    ]
+
+
+def test_the_time_goes_on_without_events(history):
+    board = Leaderboard(history, time.monotonic())
+    drawn = board.view(rows=20, width=120)
+    board._began -= 100
+    assert "  1:40  " in shown(drawn)
+
+
+def test_a_narrow_terminal_gets_whole_cells_and_fewer_columns(history):
+    text = shown(Leaderboard(history, 0.0).view(rows=20, width=80), width=80)
+    lines = text.splitlines()[1:]
+    assert words(lines[0]) == "trial K Q kbps epoch objective held-out worst level state"
+    assert words(lines[-1]).startswith("k1024-q8 1024 8 6.891 5/10 20 19.5 3: 12 % col")
+    assert [line for line in lines[:-1] if "…" in line] == []
+    assert max(map(len, lines)) <= 80
+
+
+def test_with_few_rows_the_running_trial_stays(history):
+    lines = shown(Leaderboard(history, 0.0).view(rows=1, width=120)).splitlines()
+    assert words(lines[3]).startswith("k256-q8 ")
+    assert lines[4].strip() == "and 2 more"
+    assert len(lines) == 5
+
+
+def test_utilization_has_the_colour_of_health(history):
+    text = shown(
+        Leaderboard(history, 0.0).view(rows=9, width=120), force_terminal=True, color_system="standard"
+    )
+    by_trial = {words(line).partition(" ")[0]: line for line in text.splitlines()}
+    assert re.search("\x1b\\[33m *7: 42 %\x1b", by_trial["k64-q8"])
+    assert re.search("\x1b\\[31m *3: 12 %\x1b", by_trial["k1024-q8"])
+    assert re.search("\x1b\\[36mrunning 10 % *\x1b", by_trial["k256-q8"])
+
+
+def test_candidates_are_ordered_and_marked(candidates):
+    lines = shown(candidate_table(candidates)).splitlines()
+    rows = [words(line) for line in lines if "k64" in line or "k1024" in line]
+    assert rows == [
+        "winner k64-q8 64 8 4.134 20.5 20.5 2.05 front",
+        "k64-q8 64 4 2.067 22.25 22.25 2.225 front",
+        "k1024-q8 1024 8 6.891 19.5 19.5 1.95 level [3] collapsed",
+    ]
+
+
+def test_the_report_has_reasons_definition_and_cost(history, sweep_complete):
+    history.add(sweep_complete)
+    text = shown(*sweep_report(history))
+    lines = [words(line) for line in text.splitlines()]
+    assert "size tiny (override)" in lines
+    assert "collapsed level 3: utilization 0.12 < 0.30 for 3 reports" in re.sub(
+        r"\s+", " ", text.partition("k1024-q8")[2].partition("Candidates")[0]
+    )
+    assert "ended completed" in lines
+    assert "winner 64 codes × 8 levels, 4.134 kbps (trial k64-q8), objective 20.5" in lines
+    assert "objective reconstruction: lowest held-out loss within the bit rate" in lines
+    assert "bit rate at most 6 kbps" in lines
+    assert "GPU seconds 1,250" in lines
+    assert "time 21:05" in lines
+
+
+def test_without_a_winner_the_report_ends_with_advice(history, sweep_complete, candidates):
+    nobody = tuple(dataclasses.replace(row, eligible=False, chosen=False) for row in candidates)
+    advice = "use smaller codebooks: --codebook-sizes 16,32"
+    history.add(
+        dataclasses.replace(sweep_complete, exit_reason="health", chosen="", candidates=nobody, advice=advice)
+    )
+    text = shown(*sweep_report(history))
+    assert "ended        without a healthy candidate within the bit rate" in text
+    assert "winner" not in text
+    assert text.splitlines()[-1] == f"warning: {advice}"
+
+
+def test_a_search_that_was_cut_says_so(history):
+    assert "before its last event" in shown(*sweep_report(history))
+
+
+def test_hostile_names_are_text(sweep_started, trial):
+    made = SweepHistory()
+    made.add(dataclasses.replace(sweep_started, name="a[/red]b", objective_definition="[link]d[/link]"))
+    made.add(trial(64, "failed", trial="[bold]k[/bold]", reason="[/]out of memory[blink]"))
+    text = shown(Leaderboard(made, 0.0).view(rows=9, width=120), *sweep_report(made))
+    for piece in ("a[/red]b", "[link]d[/link]", "[bold]k[/bold]", "failed: [/]out of memory[blink]"):
+        assert piece in text
