@@ -17,6 +17,7 @@ import numpy.typing as npt
 
 from distill_ray.config.cache import cache_root
 from distill_ray.config.corpus import CorpusConfig
+from distill_ray.corpus.cache import CachedStorage, cached
 from distill_ray.corpus.manifest import (
     FORMAT,
     SHARD_FOLDER,
@@ -44,6 +45,7 @@ class Corpus:
     """A prepared corpus, read-only; `digest` is its identity whatever its paths and shard layout."""
 
     def __init__(self, storage: Storage, manifest: Manifest) -> None:
+        storage = storage if storage.local is not None else cached(storage)
         self.uri = storage.uri
         self.manifest = manifest
         shards = {shard.name: shard for shard in manifest.shards}
@@ -52,6 +54,7 @@ class Corpus:
         def shard(name: str) -> ShardReader:
             return ShardReader(storage, shards[name], channels=manifest.channels)
 
+        self._storage = storage
         self._shard = shard
 
     @property
@@ -76,6 +79,14 @@ class Corpus:
     def seconds(self, split: str) -> float:
         """Seconds of audio in "train" or "val"."""
         return sum(file.samples for file in self.files(split)) / self.sample_rate
+
+    def fetch(self, split: str) -> None:
+        """Have what is needed of a remote corpus on this machine, downloading several shards at a time.
+
+        Raises CorpusError where there is no room for it. Without this call it comes as it is read.
+        """
+        if isinstance(self._storage, CachedStorage):
+            self._storage.fetch({file.shard for file in self.files(split)})
 
     @property
     def validation_split(self) -> str:

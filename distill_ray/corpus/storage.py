@@ -1,23 +1,40 @@
-"""Where a corpus lies: a folder of any `pyarrow.fs` file system, written so that no reader sees half a file.
+"""Where a corpus or a run lies: a folder of any `pyarrow.fs` file system, written so that no reader sees half
+a file.
 
-`shards.py` and `manifest.py` read and write through it; `prepare.py` locks it.
+`shards.py` and `manifest.py` read and write corpora through it, `orchestrate/` what a run leaves at a URI;
+`prepare.py` locks it.
 """
 
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import os
-import re
+import secrets
 from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
 
-from distill_ray.errors import CorpusError
+from distill_ray.corpus.filesystem import locate, reason, without_credentials
+from distill_ray.corpus.lock import LOCK_NAME, folder_lock
+from distill_ray.errors import CorpusError, DistillError
+
+__all__ = ["LOCK_NAME", "Entry", "Storage", "open_storage"]
+
+_COPY_BYTES = 1 << 22
+_SECOND_NS = 1_000_000_000
+
+
+@dataclass(frozen=True, kw_only=True)
+class Entry:
+    """A file: its size in bytes, and the second in which it was written (in ns since 1970)."""
+
+    bytes: int
+    written_ns: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,19 +42,34 @@ class Storage:
     """The folder `root` of `filesystem`; `local` is the same folder as a path where there is one.
 
     `uri` is what the user wrote, without credentials. Every method turns the file system's errors into
-    `CorpusError`.
+    `error`, which says that `holds` cannot be read or written.
     """
 
     filesystem: Any
     root: str
     uri: str
     local: Path | None
+    holds: str = "the corpus"
+    error: type[DistillError] = CorpusError
 
     def names(self, folder: str = "") -> dict[str, int]:
         """Size in bytes of each entry of `folder` (folders: 0); nothing where it does not exist."""
-        selector = pafs.FileSelector(self._path(folder), allow_not_found=True)
+        return {info.base_name: info.size or 0 for info in self._list(folder, recursive=False)}
+
+    def files(self, folder: str = "") -> dict[str, Entry]:
+        """Every file below `folder` by its name relative to it; nothing where it does not exist."""
+        start = len(self._path(folder)) + 1
+        return {
+            info.path[start:]: _entry(info)
+            for info in self._list(folder, recursive=True)
+            if info.type == pafs.FileType.File
+        }
+
+    def entry(self, name: str) -> Entry | None:
+        """The file `name`, or None where there is none."""
         with self._explained("read"):
-            return {info.base_name: info.size or 0 for info in self.filesystem.get_file_info(selector)}
+            info = self.filesystem.get_file_info(self._path(name))
+        return _entry(info) if info.type == pafs.FileType.File else None
 
     def read_bytes(self, name: str) -> bytes | None:
         """The content of `name`, or None where it does not exist."""
@@ -54,6 +86,42 @@ class Storage:
             if self.local is not None:
                 return pa.memory_map(str(self.local / name))
             return self.filesystem.open_input_file(self._path(name))
+
+    def download(self, name: str, target: Path) -> None:
+        """Copy `name` to the local file `target` with its time, as a whole or not at all."""
+        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
+        try:
+            with self._explained("read"):
+                entry = _entry(self.filesystem.get_file_info(self._path(name)))
+                stream = self.filesystem.open_input_stream(self._path(name))
+            with stream, self._kept(name, target), partial.open("wb") as file:
+                while chunk := self._read(stream):
+                    file.write(chunk)
+            if partial.stat().st_size != entry.bytes:
+                raise self.error(
+                    f"{name} at {self.uri} was cut off: {partial.stat().st_size} of {entry.bytes} bytes came"
+                )
+            os.utime(partial, ns=(entry.written_ns, entry.written_ns))
+            partial.replace(target)
+        except BaseException:
+            partial.unlink(missing_ok=True)
+            raise
+
+    def upload(self, source: Path, name: str) -> Entry:
+        """Copy the local file `source` to `name`, which changes only when all of it is there.
+
+        Not to be called where KeyboardInterrupt may strike: pyarrow completes a stream that it was thrown
+        out of.
+        """
+        size = 0
+        with source.open("rb") as file, self.writing(name) as stream:
+            while chunk := file.read(_COPY_BYTES):
+                stream.write(chunk)
+                size += len(chunk)
+        entry = self.entry(name)
+        if entry is None or entry.bytes != size:
+            raise self.error(f"{name} was cut off on its way to {self.uri}")
+        return entry
 
     @contextlib.contextmanager
     def writing(self, name: str) -> Iterator[Any]:
@@ -85,22 +153,35 @@ class Storage:
         with self._explained("write"):
             self.filesystem.delete_file(self._path(name))
 
-    @contextlib.contextmanager
-    def lock(self, on_wait: Callable[[], None]) -> Iterator[None]:
+    def lock(self, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         """Keep other preparations of this local folder out; remote folders have no lock."""
-        if self.local is None:
+        return contextlib.nullcontext() if self.local is None else self._lock(self.local, on_wait)
+
+    @contextlib.contextmanager
+    def _lock(self, folder: Path, on_wait: Callable[[], None]) -> Iterator[None]:
+        with contextlib.ExitStack() as stack:
+            with self._explained("write"):
+                stack.enter_context(folder_lock(folder, on_wait))
             yield
-            return
-        with self._explained("write"):
-            self.local.mkdir(parents=True, exist_ok=True)
-            handle: IO[bytes] = (self.local / LOCK_NAME).open("ab")
-        with handle:
-            try:
-                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                on_wait()
-                fcntl.flock(handle, fcntl.LOCK_EX)
+
+    def _read(self, stream: Any) -> bytes:
+        with self._explained("read"):
+            return bytes(stream.read(_COPY_BYTES))
+
+    @contextlib.contextmanager
+    def _kept(self, name: str, target: Path) -> Iterator[None]:
+        try:
             yield
+        except OSError as error:
+            raise self.error(
+                f"{name} of {self.uri} cannot be kept in {target.parent} ({error.strerror or error}); make "
+                "room there or let XDG_CACHE_HOME name another disk"
+            ) from error
+
+    def _list(self, folder: str, *, recursive: bool) -> Any:
+        selector = pafs.FileSelector(self._path(folder), allow_not_found=True, recursive=recursive)
+        with self._explained("read"):
+            return self.filesystem.get_file_info(selector)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
@@ -110,28 +191,36 @@ class Storage:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            raise CorpusError(f"cannot {verb} the corpus at {self.uri}: {error}") from error
+            raise self.error(f"cannot {verb} {self.holds} at {self.uri}: {reason(error)}") from error
 
 
-LOCK_NAME = ".lock"
-
-
-def open_storage(uri: str | os.PathLike[str]) -> Storage:
+def open_storage(
+    uri: str | os.PathLike[str],
+    *,
+    holds: str = "the corpus",
+    error: type[DistillError] = CorpusError,
+) -> Storage:
     """The storage at a local path or a `pyarrow.fs` URI (`file:`, `s3:`, `gs:`, `hdfs:`, …).
 
-    Raises `CorpusError` for a URI that pyarrow cannot serve. Nothing is created or read.
+    Raises `error` for a URI that pyarrow cannot serve. Nothing is created or read.
     """
-    text = os.fspath(uri)
-    if not re.match(r"[A-Za-z][A-Za-z0-9+.-]+:", text):
-        path = Path(text).expanduser().absolute()
-        return Storage(filesystem=pafs.LocalFileSystem(), root=str(path), uri=text, local=path)
-    shown = re.sub(r"://[^/@]*@", "://", text)
     try:
-        filesystem, root = pafs.FileSystem.from_uri(text)
-    except (OSError, ValueError, pa.ArrowException) as error:
-        raise CorpusError(f"{shown} is not a place that pyarrow can reach: {error}") from error
-    local = Path(root) if isinstance(filesystem, pafs.LocalFileSystem) else None
-    return Storage(filesystem=filesystem, root=root.rstrip("/"), uri=shown, local=local)
+        found = locate(uri)
+    except ValueError as wrong:
+        raise error(f"{without_credentials(os.fspath(uri))} {wrong}") from wrong
+    return Storage(
+        filesystem=found.filesystem,
+        root=found.root,
+        uri=found.uri,
+        local=found.local,
+        holds=holds,
+        error=error,
+    )
+
+
+def _entry(info: Any) -> Entry:
+    # Whole seconds: some servers say more of them in a listing than of a single object.
+    return Entry(bytes=info.size or 0, written_ns=(info.mtime_ns or 0) // _SECOND_NS * _SECOND_NS)
 
 
 def _fsync(path: Path) -> None:

@@ -21,13 +21,14 @@ LOAD_SAMPLES = 1 << 22
 class AudioStore:
     """The samples of one split, as resident int16 on `device` where they fit into `max_bytes`.
 
-    Beyond that windows are read from the memory-mapped shards (from the file system of a remote corpus) and
+    Beyond that windows are read from the memory-mapped shards (of a remote corpus: this node's copies) and
     copied over; both ways give the same windows. Files are numbered as in `corpus.files(split)`.
     """
 
     def __init__(
         self, corpus: Corpus, split: str, device: torch.device | str, max_bytes: int | None = None
     ) -> None:
+        corpus.fetch(split)
         self._corpus = corpus
         self._files = corpus.files(split)
         self.device = torch.device(device)
