@@ -1,7 +1,7 @@
 """The two training loops and what they stand on: torch, no Ray.
 
-events ◄─ worker ◄─ loop ◄─┬─ vqvae (vq_batch, vq_codes, vq_validation)
-                           └─ prior
+events ◄─ worker ◄─ loop ◄─ task ◄─┬─ vqvae (vq_batch, vq_codes, vq_validation)
+                                   └─ prior
 optimizer, ema, budget, checkpoint
 """
 

@@ -8,17 +8,13 @@ Shapes: B windows, Q RVQ levels, T code frames, K codes, D code dimensions.
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from distill_ray.config.prior import PriorTrainConfig
-from distill_ray.config.resolve import dotted, prior_steps_per_epoch
-from distill_ray.errors import TrainingError
+from distill_ray.config.resolve import prior_steps_per_epoch
 from distill_ray.prior import (
     CodePrior,
     MemorizationReport,
@@ -30,20 +26,16 @@ from distill_ray.prior import (
     sample_codes,
 )
 from distill_ray.prior.windows import CodeWindowSampler, validation_windows
-from distill_ray.training import checkpoint
-from distill_ray.training.budget import Budget
 from distill_ray.training.events import (
     Event,
-    Notice,
     PriorEpochMetrics,
     PriorStepMetrics,
     PriorTrainingCompleteEvent,
-    RunStarted,
     ShownSetting,
     to_record,
 )
-from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
-from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
+from distill_ray.training.loop import Pace, Progress
+from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
 from distill_ray.training.worker import Worker
 
 _VALIDATION_BATCH = 16
@@ -70,58 +62,26 @@ def train_prior(
     Raises BundleError for codes that cannot be read, CheckpointError, TrainingError.
     """
     task = PriorTask(Path(codes), config, worker, frame_rate=frame_rate, codebooks_QKD=codebooks_QKD)
-    progress = restore(worker, task)
-    training = config.training
-    worker.emit(
-        RunStarted(
-            kind="prior",
-            name=name,
-            output_dir=output_dir,
-            device=str(worker.device),
-            world_size=worker.world_size,
-            parameters=sum(p.numel() for p in task.model.parameters()),
-            epochs=training.epochs,
-            max_minutes=training.max_minutes,
-            steps_per_epoch=task.steps_per_epoch,
+    return run_task(
+        task,
+        kind="prior",
+        name=name,
+        output_dir=output_dir,
+        settings=settings,
+        amounts=Amounts(
             train_files=len(task.train),
             train_seconds=sum(item.shape[1] for item in task.train) / frame_rate,
             val_files=len(task.val),
             val_seconds=sum(item.shape[1] for item in task.val) / frame_rate,
-            first_epoch=progress.epoch + 1,
-            settings=settings,
-        )
+        ),
     )
-    if not task.val:
-        worker.emit(task.warn("no held-out files: the best epoch is chosen on the training files"))
-    budget = Budget(
-        steps_per_epoch=task.steps_per_epoch, epochs=training.epochs, max_minutes=training.max_minutes
-    )
-    loop_settings = LoopSettings(patience=training.patience, checkpoint_seconds=training.checkpoint_seconds)
-    progress = run_loop(task, worker, budget, loop_settings, progress)
-    completed = task.completed(progress)
-    worker.emit(completed)
-    return completed
 
 
-@dataclass(kw_only=True)
-class PriorFigures:
-    """What a run has measured so far; saved in `run.json`."""
-
-    train_loss: float = math.nan
-    val_loss: float = math.nan
-    warnings: list[str] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
-
-    @classmethod
-    def from_json(cls, values: dict[str, Any]) -> PriorFigures:
-        known = {name: values[name] for name in cls.__dataclass_fields__}
-        for name in ("train_loss", "val_loss"):
-            known[name] = math.nan if known[name] is None else known[name]
-        return cls(**known)
-
-
-class PriorTask:
+class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
     """A prior in training on one rank."""
+
+    config: PriorTrainConfig
+    model: CodePrior
 
     def __init__(
         self,
@@ -132,37 +92,33 @@ class PriorTask:
         frame_rate: float,
         codebooks_QKD: Tensor | None,
     ) -> None:
-        self.config = config
-        self.worker = worker
         self.frame_rate = frame_rate
-        device, model, training = worker.device, config.model, config.training
+        shape, training = config.model, config.training
         store = load_code_sequences(
-            codes, codebook_size=model.codebook_size, num_quantizers=model.num_quantizers
+            codes, codebook_size=shape.codebook_size, num_quantizers=shape.num_quantizers
         )
         self.train, self.val = store.codes("train"), store.codes("val")
         # As many training recordings as held-out ones, to compare their losses.
         self.train_sample = self.train[:: max(1, len(self.train) // max(1, len(self.val)))]
         self.steps_per_epoch = prior_steps_per_epoch(config, store.frames("train"))
-        self.sampler = CodeWindowSampler(self.train, model.training_frames, training.seed, device=device)
-        torch.manual_seed(training.seed)
-        self.model = CodePrior(model)
-        if codebooks_QKD is not None:
-            self.model.init_from_codebooks(codebooks_QKD)
-        self.model.to(device)
-        self.wrapped = worker.wrap(self.model)
-        self.optimizer = Optimizer(
-            self.model,
-            lr=training.lr,
-            betas=(training.beta1, training.beta2),
-            weight_decay=training.weight_decay,
-            clip_norm=training.clip_norm,
-            no_decay=self.model.embedding.parameters(),
+        self.sampler = CodeWindowSampler(
+            self.train, shape.training_frames, training.seed, device=worker.device
         )
-        self.bf16 = uses_bf16(training.precision, device)
-        self.best: dict[str, Tensor] | None = None
-        self.figures = PriorFigures()
-        self.sums = torch.zeros(2, device=device)  # nats, codes
-        self.grad_norm = torch.zeros((), device=device)
+        torch.manual_seed(training.seed)
+        model = CodePrior(shape)
+        if codebooks_QKD is not None:
+            model.init_from_codebooks(codebooks_QKD)
+        model.to(worker.device)
+        self.wrapped = worker.wrap(model)
+        super().__init__(
+            config,
+            worker,
+            model=model,
+            kept=model,
+            no_decay=model.embedding.parameters(),
+            figures=Figures(),
+            sums=2,  # nats, codes
+        )
 
     def train_step(self, step: int, fraction: float) -> None:
         training, worker = self.config.training, self.worker
@@ -175,7 +131,7 @@ class PriorTask:
         with torch.autocast(worker.device.type, torch.bfloat16, enabled=self.bf16):
             output = self.wrapped(windows.codes_BQT, lengths_B=windows.lengths_B, starts_B=windows.starts_B)
         output.loss.backward()
-        self.grad_norm = self.optimizer.step(lr_scale(step, fraction, warmup_steps=training.warmup_steps))
+        self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
         row = torch.stack([output.nats_Q.sum(), output.codes_Q.sum()])
         self.sums += torch.where(torch.isfinite(self.grad_norm), row, torch.zeros_like(row))
 
@@ -203,12 +159,8 @@ class PriorTask:
         nats, codes = map(float, worker.all_reduce(sums).tolist())
         return nats / codes
 
-    def keep_best(self) -> None:
-        self.best = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-
     def step_event(self, progress: Progress, pace: Pace) -> Event:
         nats, codes = self.sums.tolist()
-        training = self.config.training
         return PriorStepMetrics(
             step=progress.step,
             epoch=progress.epoch + 1,
@@ -216,7 +168,7 @@ class PriorTask:
             steps_per_epoch=self.steps_per_epoch,
             fraction=pace.fraction,
             loss=nats / max(codes, 1.0),
-            lr=training.lr * lr_scale(progress.step, pace.fraction, warmup_steps=training.warmup_steps),
+            lr=self.config.training.lr * self.lr_scale(progress.step, pace.fraction),
             grad_norm=float(self.grad_norm),
             skipped_steps=int(self.optimizer.skipped),
             steps_per_second=pace.steps_per_second,
@@ -225,13 +177,7 @@ class PriorTask:
         )
 
     def epoch_event(self, progress: Progress, pace: Pace) -> Event:
-        nats, codes = self.worker.all_reduce(self.sums.double()).tolist()
-        if codes == 0:
-            raise TrainingError(
-                f"all steps of epoch {progress.epoch} were skipped because their gradients were not finite; "
-                "lower --lr"
-            )
-        self.sums.zero_()
+        nats, codes = self.take_sums(progress, advice="lower --lr")
         figures = self.figures
         figures.train_loss = nats / codes
         # Both losses without dropout, or the gap would be smaller than it is.
@@ -262,12 +208,6 @@ class PriorTask:
         figures.history.append(to_record(event))
         return event
 
-    def warn(self, message: str) -> Notice:
-        """A warning now and, once, in the final report."""
-        if message not in self.figures.warnings:
-            self.figures.warnings.append(message)
-        return Notice(level="warning", message=message)
-
     def completed(self, progress: Progress) -> PriorTrainingCompleteEvent:
         """The figures of the run as it ended; rank 0 compares what the prior makes with its codes."""
         figures = self.figures
@@ -288,39 +228,6 @@ class PriorTask:
             elapsed_s=progress.elapsed_s,
             exit_reason=progress.ended,
         )
-
-    def consolidate(self) -> None:
-        total = self.worker.all_reduce(self.sums)
-        if self.worker.rank != 0:
-            total.zero_()
-
-    def write(self, folder: Path) -> None:
-        checkpoint.write_state(
-            folder / "state.pt",
-            {
-                "model": self.model.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "sums": self.sums,
-                "has_best": self.best is not None,
-            },
-        )
-        checkpoint.write_weights(folder / "best.safetensors", self.best or self.model.state_dict())
-        checkpoint.write_json(folder / "run.json", {**asdict(self.figures), "config": dotted(self.config)})
-
-    def read(self, folder: Path) -> None:
-        state = checkpoint.read_state(folder / "state.pt", self.worker.device)
-        figures = checkpoint.read_json(folder / "run.json")
-        best = checkpoint.read_weights(folder / "best.safetensors")
-
-        def load() -> None:
-            self.model.load_state_dict(state["model"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.sums.copy_(state["sums"] if self.worker.rank == 0 else torch.zeros_like(self.sums))
-            self.figures = PriorFigures.from_json(figures)
-
-        checkpoint.guarded(folder / "state.pt", load)
-        if state["has_best"]:
-            self.best = {name: value.to(self.worker.device) for name, value in best.items()}
 
     @property
     def _codes_per_step(self) -> float:

@@ -8,33 +8,27 @@ Shapes: B windows of this rank, C channels, T samples, Q RVQ levels, K codes, N 
 
 from __future__ import annotations
 
-import math
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
-from typing import Any
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from distill_ray.config.resolve import dotted, steps_per_epoch
+from distill_ray.config.resolve import steps_per_epoch
 from distill_ray.config.vqvae import LossConfig, VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, open_corpus
-from distill_ray.errors import TrainingError
-from distill_ray.training import checkpoint
-from distill_ray.training.budget import Budget
 from distill_ray.training.ema import WeightAverage
 from distill_ray.training.events import (
     Event,
-    Notice,
-    RunStarted,
     ShownSetting,
     TrainingCompleteEvent,
     VQEpochMetrics,
     VQStepMetrics,
     to_record,
 )
-from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
-from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
+from distill_ray.training.loop import Pace, Progress
+from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
 from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS, HeldOut
@@ -71,43 +65,19 @@ def train_vqvae(
     TrainingError where every step of an epoch was skipped because its gradients were not finite.
     """
     opened = open_corpus(corpus)
-    task = VQTask(opened, config, worker)
-    progress = restore(worker, task)
-    worker.emit(
-        RunStarted(
-            kind="vqvae",
-            name=name,
-            output_dir=output_dir,
-            device=str(worker.device),
-            world_size=worker.world_size,
-            parameters=sum(p.numel() for p in task.model.parameters()),
-            epochs=config.training.epochs,
-            max_minutes=config.training.max_minutes,
-            steps_per_epoch=task.steps_per_epoch,
+    return run_task(
+        VQTask(opened, config, worker),
+        kind="vqvae",
+        name=name,
+        output_dir=output_dir,
+        settings=settings,
+        amounts=Amounts(
             train_files=len(opened.files("train")),
             train_seconds=opened.seconds("train"),
             val_files=len(opened.files("val")),
             val_seconds=opened.seconds("val"),
-            first_epoch=progress.epoch + 1,
-            settings=settings,
-        )
+        ),
     )
-    if not opened.files("val"):
-        worker.emit(task.warn(NO_HELD_OUT))
-    training = config.training
-    budget = Budget(
-        steps_per_epoch=task.steps_per_epoch, epochs=training.epochs, max_minutes=training.max_minutes
-    )
-    loop_settings = LoopSettings(patience=training.patience, checkpoint_seconds=training.checkpoint_seconds)
-    progress = run_loop(task, worker, budget, loop_settings, progress)
-    completed = task.completed(progress)
-    worker.emit(completed)
-    return completed
-
-
-NO_HELD_OUT = (
-    "no held-out files: the best epoch is chosen on the training files; add files or raise --val-fraction"
-)
 
 
 class Objective(nn.Module):
@@ -135,66 +105,50 @@ class Objective(nn.Module):
 
 
 @dataclass(kw_only=True)
-class Figures:
-    """What a run has measured so far; saved in `run.json`, from which the .distill file is written."""
+class VQFigures(Figures):
+    """The figures of a codec run."""
 
-    train_loss: float = math.nan
-    val_loss: float = math.nan
     val_losses: dict[str, float] = field(default_factory=dict)
     codebook_health: tuple[LevelHealth, ...] = ()
-    warnings: list[str] = field(default_factory=list)
-    history: list[dict[str, Any]] = field(default_factory=list)
 
     @classmethod
-    def from_json(cls, values: dict[str, Any]) -> Figures:
-        known = {name: values[name] for name in cls.__dataclass_fields__}
-        for name in ("train_loss", "val_loss"):
-            known[name] = math.nan if known[name] is None else known[name]
-        known["codebook_health"] = tuple(LevelHealth(**level) for level in known["codebook_health"])
-        return cls(**known)
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        figures = super().from_json(values)
+        figures.codebook_health = tuple(LevelHealth(**level) for level in values["codebook_health"])
+        return figures
 
 
-class VQTask:
+class VQTask(ModelTask[TrainingCompleteEvent]):
     """A codec in training on one rank."""
 
+    config: VQTrainConfig
+    figures: VQFigures
+    model: VQVAE
+
     def __init__(self, corpus: Corpus, config: VQTrainConfig, worker: Worker) -> None:
-        self.config = config
-        self.worker = worker
         device, training = worker.device, config.training
         self.steps_per_epoch = steps_per_epoch(config, corpus.seconds("train"))
         torch.manual_seed(training.seed)
-        self.model = VQVAE(config.model).to(device)
+        model = VQVAE(config.model).to(device)
         self.loss = ReconstructionLoss(config.model, config.loss).to(device)
         store = AudioStore(corpus, "train", device)
         self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size, device=device)
         held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
         self.held_out = HeldOut(held_out, config, worker)
-        self._initialise_codebooks()
-        self.objective = worker.wrap(Objective(self.model, self.loss, config.loss))
-        self.average = WeightAverage(self.model, decay=training.ema_decay)
-        self.optimizer = Optimizer(
-            self.model,
-            lr=training.lr,
-            betas=(training.beta1, training.beta2),
-            weight_decay=training.weight_decay,
-            clip_norm=training.clip_norm,
-            no_decay=[self.model.quantizer.codebooks_QKD],
+        _initialise_codebooks(model, self.batches, config)
+        self.objective = worker.wrap(Objective(model, self.loss, config.loss))
+        self.average = WeightAverage(model, decay=training.ema_decay)
+        super().__init__(
+            config,
+            worker,
+            model=model,
+            kept=self.average.module,
+            no_decay=[model.quantizer.codebooks_QKD],
+            figures=VQFigures(),
+            sums=len(_TERMS) + 2,  # total, terms, steps
         )
-        self.codes = CodeKeeper(self.model, config, worker, self.optimizer, self.average)
-        self.bf16 = uses_bf16(training.precision, device)
+        self.codes = CodeKeeper(model, config, worker, self.optimizer, self.average)
         self.batch_seconds = training.batch_size * config.window_samples / config.model.sample_rate
-        self.best: dict[str, Tensor] | None = None
-        self.figures = Figures()
-        self.sums = torch.zeros(len(_TERMS) + 2, device=device)  # total, terms, steps
-        self.grad_norm = torch.zeros((), device=device)
-
-    def _initialise_codebooks(self) -> None:
-        """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result."""
-        frames = self.config.training.batch_size * self.config.window_frames
-        batches = -(-_INITIAL_VECTORS_PER_CODE * self.config.model.codebook_size // frames)
-        audio_BCT = torch.cat([self.batches.unchanged(step) for step in range(batches)])
-        generator = torch.Generator().manual_seed(self.config.training.seed)
-        self.model.initialise_codebooks(audio_BCT, generator)
 
     def train_step(self, step: int, fraction: float) -> None:
         training = self.config.training
@@ -203,7 +157,7 @@ class VQTask:
         with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.bf16):
             total, terms, output = self.objective(batch.audio_BCT, batch.depth_B)
         total.backward()
-        self.grad_norm = self.optimizer.step(lr_scale(step, fraction, warmup_steps=training.warmup_steps))
+        self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
         sound = torch.isfinite(self.grad_norm)
         self.average.update(step)
         self.codes.follow(step, output, sound)
@@ -216,12 +170,8 @@ class VQTask:
         )
         return self.figures.val_loss
 
-    def keep_best(self) -> None:
-        self.best = {name: value.detach().clone() for name, value in self.average.module.state_dict().items()}
-
     def step_event(self, progress: Progress, pace: Pace) -> Event:
         total, *terms, steps = self.sums.tolist()
-        training = self.config.training
         return VQStepMetrics(
             step=progress.step,
             epoch=progress.epoch + 1,
@@ -230,7 +180,7 @@ class VQTask:
             fraction=pace.fraction,
             loss=total / max(steps, 1.0),
             losses={name: value / max(steps, 1.0) for name, value in zip(_TERMS, terms, strict=True)},
-            lr=training.lr * lr_scale(progress.step, pace.fraction, warmup_steps=training.warmup_steps),
+            lr=self.config.training.lr * self.lr_scale(progress.step, pace.fraction),
             grad_norm=float(self.grad_norm),
             skipped_steps=int(self.optimizer.skipped),
             steps_per_second=pace.steps_per_second,
@@ -239,12 +189,7 @@ class VQTask:
         )
 
     def epoch_event(self, progress: Progress, pace: Pace) -> Event:
-        total, *terms, steps = self.worker.all_reduce(self.sums.double()).tolist()
-        if steps == 0:
-            raise TrainingError(
-                f"all steps of epoch {progress.epoch} were skipped because their gradients were not finite; "
-                "lower --lr or look for damaged audio"
-            )
+        total, *terms, steps = self.take_sums(progress, advice="lower --lr or look for damaged audio")
         figures = self.figures
         figures.train_loss = total / steps
         # The part of an epoch in which a time budget ends is too short to measure health by itself.
@@ -270,18 +215,10 @@ class VQTask:
             elapsed_s=pace.elapsed_s,
         )
         figures.history.append(to_record(event))
-        self.sums.zero_()
         self.codes.new_epoch()
         return event
 
-    def warn(self, message: str) -> Notice:
-        """A warning now and, once, in the final report."""
-        if message not in self.figures.warnings:
-            self.figures.warnings.append(message)
-        return Notice(level="warning", message=message)
-
     def completed(self, progress: Progress) -> TrainingCompleteEvent:
-        """The figures of the run as it ended (collective)."""
         figures = self.figures
         counts_QK = self.codes.epoch_counts()
         counted = codebook_health(counts_QK) if counts_QK.any() else ()
@@ -300,40 +237,25 @@ class VQTask:
         )
 
     def consolidate(self) -> None:
+        super().consolidate()
         self.codes.consolidate()
-        total = self.worker.all_reduce(self.sums)
-        if self.worker.rank != 0:
-            total.zero_()
 
-    def write(self, folder: Path) -> None:
-        checkpoint.write_state(
-            folder / "state.pt",
-            {
-                "model": self.model.state_dict(),
-                "average": self.average.module.state_dict(),
-                "optimizer": self.optimizer.state_dict(),
-                "codes": self.codes.state_dict(),
-                "sums": self.sums,
-                "has_best": self.best is not None,
-            },
-        )
-        checkpoint.write_weights(folder / "best.safetensors", self.best or self.average.module.state_dict())
-        figures = {**asdict(self.figures), "config": dotted(self.config)}
-        checkpoint.write_json(folder / "run.json", figures)
+    def state(self) -> dict[str, Any]:
+        return {
+            **super().state(),
+            "average": self.average.module.state_dict(),
+            "codes": self.codes.state_dict(),
+        }
 
-    def read(self, folder: Path) -> None:
-        state = checkpoint.read_state(folder / "state.pt", self.worker.device)
-        figures = checkpoint.read_json(folder / "run.json")
-        best = checkpoint.read_weights(folder / "best.safetensors")
+    def load_state(self, state: Mapping[str, Any]) -> None:
+        super().load_state(state)
+        self.average.module.load_state_dict(state["average"])
+        self.codes.load_state_dict(state["codes"])
 
-        def load() -> None:
-            self.model.load_state_dict(state["model"])
-            self.average.module.load_state_dict(state["average"])
-            self.optimizer.load_state_dict(state["optimizer"])
-            self.codes.load_state_dict(state["codes"])
-            self.sums.copy_(state["sums"] if self.worker.rank == 0 else torch.zeros_like(self.sums))
-            self.figures = Figures.from_json(figures)
 
-        checkpoint.guarded(folder / "state.pt", load)
-        if state["has_best"]:
-            self.best = {name: value.to(self.worker.device) for name, value in best.items()}
+def _initialise_codebooks(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:
+    """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result."""
+    frames = config.training.batch_size * config.window_frames
+    count = -(-_INITIAL_VECTORS_PER_CODE * config.model.codebook_size // frames)
+    audio_BCT = torch.cat([batches.unchanged(step) for step in range(count)])
+    model.initialise_codebooks(audio_BCT, torch.Generator().manual_seed(config.training.seed))
