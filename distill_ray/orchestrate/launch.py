@@ -89,7 +89,7 @@ def _train_with_ray(
     with ray_session(plan) as session:
         if interrupts.requested():
             raise KeyboardInterrupt
-        settled = check_resources(plan, session.resources)
+        settled = check_resources(plan, session.resources, session.limits)
         from distill_ray.orchestrate.ddp import DDPRun  # Ray is imported in its session's environment
 
         run = DDPRun(

@@ -312,7 +312,7 @@ def _settled(plan: WorkerPlan) -> Iterator[ResolvedPlan]:
         yield resolved
         return
     with ray_session(resolved) as session:
-        yield check_resources(resolved, session.resources)
+        yield check_resources(resolved, session.resources, session.limits)
 
 
 def _accelerator(plan: ResolvedPlan) -> bool:

@@ -108,17 +108,23 @@ def resolve_plan(
     return check_resources(private, {"CPU": float(ranks), "GPU": float(gpus)})
 
 
-def check_resources(plan: ResolvedPlan, resources: Mapping[str, float]) -> ResolvedPlan:
+def check_resources(
+    plan: ResolvedPlan, resources: Mapping[str, float], limits: Mapping[str, float] | None = None
+) -> ResolvedPlan:
     """The plan with every choice made, given the running Ray's total `resources` ("CPU", "GPU").
 
-    Raises ClusterError where it asks for more than there is, be it with the least number of workers.
+    `limits`: what an autoscaler may make of them; workers may be asked for up to there, but none is chosen
+    beyond what is there now, or 1.
+
+    Raises ClusterError where it asks for more than there can be, be it with the least number of workers.
     """
-    cpus, gpus = resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+    limits = resources if limits is None else limits
+    cpus, gpus = limits.get("CPU", 0.0), limits.get("GPU", 0.0)
     use_gpu = gpus > 0 if plan.use_gpu is None else plan.use_gpu
     share = plan.gpus_per_worker if use_gpu else 0.0
     ranks = plan.num_workers
     if ranks is None:
-        ranks = max(1, int(gpus / share)) if use_gpu else 1
+        ranks = max(1, int(resources.get("GPU", 0.0) / share)) if use_gpu else 1
     needed = plan.min_workers or ranks
     where = f"the cluster at {plan.address}" if plan.address else "this machine's Ray"
     if needed * share > gpus:

@@ -37,6 +37,8 @@ TRAIN_ENVIRONMENT = {
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
 }
 
+# Lists runs on the Train page of a dashboard.
+_TRACKED = {"RAY_TRAIN_ENABLE_STATE_TRACKING": "1"}
 # Ray's only switch for binding every socket to 127.0.0.1
 _LOOPBACK = {"RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
 # What makes an instance private; set while it starts, inherited by all its processes.
@@ -65,11 +67,15 @@ _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _HTTP2_SETTINGS
 
 @dataclass(frozen=True, kw_only=True)
 class Session:
-    """A Ray in use. `folder`: where a private one keeps its files; None for somebody else's."""
+    """A Ray in use. `folder`: where a private one keeps its files; None for somebody else's.
+
+    `limits`: the resources that its autoscaler may bring it to, where it has one.
+    """
 
     address: str
     folder: Path | None
     resources: Mapping[str, float]
+    limits: Mapping[str, float] | None = None
 
 
 _private: Session | None = None  # a process has at most one Ray
@@ -118,7 +124,8 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool) -> Iterator[Session]:
                     _temp_dir=str(folder),
                 )
             _private = _describe(folder=folder)
-            yield _private
+            with _environment(_TRACKED if dashboard else {}, keep_existing=True):
+                yield _private
         finally:
             _private = None
             _shutdown()
@@ -134,7 +141,8 @@ def _cluster(address: str) -> Iterator[Session]:
     try:
         with _environment(_LOOPBACK if loopback else {}), _ray_setup(loopback=loopback):
             _init(address=address)
-        yield _describe(folder=None)
+        with _environment(_TRACKED, keep_existing=True):
+            yield _describe(folder=None)
     finally:
         _shutdown()
 
@@ -172,9 +180,13 @@ def _connected() -> bool:
 
 def _describe(folder: Path | None) -> Session:
     import ray
+    from ray._private.state import state
 
+    there, limits = ray.cluster_resources(), state.get_max_resources_from_cluster_config()
+    if limits is not None:
+        limits = {name: max(there.get(name, 0.0), limits.get(name, 0.0)) for name in {*there, *limits}}
     return Session(
-        address=ray.get_runtime_context().gcs_address, folder=folder, resources=ray.cluster_resources()
+        address=ray.get_runtime_context().gcs_address, folder=folder, resources=there, limits=limits
     )
 
 

@@ -78,6 +78,16 @@ def test_a_cluster_decides_for_all_its_gpus_and_at_least_one_worker() -> None:
     assert (none.num_workers, none.use_gpu, none.gpus_per_worker) == (1, False, 0.0)
 
 
+def test_an_autoscaler_may_be_asked_for_all_that_it_can_add() -> None:
+    now, limits = {"CPU": 0.0}, {"CPU": 96.0, "GPU": 8.0}
+    eight = check_resources(_resolve(8, address="head:6379"), now, limits)
+    assert (eight.num_workers, eight.use_gpu) == (8, True)
+    chosen = check_resources(_resolve(address="head:6379"), now, limits)
+    assert (chosen.num_workers, chosen.use_gpu) == (1, True)
+    with pytest.raises(ClusterError, match="need 9 GPUs and the cluster at head:6379 has 8"):
+        check_resources(_resolve(9, address="head:6379"), now, limits)
+
+
 @pytest.mark.parametrize(
     ("plan", "resources", "sentence"),
     [
