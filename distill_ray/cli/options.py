@@ -22,13 +22,13 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 100
 
 
-def from_setting(section: type[Section], field: str) -> Any:
+def from_setting(section: type[Section], field: str, *, metavar: str | None = None) -> Any:
     """The Typer option of one setting; the setting must have a flag."""
     meta = section.__dataclass_fields__[field].metadata
     assert meta["flag"], f"{section.__name__}.{field} has no flag"
     limits = spoken_range(meta)
     text = f"{meta['help']} [{limits}]" if limits else meta["help"]
-    return typer.Option(meta["flag"], help=text[0].upper() + text[1:], show_default=False)
+    return typer.Option(meta["flag"], help=text[0].upper() + text[1:], show_default=False, metavar=metavar)
 
 
 def spoken_range(meta: Mapping[str, Any]) -> str:
@@ -89,9 +89,7 @@ def worker_plan(num_workers: str, gpus_per_worker: float | None, address: str | 
             raise ConfigError([Problem("num_workers", message, "--num-workers")]) from None
     from distill_ray.orchestrate.plan import WorkerPlan
 
-    return WorkerPlan(
-        num_workers=count, min_workers=least, gpus_per_worker=gpus_per_worker, address=address
-    )
+    return WorkerPlan(num_workers=count, min_workers=least, gpus_per_worker=gpus_per_worker, address=address)
 
 
 def run_name(name: str | None, data: str) -> str:

@@ -59,7 +59,9 @@ class SweepConfig(Section):
     scheduler: str = setting(
         "none", "asha ends trials early that lag behind others", flag="--scheduler", choices=("none", "asha")
     )
-    finalists: int = setting(2, "candidates retrained at their own depth (plan depth)", low=1)
+    finalists: int = setting(
+        2, "candidates retrained at their own depth (plan depth)", flag="--finalists", low=1
+    )
     gpus_per_trial: float | None = setting(
         None,
         "GPUs of a trial; a part lets trials share one, 0 trains on CPUs",
