@@ -155,10 +155,8 @@ def parse_list(name: str, text: str) -> tuple[Any, ...]:
     try:
         return tuple(kind(word) for word in words)
     except ValueError:
-        what = {int: "whole numbers", float: "numbers"}[kind]
-        problem = Problem(
-            f"{SweepConfig.table}.{name}",
-            f"{text!r} is not a list of {what} such as 2,4,8",
-            SweepConfig.flag(name),
-        )
-        raise ConfigError([problem]) from None
+        what = {int: "whole numbers such as 64,128", float: "numbers such as 0.001,0.01"}[kind]
+        key = f"{SweepConfig.table}.{name}"
+        raise ConfigError(
+            [Problem(key, f"{text!r} is not a list of {what}", SweepConfig.flag(name))]
+        ) from None

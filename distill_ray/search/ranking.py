@@ -118,8 +118,8 @@ def definition(sweep: SweepConfig, loss: LossConfig | None = None) -> str:
         return f"The lowest {measured} among {limits}; equal ones by the lower rate."
     return (
         f"The fewest held-out bits per second under a short prior among {limits}, taking of each of the best "
-        f"{sweep.finalists} codebook sizes the smallest depth whose {measured} is no higher than the best of "
-        "the worst of them."
+        f"{sweep.finalists} codebook sizes the smallest depth whose {measured} is no higher than that of the "
+        "worst of these sizes at its best depth."
     )
 
 

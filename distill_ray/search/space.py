@@ -25,7 +25,8 @@ RVQ_LEVELS = "model.num_quantizers"
 LR = "training.lr"
 COMMITMENT_WEIGHT = "model.commitment_weight"
 SIZE = "model.size"
-_DIGITS = 3  # significant ones of a drawn value: ids stay readable, and no two differ by rounding alone
+_DIGITS = 3  # significant ones of a drawn value, so that ids stay readable
+_DRAWS = 100  # without anything new, after which a range counts as used up
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -146,24 +147,23 @@ def final_round(
 
 
 def _drawn(sweep: SweepConfig, rng: random.Random) -> Iterator[TrialSpec]:
-    """Different trials without end, or until nothing new was drawn for a while."""
+    """Different trials, as long as the ranges have values that were not drawn yet."""
     space = search_space(sweep)
-    points, ranges = _points(space), [key for key, axis in space.items() if isinstance(axis, LogUniform)]
-    taken: set[str] = set()
-    misses = 0
-    while misses < _MISSES:
+    points, taken = _points(space), set[str]()
+    new = True
+    while new:
+        new = False
         for point in sorted(points, key=lambda _: rng.random()):
-            drawn = {key: _draw(axis, rng) for key, axis in space.items() if isinstance(axis, LogUniform)}
-            spec = spec_of({**point, **drawn}, sweep)
-            misses = misses + 1 if spec.id in taken else 0
-            if spec.id not in taken:
-                taken.add(spec.id)
-                yield spec
-        if not ranges:
-            return
-
-
-_MISSES = 200  # draws without a new trial after which a range counts as used up
+            for _ in range(_DRAWS):
+                drawn = {key: _draw(axis, rng) for key, axis in space.items() if isinstance(axis, LogUniform)}
+                spec = spec_of({**point, **drawn}, sweep)
+                if spec.id not in taken:
+                    break
+            else:
+                continue
+            new = True
+            taken.add(spec.id)
+            yield spec
 
 
 def _draw(axis: LogUniform, rng: random.Random) -> float:

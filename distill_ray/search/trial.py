@@ -120,7 +120,7 @@ def from_json(text: str | bytes, *, source: str) -> TrialRecord:
     """
     try:
         return typing.cast(TrialRecord, restore(json.loads(text), TrialRecord, "record"))
-    except ValueError as error:  # also JSONDecodeError, UnicodeDecodeError and what the records refuse
+    except (ValueError, OverflowError, RecursionError) as error:  # JSON's and Unicode's are ValueErrors
         raise CheckpointError(
             f"{source} is not a usable trial record ({error}); "
             "remove it, and the trial goes on from its checkpoint"
