@@ -10,6 +10,7 @@
     ├── TrainingError             exit 1   a run that could not go on
     │   └── CheckpointError                a checkpoint that cannot be read or written
     ├── ClusterError              exit 1   Ray: not reachable, too small, lost
+    ├── JobError          its own  what a submitted job ended with
     ├── InstallationError         exit 1   a package that is missing or does not fit
     ├── CancelledError            exit 3   stopped by Ctrl-C; what was saved is named
     └── HealthError               exit 4   stopped by the codebook-health rule
@@ -84,6 +85,14 @@ class CheckpointError(TrainingError):
 
 class ClusterError(DistillError):
     """Ray is not reachable, too small for the request, or was lost."""
+
+
+class JobError(DistillError):
+    """A submitted job failed; its message and exit code are the job's."""
+
+    def __init__(self, message: str, exit_code: int = 1) -> None:
+        super().__init__(message)
+        self.exit_code = exit_code
 
 
 class InstallationError(DistillError):

@@ -1,6 +1,7 @@
 """The app `distill-ray`: which commands there are, and the entry point.
 
-A command is a module of this package with one function named `command`. It is imported when it is asked
+A command is a module of this package with one function named `command`, or with several in its `COMMANDS`
+(`distill-ray jobs list`). It is imported when it is asked
 for, and what it needs beyond the standard library is imported inside it: `distill-ray --help` loads neither
 torch, Ray, Rich nor any command (building all of them for their help lines would double its time).
 """
@@ -11,7 +12,7 @@ import difflib
 import functools
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Annotated, Any
 
 import typer
@@ -25,15 +26,42 @@ COMMANDS = {
     "prepare": "Turn recordings into a corpus (train does it by itself).",
     "train": "Train the codec on recordings: NAME.distill.",
     "train-prior": "Train the prior over the codec's codes, into the same file.",
+    "tune": "Search codebook size × RVQ depth for the best codec.",
+    "run": "All of it: recordings → best codec → prior → NAME.distill and samples.",
     "generate": "Generate sound, or go on from a recording.",
     "encode": "Audio to codes.",
     "decode": "Codes to audio.",
     "evaluate": "Score the codec on held-out audio, at every depth.",
+    "submit": "Run train, train-prior, tune or run as a job of a Ray cluster.",
+    "jobs": "List, watch, stop and fetch submitted jobs.",
     "bundle": "Join the codec of one file and the prior of another.",
     "info": "Show what a .distill file holds.",
     "doctor": "Check the installation and say what to do.",
 }
 _HELP_NAMES = {"help_option_names": ["-h", "--help"]}
+
+
+def parser_of(name: str) -> Any:
+    """The Click command that parses and runs the command `name`."""
+    module = importlib.import_module(f"distill_ray.cli.{name.replace('-', '_')}")
+    typed = typer.Typer(
+        add_completion=False,
+        rich_markup_mode=None,
+        no_args_is_help=True,
+        context_settings=_HELP_NAMES,
+    )
+    several: Mapping[str, Callable[..., None]] | None = getattr(module, "COMMANDS", None)
+    if several is None:
+        typed.command(name=name, context_settings=_HELP_NAMES)(_isolated(module.command))
+        return typer.main.get_command(typed)
+    for part, function in several.items():
+        typed.command(name=part, context_settings=_HELP_NAMES)(_isolated(function))
+    typed.callback(help=module.HELP)(_nothing)
+    return typer.main.get_command(typed)
+
+
+def _nothing() -> None:
+    pass
 
 
 class LazyCommands(TyperGroup):
@@ -45,10 +73,7 @@ class LazyCommands(TyperGroup):
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
         if cmd_name not in COMMANDS:
             return None
-        module = importlib.import_module(f"distill_ray.cli.{cmd_name.replace('-', '_')}")
-        single = typer.Typer(add_completion=False, rich_markup_mode=None)
-        single.command(name=cmd_name, context_settings=_HELP_NAMES)(_isolated(module.command))
-        return typer.main.get_command(single)
+        return parser_of(cmd_name)
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]

@@ -151,9 +151,14 @@ def _error_document(facts: Mapping[str, Any], exit_code: int, as_json: bool) -> 
     return exit_code
 
 
-def _complain(message: str) -> None:
+def say(text: str) -> None:
+    """Print a line for people, on stderr."""
     with suppress(OSError):  # a closed stderr must not change the exit code
-        print(f"error: {message}", file=sys.stderr, flush=True)
+        print(text, file=sys.stderr, flush=True)
+
+
+def _complain(message: str) -> None:
+    say(f"error: {message}")
 
 
 def shown_to_a_person() -> bool:

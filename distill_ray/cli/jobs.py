@@ -1,0 +1,270 @@
+"""`distill-ray jobs`: list, status, logs, stop and fetch, for jobs that `distill-ray submit` sent.
+
+Also `watch`, the live view of a running job, which submit and `logs --follow` share.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from distill_ray.cli import options
+from distill_ray.cli.output import finish, say
+from distill_ray.errors import CancelledError, JobError
+
+if TYPE_CHECKING:
+    from distill_ray.orchestrate.job_client import JobClient, JobRecord
+    from distill_ray.orchestrate.jobs import JobEnd
+
+HELP = """List, watch, stop and fetch jobs.
+
+    Each takes --address, --token-file and --json.
+    """
+
+JobId = Annotated[str, typer.Argument(help="The job's id, which is its name.", metavar="ID")]
+DashboardUrl = Annotated[
+    str | None,
+    typer.Option(
+        "--address",
+        metavar="http://HOST:8265",
+        help="The cluster's dashboard; RAY_API_SERVER_ADDRESS says the same.",
+        show_default=False,
+    ),
+]
+TokenFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--token-file",
+        metavar="F",
+        help="File with the cluster's token, of mode 600; else RAY_AUTH_TOKEN, RAY_AUTH_TOKEN_PATH or "
+        "~/.ray/auth_token.",
+        show_default=False,
+    ),
+]
+_STATE_WIDTH = 9
+
+
+def connect(address: str | None, token_file: Path | None) -> JobClient:
+    """The client for the cluster that the user means; nothing is asked of it yet."""
+    from distill_ray.orchestrate.job_address import dashboard_address, find_token
+    from distill_ray.orchestrate.job_client import JobClient
+
+    where = dashboard_address(address)
+    token = find_token(token_file)
+    if token is not None and where.scheme == "http" and not where.is_local:
+        say(
+            f"warning: the token travels unencrypted to {where.host}; a tunnel hides it: "
+            f"ssh -L {where.port}:localhost:{where.port} {where.host}, then --address http://localhost:{where.port}"
+        )
+    return JobClient(where, token)
+
+
+def jobs_list(
+    everyone: Annotated[bool, typer.Option("--all", help="Also jobs of other programs.")] = False,
+    address: DashboardUrl = None,
+    token_file: TokenFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """List the cluster's jobs, the oldest first."""
+    found = connect(address, token_file).jobs()
+    jobs = [job for job in found if everyone or "distill_ray" in job.metadata]
+    from distill_ray.display.tables import as_text, table
+
+    rows = [
+        (job.job_id, job.status, job.metadata.get("command", ""), _when(job), _output(job)) for job in jobs
+    ]
+    text = as_text([table("", ("job", "state", "command", "begun", "results"), rows)]) if rows else "no jobs"
+    finish({"jobs": [_document(job) for job in jobs]}, result=text, as_json=as_json)
+
+
+def jobs_status(
+    job_id: JobId,
+    address: DashboardUrl = None,
+    token_file: TokenFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Say what state a job is in; the exit code is 0 whatever it is."""
+    job = connect(address, token_file).job(job_id)
+    lines = [("job", job.job_id), ("state", job.status), ("begun", _when(job)), ("command", job.entrypoint)]
+    lines += [("exit code", str(job.exit_code))] if job.exit_code is not None else []
+    lines += [("results", _output(job))] if _output(job) else []
+    lines += [("message", job.message.strip().splitlines()[0])] if job.message.strip() else []
+    text = "\n".join(f"{label:<{_STATE_WIDTH}}  {value}" for label, value in lines)
+    finish(_document(job), result=text, as_json=as_json)
+
+
+def jobs_logs(
+    job_id: JobId,
+    follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch until the job ends.")] = False,
+    raw: Annotated[bool, typer.Option("--raw", help="The log as the cluster has it, on stdout.")] = False,
+    address: DashboardUrl = None,
+    token_file: TokenFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Show a job as a local run is shown, from its beginning.
+
+    With --follow (or if it is over), this ends as the job does, with its exit code and result; Ctrl-C leaves
+    it running (exit code 3).
+    """
+    client = connect(address, token_file)
+    if raw:
+        log = client.logs(job_id)
+        finish({"job_id": job_id, "log": log}, result=log.rstrip("\n"), as_json=as_json)
+    elif follow or client.job(job_id).is_over():
+        watch(client, job_id, as_json=as_json, hint=hint(address, token_file))
+    else:
+        from distill_ray.display import Display
+        from distill_ray.orchestrate.jobs import JobStory
+
+        with Display() as display:
+            JobStory().tell(client.logs(job_id).splitlines(), display)
+        finish({**_document(client.job(job_id))}, as_json=as_json)
+
+
+def jobs_stop(
+    job_id: JobId,
+    now: Annotated[
+        bool, typer.Option("--now", help="Kill it: the steps since its last checkpoint are lost.")
+    ] = False,
+    address: DashboardUrl = None,
+    token_file: TokenFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Stop a job after its current step, with a checkpoint and a usable model.
+
+    A job that waits to begin is ended at once. Waits until the job is over.
+    """
+    from distill_ray.display import Display
+    from distill_ray.orchestrate.jobs import stop
+    from distill_ray.training.events import Notice
+
+    client = connect(address, token_file)
+    with Display() as display:
+        try:
+            job = stop(
+                client,
+                job_id,
+                now=now,
+                on_wait=lambda message: display(Notice(level="info", message=message)),
+            )
+        except KeyboardInterrupt:
+            raise CancelledError(
+                f"{job_id} was asked to stop and goes on doing so; nobody waits for it"
+            ) from None
+    finish(_document(job), result=f"{job_id} {job.status}", as_json=as_json)
+
+
+def jobs_fetch(
+    job_id: JobId,
+    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to put it into.")] = Path(),
+    everything: Annotated[
+        bool, typer.Option("--all", help="The whole run (checkpoints, logs), into OUT/ID.")
+    ] = False,
+    address: DashboardUrl = None,
+    token_file: TokenFile = None,
+    as_json: options.Json = False,
+) -> None:
+    """Bring a job's model here from where it put its results; what is damaged is not kept."""
+    from distill_ray.display import Display
+    from distill_ray.orchestrate.jobs import fetch
+    from distill_ray.training.events import StageProgress
+
+    client = connect(address, token_file)
+    with Display() as display:
+        paths = fetch(
+            client,
+            job_id,
+            out,
+            everything=everything,
+            on_progress=lambda done, total, note: display(
+                StageProgress(stage="fetch", done=done, total=total, note=note)
+            ),
+        )
+    shown = [str(path) for path in paths]
+    finish({"job_id": job_id, "paths": shown}, result="\n".join(shown), as_json=as_json)
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "list": jobs_list,
+    "status": jobs_status,
+    "logs": jobs_logs,
+    "stop": jobs_stop,
+    "fetch": jobs_fetch,
+}
+
+
+def watch(client: JobClient, job_id: str, *, as_json: bool, hint: str) -> None:
+    """Draw a job as a local run is drawn and end as it does; Ctrl-C leaves it running and says how to return.
+
+    hint: the options that name this cluster in the commands that are shown.
+    """
+    from distill_ray.display import Display
+    from distill_ray.orchestrate.jobs import follow
+
+    display = Display()
+    with display:
+        try:
+            end = follow(client, job_id, display)
+        except KeyboardInterrupt:
+            display.close()
+            say(f"detached: job {job_id} goes on")
+            say(f"  watch it again:  distill-ray jobs logs {job_id} --follow{hint}")
+            say(f"  stop it:         distill-ray jobs stop {job_id}{hint}")
+            finish({**_document(client.job(job_id)), "detached": True}, as_json=as_json, exit_code=3)
+            return
+    result = end.story.result
+    if result is None:
+        raise _failure(end, hint)
+    paths = {"model": result.get("model_path"), "run": result.get("output_dir")}
+    display.final_report({label: path for label, path in paths.items() if path})
+    say(f"bring the model here: distill-ray jobs fetch {job_id}{hint}")
+    where = result.get("model_path") or result.get("output_dir") or _output(end.record)
+    finish({"job_id": job_id, **result}, result=where, as_json=as_json, exit_code=end.exit_code)
+
+
+def hint(address: str | None, token_file: Path | None) -> str:
+    """The options by which another command reaches the same cluster, as far as they were given."""
+    given = {"--address": address, "--token-file": token_file}
+    return "".join(f" {flag} {value}" for flag, value in given.items() if value is not None)
+
+
+def _failure(end: JobEnd, hint: str) -> JobError:
+    """What the job said of its failure, or else the last lines of its log."""
+    job, error = end.record, end.story.error
+    if error is not None:
+        return JobError(str(error.get("message", "the job failed")), end.exit_code)
+    if job.status == "stopped":
+        return JobError(f"job {job.job_id} was stopped before it had a result", end.exit_code)
+    for line in end.story.others:
+        say(f"  | {line}")
+    lines = job.message.strip().splitlines() or ["no reason is given"]
+    return JobError(
+        f"job {job.job_id} {job.status}: {lines[0].rstrip('.:')}; its whole log: "
+        f"distill-ray jobs logs {job.job_id} --raw{hint}",
+        end.exit_code,
+    )
+
+
+def _document(job: JobRecord) -> dict[str, Any]:
+    return {
+        "job_id": job.job_id,
+        "status": job.status,
+        "exit_code": job.exit_code,
+        "command": job.metadata.get("command"),
+        "output": _output(job) or None,
+        "started": job.started,
+        "ended": job.ended,
+        "message": job.message or None,
+    }
+
+
+def _output(job: JobRecord) -> str:
+    return job.metadata.get("output", "")
+
+
+def _when(job: JobRecord) -> str:
+    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else ""

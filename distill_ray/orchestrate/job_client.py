@@ -1,0 +1,248 @@
+"""Ray's Jobs API over HTTP, with a time-out on every word and one sentence for every way to fail.
+
+The client neither imports Ray nor needs a running one: Ray's own `JobSubmissionClient` waits for ever for a
+peer that accepts and is silent, and takes seconds to import. `submit.py` and `jobs.py` stand on this.
+"""
+
+from __future__ import annotations
+
+import http.client
+import json
+import socket
+import ssl
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib import metadata
+from typing import Any
+from urllib.parse import quote
+
+from distill_ray.errors import ClusterError, UsageError
+from distill_ray.orchestrate.job_address import DashboardAddress, Token
+
+ANSWER_WITHIN_S = 4.0  # what a dashboard needs milliseconds for
+WORK_WITHIN_S = 60.0  # uploads and submissions, whose answer waits for work on the cluster
+_OLDEST_PYTHON = (3, 11)
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobRecord:
+    """A job as the cluster knows it; `status` is Ray's, in small letters. Times in seconds since 1970."""
+
+    job_id: str
+    status: str
+    message: str
+    started: float | None
+    ended: float | None
+    exit_code: int | None
+    entrypoint: str
+    metadata: Mapping[str, str]
+
+    def is_over(self) -> bool:
+        return self.status in ("stopped", "succeeded", "failed")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ClusterFacts:
+    """What a cluster is: versions and the sum of what its nodes have now."""
+
+    ray_version: str
+    python_version: str
+    resources: Mapping[str, float]
+
+
+class JobClient:
+    """Speaks to one cluster. Every method raises ClusterError where it does not answer as Ray does."""
+
+    def __init__(self, address: DashboardAddress, token: Token | None) -> None:
+        self.address = address
+        self._token = token
+
+    @property
+    def headers(self) -> dict[str, str]:
+        """What every request carries; holds the token."""
+        return {"Authorization": f"Bearer {self._token.value}"} if self._token is not None else {}
+
+    def check(self) -> ClusterFacts:
+        """Say within seconds what would keep a job from working there.
+
+        Raises ClusterError where Ray's minor version is not this program's, or Python is too old for it.
+        """
+        version = self._json("GET", "/api/version")
+        ray = version.get("ray_version") if isinstance(version, dict) else None
+        if not isinstance(ray, str):
+            raise self._not_ray()
+        ours = metadata.version("ray")
+        if _minor(ray) != _minor(ours):
+            raise ClusterError(
+                f"the cluster at {self.address} runs Ray {ray} and this program Ray {ours}: their minor "
+                f"versions must be equal (pip install 'ray[default,train,tune]=={ours}' on the cluster)"
+            )
+        python = str(self._data("/api/v0/cluster_metadata").get("pythonVersion", ""))
+        if python and _minor(python) < _OLDEST_PYTHON:
+            raise ClusterError(
+                f"the cluster at {self.address} runs Python {python}; distill-ray needs "
+                f"{'.'.join(map(str, _OLDEST_PYTHON))} or newer there"
+            )
+        nodes = self._data("/api/v0/nodes?detail=1&limit=10000").get("result", {}).get("result", [])
+        resources: dict[str, float] = {}
+        for node in nodes:
+            if node.get("state") == "ALIVE":
+                for name, amount in (node.get("resources_total") or {}).items():
+                    resources[name] = resources.get(name, 0.0) + amount
+        return ClusterFacts(ray_version=ray, python_version=python, resources=resources)
+
+    def jobs(self) -> list[JobRecord]:
+        """All submitted jobs, the oldest first."""
+        found = self._json("GET", "/api/jobs/")
+        if not isinstance(found, list):
+            raise self._not_ray()
+        jobs = [_record(item) for item in found if item.get("submission_id")]
+        return sorted(jobs, key=lambda job: job.started or 0.0)
+
+    def job(self, job_id: str) -> JobRecord:
+        """One job. Raises UsageError where there is none of that id."""
+        return _record(self._of_job("GET", job_id))
+
+    def logs(self, job_id: str) -> str:
+        """What the job has printed so far."""
+        return str(self._of_job("GET", job_id, "/logs", within_s=WORK_WITHIN_S).get("logs", ""))
+
+    def stop(self, job_id: str) -> None:
+        """Ask Ray to end the job: SIGTERM, and SIGKILL when the job's own waiting time is over."""
+        self._of_job("POST", job_id, "/stop", within_s=WORK_WITHIN_S)
+
+    def delete(self, job_id: str) -> None:
+        """Make the cluster forget a job that is over."""
+        self._of_job("DELETE", job_id, within_s=WORK_WITHIN_S)
+
+    def submit(self, request: Mapping[str, Any]) -> str:
+        """Post a job (`request` is Ray's); returns its id. Raises UsageError where the id is taken."""
+        status, body = self._ask("POST", "/api/jobs/", json.dumps(request).encode(), WORK_WITHIN_S)
+        if status != 200 and "already exists" in body.decode("utf-8", "replace"):
+            name = request.get("submission_id")
+            raise UsageError(f"the cluster already has a job named {name}; choose another --name")
+        answer = self._decoded(status, body)
+        if not isinstance(answer, dict) or "submission_id" not in answer:
+            raise self._not_ray()
+        return str(answer["submission_id"])
+
+    def upload(self, package: str, content: bytes) -> str:
+        """Bring a zip archive to the cluster, unless it has it; returns the URI for a runtime environment."""
+        path = f"/api/packages/gcs/{package}"
+        # Asking also keeps Ray from removing the package before the job has begun.
+        status, body = self._ask("GET", path, None, ANSWER_WITHIN_S)
+        if status == 404:
+            status, body = self._ask("PUT", path, content, WORK_WITHIN_S)
+        if status != 200:
+            raise self._unexpected(status, body)
+        return f"gcs://{package}"
+
+    def _of_job(
+        self, method: str, job_id: str, what: str = "", *, within_s: float = ANSWER_WITHIN_S
+    ) -> dict[str, Any]:
+        status, body = self._ask(method, f"/api/jobs/{quote(job_id, safe='')}{what}", None, within_s)
+        if status == 404 and b"does not exist" in body:
+            raise UsageError(
+                f"the cluster at {self.address} knows no job {job_id}; distill-ray jobs list names all"
+            )
+        answer = self._decoded(status, body)
+        if not isinstance(answer, dict):
+            raise self._not_ray()
+        return answer
+
+    def _data(self, path: str) -> dict[str, Any]:
+        answer = self._json("GET", path)
+        data = answer.get("data") if isinstance(answer, dict) else None
+        if not isinstance(data, dict):
+            raise self._not_ray()
+        return data
+
+    def _json(self, method: str, path: str) -> Any:
+        return self._decoded(*self._ask(method, path, None, ANSWER_WITHIN_S))
+
+    def _decoded(self, status: int, body: bytes) -> Any:
+        if status != 200:
+            raise self._unexpected(status, body)
+        try:
+            return json.loads(body)
+        except ValueError:
+            raise self._not_ray() from None
+
+    def _ask(self, method: str, path: str, body: bytes | None, within_s: float) -> tuple[int, bytes]:
+        """One request on a connection of its own. Follows no redirect: the token is for this address only."""
+        where = self.address
+        kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
+        connection = kind(where.host, where.port, timeout=ANSWER_WITHIN_S)
+        try:
+            connection.connect()
+            connection.sock.settimeout(within_s)
+            connection.request(method, where.path + path, body, self.headers)
+            response = connection.getresponse()
+            return response.status, response.read()
+        except ConnectionRefusedError:
+            tunnel = " and the tunnel to it open" if where.is_local else ""
+            raise ClusterError(f"nothing listens at {where}: is the cluster running{tunnel}?") from None
+        except socket.gaierror:
+            raise ClusterError(f"there is no host named {where.host}: check --address") from None
+        except TimeoutError:
+            raise ClusterError(
+                f"{where} gives no answer within {within_s:g} s: check host and port, or open a tunnel "
+                f"(ssh -L {where.port}:localhost:{where.port} {'HEAD' if where.is_local else where.host})"
+            ) from None
+        except ssl.SSLError as error:
+            raise ClusterError(f"no secure connection to {where}: {error.reason or error}") from None
+        except (http.client.HTTPException, OSError):
+            raise self._not_ray() from None
+        finally:
+            connection.close()
+
+    def _not_ray(self) -> ClusterError:
+        return ClusterError(
+            f"what answers at {self.address} is not a Ray dashboard: check host and port (usually 8265)"
+        )
+
+    def _unexpected(self, status: int, body: bytes) -> ClusterError:
+        if status in (401, 403):
+            if self._token is None:
+                return ClusterError(
+                    f"the cluster at {self.address} asks for a token: give --token-file, or set "
+                    "RAY_AUTH_TOKEN_PATH"
+                )
+            return ClusterError(f"the cluster at {self.address} refuses the token of {self._token.source}")
+        lines = body.decode("utf-8", "replace").strip().splitlines()
+        if status == 404 or (lines and lines[0].lstrip().startswith("<")):
+            return self._not_ray()
+        # Ray answers with a traceback, whose last line is the reason.
+        return ClusterError(
+            f"the cluster at {self.address} answers {status}: {lines[-1] if lines else 'nothing more'}"
+        )
+
+
+def python_notice(facts: ClusterFacts) -> str | None:
+    """A sentence where the job will run under another Python than the one at hand."""
+    ours = f"{sys.version_info.major}.{sys.version_info.minor}"
+    if not facts.python_version or _minor(facts.python_version) == sys.version_info[:2]:
+        return None
+    return f"the cluster runs Python {facts.python_version} and this machine {ours}; the job runs with the former"
+
+
+def _record(found: Mapping[str, Any]) -> JobRecord:
+    def seconds(key: str) -> float | None:
+        return found[key] / 1000 if found.get(key) else None
+
+    return JobRecord(
+        job_id=str(found.get("submission_id") or found.get("job_id")),
+        status=str(found.get("status", "")).lower(),
+        message=str(found.get("message") or ""),
+        started=seconds("start_time"),
+        ended=seconds("end_time"),
+        exit_code=found.get("driver_exit_code"),
+        entrypoint=str(found.get("entrypoint", "")),
+        metadata=found.get("metadata") or {},
+    )
+
+
+def _minor(version: str) -> tuple[int, ...]:
+    parts = version.split(".")[:2]
+    return tuple(int(part) if part.isdecimal() else 0 for part in parts)

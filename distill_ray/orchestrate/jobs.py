@@ -1,0 +1,290 @@
+"""Submitted jobs from the client's side: following one, stopping one, fetching what one has made.
+
+`cli/submit.py` and `cli/jobs.py` call these. Events in a job's log reach the listener as they would in a
+local run (`job_lines.py`).
+"""
+
+from __future__ import annotations
+
+import hashlib
+import secrets
+import shutil
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from distill_ray.errors import BundleError, ClusterError, UsageError
+from distill_ray.orchestrate.job_client import JobClient, JobRecord
+from distill_ray.orchestrate.job_lines import heard
+from distill_ray.orchestrate.job_log import JobLog
+from distill_ray.orchestrate.submit import STOP_WITHIN_S, package_archive
+from distill_ray.training.events import (
+    Event,
+    Notice,
+    PriorStepMetrics,
+    VQStepMetrics,
+    from_record,
+)
+from distill_ray.training.worker import Listener
+
+_LOOK_EVERY_S = 0.5
+_LAST_LINES_WITHIN_S = 3.0
+_SILENCE_S = 120.0  # of the cluster, until the client gives up; the job goes on
+_END_WITHIN_S = 60.0
+_KEPT_LINES = 30
+MODEL_SUFFIX = ".distill"
+
+
+@dataclass(kw_only=True)
+class JobStory:
+    """What a job's log has said so far: its result or error document, and the last lines of others."""
+
+    result: dict[str, Any] | None = None
+    error: dict[str, Any] | None = None
+    others: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
+
+    @property
+    def is_told(self) -> bool:
+        return self.result is not None or self.error is not None
+
+    def tell(self, lines: Iterable[str], listener: Listener) -> None:
+        """Take lines in; events go to the listener, of a run of steps only the last."""
+        step: Event | None = None
+        for event in self._events(lines):
+            if step is not None and not isinstance(event, VQStepMetrics | PriorStepMetrics):
+                listener(step)
+                step = None
+            if isinstance(event, VQStepMetrics | PriorStepMetrics):
+                step = event
+            else:
+                listener(event)
+        if step is not None:
+            listener(step)
+
+    def _events(self, lines: Iterable[str]) -> Iterator[Event]:
+        for line in lines:
+            said = heard(line)
+            if said is None:
+                if line.strip():
+                    self.others.append(line)
+            elif said[0] == "event":
+                try:
+                    yield from_record(said[1])
+                except ValueError:
+                    continue  # of a newer distill-ray, which has more kinds
+            elif said[0] == "result":
+                self.result = said[1]
+            else:
+                self.error = said[1]
+
+
+@dataclass(frozen=True, kw_only=True)
+class JobEnd:
+    """A job that is over, and what it said."""
+
+    record: JobRecord
+    story: JobStory
+
+    @property
+    def exit_code(self) -> int:
+        """The job's own, 3 where it was stopped."""
+        if self.record.exit_code is not None:
+            return self.record.exit_code
+        if self.record.status == "stopped":
+            return 3
+        told = (self.story.error or {}).get("exit_code", 1)
+        return told if isinstance(told, int) and told else 1
+
+
+def follow(client: JobClient, job_id: str, listener: Listener) -> JobEnd:
+    """Pass the job's events on, from its first one, until it is over.
+
+    A cluster that does not answer is asked again for two minutes. Raises UsageError where there is no such
+    job, ClusterError where the cluster stays silent.
+    """
+    story = JobStory()
+    record = client.job(job_id)
+    if record.is_over():
+        story.tell(client.logs(job_id).splitlines(), listener)
+        return JobEnd(record=record, story=story)
+    waiting = _Waiting(listener)
+    with JobLog(client, job_id) as log:
+        looked = answered = time.monotonic()
+        while not record.is_over():
+            waiting.say(record)
+            story.tell(log.lines(_LOOK_EVERY_S), listener)
+            now = time.monotonic()
+            if now - looked < _LOOK_EVERY_S:
+                continue
+            looked = now
+            try:
+                record = client.job(job_id)
+            except ClusterError as error:
+                if now - answered > _SILENCE_S:
+                    raise ClusterError(f"{error}; job {job_id} may well go on there") from None
+                waiting.say_silent(error)
+            else:
+                answered = now
+                waiting.heard_again()
+        deadline = time.monotonic() + _LAST_LINES_WITHIN_S
+        while not story.is_told and time.monotonic() < deadline:
+            story.tell(log.lines(_LOOK_EVERY_S), listener)
+    return JobEnd(record=record, story=story)
+
+
+class _Waiting:
+    """Says once why nothing is to be seen."""
+
+    def __init__(self, listener: Listener) -> None:
+        self._listener = listener
+        self._since = time.monotonic()
+        self._said = self._silent = False
+
+    def say(self, record: JobRecord) -> None:
+        if record.status == "pending" and not self._said and time.monotonic() - self._since > 5.0:
+            self._said = True
+            self._listener(
+                Notice(
+                    level="info",
+                    message="the job waits: its environment is being made, or what --entrypoint-cpus/-gpus "
+                    "ask for is not free",
+                )
+            )
+
+    def say_silent(self, error: ClusterError) -> None:
+        if not self._silent:
+            self._silent = True
+            self._listener(Notice(level="info", message=f"{error}; the job goes on, trying again"))
+
+    def heard_again(self) -> None:
+        self._silent = False
+
+
+def stop(client: JobClient, job_id: str, *, now: bool, on_wait: Callable[[str], None]) -> JobRecord:
+    """End a job: after its step and with a checkpoint, or `now` by killing it. Returns what it ended as.
+
+    A job that has not begun is ended at once, which Ray's own stop only promises to do. `on_wait` hears what
+    is waited for. Raises UsageError where there is no such job, ClusterError where it does not end.
+    """
+    record = client.job(job_id)
+    if record.is_over():
+        return record
+    if now or record.status == "pending":
+        on_wait(f"ending {job_id} at once")
+        _end_at_once(client, job_id)
+        within = _END_WITHIN_S
+    else:
+        client.stop(job_id)
+        on_wait(f"{job_id} ends after its step and keeps a checkpoint; --now would kill it")
+        within = STOP_WITHIN_S + _END_WITHIN_S
+    return _until_over(client, job_id, within)
+
+
+def _end_at_once(client: JobClient, job_id: str) -> None:
+    """Ends the job from within the cluster (`end_job.py`): the Jobs API has nothing that does."""
+    archive = package_archive()
+    package = client.upload(f"_ray_pkg_{hashlib.sha256(archive).hexdigest()[:40]}.zip", archive)
+    helper = client.submit(
+        {
+            "submission_id": f"end-{secrets.token_hex(4)}",
+            "entrypoint": f"exec python -m distill_ray.orchestrate.end_job {job_id}",
+            "runtime_env": {"py_modules": [package]},
+            "metadata": {"distill_ray_ends": job_id},
+        }
+    )
+    ended = _until_over(client, helper, _END_WITHIN_S)
+    if ended.status != "succeeded":
+        last = client.logs(helper).strip().splitlines()[-1:] or [ended.message]
+        raise ClusterError(f"{job_id} could not be ended: {last[0]}")
+    client.delete(helper)
+
+
+def _until_over(client: JobClient, job_id: str, within_s: float) -> JobRecord:
+    deadline = time.monotonic() + within_s
+    while not (record := client.job(job_id)).is_over():
+        if time.monotonic() > deadline:
+            raise ClusterError(
+                f"job {job_id} is still {record.status} after {within_s:.0f} s; "
+                "distill-ray jobs stop --now kills it"
+            )
+        time.sleep(_LOOK_EVERY_S)
+    return record
+
+
+def fetch(
+    client: JobClient,
+    job_id: str,
+    target: Path,
+    *,
+    everything: bool,
+    on_progress: Callable[[int, int, str], None],
+) -> tuple[Path, ...]:
+    """Bring a job's model into the folder `target`, or `everything` that it left into `target`/ID.
+
+    Each model is checked (`bundle.verify`) before it gets its name. Raises UsageError where there is nothing
+    to fetch or the target exists, BundleError for a damaged model.
+    """
+    from distill_ray.corpus.storage import open_storage
+
+    record = client.job(job_id)
+    output = record.metadata.get("output")
+    if not output:
+        raise UsageError(
+            f"{job_id} was not submitted with distill-ray, so where its results are is not known"
+        )
+    folder, _, only = output.rpartition("/") if output.endswith(MODEL_SUFFIX) else (output, "", "")
+    storage = open_storage(folder, holds=f"the results of {job_id}", error=UsageError)
+    if storage.local is not None and not storage.local.exists():
+        raise UsageError(
+            f"this machine sees no {storage.local}, where {job_id} puts its results on the cluster: fetch it "
+            "where that folder is shared, or submit with --storage s3://… or gs://…"
+        )
+    names = [only] if only else sorted(storage.files() if everything else storage.names())
+    wanted = names if everything else [name for name in names if name.endswith(MODEL_SUFFIX)]
+    if not wanted or (only and storage.entry(only) is None):
+        state = "is still running" if not record.is_over() else f"has {record.status}"
+        raise UsageError(f"there is no model of {job_id} at {storage.uri} yet; the job {state}")
+    final = target / job_id if everything else target
+    existing = [final] if everything else [final / name for name in wanted]
+    for path in existing:
+        if path.exists():
+            raise UsageError(f"{path} exists already; choose another --out")
+    try:
+        target.mkdir(parents=True, exist_ok=True)
+        partial = target / f".{job_id}.{secrets.token_hex(4)}.partial"
+        partial.mkdir()
+    except OSError as error:
+        raise UsageError(f"{target} cannot be written ({error.strerror}); choose another --out") from None
+    try:
+        for done, name in enumerate(wanted):
+            on_progress(done, len(wanted), name)
+            copy = partial / name
+            copy.parent.mkdir(parents=True, exist_ok=True)
+            storage.download(name, copy)
+            if name.endswith(MODEL_SUFFIX):
+                _verify(copy, f"{storage.uri}/{name}")
+        on_progress(len(wanted), len(wanted), "")
+        if everything:
+            partial.rename(final)
+        else:
+            for name in wanted:
+                (partial / name).rename(final / name)
+    except OSError as error:
+        raise UsageError(
+            f"{target} cannot be written ({error.strerror}); make room or choose another --out"
+        ) from None
+    finally:
+        shutil.rmtree(partial, ignore_errors=True)
+    return tuple(existing)
+
+
+def _verify(copy: Path, origin: str) -> None:
+    from distill_ray.bundle import verify
+
+    try:
+        verify(copy)
+    except BundleError as error:
+        raise BundleError(str(error).replace(str(copy), origin)) from None
