@@ -22,13 +22,23 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 100
 
 
-def from_setting(section: type[Section], field: str, *, metavar: str | None = None) -> Any:
-    """The Typer option of one setting; the setting must have a flag."""
-    meta = section.__dataclass_fields__[field].metadata
+def from_setting(
+    section: type[Section], field: str, *, metavar: str | None = None, default: bool = False
+) -> Any:
+    """The Typer option of one setting; the setting must have a flag.
+
+    `default` shows the declared default, where the automatic choices never replace it.
+    """
+    declared = section.__dataclass_fields__[field]
+    meta = declared.metadata
     assert meta["flag"], f"{section.__name__}.{field} has no flag"
-    limits = spoken_range(meta)
-    text = f"{meta['help']} [{limits}]" if limits else meta["help"]
+    limits = [spoken_range(meta), f"default {_spoken_value(declared.default)}" if default else ""]
+    text = f"{meta['help']} [{'; '.join(filter(None, limits))}]" if any(limits) else meta["help"]
     return typer.Option(meta["flag"], help=text[0].upper() + text[1:], show_default=False, metavar=metavar)
+
+
+def _spoken_value(value: object) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def spoken_range(meta: Mapping[str, Any]) -> str:
