@@ -71,9 +71,9 @@ class DDPRun:
 
         Raises the loop's own DistillError; TrainingError for anything else; KeyboardInterrupt after an abort.
         """
-        self._say_if_waiting()
         restarts_left, reached = _RESTARTS, _moment(settle(self._checkpoints))
         while True:
+            self._say_if_waiting()
             with open_mailbox() as mailbox:
                 fit = _Fit(self._trainer(mailbox))
                 try:
@@ -161,11 +161,15 @@ class DDPRun:
     def _say_if_waiting(self) -> None:
         needed = {"CPU": float(self._plan.fewest_workers)}
         needed["GPU"] = needed["CPU"] * self._plan.gpus_per_worker
-        free = ray.available_resources()
-        short = [f"{name}s" for name, amount in needed.items() if amount > free.get(name, 0.0)]
-        if short:
-            message = f"waiting for {' and '.join(short)} of the cluster that others are using"
-            self._listener(Notice(level="info", message=message))
+        for has, why in (
+            (ray.cluster_resources(), "nodes that are away to come back with"),
+            (ray.available_resources(), "others to be done with"),
+        ):
+            short = [f"{name}s" for name, amount in needed.items() if amount > has.get(name, 0.0)]
+            if short:
+                message = f"waiting for {why} {' and '.join(short)} of the cluster"
+                self._listener(Notice(level="info", message=message))
+                return
 
 
 class _Fit(threading.Thread):
