@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import pyarrow as pa
 import pyarrow.fs as pafs
@@ -107,15 +107,15 @@ class Storage:
             partial.unlink(missing_ok=True)
             raise
 
-    def upload(self, source: Path, name: str) -> Entry:
-        """Copy the local file `source` to `name`, which changes only when all of it is there.
+    def upload(self, source: IO[bytes], name: str) -> Entry:
+        """Copy what is left of `source` to `name`, which changes only when all of it is there.
 
         Not to be called where KeyboardInterrupt may strike: pyarrow completes a stream that it was thrown
         out of.
         """
         size = 0
-        with source.open("rb") as file, self.writing(name) as stream:
-            while chunk := file.read(_COPY_BYTES):
+        with self.writing(name) as stream:
+            while chunk := source.read(_COPY_BYTES):
                 stream.write(chunk)
                 size += len(chunk)
         entry = self.entry(name)

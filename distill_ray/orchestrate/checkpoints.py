@@ -1,63 +1,194 @@
-"""Where a run keeps its checkpoints, with or without Ray: `RUN/checkpoints/latest`.
+"""The checkpoints of a run, in-process and under Ray alike: `RUN/checkpoints/latest`, and a copy at a URI.
 
-Ray Train writes into `RUN/checkpoints/ray` while it runs. `settle` puts the newest complete checkpoint from
-there into `latest`, after a run and, should the driver have been killed, before the next one. No Ray is
-needed to do so.
+Workers keep them with `Checkpoints` (`KeepingWorker` here, `RayWorker` in `worker.py`); `published.py` adds
+the copy. No Ray is needed for any of it.
 """
 
 from __future__ import annotations
 
-import json
-import os
+import contextlib
+import hashlib
+import secrets
 import shutil
+import socket
 from pathlib import Path
 
-from distill_ray.errors import CheckpointError
-from distill_ray.training.worker import newest_folder, replace_folder
+import torch
+from safetensors import SafetensorError
 
-RAY_RUN = "run"
-_RAY_FOLDER = "ray"
-_SNAPSHOT = "checkpoint_manager_snapshot.json"  # Ray Train's list of the checkpoints that it has completed
+from distill_ray.config.cache import cache_root
+from distill_ray.errors import CheckpointError
+from distill_ray.training.events import Event, Notice
+from distill_ray.training.worker import (
+    Listener,
+    LocalWorker,
+    StopFlag,
+    WriteCheckpoint,
+    newest_folder,
+    replace_folder,
+)
+
+_NAME = "name"
+_FULL_BYTES = 16 << 20  # with less than this free, a failed write is put down to a full disk
+
+
+# What ends every sentence about a node that does not see the run's folder.
+GIVE_SHARED = "give --out a folder that all nodes share, or a URI (s3://…, gs://…)"
+
+
+class Checkpoints:
+    """The newest checkpoint of a run, in `folder`/latest.
+
+    One that cannot be written (a full disk) leaves the one before it as it was and does not end a training of
+    hours: it is said through `notices`, and only if the last one of a run fails too does `finish` raise.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._notices: list[Notice] = []
+        self._failure: CheckpointError | None = None
+
+    @property
+    def latest(self) -> Path:
+        """Where the newest one is kept."""
+        return self.folder / "latest"
+
+    def newest(self) -> Path | None:
+        """The newest complete one on this machine."""
+        return newest_folder(self.latest)
+
+    def newest_name(self) -> str:
+        """Its name, "000012-5f0c": a number that grows, and what tells two of the same number apart; "" for
+        none."""
+        newest = self.newest()
+        try:
+            return (newest / _NAME).read_text() if newest is not None else ""
+        except FileNotFoundError:
+            return ""  # kept by a plain LocalWorker
+
+    def settle(self) -> None:
+        """Bring the newest one of the run here, before a loop begins and after it has ended."""
+
+    def keep(self, write: WriteCheckpoint) -> bool:
+        """Make what `write` puts into an empty folder the newest one; False where that failed."""
+        number = int(self.newest_name().partition("-")[0] or 0) + 1
+
+        def write_named(folder: Path) -> None:
+            write(folder)
+            (folder / _NAME).write_text(f"{number:06d}-{secrets.token_hex(2)}")
+
+        try:
+            replace_folder(self.latest, write_named)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise  # not torch's writing of a file
+            failed = f"checkpoint could not be written to {self.folder} ({self._why(error)})"
+            self._failure = CheckpointError(
+                f"the last {failed}; make room and go on with --resume from the one before it"
+            )
+            self._failure.__cause__ = error
+            message = f"a {failed}; the training goes on, and the one before it is kept"
+            self._notices.append(Notice(level="warning", message=message))
+            return False
+        self._failure = None
+        return True
+
+    def notices(self) -> list[Notice]:
+        """What there was to say since the last call."""
+        said, self._notices = self._notices, []
+        return said
+
+    def finish(self) -> None:
+        """The loop has ended. Raises CheckpointError where its last checkpoint was not kept."""
+        if self._failure is not None:
+            raise self._failure
+
+    def flush(self) -> None:
+        """Wait until the newest one is wherever it shall be. Raises CheckpointError where it cannot be."""
+
+    def close(self) -> None:
+        """Let go of threads."""
+
+    def _why(self, error: Exception) -> str:
+        with contextlib.suppress(OSError):  # a folder that could not even be made
+            if shutil.disk_usage(self.folder).free < _FULL_BYTES:
+                return "the disk is full"
+        return (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
+
+
+class KeepingWorker(LocalWorker):
+    """A run in this process whose checkpoints are kept by `checkpoints`."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        device: torch.device | None,
+        listener: Listener | None,
+        stop: StopFlag | None,
+    ) -> None:
+        super().__init__(checkpoints.folder, device=device, listener=listener, stop=stop)
+        self._checkpoints = checkpoints
+
+    def emit(self, event: Event) -> None:
+        for notice in self._checkpoints.notices():
+            super().emit(notice)
+        super().emit(event)
+
+    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+        if write is not None:
+            self._checkpoints.keep(write)
+        self.emit(event)
+
+    def restore(self) -> Path | None:
+        return self._checkpoints.newest()
+
+    def finish(self) -> None:
+        """The loop has ended. Raises CheckpointError where its last checkpoint was not kept here."""
+        self._checkpoints.finish()
+        with contextlib.suppress(CheckpointError):  # it is kept here
+            self._checkpoints.flush()
+        for notice in self._checkpoints.notices():
+            super().emit(notice)
+
+
+def open_checkpoints(folder: Path, uri: str | None) -> Checkpoints:
+    """The checkpoints in `folder`, with a copy at `uri` where one is given."""
+    if uri is None:
+        return Checkpoints(folder)
+    from distill_ray.orchestrate.published import PublishedCheckpoints
+
+    return PublishedCheckpoints(folder, uri)
+
+
+def node_folder(folder: Path, uri: str | None) -> Path:
+    """Where a node that has not got the run's `folder` of checkpoints keeps those of `uri`.
+
+    Raises CheckpointError without a URI.
+    """
+    if uri is None:
+        raise CheckpointError(f"the node {socket.gethostname()} does not see {folder}; {GIVE_SHARED}")
+    return working_folder(uri)
+
+
+def working_folder(uri: str) -> Path:
+    """The folder of this machine in which that which goes to `uri` is made."""
+    return cache_root() / "runs" / hashlib.sha256(uri.encode()).hexdigest()[:24]
 
 
 def ray_storage(checkpoints: Path) -> Path:
-    """The storage path to give to Ray Train."""
-    return checkpoints / _RAY_FOLDER
+    """The storage path for Ray Train, which must have one; nothing in it is needed."""
+    return checkpoints / "ray"
 
 
-def settle(checkpoints: Path) -> Path | None:
-    """Take over what Ray Train left; returns the newest checkpoint of the run, or None where there is none.
+def settle(folder: Path, uri: str | None = None) -> Path | None:
+    """The newest checkpoint of the run, fetched from `uri` where that has a newer one; None for none.
 
-    Raises CheckpointError where the disk does not allow it.
+    Raises CheckpointError where it cannot be fetched.
     """
-    latest = checkpoints / "latest"
+    checkpoints = open_checkpoints(folder, uri)
     try:
-        source = _newest_of_ray(checkpoints)
-        if source is not None:
-            replace_folder(latest, lambda new: _link_tree(source, new))
-        if ray_storage(checkpoints).exists():
-            shutil.rmtree(ray_storage(checkpoints))
-    except OSError as error:
-        raise CheckpointError(f"the newest checkpoint cannot be kept at {latest}: {error}") from error
-    return newest_folder(latest)
-
-
-def _newest_of_ray(checkpoints: Path) -> Path | None:
-    experiment = ray_storage(checkpoints) / RAY_RUN
-    try:
-        snapshot = json.loads((experiment / _SNAPSHOT).read_text())
-        newest = experiment / snapshot["latest_checkpoint_result"]["checkpoint_dir_name"]
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
-        return None  # killed before the first checkpoint was complete
-    return newest if newest.is_dir() else None
-
-
-def _link_tree(source: Path, new: Path) -> None:
-    shutil.copytree(source, new, copy_function=_link, dirs_exist_ok=True)
-
-
-def _link(source: str, target: str) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # a file system without hard links
-        shutil.copy2(source, target)
+        checkpoints.settle()
+        return checkpoints.newest()
+    finally:
+        checkpoints.close()

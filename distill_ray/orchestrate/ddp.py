@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -24,7 +25,8 @@ from ray.train.v2._internal.exceptions import RayTrainError
 from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util import placement_group_table, remove_placement_group
 
-from distill_ray.orchestrate.checkpoints import RAY_RUN, ray_storage, settle
+from distill_ray.errors import CheckpointError
+from distill_ray.orchestrate.checkpoints import GIVE_SHARED, open_checkpoints, ray_storage, settle
 from distill_ray.orchestrate.cluster_group import ClusterGroup
 from distill_ray.orchestrate.failure import LoopError, by_rank, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
@@ -53,6 +55,7 @@ class DDPRun:
         loop: Loop,
         *,
         run_dir: Path,
+        uri: str | None = None,
         plan: ResolvedPlan,
         session: Session,
         listener: Listener,
@@ -61,6 +64,7 @@ class DDPRun:
         self._loop = loop
         self._run_dir = run_dir
         self._checkpoints = run_dir / "checkpoints"
+        self._uri = uri
         self._plan = plan
         self._session = session
         self._listener = with_metrics(listener, private=session.folder is not None)
@@ -71,7 +75,8 @@ class DDPRun:
 
         Raises the loop's own DistillError; TrainingError for anything else; KeyboardInterrupt after an abort.
         """
-        restarts_left, reached = _RESTARTS, _moment(settle(self._checkpoints))
+        restarts_left, reached = _RESTARTS, _moment(settle(self._checkpoints, self._uri))
+        self._checkpoints.mkdir(parents=True, exist_ok=True)  # by which a rank knows whether it sees the run
         while True:
             self._say_if_waiting()
             with open_mailbox() as mailbox:
@@ -87,14 +92,28 @@ class DDPRun:
                     raise
                 finally:
                     _free(mailbox)
+                    shutil.rmtree(ray_storage(self._checkpoints), ignore_errors=True)
             if error is None:
-                return from_record(fit.record)
-            newest = _moment(settle(self._checkpoints))
+                return self._final(fit.record)
+            newest = _moment(settle(self._checkpoints, self._uri))
             restarts_left = _RESTARTS if newest != reached else restarts_left - 1
             reached = newest
             if restarts_left < 0 or not lost_a_process(error) or self._interrupts.requested():
                 raise to_distill_error(error, self._run_dir / "error.log") from error
             self._listener(Notice(level="warning", message=_RESTARTING))
+
+    def _final(self, record: dict[str, Any]) -> Event:
+        """The loop's last event. Raises CheckpointError where this machine lacks the checkpoint behind it."""
+        checkpoints = open_checkpoints(self._checkpoints, self._uri)
+        if checkpoints.newest_name() != record["checkpoint"]:
+            checkpoints.settle()
+        checkpoints.close()
+        if checkpoints.newest_name() != record["checkpoint"]:
+            raise CheckpointError(
+                f"the last checkpoint was written by the node {record['host']}, and this one does not see it "
+                f"in {self._checkpoints}; {GIVE_SHARED}"
+            )
+        return from_record(record["event"])
 
     def _attend(self, fit: _Fit, mailbox: Any) -> None:
         """Deliver events until the run ends; pass the first Ctrl-C on, and let the second abort."""
@@ -123,8 +142,8 @@ class DDPRun:
         task = RankTask(
             loop=self._loop,
             checkpoints=self._checkpoints,
+            uri=self._uri,
             mailbox=mailbox,
-            scratch=ray_storage(self._checkpoints) if folder else None,
             threads=torch.get_num_threads() if folder else None,
             gpu_share=plan.gpus_per_worker,
         )
@@ -137,11 +156,10 @@ class DDPRun:
             elastic_resize_monitor_interval_s=_RESIZE_CHECK_S,
         )
         run = ray.train.RunConfig(
-            name=RAY_RUN,
+            name="run",
             storage_path=str(ray_storage(self._checkpoints)),
             storage_filesystem=pyarrow.fs.LocalFileSystem(),  # a path, whatever characters it has
             failure_config=ray.train.FailureConfig(max_failures=0),
-            checkpoint_config=ray.train.CheckpointConfig(num_to_keep=2),
         )
         backend = "nccl" if plan.use_gpu else "gloo"
         if folder is None:

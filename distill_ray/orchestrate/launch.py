@@ -13,13 +13,13 @@ from pathlib import Path
 import torch
 
 from distill_ray.errors import CancelledError, DistillError
-from distill_ray.orchestrate.checkpoints import settle
+from distill_ray.orchestrate.checkpoints import KeepingWorker, open_checkpoints, settle
 from distill_ray.orchestrate.failure import LoopError, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
 from distill_ray.orchestrate.session import ray_session
 from distill_ray.training.events import Event, Notice
-from distill_ray.training.worker import Listener, LocalWorker, Worker
+from distill_ray.training.worker import Listener, Worker
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,13 +32,19 @@ class LaunchResult:
 
 
 def launch(
-    loop: Callable[[Worker], Event], *, run_dir: Path, plan: WorkerPlan, listener: Listener
+    loop: Callable[[Worker], Event],
+    *,
+    run_dir: Path,
+    plan: WorkerPlan,
+    listener: Listener,
+    checkpoints_uri: str | None = None,
 ) -> LaunchResult:
     """Run `loop` on every rank and return what it returned on rank 0.
 
-    A run whose `run_dir` holds a checkpoint goes on from it, whichever way it was made. `loop` must be
-    picklable (cloudpickle) for Ray. SIGINT and SIGTERM make `Worker.stop_requested` true; a second one
-    aborts.
+    A run whose `run_dir` holds a checkpoint goes on from it, whichever way it was made. With
+    `checkpoints_uri` checkpoints are kept there too, and an outage of it does not end the run; who calls
+    makes sure in the end that the last one is there (`results.py`). `loop` must be picklable (cloudpickle)
+    for Ray. SIGINT and SIGTERM make `Worker.stop_requested` true; a second one aborts.
 
     Raises the `DistillError` that the loop raised; TrainingError for any other exception of it (the
     traceback is in `run_dir`/error.log); ConfigError or ClusterError where the plan cannot be carried out;
@@ -50,7 +56,7 @@ def launch(
     train = _train_here if resolved.in_process else _train_with_ray
     try:
         with interrupts.handling():
-            final, carried_out = train(loop, run_dir, resolved, listener, interrupts)
+            final, carried_out = train(loop, run_dir, checkpoints_uri, resolved, listener, interrupts)
     except KeyboardInterrupt:
         checkpoint = settle(run_dir / "checkpoints")
         kept = f"the newest checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
@@ -61,25 +67,32 @@ def launch(
 def _train_here(
     loop: Callable[[Worker], Event],
     run_dir: Path,
+    uri: str | None,
     plan: ResolvedPlan,
     listener: Listener,
     interrupts: Interrupts,
 ) -> tuple[Event, ResolvedPlan]:
-    settle(run_dir / "checkpoints")
+    checkpoints = open_checkpoints(run_dir / "checkpoints", uri)
     device = torch.device("cpu") if plan.use_gpu is False else None
-    worker = LocalWorker(run_dir / "checkpoints", device=device, listener=listener, stop=interrupts)
+    worker = KeepingWorker(checkpoints, device=device, listener=listener, stop=interrupts)
     try:
+        checkpoints.settle()
         with interrupts.abortable():
-            return loop(worker), plan
+            final = loop(worker)
+            worker.finish()
+            return final, plan
     except DistillError:
         raise
     except Exception as error:
         raise to_distill_error(LoopError.of(error), run_dir / "error.log") from error
+    finally:
+        checkpoints.close()
 
 
 def _train_with_ray(
     loop: Callable[[Worker], Event],
     run_dir: Path,
+    uri: str | None,
     plan: ResolvedPlan,
     listener: Listener,
     interrupts: Interrupts,
@@ -93,6 +106,12 @@ def _train_with_ray(
         from distill_ray.orchestrate.ddp import DDPRun  # Ray is imported in its session's environment
 
         run = DDPRun(
-            loop, run_dir=run_dir, plan=settled, session=session, listener=listener, interrupts=interrupts
+            loop,
+            run_dir=run_dir,
+            uri=uri,
+            plan=settled,
+            session=session,
+            listener=listener,
+            interrupts=interrupts,
         )
         return run.train(), settled

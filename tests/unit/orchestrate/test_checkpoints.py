@@ -1,85 +1,105 @@
 from __future__ import annotations
 
-import json
-import os
+import subprocess
+import sys
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from distill_ray.errors import CheckpointError
-from distill_ray.orchestrate.checkpoints import RAY_RUN, ray_storage, settle
+from distill_ray.orchestrate.checkpoints import Checkpoints, node_folder, settle
+from distill_ray.training.worker import newest_folder
 
 
-def _ray_checkpoint(checkpoints: Path, name: str, text: str) -> None:
-    folder = ray_storage(checkpoints) / RAY_RUN / name
-    (folder / "inner").mkdir(parents=True)
-    (folder / "inner" / "state").write_text(text)
+def text(content: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "state").write_text(content)
+
+    return write
 
 
-def _snapshot(checkpoints: Path, newest: str | None) -> None:
-    result = None if newest is None else {"checkpoint_dir_name": newest, "metrics": {}}
-    file = ray_storage(checkpoints) / RAY_RUN / "checkpoint_manager_snapshot.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
-    file.write_text(json.dumps({"latest_checkpoint_result": result}))
+def test_the_newest_one_is_kept_and_numbered(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.newest() is None
+    assert checkpoints.newest_name() == ""
+    assert checkpoints.keep(text("one"))
+    assert checkpoints.keep(text("two"))
+    assert (checkpoints.latest / "state").read_text() == "two"
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert again.newest_name() == checkpoints.newest_name()
+    assert again.newest_name().startswith("000002-")
+    assert again.keep(text("three"))
+    assert again.newest_name().startswith("000003-")
+    assert [path.name for path in again.folder.iterdir()] == ["latest"]
+    assert settle(again.folder) == again.latest
 
 
-def test_nothing_yet(tmp_path: Path) -> None:
-    assert settle(tmp_path / "checkpoints") is None
+# Within a process of its own: the limit on the size of files cannot be taken back.
+_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from distill_ray.orchestrate.checkpoints import Checkpoints, KeepingWorker
+from distill_ray.training import checkpoint
+from distill_ray.training.events import Notice
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+kind, folder = sys.argv[1], Path(sys.argv[2])
+write = {
+    "state": lambda path, size: checkpoint.write_state(path / "x", {"a": torch.zeros(size)}),
+    "weights": lambda path, size: checkpoint.write_weights(path / "x", {"a": torch.zeros(size)}),
+    "json": lambda path, size: checkpoint.write_json(path / "x", {"a": "x" * size}),
+}[kind]
+said = []
+worker = KeepingWorker(Checkpoints(folder), device=torch.device("cpu"), listener=said.append, stop=None)
+end = Notice(level="info", message="end")
+worker.checkpoint(end, lambda path: write(path, 100))
+before = (worker.restore() / "x").read_bytes()
+worker.checkpoint(end, lambda path: write(path, 2_000_000))
+assert (worker.restore() / "x").read_bytes() == before
+assert not (folder / "latest.new").exists()
+assert [notice.level for notice in said] == ["info", "warning", "info"], said
+assert "the training goes on" in said[1].message
+try:
+    worker.finish()
+except Exception as error:
+    print(type(error).__name__, error)
+worker.checkpoint(end, lambda path: write(path, 200))
+worker.finish()
+"""
 
 
-def test_the_newest_complete_checkpoint_of_ray_replaces_the_latest(tmp_path: Path) -> None:
-    (tmp_path / "latest").mkdir()
-    (tmp_path / "latest" / "old").write_text("old")
-    _ray_checkpoint(tmp_path, "checkpoint_1", "first")
-    _ray_checkpoint(tmp_path, "checkpoint_2", "second")
-    _ray_checkpoint(tmp_path, "checkpoint_3", "half writ")  # not in Ray's list: it was not complete
-    _snapshot(tmp_path, "checkpoint_2")
-
-    assert settle(tmp_path) == tmp_path / "latest"
-    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
-    assert [path.name for path in (tmp_path / "latest").iterdir()] == ["inner"]
-    assert (tmp_path / "latest" / "inner" / "state").read_text() == "second"
-    assert settle(tmp_path) == tmp_path / "latest"
-    assert (tmp_path / "latest" / "inner" / "state").read_text() == "second"
+@pytest.mark.parametrize("kind", ["state", "weights", "json"])
+def test_a_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path: Path, kind: str) -> None:
+    program = [sys.executable, "-c", _FULL_DISK, kind, str(tmp_path / "checkpoints")]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"CheckpointError the last checkpoint could not be written to {tmp_path}")
+    assert "make room and go on with --resume" in done.stdout
 
 
-@pytest.mark.parametrize("snapshot", ["", "{", "[]", "null", '{"latest_checkpoint_result": null}'])
-def test_a_run_killed_before_its_first_checkpoint_keeps_the_earlier_one(
-    tmp_path: Path, snapshot: str
-) -> None:
-    (tmp_path / "latest").mkdir()
-    (tmp_path / "latest" / "state").write_text("earlier")
-    _ray_checkpoint(tmp_path, "checkpoint_1", "half writ")
-    (ray_storage(tmp_path) / RAY_RUN / "checkpoint_manager_snapshot.json").write_text(snapshot)
-    assert settle(tmp_path) == tmp_path / "latest"
-    assert (tmp_path / "latest" / "state").read_text() == "earlier"
-    assert not ray_storage(tmp_path).exists()
+def test_what_is_no_trouble_of_the_disk_is_not_swallowed(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="CUDA"):
+        Checkpoints(tmp_path).keep(fail)
+    assert list(tmp_path.iterdir()) == []
 
 
-def test_a_listed_checkpoint_that_is_gone_changes_nothing(tmp_path: Path) -> None:
-    _snapshot(tmp_path, "checkpoint_7")
-    assert settle(tmp_path) is None
-    assert not ray_storage(tmp_path).exists()
+def test_an_interrupted_replacement_is_found(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.keep(text("old"))
+    checkpoints.latest.rename(tmp_path / "latest.old")
+    assert settle(tmp_path) == tmp_path / "latest.old" == newest_folder(tmp_path / "latest")
+    assert checkpoints.newest_name().startswith("000001-")
 
 
-def test_without_hard_links_files_are_copied(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(source: str, target: str) -> None:
-        raise OSError("no links here")
-
-    monkeypatch.setattr(os, "link", refuse)
-    _ray_checkpoint(tmp_path, "checkpoint_1", "copied")
-    _snapshot(tmp_path, "checkpoint_1")
-    assert settle(tmp_path) == tmp_path / "latest"
-    assert (tmp_path / "latest" / "inner" / "state").read_text() == "copied"
-
-
-def test_a_disk_that_refuses_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def full(*arguments: object, **options: object) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr("distill_ray.orchestrate.checkpoints.replace_folder", full)
-    _ray_checkpoint(tmp_path, "checkpoint_1", "x")
-    _snapshot(tmp_path, "checkpoint_1")
-    with pytest.raises(CheckpointError, match=r"latest: .*No space left on device"):
-        settle(tmp_path)
-    assert (ray_storage(tmp_path) / RAY_RUN / "checkpoint_1").exists()
+def test_a_node_without_the_folder_needs_a_uri(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"does not see .*/away; give --out a folder that all nodes share"
+    ):
+        node_folder(tmp_path / "away", None)
+    assert node_folder(tmp_path / "away", "s3://b/run/checkpoints").parent.name == "runs"
