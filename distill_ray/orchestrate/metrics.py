@@ -181,7 +181,7 @@ def _of_step(event: VQStepMetrics | PriorStepMetrics) -> Iterator[Figure]:
     if isinstance(event, VQStepMetrics):
         yield from (_loss("step", term, value) for term, value in event.losses.items())
         yield Figure(metric="audio_seconds_per_second", value=event.audio_seconds_per_second)
-        yield Figure(metric="data_wait_ratio", value=getattr(event, "data_wait_share", math.nan))
+        yield Figure(metric="data_wait_ratio", value=event.data_wait_share)
     else:
         yield Figure(metric="codes_per_second", value=event.codes_per_second)
 
