@@ -135,8 +135,7 @@ def new_prior_run(path: Path, given: Mapping[str, object]) -> Start:
     Raises UsageError where an unfinished one is there: its training would be lost.
     """
     folder = RunFolder(path=path)
-    latest = path / "checkpoints" / "latest"
-    if folder.is_begun and _was_cut(latest / "progress.json"):
+    if folder.is_begun and was_cut(path):
         raise UsageError(
             f"{path} holds an interrupted prior run; go on with --resume, or remove that folder first"
         )
@@ -189,7 +188,9 @@ def without_run(values: Mapping[str, object]) -> dict[str, object]:
     return {key: value for key, value in values.items() if not key.startswith(_RUN)}
 
 
-def _was_cut(progress: Path) -> bool:
+def was_cut(path: Path) -> bool:
+    """Whether the run in `path` has a checkpoint of before its end."""
+    progress = path / "checkpoints" / "latest" / "progress.json"
     try:
         return json.loads(progress.read_text("utf-8")).get("ended") not in ("completed", "early_stop")
     except (OSError, ValueError, AttributeError):
