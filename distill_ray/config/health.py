@@ -18,8 +18,6 @@ class HealthConfig(Section):
     measure: str = setting(
         "utilization", "what is held against the floor", choices=("utilization", "entropy")
     )
-    floor: float = setting(
-        0.3, "a level below this has collapsed", flag="--health-floor", low=0.0, high=1.0
-    )
+    floor: float = setting(0.3, "a level below this has collapsed", flag="--health-floor", low=0.0, high=1.0)
     patience: int = setting(3, "reports in a row below the floor", flag="--health-patience", low=1)
     warmup: int = setting(2, "first reports that do not count", flag="--health-warmup", low=0)

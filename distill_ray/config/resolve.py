@@ -81,13 +81,18 @@ def get_adaptive_prior_config(file_count: int, total_seconds: float | None = Non
 
 
 def steps_per_epoch(config: VQTrainConfig, train_seconds: float) -> int:
-    """One pass over the corpus, and at least 50 vectors for each code, so that health can be measured."""
-    batch, model = config.training.batch_size, config.model
-    one_pass = math.ceil(train_seconds / (batch * config.training.window_seconds))
+    """One pass over the corpus, and enough steps that health can be measured."""
+    one_pass = math.ceil(train_seconds / (config.training.batch_size * config.training.window_seconds))
+    return max(one_pass, measurable_steps(config), config.training.min_epoch_steps)
+
+
+def measurable_steps(config: VQTrainConfig) -> int:
+    """Steps after which each code of each level has had 50 vectors to be used for, on average."""
+    model = config.model
     # The share of the windows that quantiser dropout leaves to the last level.
     deepest = 1.0 - model.quantizer_dropout * (1.0 - 1.0 / model.num_quantizers)
-    measurable = math.ceil(VECTORS_PER_CODE * model.codebook_size / (batch * config.window_frames * deepest))
-    return max(one_pass, measurable, config.training.min_epoch_steps)
+    vectors = config.training.batch_size * config.window_frames * deepest
+    return math.ceil(VECTORS_PER_CODE * model.codebook_size / vectors)
 
 
 def prior_steps_per_epoch(config: PriorTrainConfig, train_frames: int) -> int:

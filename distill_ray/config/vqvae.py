@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import ClassVar
 
 from distill_ray.config.health import HealthConfig
@@ -126,7 +126,7 @@ class VQTrainConfig:
     training: TrainingConfig
     loss: LossConfig
     augment: AugmentConfig
-    health: HealthConfig = HealthConfig()
+    health: HealthConfig = field(default_factory=HealthConfig)
 
     def __post_init__(self) -> None:
         assert self.window_frames >= 1

@@ -67,7 +67,10 @@ class Notice:
 
 @dataclass(frozen=True, kw_only=True)
 class VQStepMetrics:
-    """A moment of codec training. `step` counts from 1 over the whole run; `fraction` of the budget used."""
+    """A moment of codec training. `step` counts from 1 over the whole run; `fraction` of the budget used.
+
+    `data_wait_share`: of the training time since the run (re)started, what the host waited for batches.
+    """
 
     step: int
     epoch: int
@@ -82,6 +85,7 @@ class VQStepMetrics:
     steps_per_second: float
     audio_seconds_per_second: float
     eta_s: float | None
+    data_wait_share: float = 0.0
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -40,12 +40,15 @@ class Progress:
 
 @dataclass(frozen=True, kw_only=True)
 class Pace:
-    """What an event says of time. `steps_per_second` is the training rate since the run (re)started."""
+    """What an event says of time. `steps_per_second` is the training rate since the run (re)started, and
+    `training_s` the seconds of training since then.
+    """
 
     fraction: float
     steps_per_second: float
     eta_s: float | None
     elapsed_s: float
+    training_s: float = 0.0
 
 
 class Task(Protocol):
@@ -69,6 +72,12 @@ class Task(Protocol):
 
     def epoch_event(self, progress: Progress, pace: Pace) -> Event:
         """The finished epoch; starts the next one's sums (collective)."""
+        ...
+
+    def verdict(self) -> str:
+        """Why the run must end now by what the task has measured, or "": the same on every rank, and after
+        a resume the same as before it. Becomes `Progress.ended`.
+        """
         ...
 
     def consolidate(self) -> None:
@@ -95,10 +104,10 @@ class LoopSettings:
 def run_loop(
     task: Task, worker: Worker, budget: Budget, settings: LoopSettings, progress: Progress
 ) -> Progress:
-    """Train until the budget is used, held-out loss stops improving, or someone asks to stop.
+    """Train until the budget is used, the task says so, held-out loss stops improving or a stop is asked for.
 
-    Returns where the run ended, `ended` being "completed", "early_stop" or "cancelled". A checkpoint of
-    that moment has been kept.
+    Returns where the run ended, `ended` being "completed", "early_stop", "cancelled" or the task's verdict.
+    A checkpoint of that moment has been kept.
     """
     clock = Clock(progress.elapsed_s, progress.training_s)
     sync_steps = 1 if worker.device.type == "cpu" else _GPU_SYNC_STEPS
@@ -114,7 +123,9 @@ def run_loop(
         spent = clock.elapsed() - start_elapsed
         eta = budget.left_s(progress.step, clock.elapsed(), spent / steps if steps else None)
         rate = steps / seconds if seconds > 0 else 0.0
-        return Pace(fraction=fraction, steps_per_second=rate, eta_s=eta, elapsed_s=elapsed)
+        return Pace(
+            fraction=fraction, steps_per_second=rate, eta_s=eta, elapsed_s=elapsed, training_s=seconds
+        )
 
     def writer() -> WriteCheckpoint:
         task.consolidate()
@@ -135,11 +146,14 @@ def run_loop(
         return event
 
     start_elapsed = clock.elapsed()
+    verdict = task.verdict()  # a run that had ended by it must not go on
     while True:
         if progress.step % sync_steps == 0 or progress.step == first_step:
             elapsed, stopping = _agree(worker, clock)
         fraction = budget.fraction(progress.step, elapsed)
-        if stopping:
+        if verdict:
+            progress.ended = verdict
+        elif stopping:
             progress.ended = "cancelled"
         elif fraction >= 1.0:
             progress.ended = "completed"
@@ -152,6 +166,7 @@ def run_loop(
         progress.step += 1
         if progress.step - progress.epoch_start_step >= budget.steps_per_epoch:
             worker.emit(end_epoch())
+            verdict = task.verdict()
             elapsed, stopping = _agree(worker, clock)
         elif clock.elapsed() - shown_at >= _STEP_EVENT_SECONDS:
             worker.emit(task.step_event(progress, pace()))
@@ -168,6 +183,7 @@ def run_loop(
             task.validate()  # a model that can be used needs its figures; the resumed epoch is left as it is
     elif progress.step > progress.epoch_start_step:
         last = end_epoch()  # a budget of minutes ends inside an epoch
+        progress.ended = task.verdict() or progress.ended
     worker.checkpoint(last, writer())
     return progress
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Generic, Self, TypeVar
 
@@ -53,9 +53,12 @@ class Figures:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         known = {name: values[name] for name in cls.__dataclass_fields__}
-        for name in ("train_loss", "val_loss"):
-            known[name] = math.nan if known[name] is None else known[name]
-        return cls(**known)
+        return cls(**{**known, **finite_or_nan({name: known[name] for name in ("train_loss", "val_loss")})})
+
+
+def finite_or_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Numbers as they were before JSON, which has null for NaN."""
+    return {name: math.nan if value is None else value for name, value in values.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +109,7 @@ class ModelTask(ABC, Generic[CompletedT]):
         )
         self.bf16 = uses_bf16(training.precision, worker.device)
         self.best: dict[str, Tensor] | None = None
+        self.resumed_budget: Budget | None = None
         self.sums = torch.zeros(sums, device=worker.device)
         self.grad_norm = torch.zeros((), device=worker.device)
 
@@ -125,6 +129,9 @@ class ModelTask(ABC, Generic[CompletedT]):
     def completed(self, progress: Progress) -> CompletedT:
         """The figures of the run as it ended (collective)."""
 
+    def verdict(self) -> str:
+        return ""
+
     def keep_best(self) -> None:
         self.best = {name: value.detach().clone() for name, value in self.kept.state_dict().items()}
 
@@ -133,6 +140,12 @@ class ModelTask(ABC, Generic[CompletedT]):
         if message not in self.figures.warnings:
             self.figures.warnings.append(message)
         return Notice(level="warning", message=message)
+
+    def budget(self) -> Budget:
+        training = self.config.training
+        return Budget(
+            steps_per_epoch=self.steps_per_epoch, epochs=training.epochs, max_minutes=training.max_minutes
+        )
 
     def lr_scale(self, step: int, fraction: float) -> float:
         """The learning rate over its peak."""
@@ -185,10 +198,31 @@ class ModelTask(ABC, Generic[CompletedT]):
         def load() -> None:
             self.load_state(state)
             self.figures = type(self.figures).from_json(figures)
+            table, recorded = self.config.training.table, figures["config"]
+            self.resumed_budget = replace(
+                self.budget(),
+                epochs=recorded[f"{table}.epochs"],
+                max_minutes=recorded[f"{table}.max_minutes"],
+            )
 
         checkpoint.guarded(folder / "state.pt", load)
         if state["has_best"]:
             self.best = {name: value.to(self.worker.device) for name, value in best.items()}
+
+
+def _new_budget(task: ModelTask[CompletedT], progress: Progress) -> str:
+    """The cosine follows the budget, so that another one makes the rate jump where the run goes on."""
+    old, new = task.resumed_budget, task.budget()
+    assert old is not None
+    before, after = (
+        task.config.training.lr
+        * task.lr_scale(progress.step, min(1.0, each.fraction(progress.step, progress.elapsed_s)))
+        for each in (old, new)
+    )
+    return (
+        f"the budget of this run was {old} and is now {new}: the learning rate follows the new one "
+        f"and goes on from {after:.2g}, where it was {before:.2g}"
+    )
 
 
 def run_task(
@@ -221,9 +255,9 @@ def run_task(
     )
     if not amounts.val_files:
         worker.emit(task.warn(_NO_HELD_OUT))
-    budget = Budget(
-        steps_per_epoch=task.steps_per_epoch, epochs=training.epochs, max_minutes=training.max_minutes
-    )
+    budget = task.budget()
+    if task.resumed_budget not in (None, budget):
+        worker.emit(task.warn(_new_budget(task, progress)))
     loop_settings = LoopSettings(patience=training.patience, checkpoint_seconds=training.checkpoint_seconds)
     completed = task.completed(run_loop(task, worker, budget, loop_settings, progress))
     worker.emit(completed)

@@ -1,12 +1,16 @@
 """The held-out measure of a codec in training: the weighted reconstruction loss over fixed windows.
 
-Shapes: B windows, C channels, T samples.
+Shapes: B windows, C channels, T samples, Q RVQ levels.
 """
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
 import numpy as np
 import torch
+from torch import Tensor
 
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import PCM_SCALE, AudioStore, iter_windows
@@ -15,6 +19,14 @@ from distill_ray.vqvae import VQVAE, ReconstructionLoss
 
 RECONSTRUCTION_TERMS = ("mel", "complex_stft", "waveform")
 _BATCH = 16
+
+
+@dataclass(frozen=True, kw_only=True)
+class HeldOutScore:
+    """The weighted loss and each of `RECONSTRUCTION_TERMS`, means over windows."""
+
+    loss: float
+    terms: dict[str, float]
 
 
 class HeldOut:
@@ -28,23 +40,45 @@ class HeldOut:
         windows = list(iter_windows(store.lengths_N, config.window_samples, most))
         self._own = windows[worker.rank :: worker.world_size]
 
-    @torch.no_grad()
     def score(self, model: VQVAE, loss: ReconstructionLoss, *, bf16: bool) -> tuple[float, dict[str, float]]:
         """The weighted loss and each of its terms at full depth, means over windows (collective)."""
-        device = self._worker.device
-        sums = torch.zeros(len(RECONSTRUCTION_TERMS) + 2, dtype=torch.float64, device=device)
+        full = self.score_depths(model, loss, (), bf16=bf16)[model.config.num_quantizers]
+        return full.loss, full.terms
+
+    @torch.no_grad()
+    def score_depths(
+        self, model: VQVAE, loss: ReconstructionLoss, depths: Iterable[int], *, bf16: bool
+    ) -> dict[int, HeldOutScore]:
+        """The score at full depth and with the first levels only, for each of `depths` (collective).
+
+        Windows are encoded once; each further depth costs a pass through the decoder and the loss.
+        """
+        device, full = self._worker.device, model.config.num_quantizers
+        levels = sorted({*depths, full})
+        sums = torch.zeros(len(levels), len(RECONSTRUCTION_TERMS) + 1, dtype=torch.float64, device=device)
+        for audio_BCT in self._windows():
+            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                output = model(audio_BCT)
+            for row, depth in enumerate(levels):
+                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
+                    decoded_BCT = (
+                        output.audio_BCT
+                        if depth == full
+                        else model.decoder(model.quantizer.decode(output.codes_BQT[:, :depth]))
+                    )
+                    terms = loss(decoded_BCT, audio_BCT)
+                means = [loss.total(terms), *(terms[name] for name in RECONSTRUCTION_TERMS)]
+                sums[row] += torch.stack([value.double() for value in means]) * len(audio_BCT)
+        count = self._worker.all_reduce(torch.tensor(float(len(self._own)), device=device)).item()
+        rows = (self._worker.all_reduce(sums) / count).tolist()
+        return {
+            depth: HeldOutScore(loss=total, terms=dict(zip(RECONSTRUCTION_TERMS, each, strict=True)))
+            for depth, (total, *each) in zip(levels, rows, strict=True)
+        }
+
+    def _windows(self) -> Iterator[Tensor]:
+        """This rank's windows in batches [B, C, T]; silent past a file's end, where looping would click."""
         for first in range(0, len(self._own), _BATCH):
             part = self._own[first : first + _BATCH]
             file_B, start_B, valid_B = np.array([(w.file, w.start, w.valid) for w in part], np.int64).T
-            # Silent past a file's end: looping it would put a click into the measure.
-            pcm_BCT = self._store.gather(file_B, start_B, self._window, valid_B)
-            audio_BCT = pcm_BCT.float() / PCM_SCALE
-            with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                terms = loss(model(audio_BCT).audio_BCT, audio_BCT)
-            row = [loss.total(terms), *(terms[name] for name in RECONSTRUCTION_TERMS)]
-            means = torch.stack([value.double() for value in row])
-            sums += torch.cat([means * len(part), means.new_tensor([len(part)])])
-        total, *each, count = self._worker.all_reduce(sums).tolist()
-        return total / count, {
-            name: value / count for name, value in zip(RECONSTRUCTION_TERMS, each, strict=True)
-        }
+            yield self._store.gather(file_B, start_B, self._window, valid_B).float() / PCM_SCALE

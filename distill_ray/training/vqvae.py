@@ -8,18 +8,21 @@ Shapes: B windows of this rank, C channels, T samples, Q RVQ levels, K codes, N 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import time
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 
-from distill_ray.config.resolve import steps_per_epoch
+from distill_ray.config.resolve import measurable_steps, steps_per_epoch
 from distill_ray.config.vqvae import LossConfig, VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, open_corpus
+from distill_ray.errors import UsageError
 from distill_ray.training.ema import WeightAverage
 from distill_ray.training.events import (
+    DepthScore,
     Event,
     ShownSetting,
     TrainingCompleteEvent,
@@ -28,13 +31,15 @@ from distill_ray.training.events import (
     to_record,
 )
 from distill_ray.training.loop import Pace, Progress
-from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
+from distill_ray.training.task import Amounts, Figures, ModelTask, finite_or_nan, run_task
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
 from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS, HeldOut
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import (
     VQVAE,
+    Collapse,
+    HealthRule,
     LevelHealth,
     ReconstructionLoss,
     VQVAEOutput,
@@ -44,6 +49,8 @@ from distill_ray.vqvae import (
 
 _TERMS = (*RECONSTRUCTION_TERMS, "codebook", "commitment")
 _INITIAL_VECTORS_PER_CODE = 8
+# Beside the event in an epoch's history: whether its health counts as a report for the health rule.
+_MEASURED = "measured"
 
 
 def train_vqvae(
@@ -54,19 +61,23 @@ def train_vqvae(
     name: str = "vqvae",
     output_dir: str = "",
     settings: tuple[ShownSetting, ...] = (),
+    depths: tuple[int, ...] = (),
 ) -> TrainingCompleteEvent:
     """Train a codec on the prepared corpus at URI `corpus`; every rank calls it.
 
     All that is kept is in the worker's checkpoints: `best.safetensors` (EMA weights of the best epoch by
     held-out loss), `run.json` (configuration, history, figures) and the state to resume from. Where the
-    worker has a checkpoint, the run goes on from it.
+    worker has a checkpoint, the run goes on from it. `depths` are numbers of RVQ levels that each epoch is
+    scored at besides all of them. With `health.stop` the run ends after the epoch by which the health rule
+    calls a codebook collapsed.
 
-    Raises CorpusError for a corpus that cannot be read, CheckpointError for a damaged checkpoint,
-    TrainingError where every step of an epoch was skipped because its gradients were not finite.
+    Raises UsageError for a depth that the codec does not have, CorpusError for a corpus that cannot be
+    read, CheckpointError for a damaged checkpoint, TrainingError where every step of an epoch was skipped
+    because its gradients were not finite.
     """
     opened = open_corpus(corpus)
     return run_task(
-        VQTask(opened, config, worker),
+        VQTask(opened, config, worker, depths=depths),
         kind="vqvae",
         name=name,
         output_dir=output_dir,
@@ -114,8 +125,21 @@ class VQFigures(Figures):
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         figures = super().from_json(values)
-        figures.codebook_health = tuple(LevelHealth(**level) for level in values["codebook_health"])
+        figures.codebook_health = _levels(values["codebook_health"])
         return figures
+
+    def reports(self) -> list[tuple[LevelHealth, ...]]:
+        """The health of each epoch that was long enough to measure it."""
+        return [_levels(epoch["codebook_health"]) for epoch in self.history if epoch.get(_MEASURED, True)]
+
+    def depth_scores(self, epoch: int) -> tuple[DepthScore, ...]:
+        """The scores of a finished epoch; none for another."""
+        scores = (record.get("depth_scores", ()) for record in self.history if record["epoch"] == epoch)
+        return tuple(DepthScore(**finite_or_nan(score)) for score in next(scores, ()))
+
+
+def _levels(health: Iterable[Mapping[str, Any]]) -> tuple[LevelHealth, ...]:
+    return tuple(LevelHealth(**finite_or_nan(level)) for level in health)
 
 
 class VQTask(ModelTask[TrainingCompleteEvent]):
@@ -125,7 +149,13 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
     figures: VQFigures
     model: VQVAE
 
-    def __init__(self, corpus: Corpus, config: VQTrainConfig, worker: Worker) -> None:
+    def __init__(
+        self, corpus: Corpus, config: VQTrainConfig, worker: Worker, *, depths: tuple[int, ...] = ()
+    ) -> None:
+        levels = config.model.num_quantizers
+        for depth in depths:
+            if not 1 <= depth <= levels:
+                raise UsageError(f"a depth of {depth} levels cannot be scored: this codec has 1 to {levels}")
         device, training = worker.device, config.training
         self.steps_per_epoch = steps_per_epoch(config, corpus.seconds("train"))
         torch.manual_seed(training.seed)
@@ -148,12 +178,17 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             sums=len(_TERMS) + 2,  # total, terms, steps
         )
         self.codes = CodeKeeper(model, config, worker, self.optimizer, self.average)
+        self.depths = depths
+        self.depth_scores: tuple[DepthScore, ...] = ()
+        self.waited_s = 0.0
         self.batch_seconds = training.batch_size * config.window_samples / config.model.sample_rate
 
     def train_step(self, step: int, fraction: float) -> None:
         training = self.config.training
         torch.manual_seed((training.seed << 32) + step)  # dropout: the same after a resume
+        began = time.perf_counter()
         batch = self.batches.batch(step)
+        self.waited_s += time.perf_counter() - began
         with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.bf16):
             total, terms, output = self.objective(batch.audio_BCT, batch.depth_B)
         total.backward()
@@ -165,10 +200,14 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.sums += torch.where(sound, row, torch.zeros_like(row))
 
     def validate(self) -> float:
-        self.figures.val_loss, self.figures.val_losses = self.held_out.score(
-            self.average.module, self.loss, bf16=self.bf16
+        scores = self.held_out.score_depths(self.average.module, self.loss, self.depths, bf16=self.bf16)
+        full = scores[self.config.model.num_quantizers]
+        self.figures.val_loss, self.figures.val_losses = full.loss, full.terms
+        self.depth_scores = tuple(
+            DepthScore(levels=depth, val_loss=scores[depth].loss, mel=scores[depth].terms["mel"])
+            for depth in self.depths
         )
-        return self.figures.val_loss
+        return full.loss
 
     def step_event(self, progress: Progress, pace: Pace) -> Event:
         total, *terms, steps = self.sums.tolist()
@@ -186,15 +225,16 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             steps_per_second=pace.steps_per_second,
             audio_seconds_per_second=pace.steps_per_second * self.batch_seconds,
             eta_s=pace.eta_s,
+            data_wait_share=self.waited_s / pace.training_s if pace.training_s > 0 else 0.0,
         )
 
     def epoch_event(self, progress: Progress, pace: Pace) -> Event:
         total, *terms, steps = self.take_sums(progress, advice="lower --lr or look for damaged audio")
         figures = self.figures
         figures.train_loss = total / steps
-        # The part of an epoch in which a time budget ends is too short to measure health by itself.
-        cut = progress.step - progress.epoch_start_step < self.steps_per_epoch
-        figures.codebook_health = codebook_health(self.codes.epoch_counts(with_previous=cut))
+        # The part of an epoch in which a time budget ends may be too short to measure health by itself.
+        measured = progress.step - progress.epoch_start_step >= measurable_steps(self.config)
+        figures.codebook_health = codebook_health(self.codes.epoch_counts(with_previous=not measured))
         warnings = utilization_warnings(figures.codebook_health)
         figures.warnings += [f"epoch {progress.epoch}: {text}" for text in warnings]
         event = VQEpochMetrics(
@@ -213,15 +253,25 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             skipped_steps=int(self.optimizer.skipped),
             audio_seconds_per_second=pace.steps_per_second * self.batch_seconds,
             elapsed_s=pace.elapsed_s,
+            depth_scores=self.depth_scores,
         )
-        figures.history.append(to_record(event))
+        figures.history.append({**to_record(event), _MEASURED: measured})
         self.codes.new_epoch()
         return event
+
+    def verdict(self) -> str:
+        return "health" if self._collapse() is not None else ""
+
+    def _collapse(self) -> Collapse | None:
+        """What the health rule says of the run so far: of all-reduced figures, so the same on every rank."""
+        health = self.config.health
+        return HealthRule.of(health).judge(self.figures.reports()) if health.stop else None
 
     def completed(self, progress: Progress) -> TrainingCompleteEvent:
         figures = self.figures
         counts_QK = self.codes.epoch_counts()
         counted = codebook_health(counts_QK) if counts_QK.any() else ()
+        collapse = self._collapse()
         return TrainingCompleteEvent(
             epochs_completed=progress.epoch,
             steps=progress.step,
@@ -234,6 +284,10 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             audio_seconds_per_second=progress.step * self.batch_seconds / max(progress.training_s, 1e-9),
             elapsed_s=progress.elapsed_s,
             exit_reason=progress.ended,
+            depth_scores=figures.depth_scores(progress.best_epoch)
+            if progress.best_epoch
+            else self.depth_scores,
+            collapse=collapse.reason if collapse is not None else "",
         )
 
     def consolidate(self) -> None:

@@ -70,6 +70,6 @@ def small_config(corpus: Corpus, **overrides: object) -> VQTrainConfig:
     return resolve_vqvae(facts, overrides=given, size="tiny", accelerator=False, workers=1).config
 
 
-@pytest.fixture(name="small_config")
+@pytest.fixture(scope="session", name="small_config")
 def small_config_fixture(corpus: Corpus):  # type: ignore[no-untyped-def]
     return lambda **overrides: small_config(corpus, **overrides)

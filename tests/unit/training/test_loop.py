@@ -21,10 +21,15 @@ STEPS = 4
 
 
 class CountingTask:
-    """Held-out losses come from a list; `stop_at` asks to stop after that many steps."""
+    """Held-out losses come from a list; `stop_at` asks to stop after that many steps, and from the epoch
+    `ends_after` on the task wants to end.
+    """
 
-    def __init__(self, losses: list[float], stop: StopFlag | None = None, stop_at: int = -1) -> None:
+    def __init__(
+        self, losses: list[float], stop: StopFlag | None = None, stop_at: int = -1, ends_after: int = 0
+    ) -> None:
         self.losses = losses
+        self.ends_after = ends_after
         self.stop, self.stop_at = stop, stop_at
         self.steps: list[int] = []
         self.fractions: list[float] = []
@@ -51,6 +56,9 @@ class CountingTask:
     def epoch_event(self, progress: Progress, pace: Pace) -> Event:
         self.epochs.append((progress.epoch, progress.step))
         return Notice(level="info", message=f"epoch {progress.epoch}")
+
+    def verdict(self) -> str:
+        return "health" if self.ends_after and self.validated >= self.ends_after else ""
 
     def consolidate(self) -> None:
         pass
@@ -97,6 +105,28 @@ def test_patience(tmp_path: Path) -> None:
     task = CountingTask([3.0, 1.0, 2.0, 2.0, 2.0, 0.5])
     progress, _ = run(task, tmp_path, epochs=6, patience=3)
     assert (progress.epoch, progress.best_epoch, progress.ended) == (5, 2, "early_stop")
+
+
+def test_the_tasks_verdict_ends_a_run_and_keeps_it_ended(tmp_path: Path) -> None:
+    task = CountingTask([3.0, 1.0, 2.0], ends_after=2)
+    progress, _ = run(task, tmp_path)
+    assert (progress.step, progress.epoch, progress.ended) == (8, 2, "health")
+    saved = json.loads((tmp_path / "latest" / "progress.json").read_text())
+    assert (saved["step"], saved["ended"]) == (8, "health")
+    again = CountingTask([0.0], ends_after=2)
+    progress, _ = run(again, tmp_path)
+    assert (again.steps, again.epochs, progress.ended) == ([], [], "health")
+    without = CountingTask([0.0])
+    progress, _ = run(without, tmp_path)
+    assert (without.steps, progress.ended) == ([8, 9, 10, 11], "completed")
+
+
+def test_the_verdict_counts_before_the_budget_and_ctrl_c(tmp_path: Path) -> None:
+    progress, _ = run(CountingTask([1.0], ends_after=3), tmp_path / "budget")
+    assert (progress.step, progress.ended) == (12, "health")
+    stop = StopFlag()
+    progress, _ = run(CountingTask([1.0], stop, stop_at=8, ends_after=2), tmp_path / "stop", stop=stop)
+    assert (progress.step, progress.ended) == (8, "health")
 
 
 def test_a_stopped_run_goes_on_where_it_was(tmp_path: Path) -> None:
