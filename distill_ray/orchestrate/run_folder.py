@@ -17,6 +17,7 @@ from typing import TypeVar
 
 from distill_ray.bundle.atomic import atomic_file
 from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
 from distill_ray.config.toml import read_toml, write_toml
@@ -161,6 +162,7 @@ def resumed_run(path: Path, given: Mapping[str, object], *, table: str) -> Start
         Problem(key, f"is {before.get(key)!r} in the resumed run and cannot become {value!r}")
         for key, value in given.items()
         if key.partition(".")[0] in tables
+        and key.partition(".")[0] != HealthConfig.table  # a run may go on under another rule
         and key.rpartition(".")[2] not in _MAY_CHANGE
         and before.get(key) != value
     ]
@@ -192,6 +194,6 @@ def was_cut(path: Path) -> bool:
     """Whether the run in `path` has a checkpoint of before its end."""
     progress = path / "checkpoints" / "latest" / "progress.json"
     try:
-        return json.loads(progress.read_text("utf-8")).get("ended") not in ("completed", "early_stop")
+        return json.loads(progress.read_text("utf-8")).get("ended") not in ("completed", "early_stop", "health")
     except (OSError, ValueError, AttributeError):
         return False  # nothing there that a new run could lose
