@@ -1,4 +1,4 @@
-"""Ray metrics of a run: its events as Prometheus gauges and counters of the process that hears them.
+"""Ray metrics of a run: its events as Prometheus gauges of the process that hears them.
 
 That process must be connected to Ray: the driver of a DDP run, or a trial's own process. Ray exports them on
 the node's metrics port with "ray_" before the name; `cluster/monitoring` scrapes and draws them. Every
@@ -12,6 +12,7 @@ import math
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from distill_ray.training.events import (
     Event,
@@ -32,16 +33,15 @@ _RUN_TAGS = ("run", "kind")
 
 @dataclass(frozen=True, kw_only=True)
 class Declared:
-    """A metric: what it means, its tags beside those of every metric, and whether it only ever grows."""
+    """A metric: what it means, and its tags beside those of every metric."""
 
     meaning: str
     tags: tuple[str, ...] = ()
-    counter: bool = False
 
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:
-    """The value of one metric, named without prefix. Of a counter, the whole count so far."""
+    """The value of one metric, named without prefix."""
 
     metric: str
     value: float
@@ -67,9 +67,7 @@ DECLARED: Mapping[str, Declared] = {
     "data_wait_ratio": Declared(meaning="part of the time in which training waited for its data"),
     "audio_seconds_per_second": Declared(meaning="seconds of audio trained on in a second, over all workers"),
     "codes_per_second": Declared(meaning="codes trained on in a second, over all workers"),
-    "skipped_steps_total": Declared(
-        meaning="steps skipped for a loss or gradient that is no number", counter=True
-    ),
+    "skipped_steps": Declared(meaning="steps of the run skipped for a loss or gradient that is no number"),
     "reseeded_codes": Declared(meaning="codes that fell out of use in the epoch and were re-seeded"),
     "codebook_utilization_ratio": Declared(meaning="part of an RVQ level's codes in use", tags=_LEVEL),
     "codebook_perplexity": Declared(meaning="exp of the entropy of use of an RVQ level's codes", tags=_LEVEL),
@@ -114,8 +112,7 @@ class RayMetrics:
     def __init__(self, *, run: str | None = None) -> None:
         self._run = run
         self._tags: dict[str, str] = {}
-        self._instruments: dict[str, object] = {}
-        self._counted: dict[str, float] = {}
+        self._gauges: dict[str, Any] = {}
         self._failed = False
 
     def __call__(self, event: Event) -> None:
@@ -124,7 +121,6 @@ class RayMetrics:
         try:
             if isinstance(event, RunStarted):
                 self._tags = {"run": self._run or event.name, "kind": event.kind}
-                self._counted.clear()
             if self._tags:
                 for figure in figures(event):
                     if math.isfinite(figure.value):  # Ray has no metrics that are no number
@@ -134,26 +130,16 @@ class RayMetrics:
             logging.getLogger(__name__).warning("Ray metrics of this run end here", exc_info=True)
 
     def _record(self, figure: Figure) -> None:
-        tags = {**self._tags, **figure.tags}
-        instrument = self._instrument(figure.metric)
-        if not DECLARED[figure.metric].counter:
-            instrument.set(figure.value, tags=tags)  # type: ignore[attr-defined]
-            return
-        more = figure.value - self._counted.get(figure.metric, 0.0)
-        if more > 0:  # a run that started again from a checkpoint counts from there
-            instrument.inc(more, tags=tags)  # type: ignore[attr-defined]
-            self._counted[figure.metric] = figure.value
+        if figure.metric not in self._gauges:
+            declared = DECLARED[figure.metric]
+            tags = (*_RUN_TAGS, *declared.tags)
+            self._gauges[figure.metric] = self._gauge(_PREFIX + figure.metric, declared.meaning, tags)
+        self._gauges[figure.metric].set(figure.value, tags={**self._tags, **figure.tags})
 
-    def _instrument(self, metric: str) -> object:
-        if metric not in self._instruments:
-            from ray.util.metrics import Counter, Gauge
+    def _gauge(self, name: str, meaning: str, tags: tuple[str, ...]) -> Any:
+        from ray.util.metrics import Gauge
 
-            declared = DECLARED[metric]
-            kind = Counter if declared.counter else Gauge
-            self._instruments[metric] = kind(
-                _PREFIX + metric, declared.meaning, tag_keys=(*_RUN_TAGS, *declared.tags)
-            )
-        return self._instruments[metric]
+        return Gauge(name, meaning, tag_keys=tags)
 
 
 def figures(event: Event) -> Iterator[Figure]:
@@ -175,7 +161,7 @@ def _of_step(event: VQStepMetrics | PriorStepMetrics) -> Iterator[Figure]:
     yield _loss("step", "total", event.loss)
     yield Figure(metric="learning_rate", value=event.lr)
     yield Figure(metric="gradient_norm", value=event.grad_norm)
-    yield Figure(metric="skipped_steps_total", value=event.skipped_steps)
+    yield Figure(metric="skipped_steps", value=event.skipped_steps)
     if event.steps_per_second > 0:
         yield Figure(metric="step_seconds", value=1 / event.steps_per_second)
     if isinstance(event, VQStepMetrics):
@@ -190,7 +176,7 @@ def _of_epoch(event: VQEpochMetrics | PriorEpochMetrics) -> Iterator[Figure]:
     yield Figure(metric="epoch", value=event.epoch)
     yield _loss("train", "total", event.train_loss)
     yield _loss("val", "total", event.val_loss)
-    yield Figure(metric="skipped_steps_total", value=event.skipped_steps)
+    yield Figure(metric="skipped_steps", value=event.skipped_steps)
     if isinstance(event, PriorEpochMetrics):
         yield Figure(metric="prior_perplexity", value=event.val_perplexity, tags={"which": "newest"})
         yield Figure(metric="prior_perplexity", value=event.best_perplexity, tags={"which": "best"})

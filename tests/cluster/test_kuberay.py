@@ -1,8 +1,8 @@
 """The Kubernetes files: fields of KubeRay's reference, Ray's own reading of the cluster, who may come in.
 
-No package registry has KubeRay's schema. `FIELDS` holds what the files use of it and of Kubernetes' own objects,
-from the reference of ray.io/v1 (ray-project.github.io/kuberay/reference/api, v1.5) and of Kubernetes. A key that
-is not in it fails, so a new one is looked up before it is added here.
+No package registry has KubeRay's schema. `FIELDS` holds what the files use of it and of Kubernetes' own
+objects, from the references of KubeRay (ray-project.github.io/kuberay/reference/api, v1.5) and Kubernetes.
+A key that is not in it fails, so a new one is looked up before it is added here.
 """
 
 from __future__ import annotations
@@ -109,7 +109,7 @@ FIELDS: Mapping[tuple[str, str], Any] = {
 
 
 def problems(value: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Where `value` is not of the shape `wanted`: a type, a pattern, [shape], or {key: shape}, "!" required."""
+    """Where `value` is not as `wanted`: a type, a pattern, [shape] or {key: shape}, with "!" a required key."""
     if isinstance(wanted, Text):
         if not (isinstance(value, str) and re.fullmatch(wanted, value)):
             yield f"{where} is {value!r}"
