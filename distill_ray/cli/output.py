@@ -118,8 +118,11 @@ def _in_our_style(message: str) -> str:
 
 def _unexpected(error: Exception, as_json: bool) -> int:
     text = "".join(traceback.format_exception(error))
-    if os.environ.get("DISTILL_RAY_TRACEBACK") == "1":
-        print(text, file=sys.stderr)
+    if job_lines.wanted():
+        say(text)
+        where = "the traceback is in the job's log"
+    elif os.environ.get("DISTILL_RAY_TRACEBACK") == "1":
+        say(text)
         where = "the traceback is above"
     else:
         where = _keep_traceback(text)

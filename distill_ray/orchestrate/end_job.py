@@ -35,7 +35,7 @@ async def _record_as_stopped(address: str, job_id: str) -> None:
 
 def main(job_id: str) -> None:
     """End the job and record it as stopped; nothing happens to one that is over."""
-    with ray_session(resolve_plan(WorkerPlan(address="auto"))) as session:
+    with ray_session(resolve_plan(WorkerPlan())) as session:
         asyncio.run(_record_as_stopped(session.address, job_id))
         with contextlib.suppress(ValueError):  # it has ended meanwhile
             name = JOB_ACTOR_NAME_TEMPLATE.format(job_id=job_id)

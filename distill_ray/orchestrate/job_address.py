@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import os
+import re
 import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -117,7 +118,7 @@ def _without_scheme(text: str) -> str:
     host, _, port = text.partition(":")
     if port.isdecimal() and int(port) in (_HEAD_PORT, _CLIENT_PORT):
         return f"{text} is {_role(int(port))}; {_better(host)}"
-    if host and (port.isdecimal() or not port):
+    if re.fullmatch(r"[\w.-]+", host) and (port.isdecimal() or not port):
         return f"{text} has no scheme; did you mean --address http://{host}:{port or _DASHBOARD_PORT}?"
     return f"{text!r} is not an address; {_HOW}"
 

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill_ray.errors import BundleError, ClusterError, UsageError
 from distill_ray.orchestrate.job_client import JobClient, JobRecord
@@ -28,7 +28,9 @@ from distill_ray.training.events import (
     VQStepMetrics,
     from_record,
 )
-from distill_ray.training.worker import Listener
+
+if TYPE_CHECKING:
+    from distill_ray.training.worker import Listener  # its module imports torch
 
 _LOOK_EVERY_S = 0.5
 _LAST_LINES_WITHIN_S = 3.0
@@ -190,7 +192,7 @@ def _end_at_once(client: JobClient, job_id: str) -> None:
     helper = client.submit(
         {
             "submission_id": f"end-{secrets.token_hex(4)}",
-            "entrypoint": f"exec python -m distill_ray.orchestrate.end_job {job_id}",
+            "entrypoint": f"exec python -P -m distill_ray.orchestrate.end_job {job_id}",
             "runtime_env": {"py_modules": [package]},
             "metadata": {"distill_ray_ends": job_id},
         }

@@ -99,11 +99,11 @@ def check_name(name: str) -> None:
 
 def entrypoint(request: JobRequest) -> str:
     """The shell line that Ray runs: the probe, then the command in the shell's place, to get the signals."""
-    command = f"exec python -m distill_ray {shlex.join(request.arguments)}"
+    command = f"exec python -P -m distill_ray {shlex.join(request.arguments)}"
     if not request.reads and not request.writes:
         return command
     wanted = json.dumps({"reads": request.reads, "writes": request.writes})
-    return f"python -m distill_ray.orchestrate.probe {shlex.quote(wanted)} && {command}"
+    return f"python -P -m distill_ray.orchestrate.probe {shlex.quote(wanted)} && {command}"
 
 
 def package_archive() -> bytes:
@@ -132,7 +132,6 @@ def _sent(client: JobClient, archive: bytes) -> str:
 
 def _environment(request: JobRequest) -> dict[str, str]:
     return {
-        "RAY_TRAIN_ENABLE_STATE_TRACKING": "1",  # the dashboard's Train page
         **request.environment,
         EVENTS_VARIABLE: "1",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WITHIN_S),

@@ -1,0 +1,204 @@
+"""The client against peers that are not, or not quite, Ray's dashboard; each test's peer is a real server."""
+
+from __future__ import annotations
+
+import json
+import socket
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from importlib import metadata
+from typing import Any
+
+import pytest
+
+from distill_ray.errors import ClusterError, UsageError
+from distill_ray.orchestrate import job_client
+from distill_ray.orchestrate.job_address import Token, dashboard_address
+from distill_ray.orchestrate.job_client import ClusterFacts, JobClient, python_notice
+
+RAY = metadata.version("ray")
+PYTHON = "3.11.7"
+Answers = dict[str, tuple[int, str]]
+
+
+def dashboard(**changes: tuple[int, str]) -> Answers:
+    """What a Ray dashboard answers to the first questions; `changes` by the last word of the path."""
+    nodes = [
+        {"state": "ALIVE", "resources_total": {"CPU": 2.0, "GPU": 1.0}},
+        {"state": "ALIVE", "resources_total": {"CPU": 4.0}},
+        {"state": "DEAD", "resources_total": {"CPU": 8.0}},
+    ]
+    answers = {
+        "version": (200, json.dumps({"ray_version": RAY})),
+        "cluster_metadata": (200, json.dumps({"data": {"pythonVersion": PYTHON}})),
+        "nodes": (200, json.dumps({"data": {"result": {"result": nodes}}})),
+    }
+    return {**answers, **changes}
+
+
+class Peer:
+    """An HTTP server; `requests` are what it was asked: method, path, headers, body."""
+
+    def __init__(self, answers: Answers) -> None:
+        peer = self
+        self.requests: list[tuple[str, str, dict[str, str], bytes]] = []
+
+        class Handler(BaseHTTPRequestHandler):
+            def answer(self) -> None:
+                body = self.rfile.read(int(self.headers.get("Content-Length", 0)))
+                peer.requests.append((self.command, self.path, dict(self.headers), body))
+                last = self.path.partition("?")[0].rstrip("/").rpartition("/")[2]
+                status, text = answers.get(last, (404, "404: Not Found"))
+                self.send_response(status)
+                if 300 <= status < 400:
+                    self.send_header("Location", text)
+                self.end_headers()
+                self.wfile.write(text.encode())
+
+            do_GET = do_PUT = do_POST = do_DELETE = answer
+
+            def log_message(self, *arguments: Any) -> None:
+                pass
+
+        self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+        self.url = f"http://127.0.0.1:{self.server.server_port}"
+        threading.Thread(target=self.server.serve_forever, args=(0.01,), daemon=True).start()
+
+    def client(self, token: str | None = None) -> JobClient:
+        return JobClient(
+            dashboard_address(self.url, {}), Token(value=token, source="the test") if token else None
+        )
+
+
+@pytest.fixture
+def peer() -> Iterator[Callable[..., Peer]]:
+    started: list[Peer] = []
+
+    def start(answers: Answers) -> Peer:
+        started.append(Peer(answers))
+        return started[-1]
+
+    yield start
+    for each in started:
+        each.server.shutdown()
+        each.server.server_close()
+
+
+def test_a_ray_of_the_same_version_says_what_it_has(peer):
+    facts = peer(dashboard()).client().check()
+    assert (facts.ray_version, facts.python_version) == (RAY, PYTHON)
+    assert facts.resources == {"CPU": 6.0, "GPU": 1.0}
+
+
+@pytest.mark.parametrize(
+    ("answers", "said"),
+    [
+        ({"version": (200, json.dumps({"ray_version": "2.9.0"}))}, "runs Ray 2.9.0 and this program Ray"),
+        (dashboard(cluster_metadata=(200, '{"data": {"pythonVersion": "3.9.2"}}')), "runs Python 3.9.2"),
+        ({}, "not a Ray dashboard"),
+        ({"version": (200, "<html>nginx</html>")}, "not a Ray dashboard"),
+        ({"version": (200, "[]")}, "not a Ray dashboard"),
+        ({"version": (200, "{}")}, "not a Ray dashboard"),
+        ({"version": (502, "<html>Bad gateway</html>")}, "not a Ray dashboard"),
+        ({"version": (500, "Traceback\nValueError: it broke")}, "answers 500: ValueError: it broke"),
+        ({"version": (401, "Unauthorized")}, "asks for a token: give --token-file"),
+    ],
+)
+def test_other_peers_get_one_sentence(peer, answers, said):
+    with pytest.raises(ClusterError) as caught:
+        peer(answers).client().check()
+    assert said in str(caught.value)
+
+
+def test_a_refused_token_is_named_by_its_source_only(peer):
+    with pytest.raises(ClusterError, match="refuses the token of the test") as caught:
+        peer({"version": (403, "Forbidden: secret")}).client("secret").check()
+    assert "secret" not in str(caught.value)
+
+
+def test_the_token_goes_with_every_request_but_to_nobody_else(peer):
+    elsewhere = peer(dashboard())
+    ray = peer(dashboard(nodes=(302, f"{elsewhere.url}/nodes")))
+    with pytest.raises(ClusterError, match="302"):
+        ray.client("secret").check()
+    assert [headers["Authorization"] for _, _, headers, _ in ray.requests] == ["Bearer secret"] * 3
+    assert elsewhere.requests == []
+
+
+def test_nothing_listens():
+    with socket.socket() as unused:
+        unused.bind(("127.0.0.1", 0))
+        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
+        with pytest.raises(ClusterError, match="nothing listens at http://127.0.0.1:"):
+            JobClient(dashboard_address(url, {}), None).check()
+
+
+def test_a_peer_that_accepts_and_is_silent_is_given_up(monkeypatch):
+    assert job_client.ANSWER_WITHIN_S < 5
+    monkeypatch.setattr(job_client, "ANSWER_WITHIN_S", 0.2)
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = JobClient(dashboard_address(f"http://127.0.0.1:{silent.getsockname()[1]}", {}), None)
+        with pytest.raises(ClusterError, match="gives no answer within"):
+            client.check()
+
+
+def test_a_peer_that_speaks_something_else():
+    with socket.create_server(("127.0.0.1", 0)) as other:
+
+        def hang_up() -> None:
+            connection, _ = other.accept()
+            connection.recv(1000)
+            connection.sendall(b"SSH-2.0-OpenSSH_9.6\r\n")
+            connection.close()
+
+        threading.Thread(target=hang_up, daemon=True).start()
+        client = JobClient(dashboard_address(f"http://127.0.0.1:{other.getsockname()[1]}", {}), None)
+        with pytest.raises(ClusterError, match="not a Ray dashboard"):
+            client.check()
+
+
+def test_a_host_that_does_not_exist():
+    client = JobClient(dashboard_address("http://no.such.host.invalid:8265", {}), None)
+    with pytest.raises(ClusterError, match=r"there is no host named no\.such\.host\.invalid"):
+        client.check()
+
+
+def test_an_unknown_job(peer):
+    with pytest.raises(UsageError, match="knows no job nope; distill-ray jobs list"):
+        peer({"nope": (404, "Job nope does not exist")}).client().job("nope")
+
+
+def test_a_name_that_is_taken(peer):
+    told = "Traceback\nValueError: Job with submission_id a already exists. Please use a different submission_id."
+    with pytest.raises(UsageError, match="already has a job named a; choose another --name"):
+        peer({"jobs": (400, told)}).client().submit({"submission_id": "a"})
+
+
+def test_a_package_is_sent_once(peer):
+    there, away = peer({"p.zip": (200, "")}), peer({"q.zip": (404, "does not exist")})
+    assert there.client().upload("p.zip", b"content") == "gcs://p.zip"
+    assert [method for method, *_ in there.requests] == ["GET"]
+    with pytest.raises(ClusterError):  # this peer answers 404 to the PUT as well
+        away.client().upload("q.zip", b"content")
+    assert [(method, body) for method, _, _, body in away.requests] == [("GET", b""), ("PUT", b"content")]
+
+
+def test_jobs_are_those_that_were_submitted_the_oldest_first(peer):
+    jobs = [
+        {"submission_id": "b", "status": "RUNNING", "start_time": 2000, "metadata": {"output": "x"}},
+        {"submission_id": "a", "status": "FAILED", "start_time": 1000, "end_time": 0, "driver_exit_code": 4},
+        {"submission_id": None, "job_id": "01", "type": "DRIVER", "status": "RUNNING"},
+    ]
+    first, second = peer({"jobs": (200, json.dumps(jobs))}).client().jobs()
+    assert (first.job_id, first.status, first.exit_code, first.ended) == ("a", "failed", 4, None)
+    assert first.is_over()
+    assert (second.started, second.metadata["output"], second.is_over()) == (2.0, "x", False)
+
+
+def test_another_python_is_worth_a_notice():
+    other = ClusterFacts(ray_version=RAY, python_version="3.99.1", resources={})
+    same = ClusterFacts(ray_version=RAY, python_version=sys.version.split()[0], resources={})
+    assert "3.99.1" in str(python_notice(other))
+    assert python_notice(same) is None
