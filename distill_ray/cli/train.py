@@ -9,6 +9,7 @@ import typer
 
 from distill_ray.cli import options
 from distill_ray.cli.attended import attended
+from distill_ray.config.health import HealthConfig
 from distill_ray.cli.output import finish
 from distill_ray.config.vqvae import SIZES, TrainingConfig, VQVAEConfig
 
@@ -34,6 +35,19 @@ def command(
     max_minutes: Annotated[float | None, options.from_setting(TrainingConfig, "max_minutes")] = None,
     batch_size: Annotated[int | None, options.from_setting(TrainingConfig, "batch_size")] = None,
     lr: Annotated[float | None, options.from_setting(TrainingConfig, "lr")] = None,
+    health_stop: Annotated[
+        bool | None,
+        typer.Option(
+            "--health-stop/--no-health-stop",
+            help="End the run (exit code 4) when a codebook has collapsed; off unless asked for.",
+            show_default=False,
+        ),
+    ] = None,
+    health_floor: Annotated[float | None, options.from_setting(HealthConfig, "floor", default=True)] = None,
+    health_patience: Annotated[
+        int | None, options.from_setting(HealthConfig, "patience", default=True)
+    ] = None,
+    health_warmup: Annotated[int | None, options.from_setting(HealthConfig, "warmup", default=True)] = None,
     seed: Annotated[int | None, options.from_setting(TrainingConfig, "seed")] = None,
     num_workers: options.NumWorkers = "auto",
     gpus_per_worker: options.GpusPerWorker = None,
@@ -47,7 +61,8 @@ def command(
 ) -> None:
     """Train the codec on recordings; what is left open is chosen from their number and length.
 
-    Ctrl-C ends the run after the current step and keeps a usable model; --resume goes on from there.
+    Ctrl-C ends the run after the current step and keeps a usable model; --resume goes on from there. A
+    resumed run may have another budget: its learning rate then follows that one, and rises if it is longer.
     """
     overrides = options.given(
         {
@@ -58,6 +73,10 @@ def command(
             "training.max_minutes": max_minutes,
             "training.batch_size": batch_size,
             "training.lr": lr,
+            "health.stop": health_stop,
+            "health.floor": health_floor,
+            "health.patience": health_patience,
+            "health.warmup": health_warmup,
             "training.seed": seed,
         }
     )

@@ -9,6 +9,7 @@ import pytest
 
 from distill_ray.cli.main import app
 from distill_ray.cli.output import run
+from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.vqvae import TrainingConfig, VQVAEConfig
 from distill_ray.orchestrate import pipeline
@@ -54,6 +55,7 @@ def test_every_option_of_train_arrives(calls, capsys):
     line = (
         "train --size tiny --codebook-size 128 --rvq-levels 4 DATA --commitment-weight 0.5 --epochs 3"
         " --max-minutes 2.5 --batch-size 6 --lr 0.002 --seed 7 --num-workers 2 --gpus-per-worker 0"
+        " --health-stop --health-floor 0.25 --health-patience 4 --health-warmup 1"
         " --address 1.2.3.4:6379 --out /o --name n --config c.toml --json"
     )
     assert run(app, line.split()) == 4
@@ -67,6 +69,10 @@ def test_every_option_of_train_arrives(calls, capsys):
         "training.batch_size": 6,
         "training.lr": 0.002,
         "training.seed": 7,
+        "health.stop": True,
+        "health.floor": 0.25,
+        "health.patience": 4,
+        "health.warmup": 1,
     }
     assert (call["data"], call["size"], call["out"], call["name"]) == ("DATA", "tiny", Path("/o"), "n")
     assert call["config_file"] == Path("c.toml")
@@ -86,6 +92,11 @@ def test_the_model_path_is_the_result(calls, capsys):
 def test_a_resumed_run_keeps_its_name_unless_told(calls):
     run(app, ["train", "DATA", "--resume", "/runs/x"])
     assert (calls[0]["resume"], calls[0]["name"]) == (Path("/runs/x"), None)
+
+
+def test_the_health_rule_is_left_to_the_settings_unless_told(calls):
+    run(app, ["train", "DATA", "--no-health-stop"])
+    assert calls[0]["overrides"] == {"health.stop": False}
 
 
 def test_every_option_of_train_prior_arrives(calls):
@@ -113,7 +124,7 @@ def test_every_option_of_train_prior_arrives(calls):
 @pytest.mark.parametrize(
     ("words", "sections"),
     [
-        ("train DATA", (VQVAEConfig, TrainingConfig)),
+        ("train DATA", (VQVAEConfig, TrainingConfig, HealthConfig)),
         ("train-prior M DATA", (PriorConfig, PriorTrainingConfig)),
     ],
 )
