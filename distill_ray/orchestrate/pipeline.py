@@ -128,6 +128,7 @@ class PriorReport:
 
     def to_json(self) -> dict[str, Any]:
         done, model = self.completed, self.config.model
+            "collapse": done.collapse,
         return {
             "model_path": str(self.model_path),
             "dataset": self.dataset,
