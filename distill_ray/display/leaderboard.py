@@ -149,6 +149,8 @@ def _outcome(sweep: SweepHistory) -> Iterator[tuple[str, object]]:
 def _ending(done: SweepCompleteEvent) -> str:
     if done.exit_reason == "health":
         return "without a healthy candidate within the bit rate"
+    if done.exit_reason == "failed":
+        return "failed: no trial came to its end"
     return done.exit_reason
 
 

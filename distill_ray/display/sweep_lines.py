@@ -85,6 +85,8 @@ def sweep_ending(event: SweepCompleteEvent) -> list[str]:
         head = f"search cancelled after {spent}; --resume goes on"
     elif event.exit_reason == "health":
         head = f"search ended without a healthy codec within the bit rate after {spent}"
+    elif event.exit_reason == "failed":
+        head = f"search failed after {spent}: no trial came to its end"
     else:
         head = f"search completed in {spent}"
     winner = winning(event)

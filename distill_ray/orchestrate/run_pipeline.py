@@ -1,0 +1,256 @@
+"""`distill-ray run` from end to end: recordings in, one `.distill` file with codec and prior and samples out.
+
+`stages/` says what there is to do and does it, `pipeline_record.py` remembers what was done. Called again on
+the same folder, it goes on where it was, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.resolve import CorpusFacts, build_section, resolve_prior, resolve_vqvae
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.toml import read_toml
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.corpus.lock import LockedError, folder_lock
+from distill_ray.errors import CancelledError, ConfigError, Problem, UsageError
+from distill_ray.generate.settings import GenerationSettings
+from distill_ray.orchestrate.pipeline_record import FILE, PipelineRecord, free_folder, open_record
+from distill_ray.orchestrate.plan import WorkerPlan, plan_problems
+from distill_ray.orchestrate.run_folder import without_run
+from distill_ray.orchestrate.stages.codec import Codec, Tune
+from distill_ray.orchestrate.stages.prepare import Prepare
+from distill_ray.orchestrate.stages.prior import Prior
+from distill_ray.orchestrate.stages.samples import Samples
+from distill_ray.orchestrate.stages.work import GENERATE, Stage, Work
+from distill_ray.orchestrate.sweep_settings import SweepSettings, TrialListener
+from distill_ray.training.events import PipelinePlan, PlannedStage
+from distill_ray.training.worker import Listener
+
+DEFAULT_SAMPLES = 8
+_EXIT_REASONS = {0: "completed", 1: "failed", 3: "cancelled", 4: "health"}
+_SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOutcome:
+    """`state`: "done", "skipped", "ended" (`PipelineReport.exit_reason` says how) or "not run"."""
+
+    stage: str
+    state: str
+    reason: str
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineReport:
+    """What was done and what there is now; `reports` of the stages by name."""
+
+    output_dir: Path
+    model_path: Path | None
+    stages: tuple[StageOutcome, ...]
+    reports: Mapping[str, Mapping[str, Any]]
+    samples: tuple[str, ...]
+    exit_code: int
+
+    @property
+    def samples_dir(self) -> Path | None:
+        """Where the samples are; None without any."""
+        return Path(self.samples[0]).parent if self.samples else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document of `distill-ray run --json`; what there is no report of is null."""
+        return {
+            "output_dir": str(self.output_dir),
+            "model_path": None if self.model_path is None else str(self.model_path),
+            "stages": [vars(stage) for stage in self.stages],
+            "corpus": self.reports.get("prepare"),
+            "tune": self.reports.get("tune"),
+            "codec": self.reports.get("codec"),
+            "prior": self.reports.get("prior"),
+            "samples": list(self.samples),
+            "exit_reason": _EXIT_REASONS[self.exit_code],
+        }
+
+
+def run_everything(
+    *,
+    sources: Sequence[str],
+    overrides: Mapping[str, object],
+    config_file: Path | None,
+    size: str | None,
+    out: Path | None,
+    name: str | None,
+    default_name: str,
+    resume: Path | None,
+    tune: bool | None,
+    plan: WorkerPlan,
+    listener: Listener,
+    trial_listener: TrialListener,
+) -> PipelineReport:
+    """Make `OUT/NAME.distill` with codec and prior, and sounds in OUT/samples, of recordings.
+
+    `overrides` are settings by dotted TOML key ("generate.count" and its kin among them) and win over
+    `config_file`. `resume` is the folder of an earlier call, as is an `out` that holds one: its sources and
+    settings stand where none are given. `tune` False trains one codec; None is what the earlier call did,
+    else a search. `default_name` is for a new run that gets no `name`. `plan` is for the trainings that are
+    no trials.
+
+    Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
+    CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
+    """
+    given = {**(without_run(read_toml(config_file)) if config_file is not None else {}), **overrides}
+    if size is not None:
+        given["model.size"] = size
+    if resume is not None and out is not None:
+        raise UsageError(f"--resume {resume} goes on in that folder; leave out --out")
+    folder = free_folder(out, name or default_name) if resume is None else resume.expanduser().resolve()
+    with _claimed(folder):
+        begun = (folder / FILE).exists()
+        if begun or resume is not None:
+            record = open_record(folder)
+        else:
+            record = _new_record(folder, name or default_name, tune is not False, sources)
+        changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
+        record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
+        if not record.tune:
+            _refuse_search_settings(overrides)
+        _check(record, plan)
+        work = Work(record=record, plan=plan, listener=listener, trial_listener=trial_listener)
+        codec = Tune(work) if record.tune else Codec(work)
+        prior = Prior(work)
+        for stage in (codec, prior):
+            stage.check(changed[stage.name])
+        later_begun = codec.is_begun or codec.name in record.done
+        return _carry_out(work, (Prepare(work, later_begun=later_begun), codec, prior, Samples(work)))
+
+
+def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:
+    record = work.record
+    with _telling(record.folder, "the sources are read"):
+        planned = _decide(stages)
+    record.save()
+    work.listener(PipelinePlan(output_dir=str(record.folder), stages=planned))
+    outcomes: list[StageOutcome] = []
+    exit_code = 0
+    for stage, item in zip(stages, planned, strict=True):
+        began = time.monotonic()
+        if exit_code:
+            state = "not run"
+        elif item.skipped:
+            stage.skip()
+            state = "skipped"
+        else:
+            with _telling(record.folder, f"stage {stage.name}"):
+                exit_code = stage.run()
+            state = "ended" if exit_code else "done"
+        outcomes.append(
+            StageOutcome(
+                stage=stage.name, state=state, reason=item.reason, elapsed_s=time.monotonic() - began
+            )
+        )
+    return PipelineReport(
+        output_dir=record.folder,
+        model_path=record.model if record.model.exists() else None,
+        stages=tuple(outcomes),
+        reports=work.reports,
+        samples=work.samples,
+        exit_code=exit_code,
+    )
+
+
+def _decide(stages: Sequence[Stage]) -> tuple[PlannedStage, ...]:
+    planned: list[PlannedStage] = []
+    for stage in stages:
+        after = next((item.stage for item in reversed(planned) if not item.skipped), None)
+        planned.append(stage.decide(after))
+    return tuple(planned)
+
+
+def _new_record(folder: Path, name: str, tune: bool, sources: Sequence[str]) -> PipelineRecord:
+    if not sources:
+        raise UsageError("no source was given; name a folder of recordings or audio files")
+    settings: dict[str, object] = {f"{GENERATE}count": DEFAULT_SAMPLES}
+    return PipelineRecord(folder=folder, name=name, tune=tune, sources=_absolute(sources), settings=settings)
+
+
+def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
+    """Sources that mean the same from another working directory."""
+    return tuple(
+        source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources
+    )
+
+
+def _check(record: PipelineRecord, plan: WorkerPlan) -> None:
+    """Raise ConfigError with all that is wrong with any stage's settings, before hours of the first."""
+    settings = {key: value for key, value in record.settings.items() if not key.startswith(GENERATE)}
+    codec: Mapping[str, object] = {key: value for key, value in settings.items() if key != "model.size"}
+    checks: list[Callable[[], object]] = [
+        lambda: build_section(CorpusConfig, _table(settings, CorpusConfig.table)),
+        lambda: build_section(GenerationSettings, _table(record.settings, GenerationSettings.table)),
+        lambda: resolve_prior(
+            VQVAEConfig(), file_count=1, train_frames=1, overrides=codec, accelerator=False, workers=1
+        ),
+    ]
+    if record.tune:
+        size = settings.get("model.size")
+        checks.append(lambda: SweepSettings.of(codec, None if size is None else str(size)))
+    else:
+        checks.append(
+            lambda: resolve_vqvae(_SOME_CORPUS, overrides=settings, size=None, accelerator=False, workers=1)
+        )
+    problems: list[Problem] = plan_problems(plan)
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        raise ConfigError(list(dict.fromkeys(problems)))
+
+
+def _refuse_search_settings(overrides: Mapping[str, object]) -> None:
+    problems = [
+        Problem(key, "is a setting of the search, which --no-tune leaves out", SweepConfig.flag(name))
+        for key in overrides
+        for table, _, name in [key.partition(".")]
+        if table == SweepConfig.table
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _table(settings: Mapping[str, object], table: str) -> dict[str, object]:
+    return {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{table}.")}
+
+
+@contextlib.contextmanager
+def _claimed(folder: Path) -> Iterator[None]:
+    """Keep a second call out of the folder."""
+    with contextlib.ExitStack() as held:
+        try:
+            held.enter_context(folder_lock(folder, None))
+        except LockedError:
+            raise UsageError(
+                f"another process is at work in {folder}; wait for it, or choose another --out"
+            ) from None
+        except OSError as error:
+            raise UsageError(
+                f"the folder {folder} cannot be written ({error.strerror or error}); choose another --out"
+            ) from error
+        yield
+
+
+@contextlib.contextmanager
+def _telling(folder: Path, where: str) -> Iterator[None]:
+    """Say of Ctrl-C outside of a training how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CancelledError(f"stopped at {where}; --resume {folder} goes on from there") from None

@@ -1,0 +1,69 @@
+"""What the stages share, and what a stage is."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+from distill_ray.orchestrate.pipeline_record import PipelineRecord
+from distill_ray.orchestrate.plan import WorkerPlan
+from distill_ray.orchestrate.sweep_settings import TrialListener
+from distill_ray.training.events import PlannedStage
+from distill_ray.training.worker import Listener
+
+if TYPE_CHECKING:
+    from distill_ray.bundle import Manifest
+    from distill_ray.corpus import Corpus
+
+GENERATE = "generate."
+
+
+@dataclass(kw_only=True)
+class Work:
+    """What the stages share. `corpus` is known once `prepare` was skipped or has run; `reports` by stage."""
+
+    record: PipelineRecord
+    plan: WorkerPlan
+    listener: Listener
+    trial_listener: TrialListener
+    corpus: Corpus | None = None
+    reports: dict[str, dict[str, Any]] = field(default_factory=dict)
+    samples: tuple[str, ...] = ()
+
+    def settings(self) -> dict[str, object]:
+        """Those of the trainings."""
+        return {key: value for key, value in self.record.settings.items() if not key.startswith(GENERATE)}
+
+    def corpus_uri(self) -> str:
+        assert self.corpus is not None, "prepare comes first"
+        return self.corpus.uri
+
+
+class Stage(Protocol):
+    """One stage. `decide` gets the last earlier stage that will run, and changes nothing on disk."""
+
+    @property
+    def name(self) -> str: ...
+
+    def decide(self, after: str | None) -> PlannedStage: ...
+
+    def skip(self) -> None:
+        """Take over what is there."""
+
+    def run(self) -> int:
+        """Do the work and keep a record of it; the exit code, which ends the pipeline where it is not 0."""
+
+
+def skipped(stage: str, reason: str) -> PlannedStage:
+    return PlannedStage(stage=stage, skipped=True, reason=reason)
+
+
+def will_run(stage: str, reason: str) -> PlannedStage:
+    return PlannedStage(stage=stage, skipped=False, reason=reason)
+
+
+def manifest(path: Path) -> Manifest:
+    from distill_ray.bundle import read_manifest
+
+    return read_manifest(path)
