@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -39,8 +39,13 @@ def export_codec(
     config: VQTrainConfig,
     completed: TrainingCompleteEvent,
     corpus: dict[str, Any],
+    *,
+    sweep: Mapping[str, Any] | None = None,
 ) -> None:
-    """Write the weights to be used of a codec checkpoint as a `.distill` file at `path`."""
+    """Write the weights to be used of a codec checkpoint as a `.distill` file at `path`.
+
+    sweep: the search that the codec comes from, where it does.
+    """
     from distill_ray.bundle import save_model_v2
     from distill_ray.training.checkpoint import read_json, read_weights
     from distill_ray.vqvae import VQVAE
@@ -61,6 +66,7 @@ def export_codec(
                 "best_val_loss": completed.best_val_loss,
                 "exit_reason": completed.exit_reason,
             },
+            **({} if sweep is None else {"sweep": sweep}),
         },
         codebook_health=_health_of_best(run, completed),
     )

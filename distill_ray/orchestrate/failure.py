@@ -83,7 +83,7 @@ def to_distill_error(error: BaseException, log: Path) -> DistillError:
     if loops:
         message, trace = loops[0].message, "\n".join(failure.trace for failure in loops)
     else:
-        message, trace = _meaning(ranks[0]), "".join(traceback.format_exception(error))
+        message, trace = meaning(ranks[0]), "".join(traceback.format_exception(error))
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         log.write_text(trace)
@@ -92,7 +92,8 @@ def to_distill_error(error: BaseException, log: Path) -> DistillError:
     return TrainingError(f"the training stopped: {message} (the traceback is in {log})")
 
 
-def _meaning(error: BaseException) -> str:
+def meaning(error: BaseException) -> str:
+    """What the end of a worker process means, in words."""
     text = str(error)
     if "OutOfMemory" in text or "OOM" in text:
         return "a worker process was killed for want of memory"

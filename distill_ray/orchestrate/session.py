@@ -29,12 +29,17 @@ from distill_ray.errors import ClusterError, InstallationError
 from distill_ray.orchestrate.plan import ResolvedPlan
 from distill_ray.orchestrate.processes import end_processes, guarded
 
-# Read by Ray Train in the driver, the controller and the workers; what the user has set stays.
+# Read by Ray Train and Ray Tune in the driver, the controller and the workers; what the user has set stays.
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default 2.0 costs seconds at the start and end of a run
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",
+    # Ray Tune: no files but our own, Ctrl-C is ours, and all trials that are ready start side by side.
+    "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",
+    "TUNE_DISABLE_SIGINT_HANDLER": "1",
+    "TUNE_MAX_PENDING_TRIALS_PG": "1000",
+    "TUNE_GLOBAL_CHECKPOINT_S": "3600",
 }
 
 # Lists runs on the Train page of a dashboard.
@@ -82,9 +87,10 @@ _private: Session | None = None  # a process has at most one Ray
 
 
 @contextlib.contextmanager
-def ray_session(plan: ResolvedPlan, *, dashboard: bool = False) -> Iterator[Session]:
+def ray_session(plan: ResolvedPlan, *, dashboard: bool = False, spare_cpus: int = 0) -> Iterator[Session]:
     """The Ray for `plan`: one that this process is connected to, the one at its address, or a private one.
 
+    A private one has a CPU for each worker, and `spare_cpus` for what drives them.
     Only what was started or connected here is ended here. Call it from a thread that outlives the session:
     the kernel ends a private Ray when the thread that started it ends.
 
@@ -98,12 +104,12 @@ def ray_session(plan: ResolvedPlan, *, dashboard: bool = False) -> Iterator[Sess
             with _cluster(plan.address) as session:
                 yield session
         else:
-            with _private_ray(plan, dashboard) as session:
+            with _private_ray(plan, dashboard, spare_cpus) as session:
                 yield session
 
 
 @contextlib.contextmanager
-def _private_ray(plan: ResolvedPlan, dashboard: bool) -> Iterator[Session]:
+def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterator[Session]:
     global _private
     ranks = plan.num_workers or 1
     root = _temporary_root()
@@ -117,7 +123,7 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool) -> Iterator[Session]:
             with _environment(variables, without=_FOREIGN_SETTINGS), _ray_setup(loopback=True):
                 _init(
                     address="local",
-                    num_cpus=ranks,
+                    num_cpus=ranks + spare_cpus,
                     num_gpus=math.ceil(ranks * plan.gpus_per_worker) if plan.use_gpu else 0,
                     object_store_memory=_OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,

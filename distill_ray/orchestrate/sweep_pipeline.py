@@ -1,0 +1,410 @@
+"""A search from end to end: data and settings in, the best codec's `.distill` file out.
+
+`cli/tune.py` and `run_pipeline.py` call `tune_codec`. `sweep_settings.py` says what trials train with, `sweep.py`
+runs them on Ray Tune, `search/` ranks them, `sweep_winner.py` writes the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+import time
+from collections.abc import Iterator, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.resolve import build_section
+from distill_ray.errors import CancelledError
+from distill_ray.orchestrate.export import corpus_record
+from distill_ray.orchestrate.interrupt import Interrupts
+from distill_ray.orchestrate.ledger import Ledger
+from distill_ray.orchestrate.pipeline import (
+    _facts,
+    _file_settings,
+    _refuse_with_resume,
+    _said_of_corpus,
+    _stage,
+)
+from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, resolve_plan
+from distill_ray.orchestrate.run_folder import RunFolder, Start
+from distill_ray.orchestrate.session import Session, ray_session
+from distill_ray.orchestrate.sweep_folder import SweepStart, new_sweep, resumed_sweep
+from distill_ray.orchestrate.sweep_report import SweepReport, provenance
+from distill_ray.orchestrate.sweep_search import Rounds, require_optuna
+from distill_ray.orchestrate.sweep_settings import Scale, SweepSettings, TrialListener, TrialPlanner
+from distill_ray.orchestrate.sweep_winner import ShortPrior, export_trial
+from distill_ray.search.finalists import chosen_finalists
+from distill_ray.search.ranking import advice, candidates, definition, winner
+from distill_ray.search.space import final_round_size, first_round_size
+from distill_ray.search.table import write_trials
+from distill_ray.search.trial import TrialSpec
+from distill_ray.training.events import Notice, ShownSetting, SweepCompleteEvent, SweepStarted
+from distill_ray.training.worker import Listener
+from distill_ray.vqvae.health import HealthRule
+
+if TYPE_CHECKING:
+    from distill_ray.corpus import Corpus
+    from distill_ray.orchestrate.trial import TrialTask
+
+_TABLE = "trials.parquet"
+_OWN_TABLES = ("prior", "prior_training")  # of short priors: recorded, as trials do not
+
+
+def tune_codec(
+    *,
+    data: str,
+    overrides: Mapping[str, object],
+    config_file: Path | None,
+    size: str | None,
+    out: Path | None,
+    name: str | None,
+    resume: Path | None,
+    address: str | None,
+    listener: Listener,
+    trial_listener: TrialListener | None = None,
+) -> SweepReport:
+    """Search for the best codec for `data` (a prepared corpus or a folder of audio); write `OUT/NAME.distill`.
+
+    `overrides` are settings by dotted TOML key ("sweep.codebook_sizes", "training.epochs") and win over
+    `config_file`. `resume` is the folder of an interrupted search, which keeps its settings: finished trials are
+    kept, others go on from their checkpoints. `address`: the Ray cluster to use, else RAY_ADDRESS, else a private
+    Ray on this machine. `trial_listener` makes the listener of a trial in the trial's own process.
+
+    Raises UsageError and its kin for what cannot be used, ClusterError and TrainingError for what failed,
+    CancelledError after a second Ctrl-C. A trial that fails raises nothing.
+    """
+    from distill_ray.corpus import ensure_corpus
+
+    began = time.monotonic()
+    given = {**_file_settings(config_file), **overrides}
+    if resume is None:
+        start = new_sweep(out, name or "distill", given)
+    else:
+        _refuse_with_resume(out=out, name=name, size=size)
+        start = resumed_sweep(resume, given)
+    settings = SweepSettings.of(start.settings, start.identity.get("size", size) or None)
+    if settings.sweep.search == "optuna":
+        require_optuna()
+    with _place(address, settings) as place:
+        said = _said_of_corpus(start.settings)
+        corpus = ensure_corpus(
+            data,
+            build_section(CorpusConfig, said),
+            required=said,
+            on_progress=_stage(listener, "prepare"),
+        )
+        start.check({"corpus": corpus.digest})
+        search = _Search(
+            name=start.identity.get("name", name or "distill"),
+            data=data,
+            start=start,
+            settings=settings,
+            place=place,
+            planner=TrialPlanner(
+                settings,
+                _facts(corpus),
+                place.scale,
+                accelerator=place.scale.gpus > 0,
+                resumed=not start.is_new,
+            ),
+            corpus=corpus,
+            said=said,
+            listener=listener,
+            trial_listener=trial_listener,
+            began=began,
+        )
+        return search.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Place:
+    """Where a search runs: the plan of one worker there, and how many trials it holds."""
+
+    plan: ResolvedPlan
+    scale: Scale
+    cores: int
+
+    def session_plan(self) -> ResolvedPlan:
+        """The plan whose private Ray holds all the workers."""
+        scale = self.scale
+        return replace(
+            self.plan,
+            num_workers=scale.concurrent * scale.workers,
+            use_gpu=scale.gpus > 0,
+            gpus_per_worker=scale.gpus / scale.workers,
+        )
+
+    def scale_of(self, settings: SweepSettings, session: Session) -> Scale:
+        """The scale that the Ray in use allows."""
+        return Scale.of(settings.sweep, session.resources, cores=self.cores, where="the Ray in use")
+
+
+@contextlib.contextmanager
+def _place(address: str | None, settings: SweepSettings) -> Iterator[_Place]:
+    """Where the search will run; a cluster stays connected meanwhile."""
+    sweep = settings.sweep
+    on_cpu = sweep.gpus_per_trial == 0
+    plan = resolve_plan(WorkerPlan(num_workers=1, gpus_per_worker=0 if on_cpu else None, address=address))
+    if plan.address is not None:
+        with ray_session(plan) as session:
+            where, cores = f"the cluster at {plan.address}", int(session.resources.get("CPU", 1))
+            scale = Scale.of(sweep, session.resources, cores=cores, where=where)
+            yield _Place(plan=plan, scale=scale, cores=cores)
+        return
+    import torch
+
+    cores = len(os.sched_getaffinity(0))
+    # More CPU workers than cores is allowed here: they only take turns.
+    wanted = sweep.workers_per_trial * (sweep.max_concurrent or 1)
+    resources = {"CPU": max(cores, wanted), "GPU": 0 if on_cpu else torch.cuda.device_count()}
+    scale = Scale.of(sweep, resources, cores=cores, where="this machine")
+    yield _Place(plan=plan, scale=scale, cores=cores)
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """A search whose corpus is ready."""
+
+    name: str
+    data: str
+    start: SweepStart
+    settings: SweepSettings
+    place: _Place
+    planner: TrialPlanner
+    corpus: Corpus
+    said: Mapping[str, object]
+    listener: Listener
+    trial_listener: TrialListener | None
+    began: float
+
+    def run(self) -> SweepReport:
+        """Trials, short priors, the winner's file."""
+        sweep = self.settings.sweep
+        self._record()
+        ledger = Ledger(
+            self.start.folder.records(),
+            sweep,
+            gpus=self.place.scale.gpus,
+            save=self.start.folder.save,
+            tell=self.listener,
+        )
+        self.listener(self._started())
+        ledger.announce()
+        interrupts = Interrupts(self.listener)
+        try:
+            with interrupts.handling():
+                self._train(ledger, interrupts)
+        except KeyboardInterrupt:
+            raise CancelledError(
+                f"the search was stopped at once; go on with --resume {self.start.folder.path}"
+            ) from None
+        finished = not interrupts.requested()
+        if finished and sweep.objective == "prior-bits":
+            finished = self._train_priors(ledger)
+        report = self._report(ledger, finished)
+        write_trials(self.start.folder.path / _TABLE, report.records, report.candidates)
+        self.start.folder.write_leaderboard(report.to_json())
+        chosen = winner(report.candidates)
+        self.listener(
+            SweepCompleteEvent(
+                exit_reason=report.exit_reason,
+                chosen=chosen.trial if chosen is not None and finished else "",
+                candidates=report.candidates,
+                gpu_seconds=report.gpu_seconds,
+                elapsed_s=report.elapsed_s,
+                advice=report.advice,
+            )
+        )
+        return report
+
+    def _record(self) -> None:
+        """Record the settings, so that a resumed search finds what this one was told and chose."""
+        sweep = self.settings.sweep
+        own = {f"sweep.{key}": value for key, value in asdict(sweep).items()}
+        priors = {
+            key: value for key, value in self.settings.given.items() if key.partition(".")[0] in _OWN_TABLES
+        }
+        identity = {
+            "name": self.name,
+            "size": "" if sweep.sizes else self.planner.size,
+            "corpus": self.corpus.digest,
+        }
+        self.start.record(own | self.planner.shared() | priors, identity, corpus=self.said)
+
+    def _train(self, ledger: Ledger, interrupts: Interrupts) -> None:
+        """Run the trials that are not finished."""
+        rounds = Rounds(
+            self.settings.sweep,
+            HealthRule.of(self.settings.health),
+            seed=self.settings.seed,
+            finished=ledger.finished(),
+            objective=ledger.objective,
+        )
+        if not rounds.has_more(ledger.finished()):
+            return
+        if self.place.plan.address is None:
+            self.listener(Notice(level="info", message="starting Ray on this machine (some 10 seconds)"))
+        with ray_session(self.place.session_plan(), spare_cpus=int(self.place.scale.workers > 1)) as session:
+            from distill_ray.orchestrate.sweep import SweepRun  # Ray is imported in its session's environment
+            from distill_ray.orchestrate.trial import TrialHome
+
+            scale = self.place.scale_of(self.settings, session)
+            SweepRun(
+                storage=self.start.folder.ray_storage,
+                sweep=self.settings.sweep,
+                health=self.settings.health,
+                rounds=rounds,
+                ledger=ledger,
+                task=self._task,
+                concurrent=scale.concurrent,
+                interrupts=interrupts,
+            ).run(
+                lambda mailbox: TrialHome(
+                    mailbox=mailbox,
+                    sweep=self.settings.sweep,
+                    gpus=scale.gpus,
+                    workers=scale.workers,
+                    threads=scale.threads,
+                    session_folder=session.folder,
+                    listener=self.trial_listener,
+                )
+            )
+
+    def _task(self, spec: TrialSpec) -> TrialTask:
+        """What the trial does; its run folder is begun."""
+        from distill_ray.orchestrate.trial import TrialTask
+        from distill_ray.training.vqvae import train_vqvae
+
+        resolved = self.planner.resolve(spec)
+        model = resolved.config.model
+        folder = RunFolder(path=self.start.folder.trial(spec.id))
+        if not folder.is_begun:
+            identity = {"name": spec.id, "size": resolved.size, "corpus": self.corpus.digest}
+            Start(folder=folder, settings={}, overrides=resolved.overrides).record(
+                resolved, identity, corpus=self.said
+            )
+        loop = functools.partial(
+            train_vqvae,
+            self.corpus.uri,
+            resolved.config,
+            name=spec.id,
+            output_dir=str(folder.path),
+            settings=(ShownSetting(name="size", value=resolved.size, source=resolved.source("model.size")),),
+            depths=spec.depths,
+        )
+        return TrialTask(
+            trial=spec.id,
+            codebook_size=spec.codebook_size,
+            frame_rate=model.frame_rate,
+            loop=loop,
+            run_dir=folder.path,
+            compared=spec.round == "search",
+        )
+
+    def _train_priors(self, ledger: Ledger) -> bool:
+        """Rate each finalist by a short prior; False where Ctrl-C came first."""
+        rule = HealthRule.of(self.settings.health)
+        short = ShortPrior(
+            corpus=self.corpus,
+            record=corpus_record(self.corpus, self.data),
+            settings=self.settings.given,
+            accelerator=self.place.scale.gpus > 0,
+            listener=self.listener,
+            trial_listener=self.trial_listener,
+        )
+        for finalist in chosen_finalists(ledger.finished(), self.settings.sweep, rule):
+            record = finalist.record
+            if record is None or record.prior_bits_per_second is not None:
+                continue
+            config = self.planner.resolve(record.spec).config
+            rate = short.bits_per_second(record, self.start.folder.trial(record.spec.id), config)
+            if rate is None:
+                return False
+            ledger.rated(record.spec.id, rate)
+        return True
+
+    def _report(self, ledger: Ledger, finished: bool) -> SweepReport:
+        """The search as it ended; the winner's file is written."""
+        sweep, rule = self.settings.sweep, HealthRule.of(self.settings.health)
+        records = ledger.records()
+        rows = candidates(ledger.finished(), sweep, rule)
+        chosen = winner(rows)
+        if not finished:
+            reason = "cancelled"
+        elif chosen is not None:
+            reason = "completed"
+        else:
+            reason = "failed" if all(record.state == "failed" for record in records) else "health"
+        report = SweepReport(
+            output_dir=self.start.folder.path,
+            model_path=None,
+            sweep=sweep,
+            objective_definition=self._definition(),
+            records=records,
+            candidates=rows if finished else tuple(replace(row, chosen=False) for row in rows),
+            advice=advice(records, sweep, rule) if finished else "",
+            elapsed_s=time.monotonic() - self.began,
+            exit_reason=reason,
+        )
+        if chosen is None or not finished:
+            return report
+        path = self.start.folder.path / f"{self.name}.distill"
+        record = next(record for record in records if record.spec.id == chosen.trial)
+        export_trial(
+            record,
+            self.start.folder.trial(chosen.trial),
+            path,
+            self.planner.resolve(record.spec).config,
+            corpus_record(self.corpus, self.data),
+            sweep=provenance(report, self.settings.health, seed=self.settings.seed, chosen=chosen),
+        )
+        return replace(report, model_path=path)
+
+    def _definition(self) -> str:
+        return definition(self.settings.sweep, self.planner.loss)
+
+    def _started(self) -> SweepStarted:
+        sweep, scale = self.settings.sweep, self.place.scale
+        return SweepStarted(
+            name=self.name,
+            output_dir=str(self.start.folder.path),
+            plan=sweep.plan,
+            search=sweep.search,
+            objective=sweep.objective,
+            objective_definition=self._definition(),
+            trials=first_round_size(sweep),
+            finalists=final_round_size(sweep),
+            concurrent=scale.concurrent,
+            gpus_per_trial=scale.gpus,
+            workers_per_trial=scale.workers,
+            max_kbps=sweep.max_kbps,
+            settings=self._shown(),
+        )
+
+    def _shown(self) -> tuple[ShownSetting, ...]:
+        shared = self.planner.shared()
+        values = {f"sweep.{key}": getattr(self.settings.sweep, key) for key in _SHOWN} | {
+            key: shared.get(key) for key in _SHOWN_SHARED
+        }
+        return tuple(
+            ShownSetting(name=key.partition(".")[2], value=_text(value), source=self.start.source(key))
+            for key, value in values.items()
+            if value is not None
+        )
+
+
+_SHOWN = ("codebook_sizes", "rvq_levels", "scheduler", "max_minutes")
+_SHOWN_SHARED = (
+    "training.epochs",
+    "training.max_minutes",
+    "training.batch_size",
+    "training.seed",
+    "health.stop",
+)
+
+
+def _text(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -1,0 +1,234 @@
+"""From what the user said of a search to the settings of each of its trials, and to how many run at a time.
+
+All trials have equally long epochs (the longest that a codec of the search needs), so that equal epochs are equal
+steps, and an equal share of `--max-minutes`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
+from dataclasses import dataclass, replace
+
+from distill_ray.config.health import HealthConfig
+from distill_ray.config.resolve import (
+    CorpusFacts,
+    Resolved,
+    build_section,
+    dotted,
+    resolve_vqvae,
+    steps_per_epoch,
+)
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.vqvae import LossConfig, VQTrainConfig
+from distill_ray.errors import ClusterError, ConfigError, Problem
+from distill_ray.orchestrate.sweep_folder import common_settings
+from distill_ray.search.space import (
+    CODEBOOK_SIZE,
+    RVQ_LEVELS,
+    SIZE,
+    final_round_size,
+    first_round_size,
+    search_space,
+)
+from distill_ray.search.trial import TrialSpec, make_spec
+from distill_ray.training.worker import Listener
+
+TrialListener = Callable[[], AbstractContextManager[Listener]]
+"""Makes the listener that keeps a trial's own logs, in the trial's process; it must be picklable."""
+
+_EPOCH_STEPS = "training.min_epoch_steps"
+_MINUTES = "training.max_minutes"
+_SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SweepSettings:
+    """A search's own settings, and what its trials share: `given` by dotted key."""
+
+    sweep: SweepConfig
+    health: HealthConfig
+    given: Mapping[str, object]
+    size: str | None
+
+    @classmethod
+    def of(cls, given: Mapping[str, object], size: str | None) -> SweepSettings:
+        """Check all that can be checked without the corpus. Raises ConfigError with every problem."""
+        own = {key.partition(".")[2]: value for key, value in given.items() if key.startswith("sweep.")}
+        shared = {key: value for key, value in given.items() if not key.startswith("sweep.")}
+        shared.setdefault("health.stop", True)
+        problems: list[Problem] = []
+        sweep = SweepConfig()
+        try:
+            sweep = build_section(SweepConfig, own)
+        except ConfigError as error:
+            problems += error.problems
+        problems += _searched_twice(shared, size, sweep)
+        searched = search_space(sweep)
+        shared = {
+            key: value for key, value in shared.items() if key not in {CODEBOOK_SIZE, RVQ_LEVELS, *searched}
+        }
+        try:
+            for codec in _corners(sweep):
+                _resolve(codec, shared, size, _SOME_CORPUS, accelerator=False, workers=1)
+        except ConfigError as error:
+            problems += error.problems
+        if problems:
+            raise ConfigError(list(dict.fromkeys(problems)))
+        health = build_section(
+            HealthConfig,
+            {key.partition(".")[2]: value for key, value in shared.items() if key.startswith("health.")},
+        )
+        return cls(sweep=sweep, health=health, given=shared, size=size)
+
+    @property
+    def seed(self) -> int:
+        seed = self.given.get("training.seed", 0)
+        assert isinstance(seed, int)
+        return seed
+
+
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """On how much of a machine a search runs. `gpus`: of one trial; `threads`: torch's in a trial's process."""
+
+    concurrent: int
+    gpus: float
+    workers: int
+    threads: int
+
+    @classmethod
+    def of(cls, sweep: SweepConfig, resources: Mapping[str, float], *, cores: int, where: str) -> Scale:
+        """As many trials at a time as `resources` ("CPU", "GPU") hold; `cores` are shared by their threads.
+
+        Raises ClusterError where they do not hold one.
+        """
+        workers, cpus, gpus = sweep.workers_per_trial, resources.get("CPU", 0.0), resources.get("GPU", 0.0)
+        share = sweep.gpus_per_trial
+        if share is None:
+            share = float(workers) if gpus else 0.0
+        rooms = [cpus // workers, first_round_size(sweep)]
+        if share:
+            rooms.append(gpus / share + 1e-9)
+        if share > gpus:
+            raise ClusterError(
+                f"a trial needs {share:g} GPUs and {where} has {gpus:g}: lower --gpus-per-trial or "
+                "--workers-per-trial, or train on CPUs with --gpus-per-trial 0"
+            )
+        if workers > cpus:
+            raise ClusterError(
+                f"a trial's {workers} workers need one CPU each and {where} has {cpus:g}: "
+                "lower --workers-per-trial"
+            )
+        concurrent = max(1, int(min(rooms)))
+        if sweep.max_concurrent is not None:
+            concurrent = min(concurrent, sweep.max_concurrent)
+        return cls(
+            concurrent=concurrent,
+            gpus=share,
+            workers=workers,
+            threads=max(1, cores // (concurrent * workers)),
+        )
+
+
+class TrialPlanner:
+    """Makes the configuration of each trial; `facts` are those of the corpus.
+
+    `minutes`: of one trial, None without a limit of time.
+    """
+
+    def __init__(
+        self, settings: SweepSettings, facts: CorpusFacts, scale: Scale, *, accelerator: bool, resumed: bool
+    ) -> None:
+        self._settings = settings
+        self._facts = facts
+        self._accelerator = accelerator
+        self._workers = scale.workers
+        self._shared = dict(settings.given)
+        minutes = settings.sweep.max_minutes
+        if minutes is not None and not resumed:  # a resumed search has recorded its share
+            waves = _waves(settings.sweep, scale.concurrent)
+            own = self._shared.get(_MINUTES)
+            assert own is None or isinstance(own, int | float)
+            self._shared[_MINUTES] = min(minutes / waves, own or math.inf)
+        codecs = [self._resolve(codec).config for codec in _corners(settings.sweep)]
+        self._shared[_EPOCH_STEPS] = max(steps_per_epoch(codec, facts.train_seconds) for codec in codecs)
+
+    def resolve(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
+        """The configuration of a trial; what the search chose counts as override."""
+        resolved = self._resolve(spec)
+        chosen = {CODEBOOK_SIZE, RVQ_LEVELS, *spec.overrides, *self._settings.given} - {"health.stop"}
+        return replace(resolved, overrides=frozenset(chosen))
+
+    def shared(self) -> dict[str, object]:
+        """The settings that are the same in every trial."""
+        searched = {CODEBOOK_SIZE, RVQ_LEVELS, *search_space(self._settings.sweep)}
+        settings = common_settings(
+            dotted(self._resolve(codec).config) for codec in _corners(self._settings.sweep)
+        )
+        return {key: value for key, value in settings.items() if key not in searched}
+
+    @property
+    def size(self) -> str:
+        """The network's size; of the smallest where sizes are searched."""
+        return self._resolve(_corners(self._settings.sweep)[0]).size
+
+    @property
+    def loss(self) -> LossConfig:
+        """The weights of the losses."""
+        return self._resolve(_corners(self._settings.sweep)[0]).config.loss
+
+    def _resolve(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
+        return _resolve(
+            spec,
+            self._shared,
+            self._settings.size,
+            self._facts,
+            accelerator=self._accelerator,
+            workers=self._workers,
+        )
+
+
+def _resolve(
+    spec: TrialSpec,
+    shared: Mapping[str, object],
+    size: str | None,
+    facts: CorpusFacts,
+    *,
+    accelerator: bool,
+    workers: int,
+) -> Resolved[VQTrainConfig]:
+    chosen = {CODEBOOK_SIZE: spec.codebook_size, RVQ_LEVELS: spec.rvq_levels, **spec.overrides}
+    return resolve_vqvae(
+        facts, overrides={**shared, **chosen}, size=size, accelerator=accelerator, workers=workers
+    )
+
+
+def _corners(sweep: SweepConfig) -> list[TrialSpec]:
+    """A trial for each codec shape of the search, whatever the plan."""
+    sizes: list[dict[str, object]] = [{SIZE: size} for size in sweep.sizes] or [{}]
+    shapes = itertools.product(sweep.codebook_sizes, sweep.rvq_levels, sizes)
+    return [make_spec("search", codes, (levels,), size) for codes, levels, size in shapes]
+
+
+def _waves(sweep: SweepConfig, concurrent: int) -> int:
+    """How many times trials run side by side, as far as it is known beforehand."""
+    return math.ceil(first_round_size(sweep) / concurrent) + math.ceil(final_round_size(sweep) / concurrent)
+
+
+def _searched_twice(given: Mapping[str, object], size: str | None, sweep: SweepConfig) -> list[Problem]:
+    flags = {CODEBOOK_SIZE: "--codebook-sizes", RVQ_LEVELS: "--rvq-levels"}
+    problems = [
+        Problem(key, f"a search chooses it; say which ones to try with {flag}", flag)
+        for key, flag in flags.items()
+        if key in given
+    ]
+    searched = [key for key in search_space(sweep) if key not in flags and (key in given)]
+    problems += [
+        Problem(key, "is one of the settings that the search tries; leave it out") for key in searched
+    ]
+    if size is not None and sweep.sizes:
+        problems.append(Problem("sweep.sizes", "give either sizes to try or --size, not both", "--size"))
+    return problems

@@ -1,0 +1,212 @@
+"""One trial of a search, in the process that Ray Tune gives it (`run_trial`).
+
+With one worker the loop runs right here; with more, this process drives a Ray Train run of its own (`ddp.py`).
+Either way the trial is an ordinary run folder, and the driver of the search hears of it through the mailbox
+(`sweep_mailbox.py`); Tune itself gets one report an epoch, for schedulers and searchers.
+"""
+
+from __future__ import annotations
+
+import gc
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.errors import CheckpointError
+from distill_ray.orchestrate.checkpoints import Checkpoints, KeepingWorker
+from distill_ray.orchestrate.failure import LoopError
+from distill_ray.orchestrate.interrupt import Interrupts
+from distill_ray.orchestrate.mailbox import Outbox, Record
+from distill_ray.orchestrate.metrics import with_metrics
+from distill_ray.orchestrate.plan import ResolvedPlan
+from distill_ray.orchestrate.session import Session
+from distill_ray.orchestrate.sweep_mailbox import TrialBox
+from distill_ray.orchestrate.sweep_settings import TrialListener
+from distill_ray.orchestrate.worker import Loop, StepThrottle
+from distill_ray.search.ranking import trial_objective
+from distill_ray.training.events import Event, VQEpochMetrics, to_record
+from distill_ray.training.worker import Listener, StopFlag
+from distill_ray.vqvae.health import LevelHealth
+
+BEGUN, FAILED = "begun", "failed"  # records of a trial that are not events, by their key "trial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTask:
+    """What one trial does: `loop` in `run_dir`. `compared`: schedulers may end it early."""
+
+    trial: str
+    codebook_size: int
+    frame_rate: float
+    loop: Loop
+    run_dir: Path
+    compared: bool
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialHome:
+    """What all trials of a search share. `gpus`: of a whole trial; `threads`: torch's in a trial's process;
+    `session_folder`: that of a private Ray.
+    """
+
+    mailbox: Any
+    sweep: SweepConfig
+    gpus: float
+    workers: int
+    threads: int
+    session_folder: Path | None
+    listener: TrialListener | None
+
+
+def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
+    """Tune's training function; `config["task"]` is a TrialTask.
+
+    Raises LoopError for every exception of the loop, after the driver has been told the reason.
+    """
+    task: TrialTask = config["task"]
+    actor = ray.get_runtime_context().current_actor
+    if ray.get(home.mailbox.hello.remote(task.trial, actor)):
+        return  # the search was stopped while this process started
+    torch.set_num_threads(home.threads)
+    if 0 < home.gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(home.gpus)
+    outbox = Outbox(TrialBox(home.mailbox, task.trial))
+    outbox.post({"trial": BEGUN, "device": _device_name(home)})
+    try:
+        if home.listener is None:
+            _train(task, home, TrialVoice(task, home.sweep, outbox, None), outbox)
+        else:
+            with home.listener() as listener:
+                _train(task, home, TrialVoice(task, home.sweep, outbox, listener), outbox)
+    except Exception as error:
+        failure = error if isinstance(error, LoopError) else LoopError.of(error)
+        outbox.post({"trial": FAILED, "message": failure.message, "trace": failure.trace})
+        raise failure from None
+    finally:
+        outbox.close()
+        gc.collect()  # the process may serve the next trial
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _train(task: TrialTask, home: TrialHome, voice: TrialVoice, outbox: Outbox) -> None:
+    if home.workers == 1:
+        worker = KeepingWorker(
+            Checkpoints(task.run_dir / "checkpoints"),
+            device=None if home.gpus else torch.device("cpu"),
+            listener=with_metrics(voice, private=home.session_folder is not None),
+            stop=_Asked(outbox),
+        )
+        task.loop(worker)
+        worker.finish()
+        return
+    from distill_ray.orchestrate.ddp import DDPRun
+
+    plan = ResolvedPlan(
+        num_workers=home.workers,
+        use_gpu=home.gpus > 0,
+        gpus_per_worker=home.gpus / home.workers,
+        address=None,
+        reason="a trial",
+    )
+    session = Session(
+        address=ray.get_runtime_context().gcs_address,
+        folder=home.session_folder,
+        resources=ray.cluster_resources(),
+    )
+    run = DDPRun(
+        task.loop,
+        run_dir=task.run_dir,
+        plan=plan,
+        session=session,
+        listener=voice,
+        interrupts=_AskedInterrupts(voice, outbox),
+    )
+    try:
+        run.train()
+    except KeyboardInterrupt:
+        return  # stopped before the loop had begun: there is nothing to keep
+
+
+class TrialVoice:
+    """A listener that tells the trial's own logs, the driver, and after each epoch Tune."""
+
+    def __init__(
+        self, task: TrialTask, sweep: SweepConfig, outbox: Outbox, listener: Listener | None
+    ) -> None:
+        self._task = task
+        self._sweep = sweep
+        self._outbox = outbox
+        self._listener = listener
+        self._throttle = StepThrottle(0.5)
+
+    def __call__(self, event: Event) -> None:
+        if self._listener is not None:
+            self._listener(event)
+        if self._throttle.passes(event, time.monotonic()):
+            self._outbox.post(to_record(event))
+        if isinstance(event, VQEpochMetrics):
+            tune.report(report_of(event, self._task, self._sweep))
+
+
+def report_of(event: VQEpochMetrics, task: TrialTask, sweep: SweepConfig) -> Record:
+    """What Tune hears of an epoch: the figure to compare trials by, and the health that the stopper judges."""
+    objective = trial_objective(event.depth_scores, sweep, task.codebook_size, task.frame_rate)
+    return {
+        "trial": task.trial,
+        "epoch": event.epoch,
+        "objective": math.inf if objective is None else objective,
+        "val_loss": event.val_loss,
+        "health": [asdict(level) for level in event.codebook_health],
+    }
+
+
+class _Asked(StopFlag):
+    """Set when the driver of the search says so."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self._outbox = outbox
+
+    def requested(self) -> bool:
+        return self._outbox.stop_requested()
+
+
+class _AskedInterrupts(Interrupts):
+    """The same for a `DDPRun`, as it hears Ctrl-C."""
+
+    def __init__(self, listener: Listener, outbox: Outbox) -> None:
+        super().__init__(listener)
+        self._outbox = outbox
+
+    def requested(self) -> bool:
+        return self._outbox.stop_requested()
+
+
+def reports_before(run_dir: Path) -> list[tuple[LevelHealth, ...]]:
+    """The health of each epoch that the newest checkpoint of a trial holds."""
+    from distill_ray.training.checkpoint import read_json
+
+    folder = Checkpoints(run_dir / "checkpoints").newest()
+    if folder is None:
+        return []
+    try:
+        history = read_json(folder / "run.json")["history"]
+    except CheckpointError:
+        return []  # the trial itself will say so
+    return [tuple(LevelHealth(**level) for level in epoch["codebook_health"]) for epoch in history]
+
+
+def _device_name(home: TrialHome) -> str:
+    if not home.gpus:
+        return "CPU"
+    if home.workers > 1:
+        return f"{home.gpus:g} GPUs"
+    return "GPU " + ",".join(str(number) for number in ray.get_gpu_ids())
