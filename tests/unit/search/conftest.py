@@ -70,6 +70,7 @@ class World:
         return random.Random(repr((self.seed, *about))).random()
 
     def train(self, spec: TrialSpec) -> TrialRecord:
+        assert spec.id not in self.ran, "a trial that has run came again"
         self.ran.append(spec.id)
         about = (spec.codebook_size, sorted(spec.overrides.items()))
         weak = int(self.drawn("weak", *about) * 16) if self.drawn("dies", *about) < self.collapses else 99

@@ -224,12 +224,12 @@ def test_the_definition_names_weights_split_and_limit() -> None:
 
 
 def test_advice_where_everything_is_above_the_limit(record: Any, rule: Any) -> None:
-    text = advice([record(256, {4: 5.0, 8: 4.0})], SweepConfig(max_kbps=1.0), rule)
+    text = advice([record(64, {5: 5.0, 8: 4.0})], SweepConfig(max_kbps=1.0), rule)
     assert text == (
-        "every healthy codec is above 1 kbit/s: raise --max-kbps to at least 2.76, "
+        "every healthy codec is above 1 kbit/s: raise --max-kbps to at least 2.59, "
         "or add lower --rvq-levels or smaller --codebook-sizes"
     )
-    assert advice([record(256, {4: 5.0})], SweepConfig(max_kbps=2.76), rule) == ""  # and following it helps
+    assert advice([record(64, {5: 5.0})], SweepConfig(max_kbps=2.59), rule) == ""  # and following it helps
 
 
 def test_advice_where_everything_collapsed(record: Any, rule: Any) -> None:
