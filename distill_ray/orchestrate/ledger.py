@@ -1,4 +1,4 @@
-"""What is known of a search's trials: from what they say to `TrialRecord`s on disk and `TrialUpdate`s on screen.
+"""What is known of a search's trials: from what they say to records on disk and updates on screen.
 
 The driver's only bookkeeping. `sweep.py` tells it what trials and Ray Tune say; a resumed search begins with
 the records that it wrote (`sweep_folder.py`).
@@ -54,7 +54,7 @@ class _Trial:
 
 
 class Ledger:
-    """The trials of a search. `gpus`: of one trial; `save` keeps a record; `tell` is the search's listener."""
+    """The trials of a search. `gpus`: of a trial. `save` keeps a record, `tell` is the search's listener."""
 
     def __init__(
         self,

@@ -1,7 +1,7 @@
 """The outer guard of the health rule: ends a trial that reports on although its codebook has collapsed.
 
-The loop itself obeys the rule (`training/vqvae.py`) and keeps a checkpoint as it ends; Ray Tune would end it at
-once. So the guard waits for a report that a loop that obeys does not make.
+The loop itself obeys the rule (`training/vqvae.py`) and keeps a checkpoint as it ends; Ray Tune would end it
+at once. So the guard waits for a report that a loop that obeys does not make.
 """
 
 from __future__ import annotations
@@ -20,8 +20,8 @@ class HealthStopper(tune.Stopper):  # type: ignore[misc]
     """A report has the keys "trial", "epoch" (from 1) and "health" (a dictionary of each `LevelHealth`).
 
     rule: None where it shall end no trial. before: the epochs of a trial that its checkpoint had when it was
-    (re)started. on_collapse: is told of each trial that is ended. is_aborted: whether all shall end at once. All are
-    called in Tune's thread.
+    (re)started. on_collapse: is told of each trial that is ended. is_aborted: whether all shall end at once.
+    All are called in Tune's thread.
     """
 
     def __init__(

@@ -1,9 +1,10 @@
 """The trials of a search on Ray Tune, attended by the driver: rounds, leaderboard, Ctrl-C, crashes.
 
-One `Tuner` serves all rounds. The driver's thread decides (`Rounds`), keeps the books (`Ledger`) and hears the
-trials through the mailbox, which also carries the request to stop. Tune has a thread of its own (`tune_thread.py`),
-which takes the trials that are ready and says how their processes ended. Tune ends no trial by itself, but for
-the stopper: one that shall end early, for Ctrl-C or the scheduler, stops after its step and keeps a checkpoint.
+One `Tuner` serves all rounds. The driver's thread decides (`Rounds`), keeps the books (`Ledger`) and hears
+the trials through the mailbox, which also carries the request to stop. Tune has a thread of its own
+(`tune_thread.py`), which takes the trials that are ready and says how their processes ended. Tune ends no
+trial by itself, but for the stopper: one that shall end early, for Ctrl-C or the scheduler, stops after its
+step and keeps a checkpoint.
 """
 
 from __future__ import annotations
@@ -75,7 +76,8 @@ class SweepRun:
     def run(self, home: Callable[[Any], TrialHome]) -> None:
         """Run all trials; `home` makes what they share, given the mailbox.
 
-        Raises TrainingError where the search itself (and not a trial) failed, KeyboardInterrupt after an abort.
+        Raises TrainingError where the search itself (and not a trial) failed, KeyboardInterrupt after an
+        abort.
         """
         with open_sweep_mailbox() as mailbox:
             self._mailbox = mailbox
@@ -111,7 +113,7 @@ class SweepRun:
         self._catch_up()
 
     def _catch_up(self) -> None:
-        """What trials said up to now, and then which of them ended: a trial's end comes after its last word."""
+        """What trials said, and then which of them ended: a trial's end comes after its last word."""
         ends = []
         with contextlib.suppress(queue.Empty):
             while True:

@@ -1,7 +1,7 @@
 """A search from end to end: data and settings in, the best codec's `.distill` file out.
 
-`cli/tune.py` and `run_pipeline.py` call `tune_codec`. `sweep_settings.py` says what trials train with, `sweep.py`
-runs them on Ray Tune, `search/` ranks them, `sweep_winner.py` writes the file.
+`cli/tune.py` and `run_pipeline.py` call `tune_codec`. `sweep_settings.py` says what trials train with,
+`sweep.py` runs them on Ray Tune, `search/` ranks them, `sweep_winner.py` writes the file.
 """
 
 from __future__ import annotations
@@ -66,12 +66,12 @@ def tune_codec(
     listener: Listener,
     trial_listener: TrialListener | None = None,
 ) -> SweepReport:
-    """Search for the best codec for `data` (a prepared corpus or a folder of audio); write `OUT/NAME.distill`.
+    """Search for the best codec for `data` (a prepared corpus or a folder of audio): `OUT/NAME.distill`.
 
     `overrides` are settings by dotted TOML key ("sweep.codebook_sizes", "training.epochs") and win over
-    `config_file`. `resume` is the folder of an interrupted search, which keeps its settings: finished trials are
-    kept, others go on from their checkpoints. `address`: the Ray cluster to use, else RAY_ADDRESS, else a private
-    Ray on this machine. `trial_listener` makes the listener of a trial in the trial's own process.
+    `config_file`. `resume` is the folder of an interrupted search, which keeps its settings: finished trials
+    are kept, others go on from their checkpoints. `address`: the Ray cluster to use, else RAY_ADDRESS, else a
+    private Ray on this machine. `trial_listener` makes the listener of a trial in the trial's own process.
 
     Raises UsageError and its kin for what cannot be used, ClusterError and TrainingError for what failed,
     CancelledError after a second Ctrl-C. A trial that fails raises nothing.

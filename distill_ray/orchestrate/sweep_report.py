@@ -1,4 +1,4 @@
-"""What a search came to: the document of `distill-ray tune --json`, of leaderboard.json, and of the manifest."""
+"""What a search came to: the document of `tune --json` and leaderboard.json, and what the manifest says."""
 
 from __future__ import annotations
 
@@ -22,9 +22,9 @@ _EXIT_CODES = {"completed": 0, "failed": 1, "cancelled": 3, "health": 4}
 class SweepReport:
     """A search as it ended. `model_path`: the winner's file, None where there is none.
 
-    `exit_reason`: "completed", "cancelled", "health" (no healthy candidate within the rate) or "failed" (every
-    trial failed). `gpu_seconds`: seconds of trials × their GPUs, over all parts of a resumed search; `elapsed_s`:
-    wall seconds of its last part.
+    `exit_reason`: "completed", "cancelled", "health" (no healthy candidate within the rate) or "failed"
+    (every trial failed). `gpu_seconds`: seconds of trials × their GPUs, over all parts of a resumed search;
+    `elapsed_s`: wall seconds of its last part.
     """
 
     output_dir: Path

@@ -1,7 +1,7 @@
 """From what the user said of a search to the settings of each of its trials, and to how many run at a time.
 
-All trials have equally long epochs (the longest that a codec of the search needs), so that equal epochs are equal
-steps, and an equal share of `--max-minutes`.
+All trials have equally long epochs (the longest that a codec of the search needs), so that equal epochs are
+equal steps, and an equal share of `--max-minutes`.
 """
 
 from __future__ import annotations
@@ -92,7 +92,7 @@ class SweepSettings:
 
 @dataclass(frozen=True, kw_only=True)
 class Scale:
-    """On how much of a machine a search runs. `gpus`: of one trial; `threads`: torch's in a trial's process."""
+    """On how much of a machine a search runs. `gpus`: of a trial; `threads`: torch's in a trial's process."""
 
     concurrent: int
     gpus: float

@@ -1,4 +1,4 @@
-"""What comes after a search's trials: short priors for objective prior-bits, and the winner as a `.distill` file."""
+"""What comes after a search's trials: short priors for objective prior-bits, the winner's `.distill` file."""
 
 from __future__ import annotations
 

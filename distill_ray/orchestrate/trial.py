@@ -1,8 +1,8 @@
 """One trial of a search, in the process that Ray Tune gives it (`run_trial`).
 
-With one worker the loop runs right here; with more, this process drives a Ray Train run of its own (`ddp.py`).
-Either way the trial is an ordinary run folder, and the driver of the search hears of it through the mailbox
-(`sweep_mailbox.py`); Tune itself gets one report an epoch, for schedulers and searchers.
+With one worker the loop runs right here; with more, this process drives a Ray Train run of its own
+(`ddp.py`). Either way the trial is an ordinary run folder, and the driver of the search hears of it through
+the mailbox (`sweep_mailbox.py`); Tune itself gets one report an epoch, for scheduler and stopper.
 """
 
 from __future__ import annotations
@@ -157,7 +157,7 @@ class TrialVoice:
 
 
 def report_of(event: VQEpochMetrics, task: TrialTask, sweep: SweepConfig) -> Record:
-    """What Tune hears of an epoch: the figure to compare trials by, and the health that the stopper judges."""
+    """What Tune hears of an epoch: the figure to compare trials by, and the health that is judged."""
     objective = trial_objective(event.depth_scores, sweep, task.codebook_size, task.frame_rate)
     return {
         "trial": task.trial,

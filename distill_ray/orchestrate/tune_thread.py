@@ -1,8 +1,8 @@
 """Ray Tune's part in a search: `Tuner.fit` in a thread of its own, and what it asks and tells the driver.
 
-Tune would take Ctrl-C for itself on the main thread. Searcher, callback, scheduler and stopper here are thin: the
-driver (`Attendant`, which `sweep.SweepRun` is) decides. Tune pickles them for `Tuner.restore`, which is not used,
-as what they refer to lives in this process only; so their pickles are empty.
+Tune would take Ctrl-C for itself on the main thread. Searcher, callback, scheduler and stopper are thin: the
+driver (`Attendant`, which `sweep.SweepRun` is) decides. Tune pickles them for `Tuner.restore`, which is not
+used, as what they refer to lives in this process only; so their pickles are empty.
 """
 
 from __future__ import annotations
@@ -44,7 +44,7 @@ class Attendant(Protocol):
 
 
 class TuneThread(threading.Thread):
-    """Runs the trials that `attendant` has ready until it is over; `error` is what Tune itself failed with."""
+    """Runs the trials that `attendant` has ready until it is over; `error`: what Tune itself failed with."""
 
     def __init__(
         self, attendant: Attendant, home: TrialHome, storage: Path, sweep: SweepConfig, health: HealthConfig
@@ -111,9 +111,9 @@ class CooperativeAsha(ASHAScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         # Trials of later rounds have other depths, and are wanted whatever the first ones reached.
-        if "epoch" in result and trial.config["task"].compared:
-            if super().on_trial_result(controller, trial, result) == TrialScheduler.STOP:
-                self._attendant.prune(result["trial"])
+        compared = "epoch" in result and trial.config["task"].compared
+        if compared and super().on_trial_result(controller, trial, result) == TrialScheduler.STOP:
+            self._attendant.prune(result["trial"])
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
