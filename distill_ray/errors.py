@@ -9,6 +9,7 @@
     │   └── CodeShapeError                 codes of another shape than their use asks for
     ├── TrainingError             exit 1   a run that could not go on
     │   └── CheckpointError                a checkpoint that cannot be read or written
+    ├── StorageError              exit 1   results that did not get where they should; where they are is said
     ├── ClusterError              exit 1   Ray: not reachable, too small, lost
     ├── JobError          its own  what a submitted job ended with
     ├── InstallationError         exit 1   a package that is missing or does not fit
@@ -81,6 +82,10 @@ class TrainingError(DistillError):
 
 class CheckpointError(TrainingError):
     """A checkpoint cannot be read or written."""
+
+
+class StorageError(DistillError):
+    """Results could not be put where they should; the message says where they are."""
 
 
 class ClusterError(DistillError):

@@ -2,23 +2,22 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from distill_ray.cli import options
 from distill_ray.cli.attended import attended
-from distill_ray.config.health import HealthConfig
 from distill_ray.cli.output import finish
+from distill_ray.config.health import HealthConfig
 from distill_ray.config.vqvae import SIZES, TrainingConfig, VQVAEConfig
 
 
 def command(
     data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
     out: Annotated[
-        Path | None,
-        typer.Option("--out", "-o", help="Folder for the run and its model.", show_default=False),
+        str | None,
+        typer.Option("--out", "-o", help="Folder or URI for the run and its model.", show_default=False),
     ] = None,
     name: Annotated[
         str | None,
@@ -35,6 +34,7 @@ def command(
     max_minutes: Annotated[float | None, options.from_setting(TrainingConfig, "max_minutes")] = None,
     batch_size: Annotated[int | None, options.from_setting(TrainingConfig, "batch_size")] = None,
     lr: Annotated[float | None, options.from_setting(TrainingConfig, "lr")] = None,
+    seed: Annotated[int | None, options.from_setting(TrainingConfig, "seed")] = None,
     health_stop: Annotated[
         bool | None,
         typer.Option(
@@ -48,13 +48,12 @@ def command(
         int | None, options.from_setting(HealthConfig, "patience", default=True)
     ] = None,
     health_warmup: Annotated[int | None, options.from_setting(HealthConfig, "warmup", default=True)] = None,
-    seed: Annotated[int | None, options.from_setting(TrainingConfig, "seed")] = None,
     num_workers: options.NumWorkers = "auto",
     gpus_per_worker: options.GpusPerWorker = None,
     address: options.Address = None,
     resume: Annotated[
-        Path | None,
-        typer.Option("--resume", help="Folder of an interrupted run to go on with.", show_default=False),
+        str | None,
+        typer.Option("--resume", help="Folder or URI of an interrupted run.", show_default=False),
     ] = None,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
@@ -73,11 +72,11 @@ def command(
             "training.max_minutes": max_minutes,
             "training.batch_size": batch_size,
             "training.lr": lr,
+            "training.seed": seed,
             "health.stop": health_stop,
             "health.floor": health_floor,
             "health.patience": health_patience,
             "health.warmup": health_warmup,
-            "training.seed": seed,
         }
     )
     # A resumed run keeps the name that it has.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -14,7 +13,7 @@ from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 
 
 def command(
-    model: Annotated[Path, typer.Argument(help="The .distill file.", metavar="MODEL")],
+    model: Annotated[str, typer.Argument(help="The .distill file: a path or URI.", metavar="MODEL")],
     data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
     epochs: Annotated[int | None, options.from_setting(PriorTrainingConfig, "epochs")] = None,
     max_minutes: Annotated[float | None, options.from_setting(PriorTrainingConfig, "max_minutes")] = None,

@@ -68,9 +68,7 @@ class CachedStorage(Storage):
         return Entry(bytes=status.st_size, written_ns=status.st_mtime_ns) == self.shards[name]
 
     def _download(self, name: str) -> None:
-        patiently(
-            lambda: self.download(f"{SHARD_FOLDER}/{name}", self.folder / name), patience_s=_PATIENCE_S
-        )
+        patiently(lambda: self.download(f"{SHARD_FOLDER}/{name}", self.folder / name), patience_s=_PATIENCE_S)
         if not self._is_here(name):
             raise CorpusError(f"the corpus at {self.uri} was changed while it was read; start again")
 

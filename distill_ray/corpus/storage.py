@@ -153,6 +153,19 @@ class Storage:
         with self._explained("write"):
             self.filesystem.delete_file(self._path(name))
 
+    def check_writable(self) -> None:
+        """Write, read and delete a tiny file; raises `error` where that does not work."""
+        name, content = f".distill-ray-probe-{secrets.token_hex(4)}", b"distill-ray can write here\n"
+        with self._explained("write"):
+            there = self.filesystem.get_file_info(self.root)
+        if there.type == pafs.FileType.File:
+            raise self.error(f"{self.uri} is a file; give a folder for {self.holds}")
+        with self.writing(name) as stream:
+            stream.write(content)
+        if self.read_bytes(name) != content:
+            raise self.error(f"what was written at {self.uri} cannot be read again; choose another place")
+        self.remove(name)
+
     def lock(self, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
         """Keep other preparations of this local folder out; remote folders have no lock."""
         return contextlib.nullcontext() if self.local is None else self._lock(self.local, on_wait)

@@ -17,7 +17,8 @@ import torch
 from safetensors import SafetensorError
 
 from distill_ray.config.cache import cache_root
-from distill_ray.errors import CheckpointError
+from distill_ray.corpus.storage import open_storage
+from distill_ray.errors import CheckpointError, StorageError
 from distill_ray.training.events import Event, Notice
 from distill_ray.training.worker import (
     Listener,
@@ -152,13 +153,25 @@ class KeepingWorker(LocalWorker):
             super().emit(notice)
 
 
-def open_checkpoints(folder: Path, uri: str | None) -> Checkpoints:
-    """The checkpoints in `folder`, with a copy at `uri` where one is given."""
+def open_checkpoints(folder: Path, uri: str | None, patience_s: float = 60.0) -> Checkpoints:
+    """The checkpoints in `folder`, with a copy at `uri` where one is given.
+
+    patience_s: how long an outage of the storage is sat out where nothing can go on without it.
+    """
     if uri is None:
         return Checkpoints(folder)
     from distill_ray.orchestrate.published import PublishedCheckpoints
 
-    return PublishedCheckpoints(folder, uri)
+    return PublishedCheckpoints(folder, uri, patience_s=patience_s)
+
+
+def discard(folder: Path, uri: str | None) -> None:
+    """Forget every checkpoint, here and at `uri`. Raises StorageError."""
+    if uri is not None:
+        storage = open_storage(uri, holds="the checkpoints", error=StorageError)
+        for name in sorted(storage.files(), reverse=True):  # the pointer before what it points at
+            storage.remove(name)
+    shutil.rmtree(folder, ignore_errors=True)
 
 
 def node_folder(folder: Path, uri: str | None) -> Path:

@@ -9,9 +9,9 @@ from __future__ import annotations
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.prior import PriorTrainConfig
@@ -26,10 +26,27 @@ from distill_ray.config.resolve import (
 from distill_ray.config.toml import read_toml
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import TrainingError, UsageError
+from distill_ray.orchestrate.checkpoints import settle
 from distill_ray.orchestrate.export import corpus_codes, corpus_record, export_codec, export_prior
 from distill_ray.orchestrate.launch import launch
 from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
-from distill_ray.orchestrate.run_folder import new_prior_run, new_run, resumed_run, without_run
+from distill_ray.orchestrate.reports import CodecReport, PriorReport
+from distill_ray.orchestrate.results import (
+    ModelFile,
+    Place,
+    ResultFolder,
+    enter_free_folder,
+    open_model,
+    result_folder,
+)
+from distill_ray.orchestrate.run_folder import (
+    RunFolder,
+    Start,
+    new_prior_run,
+    new_run,
+    resumed_run,
+    without_run,
+)
 from distill_ray.orchestrate.session import ray_session
 from distill_ray.training.events import (
     Notice,
@@ -45,7 +62,6 @@ if TYPE_CHECKING:
 
 CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteEvent)
 
-_EXIT_CODES = {"completed": 0, "early_stop": 0, "cancelled": 3, "health": 4}
 _SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
 _VQ_SHOWN = (
     "model.codebook_size",
@@ -73,107 +89,58 @@ _PRIOR_SHOWN = (
 )
 
 
-@dataclass(frozen=True, kw_only=True)
-class CodecReport:
-    """A finished codec run. `model_path` holds the best epoch's weights."""
-
-    output_dir: Path
-    model_path: Path
-    model_name: str
-    config: VQTrainConfig
-    codebook_size_source: str
-    completed: TrainingCompleteEvent
-
-    @property
-    def exit_code(self) -> int:
-        return _EXIT_CODES[self.completed.exit_reason]
-
-    def to_json(self) -> dict[str, Any]:
-        done, model = self.completed, self.config.model
-        return {
-            "output_dir": str(self.output_dir),
-            "model_path": str(self.model_path),
-            "model_name": self.model_name,
-            "epochs_completed": done.epochs_completed,
-            "final_train_loss": done.final_train_loss,
-            "final_val_loss": done.final_val_loss,
-            "best_val_loss": done.best_val_loss,
-            "best_epoch": done.best_epoch,
-            "codebook_size": model.codebook_size,
-            "codebook_size_source": self.codebook_size_source,
-            "rvq_levels": model.num_quantizers,
-            "commitment_weight": model.commitment_weight,
-            "codebook_health": {
-                f"level_{level}": asdict(health) for level, health in enumerate(done.codebook_health)
-            },
-            "warnings": list(done.warnings),
-            "audio_seconds_per_second": done.audio_seconds_per_second,
-            "elapsed_s": done.elapsed_s,
-            "exit_reason": done.exit_reason,
-        }
-
-
-@dataclass(frozen=True, kw_only=True)
-class PriorReport:
-    """A finished prior run, whose best weights are in `model_path`."""
-
-    model_path: Path
-    dataset: str
-    config: PriorTrainConfig
-    completed: PriorTrainingCompleteEvent
-
-    @property
-    def exit_code(self) -> int:
-        return _EXIT_CODES[self.completed.exit_reason]
-
-    def to_json(self) -> dict[str, Any]:
-        done, model = self.completed, self.config.model
-            "collapse": done.collapse,
-        return {
-            "model_path": str(self.model_path),
-            "dataset": self.dataset,
-            "epochs_trained": done.epochs_trained,
-            "final_perplexity": done.final_perplexity,
-            "best_perplexity": done.best_perplexity,
-            "bits_per_second": done.bits_per_second,
-            "hidden_size": model.hidden_size,
-            "num_layers": model.num_layers,
-            "num_heads": model.num_heads,
-            "learning_rate": self.config.training.lr,
-            "memorization_warnings": list(done.memorization_warnings),
-            "elapsed_s": done.elapsed_s,
-            "exit_reason": done.exit_reason,
-        }
-
-
 def train_codec(
     *,
     data: str,
     overrides: Mapping[str, object],
     config_file: Path | None,
     size: str | None,
-    out: Path | None,
+    out: Place | None,
     name: str | None,
-    resume: Path | None,
+    resume: Place | None,
     plan: WorkerPlan,
     listener: Listener,
 ) -> CodecReport:
     """Train a codec on `data` (a prepared corpus or a folder of audio) and write `OUT/NAME.distill`.
 
     `overrides` are settings by dotted TOML key and win over `config_file`. `resume` is the folder of an
-    interrupted run, which keeps its settings; only its budget may change.
+    interrupted run, which keeps its settings; only its budget may change. It and `out` are paths or URIs.
 
-    Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed.
+    Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
+    StorageError where a URI could not be written in the end.
     """
+    given = {**_file_settings(config_file), **overrides}
+    if resume is not None:
+        _refuse_with_resume(out=out, name=name, size=size)
+    with contextlib.ExitStack() as stack:
+        place = resume if resume is not None else out
+        if place is None:
+            results = enter_free_folder(stack, name or "distill", listener)
+        else:
+            results = stack.enter_context(result_folder(place, listener=listener))
+        folder = RunFolder(path=results.path, uri=results.uri)
+        if resume is None:
+            start = new_run(folder, given)
+        else:
+            start = resumed_run(folder, given, table="training")
+        return _train_codec(
+            start, results, data=data, size=size, name=name, plan=plan, listener=results.attended(listener)
+        )
+
+
+def _train_codec(
+    start: Start,
+    results: ResultFolder,
+    *,
+    data: str,
+    size: str | None,
+    name: str | None,
+    plan: WorkerPlan,
+    listener: Listener,
+) -> CodecReport:
     from distill_ray.corpus import ensure_corpus
     from distill_ray.training.vqvae import train_vqvae
 
-    given = {**_file_settings(config_file), **overrides}
-    if resume is None:
-        start = new_run(out, name or "distill", given)
-    else:
-        _refuse_with_resume(out=out, name=name, size=size)
-        start = resumed_run(resume, given, table="training")
     size = start.identity.get("size", size)
     with _settled(plan) as ready:
         resolve = functools.partial(
@@ -212,6 +179,7 @@ def train_codec(
             run_dir=start.folder.path,
             plan=replace(plan, num_workers=ready.num_workers),
             listener=listener,
+            checkpoints_uri=start.folder.checkpoints_uri,
         )
     completed = _ended(result.final, TrainingCompleteEvent)
     model_path = start.folder.path / f"{name}.distill"
@@ -219,8 +187,8 @@ def train_codec(
         _kept(result.checkpoint), model_path, resolved.config, completed, corpus_record(corpus, data)
     )
     return CodecReport(
-        output_dir=start.folder.path,
-        model_path=model_path,
+        output_dir=results.shown,
+        model_path=results.shown_as(model_path),
         model_name=name,
         config=resolved.config,
         codebook_size_source=resolved.source("model.codebook_size"),
@@ -230,7 +198,7 @@ def train_codec(
 
 def train_code_prior(
     *,
-    model: Path,
+    model: Place,
     data: str,
     overrides: Mapping[str, object],
     config_file: Path | None,
@@ -240,18 +208,32 @@ def train_code_prior(
 ) -> PriorReport:
     """Train a prior on the codes that `model` gives `data`, and put it into the same file.
 
-    The run is kept in `MODEL.prior/` beside the model; `resume` goes on with an interrupted one.
+    The run is kept in `MODEL.prior/` beside the model, which is a path or a URI; `resume` goes on with an
+    interrupted one.
 
-    Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed.
+    Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
+    StorageError where a URI could not be written in the end.
     """
+    given = {**_file_settings(config_file), **overrides}
+    file = open_model(model)
+    with result_folder(file.prior_run, listener=listener) as results:
+        folder = RunFolder(path=results.path, uri=results.uri)
+        if resume:
+            start = resumed_run(folder, given, table="prior_training")
+        else:
+            settle(folder.checkpoints, folder.checkpoints_uri)
+            start = new_prior_run(folder, given)
+        return _train_code_prior(start, file, data=data, plan=plan, listener=results.attended(listener))
+
+
+def _train_code_prior(
+    start: Start, file: ModelFile, *, data: str, plan: WorkerPlan, listener: Listener
+) -> PriorReport:
     from distill_ray.bundle import load_model_v2
     from distill_ray.corpus import ensure_corpus
     from distill_ray.training.prior import train_prior
 
-    given = {**_file_settings(config_file), **overrides}
-    folder = model.resolve().with_suffix(".prior")
-    start = resumed_run(folder, given, table="prior_training") if resume else new_prior_run(folder, given)
-    loaded = load_model_v2(model)
+    loaded = load_model_v2(file.path)
     codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
     with _settled(plan) as ready:
         said = _said_of_corpus(start.settings)
@@ -282,27 +264,32 @@ def train_code_prior(
             resolved.config,
             frame_rate=codec.frame_rate,
             codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
-            name=model.stem,
-            output_dir=str(folder),
+            name=file.path.stem,
+            output_dir=str(start.folder.path),
             settings=_shown(resolved, _PRIOR_SHOWN),
         )
         result = launch(
-            loop, run_dir=folder, plan=replace(plan, num_workers=ready.num_workers), listener=listener
+            loop,
+            run_dir=start.folder.path,
+            plan=replace(plan, num_workers=ready.num_workers),
+            listener=listener,
+            checkpoints_uri=start.folder.checkpoints_uri,
         )
     completed = _ended(result.final, PriorTrainingCompleteEvent)
     if completed.exit_reason == "cancelled" and loaded.prior is not None:
         # Half a training must not take the place of a whole one.
-        listener(Notice(level="info", message=f"the prior that {model} has is kept; --resume goes on"))
+        listener(Notice(level="info", message=f"the prior that {file.shown} has is kept; --resume goes on"))
     else:
         export_prior(
             _kept(result.checkpoint),
-            model,
+            file.path,
             resolved.config,
             completed,
             corpus_record(corpus, data),
             codec_sha256=codec_hash,
         )
-    return PriorReport(model_path=model.resolve(), dataset=data, config=resolved.config, completed=completed)
+        file.put()
+    return PriorReport(model_path=file.shown, dataset=data, config=resolved.config, completed=completed)
 
 
 @contextlib.contextmanager

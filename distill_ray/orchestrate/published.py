@@ -29,19 +29,15 @@ from distill_ray.training.events import Notice
 from distill_ray.training.worker import WriteCheckpoint, replace_folder
 
 POINTER = "latest.json"
-PATIENCE_S = 60.0
 _PUBLISHED = ".published"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
 _REMEMBERED = 8
 
 
 class PublishedCheckpoints(Checkpoints):
-    """Checkpoints in `folder` with a copy at `uri`; one process at a time writes new ones.
+    """Checkpoints in `folder` with a copy at `uri`; one process at a time writes new ones."""
 
-    patience_s: how long an outage of the storage is sat out where nothing can go on without it.
-    """
-
-    def __init__(self, folder: Path, uri: str, *, patience_s: float = PATIENCE_S) -> None:
+    def __init__(self, folder: Path, uri: str, *, patience_s: float) -> None:
         super().__init__(folder)
         self._uri = uri
         self._patience_s = patience_s

@@ -9,8 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
-import shutil
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TypeVar
@@ -22,7 +21,9 @@ from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.corpus.filesystem import joined
 from distill_ray.errors import ConfigError, Problem, UsageError
+from distill_ray.orchestrate.checkpoints import discard
 
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 
@@ -35,9 +36,23 @@ _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_s
 
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """Where a run is kept."""
+    """Where a run is kept: in `path`, which appears at `uri` where there is one."""
 
     path: Path
+    uri: str | None = None
+
+    @property
+    def shown(self) -> Path | str:
+        """What messages call it."""
+        return self.uri or self.path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def checkpoints_uri(self) -> str | None:
+        return self.uri and joined(self.uri, "checkpoints")
 
     @property
     def is_begun(self) -> bool:
@@ -65,7 +80,7 @@ class Start:
         for key, value in identity.items():
             if self.identity.get(key, value) != value:
                 raise UsageError(
-                    f"the run in {self.folder.path} was made from another {key}; "
+                    f"the run in {self.folder.shown} was made from another {key}; "
                     "resume it with the one it began with, or start a new run"
                 )
 
@@ -89,7 +104,7 @@ class Start:
         claims = self.is_new and not self.replaces
         try:
             if self.replaces:  # else the checkpoint of the finished run would be taken for this one's
-                shutil.rmtree(path / "checkpoints", ignore_errors=True)
+                discard(self.folder.checkpoints, self.folder.checkpoints_uri)
             path.mkdir(parents=True, exist_ok=True)
             text = write_toml({**values, **settings}, notes)
             if claims:
@@ -101,10 +116,11 @@ class Start:
         except OSError as error:
             if claims and self.folder.is_begun:
                 raise UsageError(
-                    f"another process has begun a run in {path} meanwhile; choose another --out"
+                    f"another process has begun a run in {self.folder.shown} meanwhile; choose another --out"
                 ) from error
             raise UsageError(
-                f"the run folder {path} cannot be written ({error.strerror}); choose another --out"
+                f"the run folder {self.folder.shown} cannot be written ({error.strerror}); "
+                "choose another --out"
             ) from error
 
     def sourced(self, resolved: Resolved[ConfigT]) -> Resolved[ConfigT]:
@@ -112,46 +128,44 @@ class Start:
         return replace(resolved, overrides=self.overrides) if not self.is_new else resolved
 
 
-def new_run(out: Path | None, name: str, given: Mapping[str, object]) -> Start:
-    """A run in `out`, or else in the first free one of runs/NAME, runs/NAME-2, …
-
-    Raises UsageError where `out` holds a run already.
-    """
-    if out is not None:
-        folder = RunFolder(path=out.expanduser().resolve())
-        if folder.is_begun:
-            raise UsageError(
-                f"{out} already holds a run; go on with it (--resume {out}) or choose another --out"
-            )
-    else:
-        names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
-        folders = (RunFolder(path=(Path("runs") / each).resolve()) for each in names)
-        folder = next(each for each in folders if not each.is_begun)
+def new_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
+    """A run in `folder`. Raises UsageError where that holds one already."""
+    if folder.is_begun:
+        shown = folder.shown
+        raise UsageError(
+            f"{shown} already holds a run; go on with it (--resume {shown}) or choose another --out"
+        )
     return Start(folder=folder, settings=given, overrides=frozenset(given))
 
 
-def new_prior_run(path: Path, given: Mapping[str, object]) -> Start:
-    """A prior run in `path`, taking the place of a finished one.
+def free_folders(name: str) -> Iterator[RunFolder]:
+    """Those of runs/NAME, runs/NAME-2, … that hold no run."""
+    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+    folders = (RunFolder(path=(Path("runs") / each).resolve()) for each in names)
+    return (folder for folder in folders if not folder.is_begun)
+
+
+def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
+    """A prior run in `folder`, taking the place of a finished one; its newest checkpoint must be in `path`.
 
     Raises UsageError where an unfinished one is there: its training would be lost.
     """
-    folder = RunFolder(path=path)
-    if folder.is_begun and was_cut(path):
+    if folder.is_begun and was_cut(folder.path):
         raise UsageError(
-            f"{path} holds an interrupted prior run; go on with --resume, or remove that folder first"
+            f"{folder.shown} holds an interrupted prior run; go on with --resume, or remove that folder first"
         )
     return Start(folder=folder, settings=given, overrides=frozenset(given), replaces=folder.is_begun)
 
 
-def resumed_run(path: Path, given: Mapping[str, object], *, table: str) -> Start:
-    """The run in `path` with a new budget where `given` has one; `table` is that of its training settings.
+def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -> Start:
+    """The run in `folder` with a new budget where `given` has one; `table` is that of its training settings.
 
-    Raises UsageError where `path` holds no run, ConfigError for settings that cannot change.
+    Raises UsageError where there is no run, ConfigError for settings that cannot change.
     """
-    folder = RunFolder(path=path.expanduser().resolve())
     if not folder.is_begun:
         raise UsageError(
-            f"{path} holds no run to resume; give the folder that an earlier run printed as its output"
+            f"{folder.shown} holds no run to resume; give the folder that an earlier run printed as its "
+            "output"
         )
     values = read_toml(folder.path / _SETTINGS)
     recorded = without_run(values)
@@ -194,6 +208,10 @@ def was_cut(path: Path) -> bool:
     """Whether the run in `path` has a checkpoint of before its end."""
     progress = path / "checkpoints" / "latest" / "progress.json"
     try:
-        return json.loads(progress.read_text("utf-8")).get("ended") not in ("completed", "early_stop", "health")
+        return json.loads(progress.read_text("utf-8")).get("ended") not in (
+            "completed",
+            "early_stop",
+            "health",
+        )
     except (OSError, ValueError, AttributeError):
         return False  # nothing there that a new run could lose

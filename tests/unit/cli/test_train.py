@@ -74,7 +74,7 @@ def test_every_option_of_train_arrives(calls, capsys):
         "health.patience": 4,
         "health.warmup": 1,
     }
-    assert (call["data"], call["size"], call["out"], call["name"]) == ("DATA", "tiny", Path("/o"), "n")
+    assert (call["data"], call["size"], call["out"], call["name"]) == ("DATA", "tiny", "/o", "n")
     assert call["config_file"] == Path("c.toml")
     assert (call["plan"].num_workers, call["plan"].gpus_per_worker) == (2, 0.0)
     assert call["plan"].address == "1.2.3.4:6379"
@@ -91,7 +91,7 @@ def test_the_model_path_is_the_result(calls, capsys):
 
 def test_a_resumed_run_keeps_its_name_unless_told(calls):
     run(app, ["train", "DATA", "--resume", "/runs/x"])
-    assert (calls[0]["resume"], calls[0]["name"]) == (Path("/runs/x"), None)
+    assert (calls[0]["resume"], calls[0]["name"]) == ("/runs/x", None)
 
 
 def test_the_health_rule_is_left_to_the_settings_unless_told(calls):
@@ -117,7 +117,7 @@ def test_every_option_of_train_prior_arrives(calls):
         "prior_training.batch_size": 3,
         "prior_training.seed": 5,
     }
-    assert (call["model"], call["data"], call["resume"]) == (Path("m.distill"), "DATA", True)
+    assert (call["model"], call["data"], call["resume"]) == ("m.distill", "DATA", True)
     assert call["plan"].num_workers == 0
 
 

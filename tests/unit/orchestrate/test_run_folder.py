@@ -6,7 +6,14 @@ import pytest
 
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.errors import ConfigError, UsageError
-from distill_ray.orchestrate.run_folder import Start, new_prior_run, new_run, resumed_run
+from distill_ray.orchestrate.run_folder import (
+    RunFolder,
+    Start,
+    free_folders,
+    new_prior_run,
+    new_run,
+    resumed_run,
+)
 
 GIVEN: dict[str, object] = {
     "corpus.sample_rate": 8_000,
@@ -17,7 +24,7 @@ GIVEN: dict[str, object] = {
 
 
 def begun(folder: Path) -> None:
-    record(new_run(folder, "m", GIVEN))
+    record(new_run(RunFolder(path=folder), GIVEN))
 
 
 def record(start: Start) -> None:
@@ -30,7 +37,7 @@ def record(start: Start) -> None:
 
 def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path) -> None:
     begun(tmp_path)
-    start = resumed_run(tmp_path, {}, table="training")
+    start = resumed_run(RunFolder(path=tmp_path), {}, table="training")
     assert start.identity == {"name": "m", "size": "tiny", "corpus": "abc"}
     assert start.settings["model.codebook_size"] == 32
     assert start.settings["training.epochs"] == 3
@@ -41,7 +48,9 @@ def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path) -> None:
 
 def test_the_settings_file_of_the_first_part_is_welcome_again(tmp_path: Path) -> None:
     begun(tmp_path)
-    start = resumed_run(tmp_path, {**GIVEN, "model.size": "tiny", "training.epochs": 5}, table="training")
+    start = resumed_run(
+        RunFolder(path=tmp_path), {**GIVEN, "model.size": "tiny", "training.epochs": 5}, table="training"
+    )
     assert start.settings["training.epochs"] == 5
 
 
@@ -57,20 +66,20 @@ def test_the_settings_file_of_the_first_part_is_welcome_again(tmp_path: Path) ->
 def test_what_makes_it_another_run_is_refused(tmp_path: Path, key: str, value: object) -> None:
     begun(tmp_path)
     with pytest.raises(ConfigError) as refused:
-        resumed_run(tmp_path, {**GIVEN, key: value}, table="training")
+        resumed_run(RunFolder(path=tmp_path), {**GIVEN, key: value}, table="training")
     assert [problem.key for problem in refused.value.problems] == [key]
 
 
 def test_minutes_take_the_place_of_epochs(tmp_path: Path) -> None:
     begun(tmp_path)
-    start = resumed_run(tmp_path, {"training.max_minutes": 2.0}, table="training")
+    start = resumed_run(RunFolder(path=tmp_path), {"training.max_minutes": 2.0}, table="training")
     assert start.settings["training.max_minutes"] == 2.0
     assert "training.epochs" not in start.settings
 
 
 def test_another_corpus_is_refused(tmp_path: Path) -> None:
     begun(tmp_path)
-    start = resumed_run(tmp_path, {}, table="training")
+    start = resumed_run(RunFolder(path=tmp_path), {}, table="training")
     start.check({"corpus": "abc"})
     with pytest.raises(UsageError, match="made from another corpus"):
         start.check({"corpus": "def"})
@@ -78,7 +87,7 @@ def test_another_corpus_is_refused(tmp_path: Path) -> None:
 
 def test_nothing_to_resume(tmp_path: Path) -> None:
     with pytest.raises(UsageError, match="holds no run"):
-        resumed_run(tmp_path, {}, table="training")
+        resumed_run(RunFolder(path=tmp_path), {}, table="training")
 
 
 def test_a_run_is_never_begun_in_the_folder_of_another(
@@ -86,14 +95,17 @@ def test_a_run_is_never_begun_in_the_folder_of_another(
 ) -> None:
     begun(tmp_path)
     with pytest.raises(UsageError, match="already holds a run"):
-        new_run(tmp_path, "m", GIVEN)
+        new_run(RunFolder(path=tmp_path), GIVEN)
     monkeypatch.chdir(tmp_path)
     begun(tmp_path / "runs" / "m")
-    assert new_run(None, "m", GIVEN).folder.path == tmp_path / "runs" / "m-2"
+    assert next(free_folders("m")).path == tmp_path / "runs" / "m-2"
 
 
 def test_of_two_runs_that_found_the_same_folder_free_one_gets_it(tmp_path: Path) -> None:
-    one, two = new_run(tmp_path, "m", GIVEN), new_run(tmp_path, "m", {**GIVEN, "training.seed": 2})
+    one, two = (
+        new_run(RunFolder(path=tmp_path), GIVEN),
+        new_run(RunFolder(path=tmp_path), {**GIVEN, "training.seed": 2}),
+    )
     record(one)
     before = (tmp_path / "run.toml").read_bytes()
     (tmp_path / "checkpoints").mkdir()
@@ -104,16 +116,16 @@ def test_of_two_runs_that_found_the_same_folder_free_one_gets_it(tmp_path: Path)
 
 
 def test_a_finished_prior_run_makes_room(tmp_path: Path) -> None:
-    record(new_prior_run(tmp_path, GIVEN))
+    record(new_prior_run(RunFolder(path=tmp_path), GIVEN))
     latest = tmp_path / "checkpoints" / "latest"
     latest.mkdir(parents=True)
     (latest / "progress.json").write_text('{"ended": "cancelled"}')
     with pytest.raises(UsageError, match="interrupted prior run"):
-        new_prior_run(tmp_path, GIVEN)
+        new_prior_run(RunFolder(path=tmp_path), GIVEN)
     (latest / "progress.json").write_text('{"ended": "completed"}')
-    record(new_prior_run(tmp_path, {**GIVEN, "training.epochs": 7}))
+    record(new_prior_run(RunFolder(path=tmp_path), {**GIVEN, "training.epochs": 7}))
     assert not latest.exists()
-    assert resumed_run(tmp_path, {}, table="training").settings["training.epochs"] == 7
+    assert resumed_run(RunFolder(path=tmp_path), {}, table="training").settings["training.epochs"] == 7
 
 
 def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
