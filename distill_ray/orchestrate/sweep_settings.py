@@ -34,7 +34,7 @@ from distill_ray.search.space import (
     search_space,
 )
 from distill_ray.search.trial import TrialSpec, make_spec
-from distill_ray.training.worker import Listener
+from distill_ray.training.events import Listener
 
 TrialListener = Callable[[], AbstractContextManager[Listener]]
 """Makes the listener that keeps a trial's own logs, in the trial's process; it must be picklable."""

@@ -10,7 +10,7 @@ from __future__ import annotations
 import dataclasses
 import types
 import typing
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -325,6 +325,9 @@ Event = (
     | SweepCompleteEvent
     | PipelinePlan
 )
+
+Listener = Callable[[Event], None]
+"""Hears what a run says."""
 
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in typing.get_args(Event)}
 

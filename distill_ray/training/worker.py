@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distill_ray.training.events import Event
+from distill_ray.training.events import Listener as Listener
 
 # torch 2.13 renamed it, and warns of the old name.
 _SYNC_BUFFERS = (
@@ -28,7 +29,6 @@ _SYNC_BUFFERS = (
 )
 
 WriteCheckpoint = Callable[[Path], None]
-Listener = Callable[[Event], None]
 
 
 class Worker(Protocol):
