@@ -26,7 +26,7 @@ from distill_ray.corpus.manifest import (
     Manifest,
     read_manifest,
 )
-from distill_ray.corpus.parallel import Progress
+from distill_ray.corpus.parallel import Mapper, Progress, in_threads
 from distill_ray.corpus.prepare import HashedSources, build_corpus, hash_sources
 from distill_ray.corpus.scan import find_audio
 from distill_ray.corpus.shards import ShardReader
@@ -128,13 +128,15 @@ def ensure_corpus(
     strict: bool = False,
     required: Collection[str] = _FORMAT_SETTINGS,
     on_progress: Progress | None = None,
+    mapper: Mapper = in_threads,
 ) -> Corpus:
     """The corpus at `data`, or one prepared from the audio at `data` into the cache.
 
     A prepared corpus is taken in the format it has; a `config` whose `required` settings ("sample_rate",
     "channels") ask for another is a `CorpusError`. Other data is prepared as `config` says (default
     settings for None) below `cache_dir` (default: `$XDG_CACHE_HOME/distill-ray/corpora`), in a folder named
-    after the content of the files and the settings, and reused while neither changes.
+    after the content of the files and the settings, and reused while neither changes; `mapper` reads and
+    decodes.
     """
     storage = open_storage(data)
     manifest = read_manifest(storage)
@@ -151,10 +153,13 @@ def ensure_corpus(
     config = config or CorpusConfig()
     if not storage.local.exists():
         raise CorpusError(f"{storage.uri} does not exist; give a folder of audio or a prepared corpus")
-    hashed = hash_sources(find_audio([storage.local]), workers=workers, on_progress=on_progress)
+    found = find_audio([storage.local])
+    hashed = hash_sources(found, workers=workers, on_progress=on_progress, mapper=mapper)
     folder = Path(cache_dir) if cache_dir is not None else cache_root() / "corpora"
     place = open_storage(folder / _cache_key(hashed, config))
-    build_corpus(place, hashed, config=config, workers=workers, strict=strict, on_progress=on_progress)
+    build_corpus(
+        place, hashed, config=config, workers=workers, strict=strict, on_progress=on_progress, mapper=mapper
+    )
     return open_corpus(place.uri)
 
 

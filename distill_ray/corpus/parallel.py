@@ -1,7 +1,8 @@
 """Run one function over many items in threads, with progress in the caller's thread and a prompt stop.
 
 Threads, because libsndfile, numpy, torch and Arrow release the interpreter lock; a process for each core
-would cost 250 MB and two seconds just to import torch. `prepare.py` hashes and decodes with it.
+would cost 250 MB and two seconds just to import torch. `prepare.py` hashes and decodes with it, or with
+another `Mapper`: `orchestrate/spread.py` has one that uses the nodes of a cluster.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 Progress = Callable[[int, int, str], None]
 """Called in the caller's thread with files done, files in this phase, and what is being done."""
@@ -46,6 +47,21 @@ class Job:
 
 class Stopped(Exception):  # noqa: N818 - not an error: the caller's own exception is the one that is seen
     """Ends a function whose result nobody waits for."""
+
+
+class Mapper(Protocol):
+    """What `in_threads` does, here or elsewhere; functions, items and results can be pickled."""
+
+    def __call__(
+        self,
+        function: Callable[[Item, Job], Result],
+        items: Sequence[Item],
+        *,
+        workers: int | None,
+        files: int,
+        what: str,
+        on_progress: Progress | None,
+    ) -> list[Result]: ...
 
 
 def in_threads(

@@ -28,7 +28,7 @@ from distill_ray.corpus.manifest import (
     write_manifest,
 )
 from distill_ray.corpus.pack import Packed, group_files, pack_group
-from distill_ray.corpus.parallel import Job, Progress, in_threads
+from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
 from distill_ray.corpus.split import assign_splits
 from distill_ray.corpus.storage import LOCK_NAME, Storage, open_storage
@@ -83,29 +83,40 @@ def prepare_corpus(
     workers: int | None = None,
     strict: bool = False,
     on_progress: Progress | None = None,
+    mapper: Mapper = in_threads,
 ) -> PrepareReport:
     """Make the corpus at `out` (path or `pyarrow.fs` URI) hold exactly the audio of `sources`.
 
     What `out` already holds in this format is not decoded again and keeps its split. `workers` None is one
-    for each core, 16 at most. Raises `CorpusError` for sources that do not exist, that hold nothing usable
-    or (`strict`) anything unusable, and for a place that is not a corpus or cannot be written; the corpus
-    that was there stays as it was.
+    for each core, 16 at most; `mapper` does the reading and decoding. Raises `CorpusError` for sources that
+    do not exist, that hold nothing usable or (`strict`) anything unusable, and for a place that is not a
+    corpus or cannot be written; the corpus that was there stays as it was.
     """
     started = time.monotonic()
     storage = open_storage(out)
     _refuse_foreign_folder(storage)
-    hashed = hash_sources(find_audio(sources), workers=workers, on_progress=on_progress)
+    hashed = hash_sources(find_audio(sources), workers=workers, on_progress=on_progress, mapper=mapper)
     report = build_corpus(
-        storage, hashed, config=config, workers=workers, strict=strict, on_progress=on_progress
+        storage,
+        hashed,
+        config=config,
+        workers=workers,
+        strict=strict,
+        on_progress=on_progress,
+        mapper=mapper,
     )
     return replace(report, elapsed_s=time.monotonic() - started)
 
 
 def hash_sources(
-    scan: Scan, *, workers: int | None = None, on_progress: Progress | None = None
+    scan: Scan,
+    *,
+    workers: int | None = None,
+    on_progress: Progress | None = None,
+    mapper: Mapper = in_threads,
 ) -> HashedSources:
     """Read every found file once for its identity; what cannot be read is in `rejected`."""
-    results = in_threads(
+    results = mapper(
         _hash_one,
         scan.files,
         workers=workers,
@@ -140,6 +151,7 @@ def build_corpus(
     workers: int | None = None,
     strict: bool = False,
     on_progress: Progress | None = None,
+    mapper: Mapper = in_threads,
 ) -> PrepareReport:
     """`prepare_corpus` for sources that are hashed already."""
     started = time.monotonic()
@@ -156,7 +168,7 @@ def build_corpus(
         new = [file for file in hashed.files if file.sha256 not in reusable]
         try:
             with _torch_ready(new, config):
-                packed = in_threads(
+                packed = mapper(
                     lambda group, job: pack_group(storage, group, config, job),
                     group_files(new, config),
                     workers=workers,

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from distill_ray.bundle import LoadedVQModel
     from distill_ray.corpus import Corpus
     from distill_ray.prior import CodeStore
+    from distill_ray.training.worker import Listener
 
 _CHUNK_FRAMES = 1024  # 12 s of audio at 86 frames a second: bounds memory, and enough to fill a GPU
 _HISTORY = ("epoch", "train_loss", "val_loss")
@@ -112,25 +113,43 @@ def corpus_codes(
     accelerator: bool,
     *,
     on_progress: Callable[[int, int, str], None],
+    cache: Path | None = None,
+    on_cluster: Listener | None = None,
 ) -> CodeStore:
-    """The codes of every file of the corpus, from the cache where they are known."""
+    """The codes of every file of the corpus, from the cache (default: `code_cache()`) where they are known.
+
+    on_cluster: encode on all nodes of the cluster that this process is connected to; told what keeps it from
+    that.
+    """
     import torch
 
     from distill_ray.prior import extract_code_sequences
     from distill_ray.vqvae import encode_long
 
     config = loaded.vqvae_config
+    encode_all = None
+    if on_cluster is not None:
+        from distill_ray.orchestrate.spread_codes import ClusterEncoder
+
+        encode_all = ClusterEncoder(
+            loaded.model,
+            corpus,
+            chunk_frames=_CHUNK_FRAMES,
+            accelerator=accelerator,
+            listener=on_cluster,
+        )
     model = loaded.model.to("cuda" if accelerator and torch.cuda.is_available() else "cpu")
     files = [*corpus.files("train"), *corpus.files("val")]
     return extract_code_sequences(
         lambda audio_CT: encode_long(model, audio_CT, chunk_frames=_CHUNK_FRAMES),
         corpus,
         files,
-        cache=code_cache(),
+        cache=cache or code_cache(),
         model_hash=loaded.codec_sha256,
         codebook_size=config.codebook_size,
         num_quantizers=config.num_quantizers,
         on_progress=lambda progress: on_progress(progress.files, progress.total_files, "files"),
+        encode_all=encode_all,
     )
 
 

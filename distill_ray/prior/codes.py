@@ -77,6 +77,14 @@ class CodeEncoder(Protocol):
         ...
 
 
+class EncodeAll(Protocol[FileT_contra]):
+    """Encodes many files at once, here or elsewhere."""
+
+    def __call__(self, files: Sequence[FileT_contra], /) -> Iterable[Tensor]:
+        """codes_QT of each file, in their order."""
+        ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class CodeSequence:
     """The codes of one file: int16 [Q, T] on the CPU."""
@@ -127,12 +135,13 @@ def extract_code_sequences(
     codebook_size: int,
     num_quantizers: int,
     on_progress: Callable[[EncodeProgress], None] | None = None,
+    encode_all: EncodeAll[FileT] | None = None,
 ) -> CodeStore:
     """The codes of `files` of `corpus`, encoded where the cache does not hold them yet.
 
-    `encode` sees one file at a time. An interruption (any exception, Ctrl-C included) keeps every file
-    encoded so far. Raises BundleError where the cache cannot be written, or where the encoder gives no code
-    or one outside the codebooks.
+    `encode` sees one file at a time, in this process; `encode_all` takes its place. An interruption (any
+    exception, Ctrl-C included) keeps every file encoded so far. Raises BundleError where the cache cannot be
+    written, or where the encoder gives no code or one outside the codebooks.
     """
     folder = cache / f"{model_hash[:32]}-{corpus.digest[:32]}"
     known, notices = _read_intact(folder, codebook_size, num_quantizers)
@@ -155,11 +164,10 @@ def extract_code_sequences(
 
     report()
     try:
-        for sha256, file in wanted.items():
-            if sha256 in found:
-                continue
-            audio_CT = corpus.read(file).float() / 32768.0
-            codes_QT = encode(audio_CT).cpu()
+        new = [file for sha256, file in wanted.items() if sha256 not in found]
+        encoded = encode_all(new) if encode_all else (encode_file(encode, corpus, file) for file in new)
+        for file, codes_QT in zip(new, encoded, strict=True):
+            sha256 = file.sha256
             if not _fits(codes_QT, codebook_size, num_quantizers):
                 raise BundleError(
                     f"the codec's codes of file {sha256} are not {num_quantizers} levels of codes below "
@@ -181,6 +189,12 @@ def extract_code_sequences(
         for sha256 in sorted(found)
     )
     return CodeStore(folder=folder, sequences=sequences, notices=notices)
+
+
+def encode_file(encode: CodeEncoder, corpus: CodeSource[FileT], file: FileT) -> Tensor:
+    """codes_QT of one file of `corpus`, on the CPU."""
+    audio_CT = corpus.read(file).float() / 32768.0
+    return encode(audio_CT).cpu()
 
 
 def load_code_sequences(folder: Path, *, codebook_size: int, num_quantizers: int) -> CodeStore:

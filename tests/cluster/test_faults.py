@@ -1,0 +1,171 @@
+"""What a run loses when something is killed: a rank, Ray Train's controller, the driver, a node.
+
+Every fault adds a row to the Markdown table at $DISTILL_RAY_FAULT_TABLE (or to none). By hand, all of them:
+`DISTILL_RAY_FAULT_TABLE=faults.md python -m pytest tests/cluster/test_faults.py`.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import pytest
+
+Line = dict[str, Any]
+Row = Callable[..., None]
+_HEAD = (
+    "| fault | noticed after s | trains again after s | steps made twice | final held-out loss | undisturbed |\n"
+    "|---|---|---|---|---|---|\n"
+)
+
+
+@pytest.fixture
+def row(undisturbed: Any) -> Row:
+    """Adds a row to the table of faults."""
+
+    def add(fault: str, recovery: Any, final: Line) -> None:
+        path = os.environ.get("DISTILL_RAY_FAULT_TABLE")
+        text = (
+            f"| {fault} | {recovery.noticed_s:.1f} | {recovery.resumed_s:.1f} | {recovery.lost_steps} | "
+            f"{final['final_val_loss']!r} | {undisturbed.final['final_val_loss']!r} |\n"
+        )
+        print(text)
+        if path:
+            new = not Path(path).exists()
+            with Path(path).open("a") as table:
+                table.write(_HEAD * new + text)
+
+    return add
+
+
+@pytest.fixture
+def start(
+    faulty: ModuleType, small_corpus: Path, undisturbed: Any, tmp_path: Path
+) -> Iterator[Callable[..., Any]]:
+    """Starts a codec run in tmp_path/run; what is left of it afterwards is killed."""
+    started = []
+
+    def begin(workers: str, address: str | None = None, epochs: int = undisturbed.epochs) -> Any:
+        run = faulty.CodecRun(tmp_path / "run", small_corpus, workers=workers, address=address, epochs=epochs)
+        started.append(run)
+        return run
+
+    before = left_behind()
+    yield begin
+    for run in started:
+        run.process.kill()
+        run.process.wait()
+    deadline = time.monotonic() + 15
+    while (left := left_behind() - before) and time.monotonic() < deadline:
+        time.sleep(0.2)
+    assert left == set(), "temporary folders of a run are left"
+
+
+def left_behind() -> set[str]:
+    """Temporary folders such as Ray and distill-ray make."""
+    patterns = ("tmp*", "checkpoint-*", "distill-ray-session-*")
+    return {str(path) for pattern in patterns for path in Path("/tmp").glob(pattern)}
+
+
+def test_a_killed_rank_and_a_killed_controller_cost_only_the_steps_since_the_checkpoint(
+    faulty: ModuleType, start: Callable[..., Any], undisturbed: Any, row: Row
+) -> None:
+    run = start("2")
+    run.wait_for_checkpoint()
+    rank1 = faulty.pids(run.lines())[1]
+    folder = faulty.session_folder(rank1)
+    of_rank = run.recovery(faulty.kill(rank1))
+    run.wait_for_checkpoint()
+    processes = faulty.processes_of(folder)
+    of_controller = run.recovery(faulty.kill(faulty.process_titled("TrainController", processes)))
+    final = run.result()["final"]
+
+    faulty.same_result(final, undisturbed.final)  # to the last digit
+    assert faulty.processes_of(folder) == []
+    assert not folder.exists()
+    assert [path.name for path in (run.run_dir / "checkpoints").iterdir()] == ["latest"]
+    row("a training rank, SIGKILL (private Ray, 2 ranks)", of_rank, final)
+    row("Ray Train's controller, SIGKILL (private Ray, 2 ranks)", of_controller, final)
+
+
+@pytest.mark.slow
+def test_a_killed_driver_is_gone_with_all_its_processes_and_the_next_run_goes_on(
+    faulty: ModuleType, start: Callable[..., Any], undisturbed: Any, row: Row
+) -> None:
+    run = start("2")
+    run.wait_for_checkpoint()
+    folder = faulty.session_folder(faulty.pids(run.lines())[0])
+    broken_at = faulty.kill(run.process.pid)
+    while faulty.processes_of(folder) or folder.exists():
+        assert time.time() - broken_at < 20
+        time.sleep(0.05)
+    gone_s = time.time() - broken_at
+    again = start("2")
+    final = again.result()["final"]
+
+    faulty.same_result(final, undisturbed.final)
+    lines = again.lines()
+    last, (resumed, first) = faulty.steps(run.lines())[-1][1], faulty.steps(lines)[0]
+    recovery = faulty.Recovery(
+        noticed_s=gone_s, resumed_s=resumed - broken_at, lost_steps=max(0, last - first + 1)
+    )
+    assert first > 1
+    row("the driver, SIGKILL, started again at once (private Ray, 2 ranks)", recovery, final)
+
+
+@pytest.mark.slow
+def test_on_a_cluster_the_controller_and_the_driver_leave_nothing_and_the_run_goes_on(
+    faulty: ModuleType, start: Callable[..., Any], undisturbed: Any, row: Row
+) -> None:
+    with faulty.cluster(2) as nodes:
+        run = start("2", nodes.address)
+        run.wait_for_checkpoint()
+        controller = faulty.process_titled("TrainController", nodes.processes())
+        of_controller = run.recovery(faulty.kill(controller))
+        run.wait_for_checkpoint()
+        ranks = faulty.pids(run.lines())
+        broken_at = faulty.kill(run.process.pid)
+        free = nodes.wait_for(lambda state: state["free_cpus"] == 2.0 and state["groups"] == [])
+        gone_s = time.time() - broken_at
+        assert free["cpus"] == 2.0
+        assert not set(ranks) & set(nodes.processes())
+        again = start("2", nodes.address)
+        final = again.result()["final"]
+        faulty.same_result(final, undisturbed.final)
+        nodes.wait_for(lambda state: state["free_cpus"] == 2.0 and state["groups"] == [])
+        left = faulty.titles(nodes.processes())
+        assert not [title for title in left if "Train" in title or "Mailbox" in title], left
+        last, (resumed, first) = faulty.steps(run.lines())[-1][1], faulty.steps(again.lines())[0]
+        row("the controller, SIGKILL (cluster, 2 ranks)", of_controller, final)
+        recovery = faulty.Recovery(
+            noticed_s=gone_s, resumed_s=resumed - broken_at, lost_steps=max(0, last - first + 1)
+        )
+        row("the driver, SIGKILL, started again at once (cluster, 2 ranks)", recovery, final)
+
+
+@pytest.mark.slow
+def test_a_killed_node_leaves_one_rank_and_two_when_it_is_back(
+    faulty: ModuleType, start: Callable[..., Any], row: Row
+) -> None:
+    with faulty.cluster(1, 1) as nodes:
+        run = start("1-2", nodes.address, 40)
+        run.wait_for_checkpoint()
+        assert len(faulty.pids(run.lines())) == 2
+        broken_at = time.time()
+        nodes.kill(1)
+        lost = run.recovery(broken_at)
+        assert len(faulty.pids(run.lines())) == 1
+        run.wait_for_checkpoint()
+        returned_at = time.time()
+        nodes.add(1)
+        run.wait_for(lambda lines: len(faulty.pids(lines)) == 2)
+        back = run.recovery(returned_at, announced=False)
+        final = run.result()["final"]
+        assert final["exit_reason"] == "completed"
+        nodes.wait_for(lambda state: state["free_cpus"] == 2.0 and state["groups"] == [])
+        row("a node of two, SIGKILL (--num-workers 1-2)", lost, final)
+        row("the node comes back", back, final)
