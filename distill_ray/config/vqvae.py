@@ -111,6 +111,9 @@ class TrainingConfig(Section):
     val_seconds: float = setting(120.0, "most held-out audio scored after an epoch", above=0.0)
     checkpoint_seconds: float = setting(60.0, "least time between checkpoints", low=0.0)
     precision: str = setting("auto", "auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
+    capture: str = setting(
+        "auto", "auto: steps without dropout as one CUDA graph on GPUs", choices=("auto", "off")
+    )
     seed: int = setting(0, "seed of weights, windows and augmentation", flag="--seed", low=0, high=2**31 - 1)
 
     def cross_checks(self) -> Iterator[Problem]:

@@ -20,6 +20,7 @@ from distill_ray.config.resolve import measurable_steps, steps_per_epoch
 from distill_ray.config.vqvae import LossConfig, VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, open_corpus
 from distill_ray.errors import UsageError
+from distill_ray.training.capture import Gradients
 from distill_ray.training.ema import WeightAverage
 from distill_ray.training.events import (
     DepthScore,
@@ -31,7 +32,8 @@ from distill_ray.training.events import (
     to_record,
 )
 from distill_ray.training.loop import Pace, Progress
-from distill_ray.training.task import Amounts, Figures, ModelTask, finite_or_nan, run_task
+from distill_ray.training.optimizer import uses_bf16
+from distill_ray.training.task import Amounts, Figures, ModelTask, nan_for_null, run_task
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
 from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS, HeldOut
@@ -135,11 +137,11 @@ class VQFigures(Figures):
     def depth_scores(self, epoch: int) -> tuple[DepthScore, ...]:
         """The scores of a finished epoch; none for another."""
         scores = (record.get("depth_scores", ()) for record in self.history if record["epoch"] == epoch)
-        return tuple(DepthScore(**finite_or_nan(score)) for score in next(scores, ()))
+        return tuple(DepthScore(**nan_for_null(score)) for score in next(scores, ()))
 
 
 def _levels(health: Iterable[Mapping[str, Any]]) -> tuple[LevelHealth, ...]:
-    return tuple(LevelHealth(**finite_or_nan(level)) for level in health)
+    return tuple(LevelHealth(**nan_for_null(level)) for level in health)
 
 
 class VQTask(ModelTask[TrainingCompleteEvent]):
@@ -166,7 +168,13 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
         self.held_out = HeldOut(held_out, config, worker)
         _initialise_codebooks(model, self.batches, config)
-        self.objective = worker.wrap(Objective(model, self.loss, config.loss))
+        self.gradients = Gradients(
+            Objective(model, self.loss, config.loss),
+            worker,
+            bf16=uses_bf16(training.precision, device),
+            # A graph would draw the same random numbers at every step.
+            capture=device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0,
+        )
         self.average = WeightAverage(model, decay=training.ema_decay)
         super().__init__(
             config,
@@ -189,9 +197,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         began = time.perf_counter()
         batch = self.batches.batch(step)
         self.waited_s += time.perf_counter() - began
-        with torch.autocast(self.worker.device.type, torch.bfloat16, enabled=self.bf16):
-            total, terms, output = self.objective(batch.audio_BCT, batch.depth_B)
-        total.backward()
+        total, terms, output = self.gradients(batch.audio_BCT, batch.depth_B)
         self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
         sound = torch.isfinite(self.grad_norm)
         self.average.update(step)

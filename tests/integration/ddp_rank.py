@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -11,7 +12,9 @@ import torch.distributed as dist
 
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.corpus import open_corpus
+from distill_ray.training import vqvae
 from distill_ray.training.budget import Budget
+from distill_ray.training.capture import Gradients
 from distill_ray.training.events import VQEpochMetrics, to_record
 from distill_ray.training.loop import LoopSettings, restore, run_loop
 from distill_ray.training.vqvae import VQTask
@@ -50,6 +53,8 @@ def main(
         file_count=6, train_seconds=corpus.seconds("train"), sample_rate=corpus.sample_rate, channels=1
     )
     config = resolve_vqvae(facts, overrides=overrides, size="tiny", accelerator=False, workers=1).config
+    if os.environ.get("AS_ON_GPU"):  # gradients averaged in one piece; there is no graph to capture here
+        vqvae.Gradients = lambda *given, **named: Gradients(*given, **{**named, "capture": True})  # type: ignore[misc,assignment]
     task = VQTask(corpus, config, worker)
     budget = Budget(steps_per_epoch=task.steps_per_epoch, epochs=config.training.epochs, max_minutes=None)
     settings = LoopSettings(patience=0, checkpoint_seconds=1e9)

@@ -119,6 +119,20 @@ def test_two_ranks_average_codebooks_as_one_process(corpus: str, tmp_path: Path)
     )
 
 
+def test_gradients_averaged_in_one_piece_as_on_gpus_train_the_same(
+    corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("AS_ON_GPU", "1")
+    joined = train(corpus, tmp_path, 2, OVERRIDES)
+    for mine, theirs in zip(joined, two_ranks, strict=True):
+        assert all(
+            torch.allclose(mine["model"][name], theirs["model"][name], atol=1e-6) for name in mine["model"]
+        )
+        assert mine["completed"]["final_val_loss"] == pytest.approx(
+            theirs["completed"]["final_val_loss"], rel=1e-6
+        )
+
+
 def test_ranks_stop_together_and_resume_as_if_uncut(
     corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]]
 ) -> None:

@@ -173,7 +173,7 @@ def test_steps_with_nan_are_left_out_and_an_epoch_of_them_is_an_error(
     task.train_step(0, 0.0)
     before = {name: value.clone() for name, value in task.model.state_dict().items()}
     sums, counts = task.sums.clone(), task.codes.epoch_counts_QK.clone()
-    weights = task.objective.loss.weights  # type: ignore[union-attr]
+    weights = task.loss.weights
     object.__setattr__(weights, "mel", float("nan"))
     task.train_step(1, 0.0)
     assert int(task.optimizer.skipped) == 1

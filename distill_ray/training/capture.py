@@ -1,0 +1,106 @@
+"""The gradients of a step, on GPUs by replaying one CUDA graph of forward, loss and backward.
+
+A step is a thousand small kernels, and starting them one by one takes the host longer than running them
+takes the GPU. The graph runs the same kernels on the same numbers, so losses are those of uncaptured
+training to the last digit (tests/bench/step_time.py). `vqvae.py` trains through `Gradients`.
+"""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from distill_ray.training.events import Notice
+from distill_ray.training.worker import Worker
+from distill_ray.vqvae import VQVAEOutput
+
+# total loss, its terms, and what the codebooks are followed by
+Outcome = tuple[Tensor, Tensor, VQVAEOutput]
+
+_UNCAPTURED_STEPS = 3  # libraries choose kernels and allocate their workspaces in the first ones
+
+
+class Gradients:
+    """Leaves the gradients of `objective`, averaged over ranks, in its parameters.
+
+    With `capture`, from the fourth call on by replaying a graph; then `objective(audio_BCT, depth_B)` must
+    not make the host wait and must not draw random numbers, and ranks average their gradients in one
+    all-reduce after the graph, where DistributedDataParallel would do so piece by piece inside it. Every
+    call has inputs of the same shapes; what a call returns holds until the next.
+    """
+
+    def __init__(self, objective: nn.Module, worker: Worker, *, bf16: bool, capture: bool) -> None:
+        self._worker = worker
+        self._bf16 = bf16
+        self._parameters = [value for value in objective.parameters() if value.requires_grad]
+        self._joined: Tensor | None = None
+        self._parts: list[Tensor] = []
+        self._graph: torch.cuda.CUDAGraph | None = None
+        self._calls_to_capture = _UNCAPTURED_STEPS if capture else -1
+        if not capture:
+            self._objective = worker.wrap(objective)
+            return
+        self._objective = objective
+        if worker.world_size > 1:
+            _share(objective, worker)
+            sizes = [value.numel() for value in self._parameters]
+            self._joined = torch.zeros(sum(sizes), device=worker.device)
+            self._parts = [
+                part.view_as(value)
+                for part, value in zip(torch.split(self._joined, sizes), self._parameters, strict=True)
+            ]
+
+    def __call__(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
+        if self._calls_to_capture == 0:
+            self._capture(audio_BCT, depth_B)
+        self._calls_to_capture -= 1
+        if self._graph is None:
+            outcome = self._compute(audio_BCT, depth_B)
+        else:
+            self._audio_BCT.copy_(audio_BCT)
+            self._depth_B.copy_(depth_B)
+            self._graph.replay()
+            outcome = self._outcome
+            for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
+                parameter.grad = gradient
+        if self._joined is not None:
+            self._worker.all_reduce(self._joined).div_(self._worker.world_size)
+            for parameter, gradient in zip(self._parameters, self._parts, strict=True):
+                parameter.grad = gradient
+        return outcome
+
+    def _compute(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
+        with torch.autocast(audio_BCT.device.type, torch.bfloat16, enabled=self._bf16):
+            outcome: Outcome = self._objective(audio_BCT, depth_B)
+        outcome[0].backward()  # type: ignore[no-untyped-call]
+        if self._parts:
+            gradients = [value.grad for value in self._parameters]
+            torch._foreach_copy_(self._parts, gradients)  # type: ignore[arg-type]
+        return outcome
+
+    def _capture(self, audio_BCT: Tensor, depth_B: Tensor) -> None:
+        for parameter in self._parameters:
+            parameter.grad = None  # so that a replay sets gradients instead of adding to them
+        self._audio_BCT, self._depth_B = audio_BCT.clone(), depth_B.clone()
+        try:
+            graph = torch.cuda.CUDAGraph()
+            # Other threads (Ray's, the checkpoint's) may use the GPU meanwhile.
+            with torch.cuda.graph(graph, capture_error_mode="thread_local"):
+                self._outcome = self._compute(self._audio_BCT, self._depth_B)
+        except RuntimeError as error:
+            reason = str(error).strip().splitlines()[0]
+            message = f"steps run without a CUDA graph, which makes them slower: {reason}"
+            self._worker.emit(Notice(level="warning", message=message))
+            for parameter in self._parameters:
+                parameter.grad = None
+            return
+        self._gradients = [parameter.grad for parameter in self._parameters]
+        self._graph = graph
+
+
+def _share(module: nn.Module, worker: Worker) -> None:
+    """Give every rank rank 0's parameters and buffers, as DistributedDataParallel does."""
+    with torch.no_grad():
+        for value in (*module.parameters(), *module.buffers()):
+            own = value.detach() if worker.rank == 0 else torch.zeros_like(value)
+            value.copy_(worker.all_reduce(own.clone()))
