@@ -212,7 +212,18 @@ def _check(record: PipelineRecord, plan: WorkerPlan) -> None:
         except ConfigError as error:
             problems += error.problems
     if problems:
-        raise ConfigError(list(dict.fromkeys(problems)))
+        # An unknown table is unknown to two of the checks, of which one may know a name like it.
+        raise ConfigError([each for each in dict.fromkeys(problems) if not _is_part(each, problems)])
+
+
+def _is_part(problem: Problem, others: Sequence[Problem]) -> bool:
+    """Whether another problem says the same and more."""
+    return any(
+        other.key == problem.key
+        and other.message != problem.message
+        and other.message.startswith(problem.message)
+        for other in others
+    )
 
 
 def _refuse_search_settings(overrides: Mapping[str, object]) -> None:

@@ -52,11 +52,11 @@ class _CodecStage:
 
     def skip(self) -> None:
         done = self._work.record.done[self.name]
-        self._work.reports[self.name] = done["report"]
+        self._work.report(self.name, done["report"])
         self._place(Path(done["codec_path"]))
 
     def _finish(self, report: Any, words: str) -> int:
-        self._work.reports[self.name] = report.to_json()
+        self._work.report(self.name, report.to_json())
         if report.exit_code:
             return int(report.exit_code)
         codec = self._place(Path(report.model_path))

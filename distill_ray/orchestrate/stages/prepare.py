@@ -61,7 +61,7 @@ class Prepare:
         work = self._work
         done = work.record.done.get(self.name)
         assert work.corpus is not None, "decide has opened it"
-        work.reports[self.name] = done["report"] if done else _corpus_facts(work.corpus)
+        work.report(self.name, done["report"] if done else _corpus_facts(work.corpus))
 
     def run(self) -> int:
         from distill_ray.corpus.prepare import build_corpus
@@ -81,7 +81,7 @@ class Prepare:
             on_progress=self._tell,
         ).to_json()
         work.corpus = self._open()
-        work.reports[self.name] = report
+        work.report(self.name, report)
         work.record.finish(
             self.name,
             {

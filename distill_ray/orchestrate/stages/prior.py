@@ -47,11 +47,11 @@ class Prior:
         prior, done = manifest(record.model).prior, record.done.get(self.name)
         assert prior is not None, "decide has seen it"
         if done is not None and done["prior_sha256"] == prior.sha256:
-            self._work.reports[self.name] = done["report"]
+            self._work.report(self.name, done["report"])
             return
         # Trained by another command: what its file says of it.
         figures = {key: prior.metadata.get(key) for key in ("best_perplexity", "bits_per_second")}
-        self._work.reports[self.name] = {"model_path": str(record.model), **figures}
+        self._work.report(self.name, {"model_path": str(record.model), **figures})
 
     def run(self) -> int:
         from distill_ray.orchestrate.pipeline import train_code_prior
@@ -66,7 +66,7 @@ class Prior:
             listener=work.listener,
             resume=self._folder.is_begun,
         )
-        work.reports[self.name] = report.to_json()
+        work.report(self.name, report.to_json())
         if not report.exit_code:
             prior = manifest(work.record.model).prior
             assert prior is not None, "its training has just put it there"

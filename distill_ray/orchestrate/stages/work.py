@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distill_ray.bundle.format import plain
 from distill_ray.orchestrate.pipeline_record import PipelineRecord
 from distill_ray.orchestrate.plan import WorkerPlan
 from distill_ray.orchestrate.sweep_settings import TrialListener
@@ -34,6 +36,10 @@ class Work:
     def settings(self) -> dict[str, object]:
         """Those of the trainings."""
         return {key: value for key, value in self.record.settings.items() if not key.startswith(GENERATE)}
+
+    def report(self, stage: str, document: Mapping[str, Any]) -> None:
+        """Take in what a stage has to report, in the form that its record keeps."""
+        self.reports[stage] = plain(document)
 
     def corpus_uri(self) -> str:
         assert self.corpus is not None, "prepare comes first"
