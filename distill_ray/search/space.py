@@ -118,7 +118,7 @@ def shallower_round(records: Sequence[TrialRecord], sweep: SweepConfig) -> tuple
     specs: dict[str, TrialSpec] = {}
     for record in records:
         spec, level = record.spec, record.collapsed_level
-        if record.state != "collapsed" or level is None or spec.round == "final":
+        if record.state != "collapsed" or level is None:
             continue
         depths = tuple(depth for depth in spec.depths if depth <= level)
         if depths:
