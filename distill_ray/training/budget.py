@@ -24,10 +24,11 @@ class Budget:
         return max(by_steps, by_time)
 
     def __str__(self) -> str:
-        """ "3 epochs", "2.5 minutes" or "3 epochs or 2.5 minutes"."""
-        epochs = [f"{self.epochs} epochs"] if self.epochs is not None else []
-        minutes = [f"{self.max_minutes:g} minutes"] if self.max_minutes is not None else []
-        return " or ".join(epochs + minutes)
+        """ "3 epochs", "1 minute" or "3 epochs or 2.5 minutes"."""
+        limits = (("epoch", self.epochs), ("minute", self.max_minutes))
+        return " or ".join(
+            f"{limit:g} {unit}{'' if limit == 1 else 's'}" for unit, limit in limits if limit is not None
+        )
 
     def left_s(self, step: int, elapsed_s: float, seconds_per_step: float | None) -> float | None:
         """Seconds until the budget is over at this pace; None where the pace decides and is not known."""

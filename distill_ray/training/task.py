@@ -53,10 +53,10 @@ class Figures:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
         known = {name: values[name] for name in cls.__dataclass_fields__}
-        return cls(**{**known, **finite_or_nan({name: known[name] for name in ("train_loss", "val_loss")})})
+        return cls(**{**known, **nan_for_null({name: known[name] for name in ("train_loss", "val_loss")})})
 
 
-def finite_or_nan(values: Mapping[str, Any]) -> dict[str, Any]:
+def nan_for_null(values: Mapping[str, Any]) -> dict[str, Any]:
     """Numbers as they were before JSON, which has null for NaN."""
     return {name: math.nan if value is None else value for name, value in values.items()}
 

@@ -56,7 +56,7 @@ class HeldOut:
         device, full = self._worker.device, model.config.num_quantizers
         levels = sorted({*depths, full})
         sums = torch.zeros(len(levels), len(RECONSTRUCTION_TERMS) + 1, dtype=torch.float64, device=device)
-        for audio_BCT in self._windows():
+        for audio_BCT in self.windows():
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 output = model(audio_BCT)
             for row, depth in enumerate(levels):
@@ -76,7 +76,7 @@ class HeldOut:
             for depth, (total, *each) in zip(levels, rows, strict=True)
         }
 
-    def _windows(self) -> Iterator[Tensor]:
+    def windows(self) -> Iterator[Tensor]:
         """This rank's windows in batches [B, C, T]; silent past a file's end, where looping would click."""
         for first in range(0, len(self._own), _BATCH):
             part = self._own[first : first + _BATCH]

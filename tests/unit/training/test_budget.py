@@ -41,3 +41,11 @@ def test_the_clock_goes_on_where_an_earlier_part_ended() -> None:
     clock.resume()
     clock.pause()
     assert 40.0 <= clock.training() < 41.0
+
+
+def test_it_can_be_said() -> None:
+    said = [
+        str(Budget(steps_per_epoch=5, epochs=epochs, max_minutes=minutes))
+        for epochs, minutes in ((1, None), (None, 2.5), (3, 1.0))
+    ]
+    assert said == ["1 epoch", "2.5 minutes", "3 epochs or 1 minute"]
