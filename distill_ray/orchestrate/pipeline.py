@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -23,11 +23,17 @@ from distill_ray.config.resolve import (
     resolve_prior,
     resolve_vqvae,
 )
-from distill_ray.config.toml import read_toml
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.errors import TrainingError, UsageError
+from distill_ray.errors import TrainingError
 from distill_ray.orchestrate.checkpoints import settle
 from distill_ray.orchestrate.export import corpus_codes, corpus_record, export_codec, export_prior
+from distill_ray.orchestrate.inputs import (
+    corpus_facts,
+    file_settings,
+    on_stage,
+    refuse_with_resume,
+    said_of_corpus,
+)
 from distill_ray.orchestrate.launch import launch
 from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
 from distill_ray.orchestrate.reports import CodecReport, PriorReport
@@ -45,20 +51,18 @@ from distill_ray.orchestrate.run_folder import (
     new_prior_run,
     new_run,
     resumed_run,
-    without_run,
 )
 from distill_ray.orchestrate.session import ray_session
 from distill_ray.training.events import (
     Notice,
     PriorTrainingCompleteEvent,
     ShownSetting,
-    StageProgress,
     TrainingCompleteEvent,
 )
 from distill_ray.training.worker import Listener
 
 if TYPE_CHECKING:
-    from distill_ray.corpus import Corpus
+    pass
 
 CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteEvent)
 
@@ -109,9 +113,9 @@ def train_codec(
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     StorageError where a URI could not be written in the end.
     """
-    given = {**_file_settings(config_file), **overrides}
+    given = {**file_settings(config_file), **overrides}
     if resume is not None:
-        _refuse_with_resume(out=out, name=name, size=size)
+        refuse_with_resume(out=out, name=name, size=size)
     with contextlib.ExitStack() as stack:
         place = resume if resume is not None else out
         if place is None:
@@ -152,15 +156,15 @@ def _train_codec(
             fewest_workers=ready.min_workers,
         )
         resolve(_SOME_CORPUS)  # says what is wrong with the settings before an hour of decoding
-        said = _said_of_corpus(start.settings)
+        said = said_of_corpus(start.settings)
         corpus = ensure_corpus(
             data,
             build_section(CorpusConfig, said),
             required=said,
-            on_progress=_stage(listener, "prepare"),
+            on_progress=on_stage(listener, "prepare"),
         )
         start.check({"corpus": corpus.digest})
-        resolved = start.sourced(resolve(_facts(corpus)))
+        resolved = start.sourced(resolve(corpus_facts(corpus)))
         name = start.identity.get("name", name or "distill")
         start.record(resolved, {"name": name, "size": resolved.size, "corpus": corpus.digest}, corpus=said)
         loop = functools.partial(
@@ -214,7 +218,7 @@ def train_code_prior(
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     StorageError where a URI could not be written in the end.
     """
-    given = {**_file_settings(config_file), **overrides}
+    given = {**file_settings(config_file), **overrides}
     file = open_model(model)
     with result_folder(file.prior_run, listener=listener) as results:
         folder = RunFolder(path=results.path, uri=results.uri)
@@ -236,7 +240,7 @@ def _train_code_prior(
     loaded = load_model_v2(file.path)
     codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
     with _settled(plan) as ready:
-        said = _said_of_corpus(start.settings)
+        said = said_of_corpus(start.settings)
         wanted = build_section(
             CorpusConfig, {**said, "sample_rate": codec.sample_rate, "channels": codec.channels}
         )
@@ -249,9 +253,9 @@ def _train_code_prior(
             fewest_workers=ready.min_workers,
         )
         resolve(file_count=1, train_frames=1)  # as above: wrong settings are said before hours of encoding
-        corpus = ensure_corpus(data, wanted, on_progress=_stage(listener, "prepare"))
+        corpus = ensure_corpus(data, wanted, on_progress=on_stage(listener, "prepare"))
         start.check({"corpus": corpus.digest, "codec": codec_hash})
-        store = corpus_codes(loaded, corpus, _accelerator(ready), on_progress=_stage(listener, "encode"))
+        store = corpus_codes(loaded, corpus, _accelerator(ready), on_progress=on_stage(listener, "encode"))
         for notice in store.notices:
             listener(Notice(level="warning", message=notice))
         resolved = start.sourced(
@@ -311,28 +315,6 @@ def _accelerator(plan: ResolvedPlan) -> bool:
     return torch.cuda.is_available()
 
 
-def _file_settings(config_file: Path | None) -> dict[str, object]:
-    return without_run(read_toml(config_file)) if config_file is not None else {}
-
-
-def _said_of_corpus(given: Mapping[str, object]) -> dict[str, object]:
-    """How a folder of audio is to be prepared, as far as the user said."""
-    return {key.partition(".")[2]: value for key, value in given.items() if key.startswith("corpus.")}
-
-
-def _facts(corpus: Corpus) -> CorpusFacts:
-    return CorpusFacts(
-        file_count=len(corpus.manifest.files),
-        train_seconds=corpus.seconds("train"),
-        sample_rate=corpus.sample_rate,
-        channels=corpus.channels,
-    )
-
-
-def _stage(listener: Listener, stage: str) -> Callable[[int, int, str], None]:
-    return lambda done, total, note: listener(StageProgress(stage=stage, done=done, total=total, note=note))
-
-
 def _shown(
     resolved: Resolved[VQTrainConfig] | Resolved[PriorTrainConfig], keys: tuple[str, ...]
 ) -> tuple[ShownSetting, ...]:
@@ -342,12 +324,6 @@ def _shown(
         for key in keys
         if values[key] is not None
     )
-
-
-def _refuse_with_resume(**given: object) -> None:
-    wrong = [f"--{key}" for key, value in given.items() if value is not None]
-    if wrong:
-        raise UsageError(f"--resume goes on with a run as it was begun; leave out {' and '.join(wrong)}")
 
 
 def _ended(final: object, kind: type[CompletedT]) -> CompletedT:

@@ -117,7 +117,7 @@ def result_folder(place: Place, *, listener: Listener, path: Path | None = None)
 
 
 def enter_free_folder(stack: contextlib.ExitStack, name: str, listener: Listener) -> ResultFolder:
-    """The first of runs/NAME, runs/NAME-2, … that holds no run and in which no other process is at work."""
+    """The first of runs/NAME, runs/NAME-2, … that is not taken and in which no other process is at work."""
     for folder in free_folders(name):
         with contextlib.suppress(BusyError):
             return stack.enter_context(result_folder(folder.path, listener=listener))

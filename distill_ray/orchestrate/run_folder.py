@@ -28,6 +28,7 @@ from distill_ray.orchestrate.checkpoints import discard
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 
 _SETTINGS = "run.toml"
+SEARCH_SETTINGS = "sweep.toml"
 _RUN = "run."
 _OVERRIDES = _RUN + "overrides"
 # What may change when a run goes on; anything else would make it another run.
@@ -57,6 +58,11 @@ class RunFolder:
     @property
     def is_begun(self) -> bool:
         return (self.path / _SETTINGS).exists()
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it holds a run or a search."""
+        return self.is_begun or (self.path / SEARCH_SETTINGS).exists()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,9 +135,11 @@ class Start:
 
 
 def new_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
-    """A run in `folder`. Raises UsageError where that holds one already."""
-    if folder.is_begun:
+    """A run in `folder`. Raises UsageError where that holds one, or a search, already."""
+    if folder.is_taken:
         shown = folder.shown
+        if not folder.is_begun:
+            raise UsageError(f"{shown} already holds a search; choose another --out")
         raise UsageError(
             f"{shown} already holds a run; go on with it (--resume {shown}) or choose another --out"
         )
@@ -139,10 +147,10 @@ def new_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
 
 
 def free_folders(name: str) -> Iterator[RunFolder]:
-    """Those of runs/NAME, runs/NAME-2, … that hold no run."""
+    """Those of runs/NAME, runs/NAME-2, … that hold neither run nor search."""
     names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
     folders = (RunFolder(path=(Path("runs") / each).resolve()) for each in names)
-    return (folder for folder in folders if not folder.is_begun)
+    return (folder for folder in folders if not folder.is_taken)
 
 
 def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start:

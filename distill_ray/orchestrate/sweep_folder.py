@@ -9,7 +9,6 @@ trials.parquet, leaderboard.json, NAME.distill
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -21,10 +20,9 @@ from distill_ray.bundle.format import plain
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.errors import CheckpointError, ConfigError, Problem, UsageError
-from distill_ray.orchestrate.run_folder import RunFolder, without_run
+from distill_ray.orchestrate.run_folder import SEARCH_SETTINGS, RunFolder, without_run
 from distill_ray.search.trial import TrialRecord, from_json, to_json
 
-_SETTINGS = "sweep.toml"
 _RUN = "run."
 _OVERRIDES = _RUN + "overrides"
 # What may change when a search goes on: on how much of a machine it runs, not what comes out.
@@ -39,7 +37,7 @@ class SweepFolder:
 
     @property
     def is_begun(self) -> bool:
-        return (self.path / _SETTINGS).exists()
+        return (self.path / SEARCH_SETTINGS).exists()
 
     @property
     def ray_storage(self) -> Path:
@@ -98,7 +96,7 @@ class SweepStart:
         values[_OVERRIDES] = tuple(sorted(self.overrides))
         shared = {f"{CorpusConfig.table}.{key}": value for key, value in corpus.items()} | dict(settings)
         notes = {key: self.source(key) for key in shared}
-        path = self.folder.path / _SETTINGS
+        path = self.folder.path / SEARCH_SETTINGS
         try:
             self.folder.path.mkdir(parents=True, exist_ok=True)
             text = write_toml({**values, **shared}, notes)
@@ -121,31 +119,26 @@ class SweepStart:
         return "override" if key in self.overrides else "auto"
 
 
-def new_sweep(out: Path | None, name: str, given: Mapping[str, object]) -> SweepStart:
-    """A search in `out`, or else in the first free one of runs/NAME-sweep, runs/NAME-sweep-2, …
-
-    Raises UsageError where `out` holds a run or a search already.
-    """
-    if out is not None:
-        path = out.expanduser().resolve()
-        if _is_taken(path):
-            kind = "search" if SweepFolder(path=path).is_begun else "run"
-            again = f"go on with it (--resume {out}) or " if kind == "search" else ""
-            raise UsageError(f"{out} already holds a {kind}; {again}choose another --out")
-    else:
-        names = itertools.chain([f"{name}-sweep"], (f"{name}-sweep-{count}" for count in itertools.count(2)))
-        path = next(path for each in names if not _is_taken(path := (Path("runs") / each).resolve()))
-    return SweepStart(folder=SweepFolder(path=path), settings=given, overrides=frozenset(given))
+def new_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
+    """A search in `path`. Raises UsageError where that holds a run or a search already."""
+    folder = SweepFolder(path=path)
+    if folder.is_begun:
+        raise UsageError(
+            f"{path} already holds a search; go on with it (--resume {path}) or choose another --out"
+        )
+    if RunFolder(path=path).is_taken:
+        raise UsageError(f"{path} already holds a run; choose another --out")
+    return SweepStart(folder=folder, settings=given, overrides=frozenset(given))
 
 
 def resumed_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
     """The search in `path`. Raises UsageError where there is none, ConfigError for what cannot change."""
-    folder = SweepFolder(path=path.expanduser().resolve())
+    folder = SweepFolder(path=path)
     if not folder.is_begun:
         raise UsageError(
             f"{path} holds no search to resume; give the folder that an earlier `tune` printed as its output"
         )
-    values = read_toml(folder.path / _SETTINGS)
+    values = read_toml(folder.path / SEARCH_SETTINGS)
     recorded = without_run(values)
     before = {**recorded, "model.size": values.get(_RUN + "size")}
     tables = {key.partition(".")[0] for key in recorded}
@@ -181,7 +174,3 @@ def _same(before: object, now: object) -> bool:
     if isinstance(before, tuple) and isinstance(now, tuple):
         return set(before) == set(now)
     return before == now
-
-
-def _is_taken(path: Path) -> bool:
-    return SweepFolder(path=path).is_begun or RunFolder(path=path).is_begun

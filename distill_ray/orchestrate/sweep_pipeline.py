@@ -8,33 +8,33 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import build_section
-from distill_ray.errors import CancelledError
+from distill_ray.corpus.filesystem import is_uri
+from distill_ray.errors import CancelledError, UsageError
 from distill_ray.orchestrate.export import corpus_record
+from distill_ray.orchestrate.inputs import (
+    corpus_facts,
+    file_settings,
+    on_stage,
+    refuse_with_resume,
+    said_of_corpus,
+)
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.ledger import Ledger
-from distill_ray.orchestrate.pipeline import (
-    _facts,
-    _file_settings,
-    _refuse_with_resume,
-    _said_of_corpus,
-    _stage,
-)
-from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, resolve_plan
+from distill_ray.orchestrate.results import Place, enter_free_folder, result_folder
 from distill_ray.orchestrate.run_folder import RunFolder, Start
-from distill_ray.orchestrate.session import Session, ray_session
 from distill_ray.orchestrate.sweep_folder import SweepStart, new_sweep, resumed_sweep
+from distill_ray.orchestrate.sweep_machine import Machine, find_machine
 from distill_ray.orchestrate.sweep_report import SweepReport, provenance
 from distill_ray.orchestrate.sweep_search import Rounds, require_optuna
-from distill_ray.orchestrate.sweep_settings import Scale, SweepSettings, TrialListener, TrialPlanner
+from distill_ray.orchestrate.sweep_settings import SweepSettings, TrialListener, TrialPlanner
 from distill_ray.orchestrate.sweep_winner import ShortPrior, export_trial
 from distill_ray.search.finalists import chosen_finalists
 from distill_ray.search.ranking import advice, candidates, definition, winner
@@ -59,9 +59,9 @@ def tune_codec(
     overrides: Mapping[str, object],
     config_file: Path | None,
     size: str | None,
-    out: Path | None,
+    out: Place | None,
     name: str | None,
-    resume: Path | None,
+    resume: Place | None,
     address: str | None,
     listener: Listener,
     trial_listener: TrialListener | None = None,
@@ -76,25 +76,52 @@ def tune_codec(
     Raises UsageError and its kin for what cannot be used, ClusterError and TrainingError for what failed,
     CancelledError after a second Ctrl-C. A trial that fails raises nothing.
     """
+    given = {**file_settings(config_file), **overrides}
+    if resume is not None:
+        refuse_with_resume(out=out, name=name, size=size)
+    place = resume if resume is not None else out
+    if place is not None and is_uri(str(place)):
+        raise UsageError(f"a search needs a folder and {place} is a URI; give one that all nodes share")
+    with contextlib.ExitStack() as stack:
+        if place is None:
+            results = enter_free_folder(stack, name or "distill", listener)
+        else:
+            results = stack.enter_context(result_folder(place, listener=listener))
+        start = new_sweep(results.path, given) if resume is None else resumed_sweep(results.path, given)
+        return _tune(
+            start,
+            data=data,
+            size=size,
+            name=name,
+            address=address,
+            listener=listener,
+            trial_listener=trial_listener,
+        )
+
+
+def _tune(
+    start: SweepStart,
+    *,
+    data: str,
+    size: str | None,
+    name: str | None,
+    address: str | None,
+    listener: Listener,
+    trial_listener: TrialListener | None,
+) -> SweepReport:
     from distill_ray.corpus import ensure_corpus
 
     began = time.monotonic()
-    given = {**_file_settings(config_file), **overrides}
-    if resume is None:
-        start = new_sweep(out, name or "distill", given)
-    else:
-        _refuse_with_resume(out=out, name=name, size=size)
-        start = resumed_sweep(resume, given)
     settings = SweepSettings.of(start.settings, start.identity.get("size", size) or None)
     if settings.sweep.search == "optuna":
         require_optuna()
-    with _place(address, settings) as place:
-        said = _said_of_corpus(start.settings)
+    with find_machine(address, settings.sweep) as machine:
+        said = said_of_corpus(start.settings)
         corpus = ensure_corpus(
             data,
             build_section(CorpusConfig, said),
             required=said,
-            on_progress=_stage(listener, "prepare"),
+            on_progress=on_stage(listener, "prepare"),
         )
         start.check({"corpus": corpus.digest})
         search = _Search(
@@ -102,12 +129,12 @@ def tune_codec(
             data=data,
             start=start,
             settings=settings,
-            place=place,
+            machine=machine,
             planner=TrialPlanner(
                 settings,
-                _facts(corpus),
-                place.scale,
-                accelerator=place.scale.gpus > 0,
+                corpus_facts(corpus),
+                machine.scale,
+                accelerator=machine.scale.gpus > 0,
                 resumed=not start.is_new,
             ),
             corpus=corpus,
@@ -120,51 +147,6 @@ def tune_codec(
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Place:
-    """Where a search runs: the plan of one worker there, and how many trials it holds."""
-
-    plan: ResolvedPlan
-    scale: Scale
-    cores: int
-
-    def session_plan(self) -> ResolvedPlan:
-        """The plan whose private Ray holds all the workers."""
-        scale = self.scale
-        return replace(
-            self.plan,
-            num_workers=scale.concurrent * scale.workers,
-            use_gpu=scale.gpus > 0,
-            gpus_per_worker=scale.gpus / scale.workers,
-        )
-
-    def scale_of(self, settings: SweepSettings, session: Session) -> Scale:
-        """The scale that the Ray in use allows."""
-        return Scale.of(settings.sweep, session.resources, cores=self.cores, where="the Ray in use")
-
-
-@contextlib.contextmanager
-def _place(address: str | None, settings: SweepSettings) -> Iterator[_Place]:
-    """Where the search will run; a cluster stays connected meanwhile."""
-    sweep = settings.sweep
-    on_cpu = sweep.gpus_per_trial == 0
-    plan = resolve_plan(WorkerPlan(num_workers=1, gpus_per_worker=0 if on_cpu else None, address=address))
-    if plan.address is not None:
-        with ray_session(plan) as session:
-            where, cores = f"the cluster at {plan.address}", int(session.resources.get("CPU", 1))
-            scale = Scale.of(sweep, session.resources, cores=cores, where=where)
-            yield _Place(plan=plan, scale=scale, cores=cores)
-        return
-    import torch
-
-    cores = len(os.sched_getaffinity(0))
-    # More CPU workers than cores is allowed here: they only take turns.
-    wanted = sweep.workers_per_trial * (sweep.max_concurrent or 1)
-    resources = {"CPU": max(cores, wanted), "GPU": 0 if on_cpu else torch.cuda.device_count()}
-    scale = Scale.of(sweep, resources, cores=cores, where="this machine")
-    yield _Place(plan=plan, scale=scale, cores=cores)
-
-
-@dataclass(frozen=True, kw_only=True)
 class _Search:
     """A search whose corpus is ready."""
 
@@ -172,7 +154,7 @@ class _Search:
     data: str
     start: SweepStart
     settings: SweepSettings
-    place: _Place
+    machine: Machine
     planner: TrialPlanner
     corpus: Corpus
     said: Mapping[str, object]
@@ -187,7 +169,7 @@ class _Search:
         ledger = Ledger(
             self.start.folder.records(),
             sweep,
-            gpus=self.place.scale.gpus,
+            gpus=self.machine.scale.gpus,
             save=self.start.folder.save,
             tell=self.listener,
         )
@@ -245,13 +227,13 @@ class _Search:
         )
         if not rounds.has_more(ledger.finished()):
             return
-        if self.place.plan.address is None:
+        if self.machine.plan.address is None:
             self.listener(Notice(level="info", message="starting Ray on this machine (some 10 seconds)"))
-        with ray_session(self.place.session_plan(), spare_cpus=int(self.place.scale.workers > 1)) as session:
+        with self.machine.session() as session:
             from distill_ray.orchestrate.sweep import SweepRun  # Ray is imported in its session's environment
             from distill_ray.orchestrate.trial import TrialHome
 
-            scale = self.place.scale_of(self.settings, session)
+            scale = self.machine.scale_of(self.settings.sweep, session)
             SweepRun(
                 storage=self.start.folder.ray_storage,
                 sweep=self.settings.sweep,
@@ -311,7 +293,7 @@ class _Search:
             corpus=self.corpus,
             record=corpus_record(self.corpus, self.data),
             settings=self.settings.given,
-            accelerator=self.place.scale.gpus > 0,
+            accelerator=self.machine.scale.gpus > 0,
             listener=self.listener,
             trial_listener=self.trial_listener,
         )
@@ -367,7 +349,7 @@ class _Search:
         return definition(self.settings.sweep, self.planner.loss)
 
     def _started(self) -> SweepStarted:
-        sweep, scale = self.settings.sweep, self.place.scale
+        sweep, scale = self.settings.sweep, self.machine.scale
         return SweepStarted(
             name=self.name,
             output_dir=str(self.start.folder.path),

@@ -23,8 +23,9 @@ from distill_ray.config.resolve import (
 )
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.vqvae import LossConfig, VQTrainConfig
-from distill_ray.errors import ClusterError, ConfigError, Problem
+from distill_ray.errors import ConfigError, Problem
 from distill_ray.orchestrate.sweep_folder import common_settings
+from distill_ray.orchestrate.sweep_machine import Scale
 from distill_ray.search.space import (
     CODEBOOK_SIZE,
     RVQ_LEVELS,
@@ -88,49 +89,6 @@ class SweepSettings:
         seed = self.given.get("training.seed", 0)
         assert isinstance(seed, int)
         return seed
-
-
-@dataclass(frozen=True, kw_only=True)
-class Scale:
-    """On how much of a machine a search runs. `gpus`: of a trial; `threads`: torch's in a trial's process."""
-
-    concurrent: int
-    gpus: float
-    workers: int
-    threads: int
-
-    @classmethod
-    def of(cls, sweep: SweepConfig, resources: Mapping[str, float], *, cores: int, where: str) -> Scale:
-        """As many trials at a time as `resources` ("CPU", "GPU") hold; `cores` are shared by their threads.
-
-        Raises ClusterError where they do not hold one.
-        """
-        workers, cpus, gpus = sweep.workers_per_trial, resources.get("CPU", 0.0), resources.get("GPU", 0.0)
-        share = sweep.gpus_per_trial
-        if share is None:
-            share = float(workers) if gpus else 0.0
-        rooms = [cpus // workers, first_round_size(sweep)]
-        if share:
-            rooms.append(gpus / share + 1e-9)
-        if share > gpus:
-            raise ClusterError(
-                f"a trial needs {share:g} GPUs and {where} has {gpus:g}: lower --gpus-per-trial or "
-                "--workers-per-trial, or train on CPUs with --gpus-per-trial 0"
-            )
-        if workers > cpus:
-            raise ClusterError(
-                f"a trial's {workers} workers need one CPU each and {where} has {cpus:g}: "
-                "lower --workers-per-trial"
-            )
-        concurrent = max(1, int(min(rooms)))
-        if sweep.max_concurrent is not None:
-            concurrent = min(concurrent, sweep.max_concurrent)
-        return cls(
-            concurrent=concurrent,
-            gpus=share,
-            workers=workers,
-            threads=max(1, cores // (concurrent * workers)),
-        )
 
 
 class TrialPlanner:

@@ -8,6 +8,7 @@ used, as what they refer to lives in this process only; so their pickles are emp
 from __future__ import annotations
 
 import functools
+import logging
 import pickle
 import threading
 from pathlib import Path
@@ -58,10 +59,15 @@ class TuneThread(threading.Thread):
         self.error: Exception | None = None
 
     def run(self) -> None:
+        log = logging.getLogger("ray.tune")
+        level = log.level
+        log.setLevel(logging.CRITICAL)  # it would put the tracebacks of trials on stderr
         try:
             self._tuner().fit()
         except Exception as error:
             self.error = error
+        finally:
+            log.setLevel(level)
 
     def _tuner(self) -> tune.Tuner:
         nested = self._home.workers > 1  # then a trial's process only drives its workers

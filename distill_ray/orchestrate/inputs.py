@@ -1,0 +1,48 @@
+"""What trainings and searches make of what they are given: settings, corpus, progress of its preparation."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill_ray.config.resolve import CorpusFacts
+from distill_ray.config.toml import read_toml
+from distill_ray.errors import UsageError
+from distill_ray.orchestrate.run_folder import without_run
+from distill_ray.training.events import Listener, StageProgress
+
+if TYPE_CHECKING:
+    from distill_ray.corpus import Corpus
+
+
+def file_settings(config_file: Path | None) -> dict[str, object]:
+    """The settings of a `--config` file. Raises UsageError."""
+    return without_run(read_toml(config_file)) if config_file is not None else {}
+
+
+def said_of_corpus(given: Mapping[str, object]) -> dict[str, object]:
+    """How a folder of audio is to be prepared, as far as the user said."""
+    return {key.partition(".")[2]: value for key, value in given.items() if key.startswith("corpus.")}
+
+
+def corpus_facts(corpus: Corpus) -> CorpusFacts:
+    """What the automatic choices look at."""
+    return CorpusFacts(
+        file_count=len(corpus.manifest.files),
+        train_seconds=corpus.seconds("train"),
+        sample_rate=corpus.sample_rate,
+        channels=corpus.channels,
+    )
+
+
+def on_stage(listener: Listener, stage: str) -> Callable[[int, int, str], None]:
+    """Progress of `stage` as events."""
+    return lambda done, total, note: listener(StageProgress(stage=stage, done=done, total=total, note=note))
+
+
+def refuse_with_resume(**given: object) -> None:
+    """Raise UsageError where something was given that only a new run can have."""
+    wrong = [f"--{key}" for key, value in given.items() if value is not None]
+    if wrong:
+        raise UsageError(f"--resume goes on with a run as it was begun; leave out {' and '.join(wrong)}")
