@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -37,11 +36,11 @@ def command(
         ),
     ] = None,
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             "--out",
             "-o",
-            help="Folder for everything; again: goes on with what is there.",
+            help="Folder or URI for everything; again: goes on with what is there.",
             show_default=False,
         ),
     ] = None,
@@ -95,8 +94,8 @@ def command(
     gpus_per_worker: options.GpusPerWorker = None,
     address: options.Address = None,
     resume: Annotated[
-        Path | None,
-        typer.Option("--resume", help="Folder of an earlier run to go on with.", show_default=False),
+        str | None,
+        typer.Option("--resume", help="Folder or URI of an earlier run to go on with.", show_default=False),
     ] = None,
     config: options.ConfigFile = None,
     as_json: options.Json = False,

@@ -137,23 +137,14 @@ def open_record(folder: Path) -> PipelineRecord:
         ) from error
 
 
-def free_folder(out: Path | None, name: str) -> Path:
-    """Where a run may be: `out`, or the first of runs/NAME, runs/NAME-2, … that is free.
-
-    Raises UsageError where `out` holds anything but such a run.
-    """
-    if out is not None:
-        path = out.expanduser().resolve()
-        if not (path / FILE).exists() and not _is_free(path):
-            raise UsageError(
-                f"{out} holds other things than a run of this command; choose a new folder for --out"
-            )
-        return path
+def free_folder(name: str) -> Path:
+    """The first of runs/NAME, runs/NAME-2, … that is free."""
     names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
-    return next(path for each in names if _is_free(path := (Path("runs") / each).resolve()))
+    return next(path for each in names if is_free(path := (Path("runs") / each).resolve()))
 
 
-def _is_free(path: Path) -> bool:
+def is_free(path: Path) -> bool:
+    """Whether there is nothing at `path`, or a folder with nothing that a user would see."""
     try:
         return all(entry.name.startswith(".") for entry in path.iterdir())
     except FileNotFoundError:

@@ -18,11 +18,12 @@ from distill_ray.config.resolve import CorpusFacts, build_section, resolve_prior
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.toml import read_toml
 from distill_ray.config.vqvae import VQVAEConfig
-from distill_ray.corpus.lock import LockedError, folder_lock
+from distill_ray.corpus.filesystem import is_uri
 from distill_ray.errors import CancelledError, ConfigError, Problem, UsageError
 from distill_ray.generate.settings import GenerationSettings
-from distill_ray.orchestrate.pipeline_record import FILE, PipelineRecord, free_folder, open_record
+from distill_ray.orchestrate.pipeline_record import FILE, PipelineRecord, free_folder, is_free, open_record
 from distill_ray.orchestrate.plan import WorkerPlan, plan_problems
+from distill_ray.orchestrate.results import Place, result_folder
 from distill_ray.orchestrate.run_folder import without_run
 from distill_ray.orchestrate.stages.codec import Codec, Tune
 from distill_ray.orchestrate.stages.prepare import Prepare
@@ -52,17 +53,17 @@ class StageOutcome:
 class PipelineReport:
     """What was done and what there is now; `reports` of the stages by name."""
 
-    output_dir: Path
-    model_path: Path | None
+    output_dir: Path | str
+    model_path: Path | str | None
     stages: tuple[StageOutcome, ...]
     reports: Mapping[str, Mapping[str, Any]]
     samples: tuple[str, ...]
     exit_code: int
 
     @property
-    def samples_dir(self) -> Path | None:
+    def samples_dir(self) -> str | None:
         """Where the samples are; None without any."""
-        return Path(self.samples[0]).parent if self.samples else None
+        return self.samples[0].rpartition("/")[0] if self.samples else None
 
     def to_json(self) -> dict[str, Any]:
         """The JSON document of `distill-ray run --json`; what there is no report of is null."""
@@ -85,10 +86,10 @@ def run_everything(
     overrides: Mapping[str, object],
     config_file: Path | None,
     size: str | None,
-    out: Path | None,
+    out: Place | None,
     name: str | None,
     default_name: str,
-    resume: Path | None,
+    resume: Place | None,
     tune: bool | None,
     plan: WorkerPlan,
     listener: Listener,
@@ -96,11 +97,11 @@ def run_everything(
 ) -> PipelineReport:
     """Make `OUT/NAME.distill` with codec and prior, and sounds in OUT/samples, of recordings.
 
-    `overrides` are settings by dotted TOML key ("generate.count" and its kin among them) and win over
-    `config_file`. `resume` is the folder of an earlier call, as is an `out` that holds one: its sources and
-    settings stand where none are given. `tune` False trains one codec; None is what the earlier call did,
-    else a search. `default_name` is for a new run that gets no `name`. `plan` is for the trainings that are
-    no trials.
+    `out` is a folder or a URI. `overrides` are settings by dotted TOML key ("generate.count" and its kin
+    among them) and win over `config_file`. `resume` is the place of an earlier call, as is an `out` that
+    holds one: its sources and settings stand where none are given. `tune` False trains one codec; None is
+    what the earlier call did, else a search. `default_name` is for a new run that gets no `name`. `plan` is
+    for the trainings that are no trials.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
@@ -110,19 +111,24 @@ def run_everything(
         given["model.size"] = size
     if resume is not None and out is not None:
         raise UsageError(f"--resume {resume} goes on in that folder; leave out --out")
-    folder = free_folder(out, name or default_name) if resume is None else resume.expanduser().resolve()
-    with _claimed(folder):
-        begun = (folder / FILE).exists()
-        if begun or resume is not None:
-            record = open_record(folder)
+    place = resume or out or free_folder(name or default_name)
+    if resume is None and not is_uri(place):
+        _refuse_foreign(Path(place).expanduser(), place)  # before a lock is put there
+    with result_folder(place, listener=listener) as results:
+        listener = results.attended(listener)
+        if resume is not None or (results.path / FILE).exists():
+            record = open_record(results.path)
         else:
-            record = _new_record(folder, name or default_name, tune is not False, sources)
+            _refuse_foreign(results.path, results.shown)
+            record = _new_record(results.path, name or default_name, tune is not False, sources)
         changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
         record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
         if not record.tune:
             _refuse_search_settings(overrides)
         _check(record, plan)
-        work = Work(record=record, plan=plan, listener=listener, trial_listener=trial_listener)
+        work = Work(
+            results=results, record=record, plan=plan, listener=listener, trial_listener=trial_listener
+        )
         codec = Tune(work) if record.tune else Codec(work)
         prior = Prior(work)
         for stage in (codec, prior):
@@ -133,7 +139,7 @@ def run_everything(
 
 def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:
     record = work.record
-    with _telling(record.folder, "the sources are read"):
+    with _telling(work, "the sources are read"):
         planned = _decide(stages)
     record.save()
     work.listener(PipelinePlan(output_dir=str(record.folder), stages=planned))
@@ -147,7 +153,7 @@ def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:
             stage.skip()
             state = "skipped"
         else:
-            with _telling(record.folder, f"stage {stage.name}"):
+            with _telling(work, f"stage {stage.name}"):
                 exit_code = stage.run()
             state = "ended" if exit_code else "done"
         outcomes.append(
@@ -156,11 +162,11 @@ def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:
             )
         )
     return PipelineReport(
-        output_dir=record.folder,
-        model_path=record.model if record.model.exists() else None,
+        output_dir=work.results.shown,
+        model_path=work.results.shown_as(record.model) if record.model.exists() else None,
         stages=tuple(outcomes),
         reports=work.reports,
-        samples=work.samples,
+        samples=tuple(str(work.results.shown_as(path)) for path in work.samples),
         exit_code=exit_code,
     )
 
@@ -171,6 +177,13 @@ def _decide(stages: Sequence[Stage]) -> tuple[PlannedStage, ...]:
         after = next((item.stage for item in reversed(planned) if not item.skipped), None)
         planned.append(stage.decide(after))
     return tuple(planned)
+
+
+def _refuse_foreign(path: Path, shown: Place) -> None:
+    if not is_free(path) and not (path / FILE).exists():
+        raise UsageError(
+            f"{shown} holds other things than a run of this command; choose a new folder for --out"
+        )
 
 
 def _new_record(folder: Path, name: str, tune: bool, sources: Sequence[str]) -> PipelineRecord:
@@ -242,26 +255,11 @@ def _table(settings: Mapping[str, object], table: str) -> dict[str, object]:
 
 
 @contextlib.contextmanager
-def _claimed(folder: Path) -> Iterator[None]:
-    """Keep a second call out of the folder."""
-    with contextlib.ExitStack() as held:
-        try:
-            held.enter_context(folder_lock(folder, None))
-        except LockedError:
-            raise UsageError(
-                f"another process is at work in {folder}; wait for it, or choose another --out"
-            ) from None
-        except OSError as error:
-            raise UsageError(
-                f"the folder {folder} cannot be written ({error.strerror or error}); choose another --out"
-            ) from error
-        yield
-
-
-@contextlib.contextmanager
-def _telling(folder: Path, where: str) -> Iterator[None]:
+def _telling(work: Work, where: str) -> Iterator[None]:
     """Say of Ctrl-C outside of a training how to go on."""
     try:
         yield
     except KeyboardInterrupt:
-        raise CancelledError(f"stopped at {where}; --resume {folder} goes on from there") from None
+        raise CancelledError(
+            f"stopped at {where}; --resume {work.results.shown} goes on from there"
+        ) from None

@@ -30,6 +30,11 @@ class _CodecStage:
         raise NotImplementedError
 
     @property
+    def trained(self) -> Path:
+        """The file that the training or the search leaves in its folder."""
+        return self.folder / self._work.record.model.name
+
+    @property
     def is_begun(self) -> bool:
         """Whether there is something to go on with."""
         return (self.folder / self._settings_file).exists()
@@ -53,40 +58,38 @@ class _CodecStage:
     def skip(self) -> None:
         done = self._work.record.done[self.name]
         self._work.report(self.name, done["report"])
-        self._place(Path(done["codec_path"]))
+        self._place()
 
     def _finish(self, report: Any, words: str) -> int:
-        self._work.report(self.name, report.to_json())
+        document = self._work.report(self.name, report.to_json())
         if report.exit_code:
             return int(report.exit_code)
-        codec = self._place(Path(report.model_path))
+        codec = self._place()
         self._work.record.finish(
             self.name,
             {
                 "corpus": self._work.corpus.digest if self._work.corpus else None,
-                "codec_path": str(report.model_path),
                 "codec_sha256": codec,
                 "words": words,
-                "report": report.to_json(),
+                "report": document,
             },
         )
         return 0
 
     def _codec_is_there(self, done: Mapping[str, Any]) -> bool:
-        model, trained = self._work.record.model, Path(done["codec_path"])
-        if model.exists():
+        if self._work.record.model.exists():
             self._refuse_other_codec(done["codec_sha256"])
             return True
-        return trained.exists() and manifest(trained).codec_sha256 == done["codec_sha256"]
+        return self.trained.exists() and manifest(self.trained).codec_sha256 == done["codec_sha256"]
 
-    def _place(self, trained: Path) -> str:
+    def _place(self) -> str:
         """Copy the codec to where the prior will join it, unless it is there; returns its hash."""
         model = self._work.record.model
         if model.exists():
-            codec = manifest(trained if trained.exists() else model).codec_sha256
+            codec = manifest(self.trained if self.trained.exists() else model).codec_sha256
             self._refuse_other_codec(codec)
             return codec
-        content = trained.read_bytes()
+        content = self.trained.read_bytes()
         with atomic_file(model) as file:
             file.write(content)
         return manifest(model).codec_sha256

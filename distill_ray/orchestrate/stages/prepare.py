@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import build_section
+from distill_ray.corpus.filesystem import joined
 from distill_ray.errors import CorpusError, UsageError
 from distill_ray.orchestrate.stages.work import Work, skipped, will_run
 from distill_ray.training.events import PlannedStage, StageProgress
@@ -25,7 +26,9 @@ class Prepare:
     def __init__(self, work: Work, *, later_begun: bool) -> None:
         self._work = work
         self._later_begun = later_begun
-        self._folder = work.record.folder / "corpus"
+        # Workers on other nodes read the corpus too, so it is at the URI itself and not in its workshop.
+        results = work.results
+        self._place = str(results.path / "corpus") if results.uri is None else joined(results.uri, "corpus")
         self._hashed: HashedSources | None = None
 
     def decide(self, after: str | None) -> PlannedStage:
@@ -75,19 +78,19 @@ class Prepare:
             if key.startswith(f"{CorpusConfig.table}.")
         }
         report = build_corpus(
-            open_storage(self._folder),
+            open_storage(self._place),
             self._hashed,
             config=build_section(CorpusConfig, said),
             on_progress=self._tell,
         ).to_json()
         work.corpus = self._open()
-        work.report(self.name, report)
+        document = work.report(self.name, report)
         work.record.finish(
             self.name,
             {
                 "sources_sha256": _identity(self._hashed),
                 "sources_files": len(self._hashed.files),
-                "report": report,
+                "report": document,
             },
         )
         return 0
@@ -95,7 +98,7 @@ class Prepare:
     def _open(self) -> Corpus:
         from distill_ray.corpus import open_corpus
 
-        return open_corpus(self._folder)
+        return open_corpus(self._place)
 
     def _tell(self, done: int, total: int, note: str) -> None:
         self._work.listener(StageProgress(stage=self.name, done=done, total=total, note=note))

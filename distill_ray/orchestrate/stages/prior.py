@@ -66,9 +66,9 @@ class Prior:
             listener=work.listener,
             resume=self._folder.is_begun,
         )
-        work.report(self.name, report.to_json())
+        document = work.report(self.name, report.to_json())
         if not report.exit_code:
             prior = manifest(work.record.model).prior
             assert prior is not None, "its training has just put it there"
-            work.record.finish(self.name, {"prior_sha256": prior.sha256, "report": report.to_json()})
+            work.record.finish(self.name, {"prior_sha256": prior.sha256, "report": document})
         return report.exit_code

@@ -105,7 +105,7 @@ class Samples:
 
     def _take(self, item: Mapping[str, Any]) -> None:
         folder, count = self._work.record.folder / item["folder"], self._settings().count
-        self._work.samples = tuple(str(folder / file["name"]) for file in item["files"][:count])
+        self._work.samples = tuple(folder / file["name"] for file in item["files"][:count])
 
 
 def _same(item: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:

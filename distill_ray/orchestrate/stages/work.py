@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 from distill_ray.bundle.format import plain
 from distill_ray.orchestrate.pipeline_record import PipelineRecord
 from distill_ray.orchestrate.plan import WorkerPlan
+from distill_ray.orchestrate.results import ResultFolder
 from distill_ray.orchestrate.sweep_settings import TrialListener
 from distill_ray.training.events import PlannedStage
 from distill_ray.training.worker import Listener
@@ -25,21 +26,34 @@ GENERATE = "generate."
 class Work:
     """What the stages share. `corpus` is known once `prepare` was skipped or has run; `reports` by stage."""
 
+    results: ResultFolder
     record: PipelineRecord
     plan: WorkerPlan
     listener: Listener
     trial_listener: TrialListener
     corpus: Corpus | None = None
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
-    samples: tuple[str, ...] = ()
+    samples: tuple[Path, ...] = ()
 
     def settings(self) -> dict[str, object]:
         """Those of the trainings."""
         return {key: value for key, value in self.record.settings.items() if not key.startswith(GENERATE)}
 
-    def report(self, stage: str, document: Mapping[str, Any]) -> None:
-        """Take in what a stage has to report, in the form that its record keeps."""
-        self.reports[stage] = plain(document)
+    def report(self, stage: str, document: Mapping[str, Any]) -> dict[str, Any]:
+        """Take in what a stage has to report; returns it in the form that its record keeps."""
+        report: dict[str, Any] = self._shown(plain(document))
+        self.reports[stage] = report
+        return report
+
+    def _shown(self, value: Any) -> Any:
+        """Paths in the workshop of a URI become what they are for others."""
+        if isinstance(value, dict):
+            return {key: self._shown(item) for key, item in value.items()}
+        if isinstance(value, list):
+            return [self._shown(item) for item in value]
+        if isinstance(value, str) and value.startswith(f"{self.results.path}/"):
+            return str(self.results.shown_as(Path(value)))
+        return value
 
     def corpus_uri(self) -> str:
         assert self.corpus is not None, "prepare comes first"

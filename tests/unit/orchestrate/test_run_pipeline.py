@@ -70,6 +70,7 @@ class Trainings:
     def __init__(self) -> None:
         self.calls: list[tuple[str, dict[str, Any]]] = []
         self.search_ends = 0
+        self.name = "m"
         self.fails: BaseException | None = None
         self.fails_in = ""
 
@@ -80,8 +81,11 @@ class Trainings:
         self._called("tune", arguments)
         if self.search_ends:
             return Report(None, exit_code=self.search_ends)
+        self.name = arguments["name"] or self.name
         torch.manual_seed(1)
-        return Report(save_model_v2(folder / "m.distill", VQVAE(CODEC), metadata={}, codebook_health=[]))
+        return Report(
+            save_model_v2(folder / f"{self.name}.distill", VQVAE(CODEC), metadata={}, codebook_health=[])
+        )
 
     def prior(self, **arguments: Any) -> Report:
         folder = arguments["model"].with_suffix(".prior")
@@ -422,7 +426,7 @@ def test_a_prior_of_another_command_is_kept_and_its_samples_are_new(
     assert (run.out / "m.distill").read_bytes() == trained
     assert report.to_json()["prior"]["bits_per_second"] == 12.5
     assert content(run.out / "samples") == before
-    assert report.samples_dir == run.out / "samples-2"
+    assert report.samples_dir == str(run.out / "samples-2")
 
 
 def test_a_foreign_model_is_not_replaced(run: Runner, trainings: Trainings) -> None:
@@ -460,6 +464,7 @@ def test_folders_that_cannot_be_used(run: Runner, make: Callable[[Path], None], 
     with pytest.raises(UsageError, match=words):
         run()
     assert content(run.out) == before
+    assert make is not foreign or not (run.out / ".lock").exists()
 
 
 def test_there_must_be_something_to_resume_and_a_source_to_begin_with(run: Runner, tmp_path: Path) -> None:
