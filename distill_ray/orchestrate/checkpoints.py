@@ -29,6 +29,7 @@ from distill_ray.training.worker import (
     replace_folder,
 )
 
+PATIENCE_S = 60.0
 _NAME = "name"
 _FULL_BYTES = 16 << 20  # with less than this free, a failed write is put down to a full disk
 
@@ -153,16 +154,16 @@ class KeepingWorker(LocalWorker):
             super().emit(notice)
 
 
-def open_checkpoints(folder: Path, uri: str | None, patience_s: float = 60.0) -> Checkpoints:
+def open_checkpoints(folder: Path, uri: str | None, patience_s: float | None = None) -> Checkpoints:
     """The checkpoints in `folder`, with a copy at `uri` where one is given.
 
-    patience_s: how long an outage of the storage is sat out where nothing can go on without it.
+    patience_s: how long an outage of the storage is sat out where nothing can go on without it; `PATIENCE_S`.
     """
     if uri is None:
         return Checkpoints(folder)
     from distill_ray.orchestrate.published import PublishedCheckpoints
 
-    return PublishedCheckpoints(folder, uri, patience_s=patience_s)
+    return PublishedCheckpoints(folder, uri, patience_s=PATIENCE_S if patience_s is None else patience_s)
 
 
 def discard(folder: Path, uri: str | None) -> None:

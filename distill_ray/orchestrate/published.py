@@ -42,7 +42,8 @@ class PublishedCheckpoints(Checkpoints):
         self._uri = uri
         self._patience_s = patience_s
         self._changed = threading.Condition()
-        self._waiting: _Upload | None = None
+        self._waiting: _Upload | None = None  # what the URI has not got yet
+        self._current: _Upload | None = None  # what is on its way
         self._closing = False
         self._longest_pause_s = _LONGEST_PAUSE_S
         self._trouble = ""
@@ -108,6 +109,8 @@ class PublishedCheckpoints(Checkpoints):
             files={file.name: file.open("rb") for file in sorted(newest.iterdir())},
         )
         with self._changed:
+            if self._waiting is not None and self._waiting is not self._current:
+                self._waiting.close()
             self._waiting = upload
             if self._thread is None:
                 self._thread = threading.Thread(target=self._work, name="checkpoint-upload", daemon=True)
@@ -119,24 +122,32 @@ class PublishedCheckpoints(Checkpoints):
         while True:
             with self._changed:
                 self._changed.wait_for(lambda: self._waiting is not None or self._closing)
-                upload = self._waiting
-            if upload is None:
-                return
+                if self._waiting is None or self._closing:
+                    break
+                upload = self._current = self._waiting
             try:
                 self._upload(upload)
             except (CheckpointError, OSError) as error:
                 self._say_trouble(error)
                 with self._changed:
-                    if self._changed.wait_for(lambda: self._closing, min(pause_s, self._longest_pause_s)):
-                        return
+                    self._end(upload, done=False)
+                    self._changed.wait_for(lambda: self._closing, min(pause_s, self._longest_pause_s))
                 pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
             else:
                 pause_s = _FIRST_PAUSE_S
                 self._say_well()
                 with self._changed:
-                    if self._waiting is upload:
-                        self._waiting = None
+                    self._end(upload, done=True)
                     self._changed.notify_all()
+        if self._waiting is not None:
+            self._waiting.close()
+
+    def _end(self, upload: _Upload, *, done: bool) -> None:
+        self._current = None
+        if done and self._waiting is upload:
+            self._waiting = None
+        if self._waiting is not upload:
+            upload.close()
 
     def _upload(self, upload: _Upload) -> None:
         storage = self._storage()
@@ -186,6 +197,10 @@ class _Upload:
 
     name: str
     files: dict[str, BufferedReader]
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
 
 
 def _read_pointer(storage: Storage) -> dict[str, Any] | None:

@@ -1,0 +1,428 @@
+"""Corpora, runs and models on object storage: a real S3 server (moto) on loopback, which can be counted, cut
+and shut down.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import socket
+import threading
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import boto3
+import numpy as np
+import pytest
+import soundfile
+from moto import settings
+from moto.server import DomainDispatcherApplication, create_backend_app
+from werkzeug.serving import WSGIRequestHandler, make_server
+
+from distill_ray.bundle import load_model_v2
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.corpus import open_corpus, prepare_corpus
+from distill_ray.corpus.storage import open_storage
+from distill_ray.errors import CheckpointError, CorpusError, DistillError, StorageError, UsageError
+from distill_ray.orchestrate import checkpoints, results
+from distill_ray.orchestrate.checkpoints import working_folder
+from distill_ray.orchestrate.pipeline import train_code_prior, train_codec
+from distill_ray.orchestrate.plan import WorkerPlan
+from distill_ray.orchestrate.published import POINTER, PublishedCheckpoints
+from distill_ray.orchestrate.reports import CodecReport
+from distill_ray.training.events import Event, Notice, VQEpochMetrics
+
+RATE = 8_000
+SMALL: dict[str, object] = {
+    "corpus.sample_rate": RATE,
+    "model.codebook_size": 16,
+    "model.num_quantizers": 2,
+    "model.width": 16,
+    "model.encoder_blocks": 1,
+    "model.decoder_blocks": 1,
+    "model.latent_dim": 16,
+    "model.n_fft": 256,
+    "model.hop": 64,
+    "training.batch_size": 4,
+    "training.window_seconds": 0.25,
+    "training.epochs": 4,
+    "training.min_epoch_steps": 4,
+    "training.warmup_steps": 4,
+    "training.val_seconds": 1.0,
+}
+PRIOR: dict[str, object] = {
+    "prior.hidden_size": 32,
+    "prior.num_layers": 1,
+    "prior.num_heads": 2,
+    "prior.context_frames": 32,
+    "prior_training.epochs": 1,
+    "prior_training.min_epoch_steps": 4,
+}
+KEY = "AKIAEXAMPLE"
+
+
+class QuietHandler(WSGIRequestHandler):
+    def log(self, *_: Any) -> None:
+        pass
+
+
+class S3:
+    """An S3 server whose content outlives `stop` and `start`.
+
+    requests: (method, path) of each so far. cut: where it is true of a request, the connection breaks off.
+    """
+
+    def __init__(self) -> None:
+        self.requests: list[tuple[str, str]] = []
+        self.cut: Callable[[str, str], bool] = lambda method, path: False
+        self._app = DomainDispatcherApplication(create_backend_app)
+        self.port = 0
+        self.start()
+
+    def start(self) -> None:
+        self._server = make_server(
+            "127.0.0.1", self.port, self._gate, threaded=True, request_handler=QuietHandler
+        )
+        self.port = self._server.server_port
+        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._server.shutdown()
+        self._server.server_close()
+        self._thread.join()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.port}"
+
+    def client(self, service: str = "s3") -> Any:
+        return boto3.client(service, endpoint_url=self.url, region_name="us-east-1")
+
+    def _gate(self, environ: dict[str, Any], start_response: Any) -> Any:
+        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
+        self.requests.append((method, path))
+        if self.cut(method, path):
+            environ["wsgi.input"].read(1 << 16)
+            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
+        return self._app(environ, start_response)
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
+        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
+        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
+        patch.setenv("AWS_CONFIG_FILE", "/nonexistent")
+        server = S3()
+        patch.setenv("AWS_ENDPOINT_URL", server.url)
+        server.client().create_bucket(Bucket="bucket")
+        yield server
+        server.stop()
+
+
+@pytest.fixture(autouse=True)
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A machine that has seen nothing yet."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture(scope="module")
+def corpus(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> str:
+    folder = tmp_path_factory.mktemp("sounds")
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        time_T = np.arange(round(1.5 * RATE)) / RATE
+        tone_T = np.sin(2 * np.pi * 110 * 2 ** rng.uniform(0, 3) * time_T) * np.exp(-(time_T * 3 % 1.0) * 4)
+        soundfile.write(
+            folder / f"{number}.wav", 0.3 * tone_T + 0.02 * rng.standard_normal(len(time_T)), RATE
+        )
+    uri = "s3://bucket/corpus"
+    config = CorpusConfig(sample_rate=RATE, val_fraction=0.3)
+    report = prepare_corpus([folder], uri, config=config, workers=1)
+    assert (report.out, report.files) == (uri, 6)
+    again = prepare_corpus([folder], uri, config=config, workers=1)
+    assert (again.digest, again.decoded) == (report.digest, 0)
+    return uri
+
+
+def train(
+    data: str,
+    *,
+    out: str | None = None,
+    resume: str | None = None,
+    workers: int = 0,
+    listener: Callable[[Event], None] = lambda event: None,
+    **settings: object,
+) -> CodecReport:
+    overrides = {} if resume else SMALL | {key.replace("__", "."): value for key, value in settings.items()}
+    return train_codec(
+        data=data,
+        overrides=overrides,
+        config_file=None,
+        size=None if resume else "tiny",
+        out=out,
+        name=None if resume else "m",
+        resume=resume,
+        plan=WorkerPlan(num_workers=workers, gpus_per_worker=0),
+        listener=listener,
+    )
+
+
+def losses(report: CodecReport) -> tuple[float, ...]:
+    done = report.completed
+    return (done.final_train_loss, done.final_val_loss, done.best_val_loss)
+
+
+@pytest.fixture(scope="module")
+def uncut(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> tuple[float, ...]:
+    """The losses of the run that all others here are the same as."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        return losses(train(corpus, out=str(tmp_path_factory.mktemp("uncut") / "run")))
+
+
+def at_epoch(number: int, action: Callable[[], object]) -> Callable[[Event], None]:
+    def listener(event: Event) -> None:
+        if isinstance(event, VQEpochMetrics) and event.epoch == number:
+            action()
+
+    return listener
+
+
+def names(uri: str) -> list[str]:
+    return sorted(open_storage(uri).files())
+
+
+def pointer(run: str) -> str:
+    content = open_storage(run).read_bytes(f"checkpoints/{POINTER}")
+    assert content is not None
+    return str(json.loads(content)["name"])
+
+
+def test_a_run_from_and_to_s3_downloads_each_shard_once_a_machine(
+    s3: S3, corpus: str, uncut: tuple[float, ...], cache: Path
+) -> None:
+    shards = len(open_corpus(corpus).manifest.shards)
+    s3.requests.clear()
+    first = train(corpus, out="s3://bucket/first")
+    loaded = [path for method, path in s3.requests if method == "GET" and "/shards/" in path]
+    assert len(loaded) == shards
+
+    s3.requests.clear()
+    second = train(corpus, out="s3://bucket/second")
+    assert [path for method, path in s3.requests if method == "GET" and "/shards/" in path] == []
+
+    assert losses(first) == losses(second) == uncut
+    assert first.to_json()["output_dir"] == "s3://bucket/first"
+    assert first.to_json()["model_path"] == "s3://bucket/first/m.distill"
+    newest = pointer("s3://bucket/first")
+    assert names("s3://bucket/first") == sorted(
+        [
+            "checkpoints/latest.json",
+            *(f"checkpoints/{newest}/{file}" for file in ("best.safetensors", "name", "progress.json")),
+            *(f"checkpoints/{newest}/{file}" for file in ("run.json", "state.pt")),
+            "m.distill",
+            "run.toml",
+        ]
+    )
+    assert not any(path.is_file() for path in (cache / "distill-ray" / "runs").rglob("*"))
+
+
+def test_a_run_that_was_stopped_goes_on_on_another_machine(
+    s3: S3, corpus: str, uncut: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = "s3://bucket/stopped"
+    stopped = train(corpus, out=run, listener=at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    assert stopped.exit_code == 3
+    assert stopped.completed.epochs_completed == 2
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    with pytest.raises(UsageError, match=rf"{run} already holds a run; go on with it \(--resume {run}\)"):
+        train(corpus, out=run)
+    resumed = train(corpus, resume=run)
+    assert losses(resumed) == uncut
+
+    (tmp_path / "fetched").mkdir()
+    open_storage(run).download("m.distill", tmp_path / "fetched" / "m.distill")
+    assert load_model_v2(tmp_path / "fetched" / "m.distill").vqvae_config.codebook_size == 16
+
+    model = f"{run}/m.distill"
+    report = train_code_prior(
+        model=model,
+        data=corpus,
+        overrides=PRIOR,
+        config_file=None,
+        plan=WorkerPlan(num_workers=0, gpus_per_worker=0),
+        listener=lambda event: None,
+    )
+    assert report.to_json()["model_path"] == model
+    assert f"{pointer(f'{run}/m.prior')}/state.pt" in "".join(names(f"{run}/m.prior"))
+    open_storage(run).download("m.distill", tmp_path / "fetched" / "m.distill")
+    assert load_model_v2(tmp_path / "fetched" / "m.distill").prior is not None
+
+
+def test_an_outage_while_training_costs_nothing(s3: S3, corpus: str, uncut: tuple[float, ...]) -> None:
+    run = "s3://bucket/outage"
+    said: list[Notice] = []
+
+    def listener(event: Event) -> None:
+        if isinstance(event, Notice):
+            said.append(event)
+        at_epoch(1, s3.stop)(event)
+        at_epoch(3, s3.start)(event)
+
+    report = train(corpus, out=run, listener=listener, training__checkpoint_seconds=0.01)
+    assert losses(report) == uncut
+    assert "m.distill" in names(run)
+    warnings = [notice.message for notice in said if notice.level == "warning"]
+    assert any("the upload is tried again" in message for message in warnings), said
+
+
+def test_what_could_not_be_uploaded_stays_and_is_by_resuming(
+    s3: S3, corpus: str, uncut: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = "s3://bucket/out-to-the-end"
+    monkeypatch.setattr(results, "_PATIENCE_S", 0.5)
+    monkeypatch.setattr(checkpoints, "PATIENCE_S", 0.5)
+    try:
+        with pytest.raises(StorageError) as caught:
+            train(corpus, out=run, listener=at_epoch(1, s3.stop))
+    finally:
+        s3.start()
+    kept = working_folder(run)
+    assert f"all of it is kept on this machine in {kept}" in str(caught.value)
+    assert f"--resume {run}" in str(caught.value)
+    model = (kept / "m.distill").read_bytes()
+    assert "m.distill" not in names(run)
+
+    assert losses(train(corpus, resume=run)) == uncut
+    assert open_storage(run).read_bytes("m.distill") is not None
+    assert len(open_storage(run).read_bytes("m.distill") or b"") == len(model)
+
+
+def state(content: bytes) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "state").write_bytes(content)
+
+    return write
+
+
+def test_a_checkpoint_that_is_cut_on_its_way_is_never_taken_for_one(s3: S3, tmp_path: Path) -> None:
+    uri = "s3://bucket/cut/checkpoints"
+
+    here = PublishedCheckpoints(tmp_path / "here", uri, patience_s=30.0)
+    here.settle()
+    here.keep(state(b"1" * 9_000_000))
+    here.flush()
+    before = names(uri)
+
+    s3.cut = lambda method, path: method == "PUT" and path.endswith("/state")
+    here.keep(state(b"2" * 9_000_000))
+    impatient = PublishedCheckpoints(tmp_path / "here", uri, patience_s=0.5)
+    impatient.settle()
+    with pytest.raises(
+        CheckpointError, match=r"kept on this machine in .*here/latest, from which --resume goes on"
+    ):
+        impatient.flush()
+    impatient.close()
+    assert names(uri) == before
+    there = PublishedCheckpoints(tmp_path / "there", uri, patience_s=5.0)
+    there.settle()
+    assert (there.latest / "state").read_bytes()[:1] == b"1"
+
+    s3.cut = lambda method, path: False
+    here.flush()
+    here.close()
+    there.settle()
+    assert (there.latest / "state").read_bytes() == b"2" * 9_000_000
+    assert there.newest_name() == here.newest_name()
+    assert {notice.level for notice in here.notices()} == {"warning", "info"}
+
+
+def test_what_another_machine_made_goes_first(s3: S3, tmp_path: Path) -> None:
+    uri = "s3://bucket/two/checkpoints"
+    one, two = (PublishedCheckpoints(tmp_path / name, uri, patience_s=10.0) for name in ("one", "two"))
+
+    one.keep(state(b"a"))
+    one.flush()
+    two.settle()
+    two.keep(state(b"b"))
+    two.flush()
+    one.settle()
+    assert (one.latest / "state").read_text() == "b"
+    assert one.newest_name().startswith("000002-")
+    assert len({name.partition("/")[0] for name in names(uri)}) == 3  # this one, the one before, the pointer
+    for name in names(uri):
+        open_storage(uri).remove(name)
+    one.settle()
+    assert one.newest() is None  # somebody has deleted the run
+    one.close()
+    two.close()
+
+
+@pytest.fixture
+def read_only(s3: S3) -> Iterator[dict[str, str]]:
+    """The keys of somebody who may read only, while the server looks at keys."""
+    iam = s3.client("iam")
+    iam.create_user(UserName="reader")
+    key = iam.create_access_key(UserName="reader")["AccessKey"]
+    policy = {"Effect": "Allow", "Action": ["s3:Get*", "s3:List*", "s3:Head*"], "Resource": "*"}
+    document = json.dumps({"Version": "2012-10-17", "Statement": [policy]})
+    iam.put_user_policy(UserName="reader", PolicyName="p", PolicyDocument=document)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
+        yield {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
+
+
+def refused(out: str, data: str) -> str:
+    with pytest.raises(DistillError) as caught:
+        train(data, out=out)
+    assert caught.value.exit_code == 2
+    return str(caught.value)
+
+
+def test_what_cannot_be_written_is_said_before_anything_is_done(
+    s3: S3, corpus: str, read_only: dict[str, str], monkeypatch: pytest.MonkeyPatch, cache: Path
+) -> None:
+    wrong = refused("s3://bucket/x", corpus)
+    assert "cannot write the results at s3://bucket/x: the server refuses the credentials" in wrong
+    for name, value in read_only.items():
+        monkeypatch.setenv(name, value)
+    assert open_corpus(corpus).manifest.files
+    assert "ACCESS_DENIED" in refused("s3://bucket/x", corpus)
+    assert not cache.exists() or not any((cache / "distill-ray").glob("runs/*"))
+
+
+def test_no_bucket_no_server_and_a_file(s3: S3, corpus: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "there is no bucket nowhere" in refused("s3://nowhere/x", corpus)
+    assert "is a file; give a folder" in refused(f"{corpus}/distill-corpus.json", corpus)
+    assert "has credentials in it" in refused("s3://key:secret@bucket/x", corpus)
+    with socket.socket() as closed:
+        closed.bind(("127.0.0.1", 0))
+        monkeypatch.setenv("AWS_ENDPOINT_URL", f"http://127.0.0.1:{closed.getsockname()[1]}")
+        message = refused("s3://bucket/x", corpus)
+        assert "the server does not answer" in message
+        assert "look at AWS_ENDPOINT_URL" in message
+        with pytest.raises(CorpusError, match="the server does not answer"):
+            open_corpus(corpus)
+
+
+def test_two_ray_workers_keep_their_checkpoints_there(
+    s3: S3, corpus: str, uncut: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = "s3://bucket/ray"
+    s3.requests.clear()
+    stopped = train(
+        corpus, out=run, workers=2, listener=at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+    )
+    assert stopped.exit_code == 3
+    loaded = [path for method, path in s3.requests if method == "GET" and "/shards/" in path]
+    assert len(loaded) == len(open_corpus(corpus).manifest.shards)  # once for both ranks
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
+    resumed = train(corpus, resume=run)
+    assert losses(resumed) == pytest.approx(uncut, rel=1e-3)
