@@ -16,8 +16,8 @@ from distill_ray.errors import UsageError
 
 COMMANDS = ("train", "train-prior", "tune", "run")
 _SETTINGS = "settings.toml"  # the name of a --config file in the job's own folder
-_PLACES = ("data", "model", "resume", "out")  # parameters that are paths or URIs of the cluster
-_READ = ("data", "model", "resume")
+_READ = ("data", "sources", "model", "resume")  # parameters that are paths or URIs of the cluster
+_PLACES = (*_READ, "out")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -84,8 +84,10 @@ def write_command(command: JobCommand, *, name: str, storage: str | None) -> Job
     """
     values = dict(command.values)
     given = set(command.given)
-    for key in _PLACES:
-        if key in given and isinstance(values[key], str | Path):
+    for key in given.intersection(_PLACES):
+        if isinstance(values[key], list):
+            values[key] = [on_cluster(item) for item in values[key]]
+        elif not isinstance(values[key], bool):
             values[key] = on_cluster(str(values[key]))
     files = {}
     if values.get("config") is not None:
@@ -98,11 +100,12 @@ def write_command(command: JobCommand, *, name: str, storage: str | None) -> Job
     if command.takes("name") and not isinstance(values.get("resume"), str):
         values["name"] = values["name"] or name
         given.add("name")
-    reads = tuple(values[key] for key in _READ if isinstance(values.get(key), str))
+    reads = [values[key] for key in _READ if isinstance(values.get(key), str)]
+    reads += values.get("sources") or []
     return JobLine(
         arguments=(command.name, *_words(command.parser, values, given)),
         files=files,
-        reads=reads,
+        reads=tuple(reads),
         writes=(writes,),
         output=output,
     )

@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill_ray.errors import BundleError, ClusterError, UsageError
 from distill_ray.orchestrate.job_client import JobClient, JobRecord
@@ -23,14 +23,12 @@ from distill_ray.orchestrate.job_log import JobLog
 from distill_ray.orchestrate.submit import STOP_WITHIN_S, package_archive
 from distill_ray.training.events import (
     Event,
+    Listener,
     Notice,
     PriorStepMetrics,
     VQStepMetrics,
     from_record,
 )
-
-if TYPE_CHECKING:
-    from distill_ray.training.worker import Listener  # its module imports torch
 
 _LOOK_EVERY_S = 0.5
 _LAST_LINES_WITHIN_S = 3.0

@@ -3,7 +3,11 @@
 from __future__ import annotations
 
 import importlib.util
+import json
+import os
+import subprocess
 import sys
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -70,3 +74,40 @@ def undisturbed(faulty: ModuleType, small_corpus: Path, tmp_path_factory: pytest
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"
     run = faulty.CodecRun(run_dir, small_corpus, workers="2", address=None, epochs=EPOCHS)
     return Finished(run_dir=run_dir, epochs=EPOCHS, final=run.result()["final"])
+
+
+@dataclass(frozen=True, kw_only=True)
+class Head:
+    """A running Ray head of two CPUs that takes jobs; `environment` names it and its token to a client."""
+
+    url: str
+    token_file: Path
+    environment: dict[str, str]
+
+
+@pytest.fixture(scope="session")
+def head() -> Iterator[Head]:
+    """head.py as a process; everything of it ends with the tests."""
+    program = Path(__file__).with_name("head.py")
+    # A job's `python` is found on the PATH of the head.
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    with subprocess.Popen(
+        [sys.executable, program, "2"],
+        env={**os.environ, "PATH": path},
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    ) as process:
+        assert process.stdout is not None
+        facts = json.loads(process.stdout.readline())
+        yield Head(
+            url=facts["dashboard"],
+            token_file=Path(facts["token_file"]),
+            environment={
+                **os.environ,
+                "RAY_API_SERVER_ADDRESS": facts["dashboard"],
+                "RAY_AUTH_TOKEN_PATH": facts["token_file"],
+            },
+        )
+        process.communicate()

@@ -1,0 +1,181 @@
+"""`submit` and `jobs` as programs against a real Ray head with a token."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill_ray.bundle import verify
+
+SETTINGS = """
+[model]
+codebook_size = 16
+num_quantizers = 2
+width = 16
+[training]
+batch_size = 2
+min_epoch_steps = 2
+"""
+
+
+class Client:
+    """distill-ray as a user of the head runs it, in a folder of its own."""
+
+    def __init__(self, environment: dict[str, str], folder: Path) -> None:
+        self.environment, self.folder = environment, folder
+        self.started: list[subprocess.Popen[str]] = []
+        (folder / "tiny.toml").write_text(SETTINGS)
+
+    def start(self, *words: str) -> tuple[subprocess.Popen[str], Path]:
+        """The running program and the file that its stderr goes to."""
+        stderr = self.folder / f"stderr-{len(self.started)}"
+        with stderr.open("w") as file:
+            process = subprocess.Popen(
+                [sys.executable, "-m", "distill_ray", *words],
+                cwd=self.folder,
+                env=self.environment,
+                stdout=subprocess.PIPE,
+                stderr=file,
+                text=True,
+                start_new_session=True,
+            )
+        self.started.append(process)
+        return process, stderr
+
+    def run(self, *words: str) -> tuple[int, str, str]:
+        """Exit code, stdout, stderr."""
+        process, stderr = self.start(*words)
+        out, _ = process.communicate(timeout=200)
+        return process.returncode, out, stderr.read_text()
+
+    def document(self, *words: str) -> dict[str, Any]:
+        """What --json prints of a command that ends with 0."""
+        code, out, err = self.run(words[0], *(["list", *words[2:]][1:] and words[1:]), "--json")
+        assert code == 0, err
+        document: dict[str, Any] = json.loads(out)
+        return document
+
+    def train(self, corpus: Path, *more: str) -> list[str]:
+        line = ["--", "train", str(corpus), "--config", "tiny.toml", "--size", "tiny", "--num-workers", "0"]
+        return [*line, *more]
+
+
+@pytest.fixture
+def client(head: Any, tmp_path: Path) -> Iterator[Client]:
+    made = Client(head.environment, tmp_path)
+    yield made
+    for process in made.started:
+        process.kill()
+        process.communicate()
+
+
+def wait_for(found: Callable[[], object], within_s: float = 150.0) -> None:
+    deadline = time.monotonic() + within_s
+    while not found():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+def test_a_job_is_watched_like_a_local_run_and_its_model_fetched(client, small_corpus):
+    store = client.folder / "store"
+    job = client.train(small_corpus, "--epochs", "2")
+    code, out, err = client.run("submit", "--name", "whole", "--storage", str(store), "--json", *job)
+    assert code == 0, err
+    document = json.loads(out)
+    assert document["job_id"] == "whole"
+    assert document["model_path"] == str(store / "whole" / "whole.distill")
+    assert document["codebook_size"] == 16
+    assert "training codec whole: " in err
+    assert "epoch 2/2 " in err
+    assert "codebook_size 16 (override)" in err
+    assert "distill-ray-event" not in err
+
+    fetched = client.document("jobs", "fetch", "whole", "--out", "got")
+    assert fetched["paths"] == ["got/whole.distill"]
+    verify(client.folder / "got" / "whole.distill")
+    code, _, err = client.run("jobs", "fetch", "whole", "--out", "got")
+    assert code == 2
+    assert "exists already" in err
+
+    jobs = client.document("jobs", "list")["jobs"]
+    assert [(job["status"], job["command"]) for job in jobs if job["job_id"] == "whole"] == [
+        ("succeeded", "train")
+    ]
+    code, _, err = client.run("submit", "--name", "whole", "--storage", str(store), *job)
+    assert code == 2
+    assert "already has a job named whole" in err
+
+
+def test_ctrl_c_leaves_the_job_which_is_watched_again_stopped_and_fetched(client, small_corpus):
+    store = client.folder / "store"
+    job = client.train(small_corpus, "--epochs", "100000")
+    process, stderr = client.start("submit", "--name", "long", "--storage", str(store), *job)
+    wait_for(lambda: "epoch 2/100000" in stderr.read_text() or process.poll() is not None)
+    os.killpg(process.pid, signal.SIGINT)
+    assert process.wait(30) == 3, stderr.read_text()
+    assert "distill-ray jobs logs long --follow\n" in stderr.read_text()
+    assert client.document("jobs", "status", "long")["status"] == "running"
+
+    again, seen = client.start("jobs", "logs", "long", "--follow", "--json")
+    wait_for(lambda: "epoch 2/100000" in seen.read_text() or again.poll() is not None)
+    assert client.document("jobs", "stop", "long")["status"] == "stopped"
+    out, _ = again.communicate(timeout=60)
+    assert again.returncode == 3
+    assert json.loads(out)["exit_reason"] == "cancelled"
+    assert "epoch 1/100000 " in seen.read_text()  # replayed from the beginning
+
+    progress = json.loads((store / "long" / "checkpoints" / "latest" / "progress.json").read_text())
+    assert progress["ended"] == "cancelled"
+    client.document("jobs", "fetch", "long", "--all")
+    verify(client.folder / "long" / "long.distill")
+    assert (client.folder / "long" / "run.toml").is_file()
+
+
+def test_jobs_that_wait_and_jobs_that_run_are_ended_at_once(client, small_corpus):
+    store = ["--storage", str(client.folder / "store"), "--no-wait", "--entrypoint-cpus", "2"]
+    job = client.train(small_corpus, "--epochs", "100000")
+    assert client.document("submit", "--name", "holds", *store, *job)["job_id"] == "holds"
+    wait_for(lambda: client.document("jobs", "status", "holds")["status"] == "running")
+    client.document("submit", "--name", "waits", *store, *job)
+    assert client.document("jobs", "status", "waits")["status"] == "pending"
+    assert client.document("jobs", "stop", "waits")["status"] == "stopped"
+    assert client.document("jobs", "stop", "holds", "--now")["status"] == "stopped"
+    names = {job["job_id"] for job in client.document("jobs", "list", "--all")["jobs"]}
+    assert not any(name.startswith("end-") for name in names)
+
+
+@pytest.mark.parametrize(
+    ("storage", "said"),
+    [
+        ("store", "sees no /nowhere/at-all: give a folder that its nodes share"),
+        ("/proc/none", "cannot write"),
+    ],
+)
+def test_places_that_the_cluster_has_not_got_are_said_by_the_job(client, small_corpus, storage, said):
+    data = Path("/nowhere/at-all") if storage == "store" else small_corpus
+    code, out, err = client.run("submit", "--storage", storage, "--json", *client.train(data))
+    assert code == 2
+    assert said in json.loads(out)["error"]["message"]
+    assert err.count("error: ") == 1
+
+
+def test_the_cluster_asks_for_its_token(client, head, tmp_path):
+    wrong = tmp_path / "token"
+    wrong.write_text("0" * 64)
+    wrong.chmod(0o600)
+    code, _, err = client.run("jobs", "list", "--token-file", str(wrong))
+    assert (code, err) == (1, f"error: the cluster at {head.url} refuses the token of {wrong}\n")
+    client.environment = {**client.environment, "HOME": str(tmp_path)}
+    del client.environment["RAY_AUTH_TOKEN_PATH"]
+    code, _, err = client.run("jobs", "list")
+    assert code == 1
+    assert "asks for a token" in err
