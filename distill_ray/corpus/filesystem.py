@@ -77,6 +77,11 @@ def locate(place: str | os.PathLike[str]) -> Located:
     return Located(filesystem=filesystem, root=root.rstrip("/"), uri=shown, local=local)
 
 
+def absolute(place: str) -> str:
+    """A path or URI that means the same in every folder."""
+    return place if is_uri(place) else str(Path(place).expanduser().absolute())
+
+
 def without_credentials(uri: str) -> str:
     """The URI to show."""
     return re.sub(r"://[^/@]*@", "://", uri)

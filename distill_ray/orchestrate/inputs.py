@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill_ray.config.cache import cache_root
 from distill_ray.config.resolve import CorpusFacts
 from distill_ray.config.toml import read_toml
 from distill_ray.errors import UsageError
@@ -14,6 +15,7 @@ from distill_ray.training.events import Listener, StageProgress
 
 if TYPE_CHECKING:
     from distill_ray.corpus import Corpus
+    from distill_ray.corpus.parallel import Mapper
 
 
 def file_settings(config_file: Path | None) -> dict[str, object]:
@@ -34,6 +36,19 @@ def corpus_facts(corpus: Corpus) -> CorpusFacts:
         sample_rate=corpus.sample_rate,
         channels=corpus.channels,
     )
+
+
+def corpus_mapper(address: str | None, data: str, listener: Listener) -> Mapper:
+    """Reads and decodes the recordings at `data` for the cache: on this machine, or on all nodes of the
+    cluster at `address`, to which this process is connected.
+    """
+    if address is None:
+        from distill_ray.corpus.parallel import in_threads
+
+        return in_threads
+    from distill_ray.orchestrate.spread import ClusterMapper
+
+    return ClusterMapper(data, cache_root() / "corpora", listener)
 
 
 def on_stage(listener: Listener, stage: str) -> Callable[[int, int, str], None]:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
@@ -24,18 +24,25 @@ from distill_ray.config.resolve import (
     resolve_vqvae,
 )
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.errors import TrainingError
+from distill_ray.errors import ConfigError, TrainingError
 from distill_ray.orchestrate.checkpoints import settle
 from distill_ray.orchestrate.export import corpus_codes, corpus_record, export_codec, export_prior
 from distill_ray.orchestrate.inputs import (
     corpus_facts,
+    corpus_mapper,
     file_settings,
     on_stage,
     refuse_with_resume,
     said_of_corpus,
 )
 from distill_ray.orchestrate.launch import launch
-from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
+from distill_ray.orchestrate.plan import (
+    ResolvedPlan,
+    WorkerPlan,
+    check_resources,
+    plan_problems,
+    resolve_plan,
+)
 from distill_ray.orchestrate.reports import CodecReport, PriorReport
 from distill_ray.orchestrate.results import (
     ModelFile,
@@ -143,14 +150,15 @@ def _train_codec(
     listener: Listener,
 ) -> CodecReport:
     from distill_ray.corpus import ensure_corpus
+    from distill_ray.corpus.filesystem import absolute
     from distill_ray.training.vqvae import train_vqvae
 
     size = start.identity.get("size", size)
+    resolve_settings = functools.partial(resolve_vqvae, overrides=start.settings, size=size)
+    _refuse_wrong(plan, functools.partial(resolve_settings, _SOME_CORPUS, accelerator=False, workers=1))
     with _settled(plan) as ready:
         resolve = functools.partial(
-            resolve_vqvae,
-            overrides=start.settings,
-            size=size,
+            resolve_settings,
             accelerator=_accelerator(ready),
             workers=ready.num_workers or 1,
             fewest_workers=ready.min_workers,
@@ -162,6 +170,7 @@ def _train_codec(
             build_section(CorpusConfig, said),
             required=said,
             on_progress=on_stage(listener, "prepare"),
+            mapper=corpus_mapper(ready.address, data, listener),
         )
         start.check({"corpus": corpus.digest})
         resolved = start.sourced(resolve(corpus_facts(corpus)))
@@ -169,7 +178,7 @@ def _train_codec(
         start.record(resolved, {"name": name, "size": resolved.size, "corpus": corpus.digest}, corpus=said)
         loop = functools.partial(
             train_vqvae,
-            corpus.uri,
+            absolute(corpus.uri),
             resolved.config,
             name=name,
             output_dir=str(start.folder.path),
@@ -239,23 +248,39 @@ def _train_code_prior(
 
     loaded = load_model_v2(file.path)
     codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
+    resolve_settings = functools.partial(resolve_prior, codec, overrides=start.settings)
+    _refuse_wrong(
+        plan,
+        functools.partial(resolve_settings, file_count=1, train_frames=1, accelerator=False, workers=1),
+    )
     with _settled(plan) as ready:
         said = said_of_corpus(start.settings)
         wanted = build_section(
             CorpusConfig, {**said, "sample_rate": codec.sample_rate, "channels": codec.channels}
         )
         resolve = functools.partial(
-            resolve_prior,
-            codec,
-            overrides=start.settings,
+            resolve_settings,
             accelerator=_accelerator(ready),
             workers=ready.num_workers or 1,
             fewest_workers=ready.min_workers,
         )
         resolve(file_count=1, train_frames=1)  # as above: wrong settings are said before hours of encoding
-        corpus = ensure_corpus(data, wanted, on_progress=on_stage(listener, "prepare"))
+        corpus = ensure_corpus(
+            data,
+            wanted,
+            on_progress=on_stage(listener, "prepare"),
+            mapper=corpus_mapper(ready.address, data, listener),
+        )
         start.check({"corpus": corpus.digest, "codec": codec_hash})
-        store = corpus_codes(loaded, corpus, _accelerator(ready), on_progress=on_stage(listener, "encode"))
+        store = corpus_codes(
+            loaded,
+            corpus,
+            _accelerator(ready),
+            on_progress=on_stage(listener, "encode"),
+            # The nodes of a cluster may share the run's folder, and hardly the user's cache.
+            cache=start.folder.path / "codes" if ready.address else None,
+            on_cluster=listener if ready.address else None,
+        )
         for notice in store.notices:
             listener(Notice(level="warning", message=notice))
         resolved = start.sourced(
@@ -294,6 +319,17 @@ def _train_code_prior(
         )
         file.put()
     return PriorReport(model_path=file.shown, dataset=data, config=resolved.config, completed=completed)
+
+
+def _refuse_wrong(plan: WorkerPlan, resolve: Callable[[], object]) -> None:
+    """Raise ConfigError where numbers of workers are wrong, with all that is wrong with the settings too."""
+    problems = plan_problems(plan)
+    if problems:
+        try:
+            resolve()
+        except ConfigError as error:
+            problems += error.problems
+        raise ConfigError(problems)
 
 
 @contextlib.contextmanager

@@ -18,6 +18,7 @@ import ray
 from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+from distill_ray.corpus.filesystem import absolute, is_uri
 from distill_ray.training.events import Event, Notice
 
 _ANSWER_S = 60.0  # a node may have to start Python first
@@ -39,18 +40,13 @@ def nodes_that_share(place: str, target: Path | None, listener: Callable[[Event]
     nodes = [node for node in ray.nodes() if node["Alive"] and node["Resources"].get("CPU", 0.0) >= 1.0]
     if len(nodes) < 2:
         return None
-    reason = _blind(nodes, None if "://" in place else Path(absolute(place)), target)
+    reason = _blind(nodes, None if is_uri(place) else Path(absolute(place)), target)
     if reason:
         message = f"preparing and encoding on this machine only: {reason}"
         listener(Notice(level="info", message=message))
         return None
     total = ray.cluster_resources()
     return Nodes(cpus=int(total["CPU"]), gpus=int(total.get("GPU", 0.0)))
-
-
-def absolute(place: str) -> str:
-    """A path or URI that means the same in every folder."""
-    return place if "://" in place else str(Path(place).expanduser().absolute())
 
 
 def _blind(nodes: Sequence[dict[str, Any]], place: Path | None, target: Path | None) -> str:
@@ -96,6 +92,8 @@ def _look(place: Path | None, probe: Path | None) -> tuple[str, bool]:
 
 def _fingerprint(place: Path) -> str:
     """Tells a folder (or file) from another of the same path; "" where there is none."""
+    if not place.exists():
+        return ""
     try:
         paths = sorted(place.iterdir())[:_LISTED] if place.is_dir() else [place]
         sizes = [f"{path.name} {path.stat().st_size if path.is_file() else ''}" for path in paths]

@@ -20,7 +20,7 @@ from ray.exceptions import RayError, RayTaskError
 
 from distill_ray.corpus.parallel import Job, Progress, in_threads
 from distill_ray.errors import ClusterError
-from distill_ray.orchestrate.shared_nodes import absolute, nodes_that_share
+from distill_ray.orchestrate.shared_nodes import nodes_that_share
 from distill_ray.training.events import Event
 
 Item = TypeVar("Item")
@@ -40,7 +40,7 @@ class ClusterMapper:
     """
 
     def __init__(self, data: str, target: Path, listener: Callable[[Event], None]) -> None:
-        self._nodes = functools.cache(functools.partial(nodes_that_share, absolute(data), target, listener))
+        self._nodes = functools.cache(functools.partial(nodes_that_share, data, target, listener))
 
     def __call__(
         self,

@@ -14,8 +14,9 @@ import ray
 import torch
 
 from distill_ray.corpus.corpus import Corpus, open_corpus
+from distill_ray.corpus.filesystem import absolute
 from distill_ray.corpus.manifest import CorpusFile
-from distill_ray.orchestrate.shared_nodes import absolute, nodes_that_share
+from distill_ray.orchestrate.shared_nodes import nodes_that_share
 from distill_ray.orchestrate.spread import AHEAD, TaskJob, stoppable
 from distill_ray.prior.codes import encode_file
 from distill_ray.training.worker import Listener

@@ -18,7 +18,7 @@ import pytest
 Line = dict[str, Any]
 Row = Callable[..., None]
 _HEAD = (
-    "| fault | noticed after s | trains again after s | steps made twice | final held-out loss | undisturbed |\n"
+    "| fault | noticed, s | trains again, s | steps made twice | final held-out loss | undisturbed |\n"
     "|---|---|---|---|---|---|\n"
 )
 

@@ -6,7 +6,7 @@ import pytest
 
 from distill_ray.bundle import save_model_v2
 from distill_ray.errors import ConfigError
-from distill_ray.orchestrate.pipeline import train_code_prior
+from distill_ray.orchestrate.pipeline import train_code_prior, train_codec
 from distill_ray.orchestrate.plan import WorkerPlan
 from distill_ray.training.events import Event
 from distill_ray.vqvae import VQVAE, VQVAEConfig
@@ -41,3 +41,20 @@ def test_wrong_prior_settings_are_said_before_the_data_is_looked_at(tmp_path: Pa
         )
     assert [problem.flag for problem in caught.value.problems] == ["--layers", "--lr"]
     assert seen == []
+
+
+def test_wrong_numbers_of_workers_and_wrong_settings_are_said_together(tmp_path: Path) -> None:
+    with pytest.raises(ConfigError) as caught:
+        train_codec(
+            data=str(tmp_path / "nowhere"),
+            overrides={"training.lr": -1.0},
+            config_file=None,
+            size=None,
+            out=tmp_path / "run",
+            name=None,
+            resume=None,
+            plan=WorkerPlan(num_workers=-2, gpus_per_worker=-1.0),
+            listener=lambda event: None,
+        )
+    flags = [problem.flag for problem in caught.value.problems]
+    assert flags == ["--num-workers", "--gpus-per-worker", "--lr"]

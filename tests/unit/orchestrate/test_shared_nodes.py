@@ -2,7 +2,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill_ray.orchestrate.shared_nodes import _look, absolute
+from distill_ray.orchestrate.shared_nodes import _look
 
 
 def test_a_folder_with_other_files_at_the_same_path_is_not_the_same(tmp_path: Path) -> None:
@@ -16,9 +16,3 @@ def test_a_folder_with_other_files_at_the_same_path_is_not_the_same(tmp_path: Pa
     (folder / "a.wav").write_bytes(b"123")
     assert _look(folder, probe)[0] != here
     assert _look(folder, tmp_path / "elsewhere")[1] is False
-
-
-def test_places_mean_the_same_on_every_node(monkeypatch, tmp_path: Path) -> None:
-    monkeypatch.chdir(tmp_path)
-    assert absolute("in/put") == str(tmp_path / "in" / "put")
-    assert absolute("s3://bucket/corpus") == "s3://bucket/corpus"
