@@ -58,6 +58,7 @@ _PRIVATE_ENVIRONMENT = {
     "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0",
     "RAY_enable_worker_prestart": "0",  # idle workers that Ray Train would not use
     "RAY_prestart_worker_first_driver": "0",
+    "RAY_worker_niceness": "0",  # the default 15 starves them where other programs want the CPU too
     # Other programs may fill this machine's memory; that is no reason to kill a training worker.
     "RAY_memory_monitor_refresh_ms": "0",
 }

@@ -72,6 +72,7 @@ class Machines:
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",
+            "RAY_worker_niceness": "0",
             "DISTILL_RAY_TEST_MACHINES": str(self.folder),
         }
 

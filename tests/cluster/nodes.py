@@ -25,6 +25,7 @@ def main() -> None:
         RAY_health_check_failure_threshold="3",
         RAY_USAGE_STATS_ENABLED="0",
         RAY_memory_monitor_refresh_ms="0",
+        RAY_worker_niceness="0",
         RAY_AUTH_MODE="disabled",
     )
     import ray
