@@ -156,7 +156,7 @@ def test_the_checks_had_something_to_check() -> None:
         ("docker/Dockerfile", "== '2.60.0'", "== '2.60.1'", version_problems),
         ("kuberay/rayjob.yaml", "--max-minutes", "--max-minuets", command_problems),
         ("kuberay/rayjob.yaml", "--num-workers 4", "--num-workers four", command_problems),
-        ("slurm/train.sbatch", "distill-ray train", "distill-ray trian", command_problems),
+        ("slurm/train.sbatch", 'distill-ray train "', 'distill-ray trian "', command_problems),
         ("aws.yaml", "-- train s3", "-- trian s3", command_problems),
         ("aws.yaml", "--storage s3", "--storrage s3", command_problems),
         ("gcp.yaml", "cluster/docker/Dockerfile", "cluster/docker/Dockerfiles", path_problems),

@@ -109,7 +109,7 @@ FIELDS: Mapping[tuple[str, str], Any] = {
 
 
 def problems(value: Any, wanted: Any, where: str) -> Iterator[str]:
-    """Where `value` is not as `wanted`: a type, a pattern, [shape] or {key: shape}, with "!" a required key."""
+    """Where `value` is not as `wanted`: a type, a pattern, [shape] or {key: shape}, "!" a required key."""
     if isinstance(wanted, Text):
         if not (isinstance(value, str) and re.fullmatch(wanted, value)):
             yield f"{where} is {value!r}"
