@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -16,7 +15,7 @@ from distill_ray.cli.output import finish
 def command(
     data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
     out: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--out", "-o", help="Folder for the search and its best model.", show_default=False),
     ] = None,
     name: Annotated[
@@ -48,7 +47,7 @@ def command(
     seed: sweep.Seed = None,
     address: options.Address = None,
     resume: Annotated[
-        Path | None,
+        str | None,
         typer.Option("--resume", help="Folder of an interrupted search to go on with.", show_default=False),
     ] = None,
     config: options.ConfigFile = None,

@@ -125,6 +125,10 @@ def run_everything(
         record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
         if not record.tune:
             _refuse_search_settings(overrides)
+        elif results.uri is not None:
+            raise UsageError(
+                f"a search needs a folder and {results.uri} is a URI; give one that all nodes share"
+            )
         _check(record, plan)
         work = Work(
             results=results, record=record, plan=plan, listener=listener, trial_listener=trial_listener
