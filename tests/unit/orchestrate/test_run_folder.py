@@ -77,6 +77,17 @@ def test_minutes_take_the_place_of_epochs(tmp_path: Path) -> None:
     assert "training.epochs" not in start.settings
 
 
+def test_a_run_may_go_on_under_another_health_rule(tmp_path: Path) -> None:
+    given = {**GIVEN, "health.stop": True, "health.floor": 0.25}
+    record(new_run(RunFolder(path=tmp_path), given))
+    start = resumed_run(RunFolder(path=tmp_path), {}, table="training")
+    assert (start.settings["health.stop"], start.settings["health.floor"]) == (True, 0.25)
+    changed = {"health.stop": False, "health.measure": "entropy"}
+    start = resumed_run(RunFolder(path=tmp_path), {**given, **changed}, table="training")
+    assert (start.settings["health.stop"], start.settings["health.measure"]) == (False, "entropy")
+    assert start.settings["health.floor"] == 0.25
+
+
 def test_another_corpus_is_refused(tmp_path: Path) -> None:
     begun(tmp_path)
     start = resumed_run(RunFolder(path=tmp_path), {}, table="training")
