@@ -72,11 +72,7 @@ class PublishedCheckpoints(Checkpoints):
             there = self._changed.wait_for(lambda: self._waiting is None, self._patience_s)
             self._longest_pause_s = _LONGEST_PAUSE_S
         if not there:
-            trouble = self._trouble or f"the upload to {self._uri} takes too long"
-            raise CheckpointError(
-                f"{trouble}; the newest checkpoint is kept on this machine in {self.latest}, from which "
-                "--resume goes on"
-            )
+            raise CheckpointError(self._trouble or f"the upload to {self._uri} takes too long")
 
     def close(self) -> None:
         with self._changed:

@@ -165,8 +165,8 @@ def _push(results: ResultFolder, patience_s: float) -> None:
         results.mirror.push(patience_s)
     except DistillError as error:
         raise StorageError(
-            f"{error}; all of it is kept on this machine in {results.path}, and --resume {results.uri} puts "
-            "it there once that answers again"
+            f"{error}; what was made is kept in {results.path} on this machine, where --resume {results.uri} "
+            "uploads it once that answers again"
         ) from error
 
 

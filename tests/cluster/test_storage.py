@@ -47,7 +47,7 @@ SMALL: dict[str, object] = {
     "model.hop": 64,
     "training.batch_size": 4,
     "training.window_seconds": 0.25,
-    "training.epochs": 4,
+    "training.epochs": 3,
     "training.min_epoch_steps": 4,
     "training.warmup_steps": 4,
     "training.val_seconds": 1.0,
@@ -237,9 +237,9 @@ def test_a_run_that_was_stopped_goes_on_on_another_machine(
     s3: S3, corpus: str, uncut: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = "s3://bucket/stopped"
-    stopped = train(corpus, out=run, listener=at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGINT)))
+    stopped = train(corpus, out=run, listener=at_epoch(1, lambda: os.kill(os.getpid(), signal.SIGINT)))
     assert stopped.exit_code == 3
-    assert stopped.completed.epochs_completed == 2
+    assert stopped.completed.epochs_completed == 1
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
     with pytest.raises(UsageError, match=rf"{run} already holds a run; go on with it \(--resume {run}\)"):
@@ -274,7 +274,7 @@ def test_an_outage_while_training_costs_nothing(s3: S3, corpus: str, uncut: tupl
         if isinstance(event, Notice):
             said.append(event)
         at_epoch(1, s3.stop)(event)
-        at_epoch(3, s3.start)(event)
+        at_epoch(2, s3.start)(event)
 
     report = train(corpus, out=run, listener=listener, training__checkpoint_seconds=0.01)
     assert losses(report) == uncut
@@ -287,16 +287,18 @@ def test_what_could_not_be_uploaded_stays_and_is_by_resuming(
     s3: S3, corpus: str, uncut: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = "s3://bucket/out-to-the-end"
-    monkeypatch.setattr(results, "_PATIENCE_S", 0.5)
-    monkeypatch.setattr(checkpoints, "PATIENCE_S", 0.5)
-    try:
-        with pytest.raises(StorageError) as caught:
-            train(corpus, out=run, listener=at_epoch(1, s3.stop))
-    finally:
-        s3.start()
+    with monkeypatch.context() as patch:
+        patch.setattr(results, "_PATIENCE_S", 0.5)
+        patch.setattr(checkpoints, "PATIENCE_S", 0.5)
+        try:
+            with pytest.raises(StorageError) as caught:
+                train(corpus, out=run, listener=at_epoch(1, s3.stop))
+        finally:
+            s3.start()
     kept = working_folder(run)
-    assert f"all of it is kept on this machine in {kept}" in str(caught.value)
-    assert f"--resume {run}" in str(caught.value)
+    assert f"what was made is kept in {kept} on this machine, where --resume {run} uploads it" in str(
+        caught.value
+    )
     model = (kept / "m.distill").read_bytes()
     assert "m.distill" not in names(run)
 
@@ -319,18 +321,15 @@ def test_a_checkpoint_that_is_cut_on_its_way_is_never_taken_for_one(s3: S3, tmp_
     here.settle()
     here.keep(state(b"1" * 9_000_000))
     here.flush()
-    before = names(uri)
-
+    before = [name for name in names(uri) if name.endswith(("state", POINTER))]
     s3.cut = lambda method, path: method == "PUT" and path.endswith("/state")
     here.keep(state(b"2" * 9_000_000))
-    impatient = PublishedCheckpoints(tmp_path / "here", uri, patience_s=0.5)
+    impatient = PublishedCheckpoints(tmp_path / "here", uri, patience_s=2.0)
     impatient.settle()
-    with pytest.raises(
-        CheckpointError, match=r"kept on this machine in .*here/latest, from which --resume goes on"
-    ):
+    with pytest.raises(CheckpointError):
         impatient.flush()
     impatient.close()
-    assert names(uri) == before
+    assert [name for name in names(uri) if name.endswith(("state", POINTER))] == before
     there = PublishedCheckpoints(tmp_path / "there", uri, patience_s=5.0)
     there.settle()
     assert (there.latest / "state").read_bytes()[:1] == b"1"
@@ -418,7 +417,7 @@ def test_two_ray_workers_keep_their_checkpoints_there(
     run = "s3://bucket/ray"
     s3.requests.clear()
     stopped = train(
-        corpus, out=run, workers=2, listener=at_epoch(2, lambda: os.kill(os.getpid(), signal.SIGINT))
+        corpus, out=run, workers=2, listener=at_epoch(1, lambda: os.kill(os.getpid(), signal.SIGINT))
     )
     assert stopped.exit_code == 3
     loaded = [path for method, path in s3.requests if method == "GET" and "/shards/" in path]
