@@ -78,17 +78,18 @@ class CachedStorage(Storage):
         cached = _cached_files(root)
         over = _missing_room(root, needed, sum(status.st_size for status in cached.values()))
         others = [file for file in cached if file.parent != self.folder]
+        lacking = over - sum(cached[file].st_size for file in others)
+        if lacking > 0:
+            raise CorpusError(
+                f"{needed / 1e9:.2f} GB of the corpus at {self.uri} must be kept on this machine, and {root} "
+                f"lacks {lacking / 1e9:.2f} GB for it; make room, or let XDG_CACHE_HOME name another disk or "
+                f"{LIMIT_VARIABLE} another limit"
+            )
         for file in sorted(others, key=lambda file: cached[file].st_atime_ns):
             if over <= 0:
                 break
             over -= cached[file].st_size
             file.unlink(missing_ok=True)
-        if over > 0:
-            raise CorpusError(
-                f"{needed / 1e9:.2f} GB of the corpus at {self.uri} must be kept on this machine, and {root} "
-                f"lacks {over / 1e9:.2f} GB for it; make room, or let XDG_CACHE_HOME name another disk or "
-                f"{LIMIT_VARIABLE} another limit"
-            )
 
 
 def cached(storage: Storage) -> CachedStorage:
