@@ -25,6 +25,7 @@ from distill_ray.config.resolve import (
 )
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import ConfigError, TrainingError
+from distill_ray.orchestrate.carried_codes import CarriedCodes
 from distill_ray.orchestrate.checkpoints import settle
 from distill_ray.orchestrate.export import corpus_codes, corpus_record, export_codec, export_prior
 from distill_ray.orchestrate.inputs import (
@@ -287,16 +288,17 @@ def _train_code_prior(
             resolve(file_count=len(corpus.manifest.files), train_frames=store.frames("train"))
         )
         start.record(resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said)
-        loop = functools.partial(
+        train = functools.partial(
             train_prior,
-            str(store.folder),
-            resolved.config,
+            config=resolved.config,
             frame_rate=codec.frame_rate,
             codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
             name=file.path.stem,
             output_dir=str(start.folder.path),
             settings=_shown(resolved, _PRIOR_SHOWN),
         )
+        travels = ready.address is not None and start.folder.uri is not None
+        loop = CarriedCodes.of(train, store.folder, travels=travels)
         result = launch(
             loop,
             run_dir=start.folder.path,

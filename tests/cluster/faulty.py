@@ -140,7 +140,11 @@ class Nodes:
             env={**os.environ, "DISTILL_RAY_TEST_NODES": str(self.folder)},
             start_new_session=True,
         )
-        self.address: str = self._answer()["address"]
+        self.address = ""
+
+    def begin(self) -> None:
+        """Wait for the head."""
+        self.address = self._answer()["address"]
 
     def add(self, cpus: int) -> int:
         number: int = self._ask(f"add {cpus}")["node"]
@@ -169,6 +173,8 @@ class Nodes:
             self._process.wait(30)
         end_processes(self.folder, patience_s=2.0)
         self._process.wait()
+        assert self._process.stdout is not None
+        self._process.stdout.close()
         self._log.close()
         shutil.rmtree(self.folder, ignore_errors=True)
 
@@ -191,6 +197,7 @@ def cluster(*cpus: int) -> Iterator[Nodes]:
     """A cluster whose head has the first number of CPUs, and each further node one of the others."""
     nodes = Nodes(cpus[0])
     try:
+        nodes.begin()
         for each in cpus[1:]:
             nodes.add(each)
         yield nodes

@@ -17,12 +17,13 @@ from typing import Any
 
 
 def main() -> None:
-    # Nodes that are gone are noticed by then.
+    # Nodes that are gone are noticed within seconds.
     os.environ.update(
         RAY_health_check_initial_delay_ms="0",
-        RAY_health_check_period_ms="500",
-        RAY_health_check_timeout_ms="1500",
+        RAY_health_check_period_ms="1000",
+        RAY_health_check_timeout_ms="10000",  # of one answer: a busy machine is none that is gone
         RAY_health_check_failure_threshold="3",
+        RAY_raylet_start_wait_time_s="150",
         RAY_USAGE_STATS_ENABLED="0",
         RAY_memory_monitor_refresh_ms="0",
         RAY_worker_niceness="0",
