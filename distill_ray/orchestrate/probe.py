@@ -11,7 +11,6 @@ import json
 import secrets
 import socket
 import sys
-from pathlib import Path
 
 from distill_ray.errors import UsageError
 from distill_ray.orchestrate import job_lines
@@ -19,24 +18,18 @@ from distill_ray.orchestrate import job_lines
 
 def check_reads(place: str) -> None:
     """Raise UsageError where `place`, a path or a URI, is not there."""
-    if "://" not in place:
-        if not Path(place).exists():
-            raise UsageError(
-                f"the cluster's node {socket.gethostname()} sees no {place}: give a folder that its nodes "
-                "share, or a URI such as s3://BUCKET/CORPUS"
-            )
-        return
     from distill_ray.corpus.storage import open_storage
 
-    parent, _, name = place.rstrip("/").rpartition("/")
-    # A folder of an object store exists by what is in it; a file is listed in its own.
-    if open_storage(place, holds="the data", error=UsageError).names():
-        return
-    above = open_storage(parent, holds="the data", error=UsageError) if not parent.endswith("/") else None
-    if above is None or above.entry(name) is None:
-        raise UsageError(
-            f"the cluster finds nothing at {above.uri + '/' if above else ''}{name}: check the URI"
-        )
+    storage = open_storage(place, holds="the data", error=UsageError)
+    if storage.local is not None:
+        if not storage.local.exists():
+            raise UsageError(
+                f"the cluster's node {socket.gethostname()} sees no {storage.local}: give a folder that its "
+                "nodes share, or a URI such as s3://BUCKET/CORPUS"
+            )
+    # A folder of an object store exists by what is in it.
+    elif storage.entry("") is None and not storage.names():
+        raise UsageError(f"the cluster finds nothing at {storage.uri}: check the URI")
 
 
 def check_writes(place: str) -> None:

@@ -1,4 +1,4 @@
-"""A Ray head with its dashboard, as a process: `python head.py CPUS` prints one JSON line and ends with stdin.
+"""A Ray head with its dashboard, as a process: `python head.py CPUS` prints a line of JSON, ends with stdin.
 
 The line has the dashboard's URL and the path of the token file. Everything listens on free ports of 127.0.0.1
 and goes with the process.
@@ -17,7 +17,7 @@ from distill_ray.orchestrate.session import ray_session
 
 
 class FreePorts(parameter.RayParams):
-    """The agent that takes jobs is on one fixed port, of which a second Ray on this machine would have none."""
+    """The agent that takes jobs is on a fixed port, which a second Ray of this machine could not have."""
 
     def __init__(self, *arguments: Any, **named: Any) -> None:
         super().__init__(*arguments, **{**named, "dashboard_agent_listen_port": 0})
