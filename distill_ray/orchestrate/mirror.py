@@ -21,7 +21,7 @@ from distill_ray.errors import DistillError, StorageError
 from distill_ray.training.events import Notice
 
 _STATE = ".mirror.json"
-_SKIPPED = ("checkpoints", "ray")  # folders that others look after, or that nobody needs
+_SKIPPED = ("checkpoints", "corpus", "ray")  # folders that others look after, or that nobody needs
 _PARTIAL = (".tmp", ".partial")
 _APART_S = 5.0
 _SHARE = 10.0  # passes take at most one part in this many of the time

@@ -37,9 +37,13 @@ RESOURCES = ("sweep.gpus_per_trial", "sweep.workers_per_trial", "sweep.max_concu
 
 @dataclass(kw_only=True)
 class PipelineRecord:
-    """`tune`: whether there is a search, or one codec is trained. `done`: finished stages by name."""
+    """`tune`: whether there is a search, or one codec is trained. `done`: finished stages by name.
+
+    `shown` is what messages call the folder.
+    """
 
     folder: Path
+    shown: Path | str
     name: str
     tune: bool
     sources: tuple[str, ...]
@@ -77,15 +81,15 @@ class PipelineRecord:
         """
         if name not in (None, self.name):
             raise UsageError(
-                f"the run in {self.folder} is called {self.name} and not {name}; leave out --name"
+                f"the run in {self.shown} is called {self.name} and not {name}; leave out --name"
             )
         if tune != self.tune:
             kind = "searches for the codec" if self.tune else "was begun with --no-tune"
-            raise UsageError(f"the run in {self.folder} {kind}; go on with it so or choose another --out")
+            raise UsageError(f"the run in {self.shown} {kind}; go on with it so or choose another --out")
         problems = [
             Problem(
                 key,
-                f"{self._before(key)} in {self.folder}, where {stage} is finished; choose another --out",
+                f"{self._before(key)} in {self.shown}, where {stage} is finished; choose another --out",
             )
             for key, value in given.items()
             for stage in _STAGES_OF.get(key.partition(".")[0], ())
@@ -109,15 +113,16 @@ class PipelineRecord:
         return f"is {self.settings[key]!r}" if key in self.settings else "was chosen automatically"
 
 
-def open_record(folder: Path) -> PipelineRecord:
-    """The record in `folder`. Raises UsageError where there is none or it cannot be used."""
+def open_record(folder: Path, shown: Path | str) -> PipelineRecord:
+    """The record in `folder`, called `shown`. Raises UsageError where there is none or it cannot be used."""
     path = folder / FILE
     try:
         document = json.loads(path.read_text("utf-8"))
         if document["version"] > _VERSION:
-            raise UsageError(f"{path} was written by a newer distill-ray; use that one")
+            raise UsageError(f"{shown} was written by a newer distill-ray; use that one")
         return PipelineRecord(
             folder=folder,
+            shown=shown,
             name=document["name"],
             tune=document["tune"],
             sources=tuple(document["sources"]),
@@ -129,11 +134,11 @@ def open_record(folder: Path) -> PipelineRecord:
         )
     except FileNotFoundError:
         raise UsageError(
-            f"{folder} holds no run to go on with; give the folder that an earlier `run` printed"
+            f"{shown} holds no run to go on with; give the folder that an earlier `run` printed"
         ) from None
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(
-            f"{path} cannot be used ({type(error).__name__}: {error}); choose another --out"
+            f"the {FILE} of {shown} cannot be used ({type(error).__name__}: {error}); choose another --out"
         ) from error
 
 

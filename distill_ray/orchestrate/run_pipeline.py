@@ -23,7 +23,7 @@ from distill_ray.errors import CancelledError, ConfigError, Problem, UsageError
 from distill_ray.generate.settings import GenerationSettings
 from distill_ray.orchestrate.pipeline_record import FILE, PipelineRecord, free_folder, is_free, open_record
 from distill_ray.orchestrate.plan import WorkerPlan, plan_problems
-from distill_ray.orchestrate.results import Place, result_folder
+from distill_ray.orchestrate.results import Place, ResultFolder, result_folder
 from distill_ray.orchestrate.run_folder import without_run
 from distill_ray.orchestrate.stages.codec import Codec, Tune
 from distill_ray.orchestrate.stages.prepare import Prepare
@@ -117,18 +117,14 @@ def run_everything(
     with result_folder(place, listener=listener) as results:
         listener = results.attended(listener)
         if resume is not None or (results.path / FILE).exists():
-            record = open_record(results.path)
+            record = open_record(results.path, results.shown)
         else:
             _refuse_foreign(results.path, results.shown)
-            record = _new_record(results.path, name or default_name, tune is not False, sources)
+            record = _new_record(results, name or default_name, tune is not False, sources)
         changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
         record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
         if not record.tune:
             _refuse_search_settings(overrides)
-        elif results.uri is not None:
-            raise UsageError(
-                f"a search needs a folder and {results.uri} is a URI; give one that all nodes share"
-            )
         _check(record, plan)
         work = Work(
             results=results, record=record, plan=plan, listener=listener, trial_listener=trial_listener
@@ -190,11 +186,18 @@ def _refuse_foreign(path: Path, shown: Place) -> None:
         )
 
 
-def _new_record(folder: Path, name: str, tune: bool, sources: Sequence[str]) -> PipelineRecord:
+def _new_record(results: ResultFolder, name: str, tune: bool, sources: Sequence[str]) -> PipelineRecord:
     if not sources:
         raise UsageError("no source was given; name a folder of recordings or audio files")
     settings: dict[str, object] = {f"{GENERATE}count": DEFAULT_SAMPLES}
-    return PipelineRecord(folder=folder, name=name, tune=tune, sources=_absolute(sources), settings=settings)
+    return PipelineRecord(
+        folder=results.path,
+        shown=results.shown,
+        name=name,
+        tune=tune,
+        sources=_absolute(sources),
+        settings=settings,
+    )
 
 
 def _absolute(sources: Sequence[str]) -> tuple[str, ...]:

@@ -45,14 +45,14 @@ class _CodecStage:
         if done is not None:
             if corpus is not None and corpus.digest != done["corpus"]:
                 raise UsageError(
-                    f"{corpus.uri} has changed since the codec in {record.folder} was trained on it; "
+                    f"{corpus.uri} has changed since the codec in {record.shown} was trained on it; "
                     "begin a new run with another --out"
                 )
             if self._codec_is_there(done):
                 return skipped(self.name, f"the {self._what} is finished ({done['words']})")
             return will_run(self.name, f"the codec that the {self._what} made is missing")
         if self.is_begun:
-            return will_run(self.name, f"goes on with the {self._what} in {self.folder}")
+            return will_run(self.name, f"goes on with the {self._what} in {self._work.shown(self.folder)}")
         return will_run(self.name, f"after {after}" if after else f"there is no {self._what} yet")
 
     def skip(self) -> None:
@@ -98,8 +98,8 @@ class _CodecStage:
         model = self._work.record.model
         if manifest(model).codec_sha256 != expected:
             raise UsageError(
-                f"{model} holds another codec than the one that this run has trained; move it elsewhere, "
-                "or choose another --out"
+                f"{self._work.shown(model)} holds another codec than the one that this run has trained; "
+                "move it elsewhere, or choose another --out"
             )
 
 

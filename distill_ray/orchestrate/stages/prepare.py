@@ -47,7 +47,7 @@ class Prepare:
         if done["sources_sha256"] != _identity(self._hashed):
             if self._later_begun:
                 raise UsageError(
-                    f"the recordings have changed since the run in {record.folder} was begun "
+                    f"the recordings have changed since the run in {record.shown} was begun "
                     f"({done['sources_files']} then, {len(self._hashed.files)} now): put back what it was "
                     "begun with, or begin a new run with another --out"
                 )

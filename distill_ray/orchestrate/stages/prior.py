@@ -23,7 +23,7 @@ class Prior:
         if after is None and record.model.exists() and self._is_there():
             return skipped(self.name, f"{record.model.name} has a prior for this codec")
         if self._folder.is_begun:
-            return will_run(self.name, f"goes on with the training in {self._folder.path}")
+            return will_run(self.name, f"goes on with the training in {self._work.shown(self._folder.path)}")
         return will_run(self.name, f"after {after}" if after else "the model has no prior yet")
 
     def check(self, changed: Mapping[str, object]) -> None:

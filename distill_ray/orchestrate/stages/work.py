@@ -41,18 +41,22 @@ class Work:
 
     def report(self, stage: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """Take in what a stage has to report; returns it in the form that its record keeps."""
-        report: dict[str, Any] = self._shown(plain(document))
+        report: dict[str, Any] = self._outward(plain(document))
         self.reports[stage] = report
         return report
 
-    def _shown(self, value: Any) -> Any:
+    def shown(self, path: Path) -> Path | str:
+        """What messages call `path`, which is in the run's folder."""
+        return self.results.shown_as(path)
+
+    def _outward(self, value: Any) -> Any:
         """Paths in the workshop of a URI become what they are for others."""
         if isinstance(value, dict):
-            return {key: self._shown(item) for key, item in value.items()}
+            return {key: self._outward(item) for key, item in value.items()}
         if isinstance(value, list):
-            return [self._shown(item) for item in value]
+            return [self._outward(item) for item in value]
         if isinstance(value, str) and value.startswith(f"{self.results.path}/"):
-            return str(self.results.shown_as(Path(value)))
+            return str(self.shown(Path(value)))
         return value
 
     def corpus_uri(self) -> str:
