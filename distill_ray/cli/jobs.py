@@ -202,20 +202,18 @@ def watch(client: JobClient, job_id: str, *, as_json: bool, hint: str) -> None:
 
     hint: the options that name this cluster in the commands that are shown.
     """
-    from distill_ray.display import Display
-    from distill_ray.orchestrate.jobs import follow
+    try:
+        from distill_ray.display import Display
+        from distill_ray.orchestrate.jobs import follow
 
-    display = Display()
-    with display:
-        try:
+        with Display() as display:
             end = follow(client, job_id, display)
-        except KeyboardInterrupt:
-            display.close()
-            say(f"detached: job {job_id} goes on")
-            say(f"  watch it again:  distill-ray jobs logs {job_id} --follow{hint}")
-            say(f"  stop it:         distill-ray jobs stop {job_id}{hint}")
-            finish({**_document(client.job(job_id)), "detached": True}, as_json=as_json, exit_code=3)
-            return
+    except KeyboardInterrupt:
+        say(f"detached: job {job_id} goes on")
+        say(f"  watch it again:  distill-ray jobs logs {job_id} --follow{hint}")
+        say(f"  stop it:         distill-ray jobs stop {job_id}{hint}")
+        finish({**_document(client.job(job_id)), "detached": True}, as_json=as_json, exit_code=3)
+        return
     result = end.story.result
     if result is None:
         raise _failure(end, hint)

@@ -112,10 +112,6 @@ class JobClient:
         """Ask Ray to end the job: SIGTERM, and SIGKILL when the job's own waiting time is over."""
         self._of_job("POST", job_id, "/stop", within_s=WORK_WITHIN_S)
 
-    def delete(self, job_id: str) -> None:
-        """Make the cluster forget a job that is over."""
-        self._of_job("DELETE", job_id, within_s=WORK_WITHIN_S)
-
     def submit(self, request: Mapping[str, Any]) -> str:
         """Post a job (`request` is Ray's); returns its id. Raises UsageError where the id is taken."""
         status, body = self._ask("POST", "/api/jobs/", json.dumps(request).encode(), WORK_WITHIN_S)

@@ -6,8 +6,8 @@ local run (`job_lines.py`).
 
 from __future__ import annotations
 
-import hashlib
 import secrets
+import shlex
 import shutil
 import time
 from collections import deque
@@ -20,7 +20,7 @@ from distill_ray.errors import BundleError, ClusterError, UsageError
 from distill_ray.orchestrate.job_client import JobClient, JobRecord
 from distill_ray.orchestrate.job_lines import heard
 from distill_ray.orchestrate.job_log import JobLog
-from distill_ray.orchestrate.submit import STOP_WITHIN_S, package_archive
+from distill_ray.orchestrate.submit import STOP_WITHIN_S, send_package
 from distill_ray.training.events import (
     Event,
     Listener,
@@ -185,13 +185,11 @@ def stop(client: JobClient, job_id: str, *, now: bool, on_wait: Callable[[str], 
 
 def _end_at_once(client: JobClient, job_id: str) -> None:
     """Ends the job from within the cluster (`end_job.py`): the Jobs API has nothing that does."""
-    archive = package_archive()
-    package = client.upload(f"_ray_pkg_{hashlib.sha256(archive).hexdigest()[:40]}.zip", archive)
     helper = client.submit(
         {
             "submission_id": f"end-{secrets.token_hex(4)}",
-            "entrypoint": f"exec python -P -m distill_ray.orchestrate.end_job {job_id}",
-            "runtime_env": {"py_modules": [package]},
+            "entrypoint": f"exec python -P -m distill_ray.orchestrate.end_job {shlex.quote(job_id)}",
+            "runtime_env": {"py_modules": [send_package(client)]},
             "metadata": {"distill_ray_ends": job_id},
         }
     )
@@ -199,7 +197,6 @@ def _end_at_once(client: JobClient, job_id: str) -> None:
     if ended.status != "succeeded":
         last = client.logs(helper).strip().splitlines()[-1:] or [ended.message]
         raise ClusterError(f"{job_id} could not be ended: {last[0]}")
-    client.delete(helper)
 
 
 def _until_over(client: JobClient, job_id: str, within_s: float) -> JobRecord:

@@ -63,7 +63,7 @@ def submit_job(client: JobClient, request: JobRequest, facts: ClusterFacts) -> s
     _check_entrypoint(request, facts, str(client.address))
     runtime: dict[str, Any] = {"env_vars": _environment(request)}
     if not _brings_itself(request.pip):
-        runtime["py_modules"] = [_sent(client, package_archive())]
+        runtime["py_modules"] = [send_package(client)]
     if request.files:
         runtime["working_dir"] = _sent(client, _archive(request.files))
     if request.pip:
@@ -104,6 +104,11 @@ def entrypoint(request: JobRequest) -> str:
         return command
     wanted = json.dumps({"reads": request.reads, "writes": request.writes})
     return f"python -P -m distill_ray.orchestrate.probe {shlex.quote(wanted)} && {command}"
+
+
+def send_package(client: JobClient) -> str:
+    """Bring this program to the cluster, unless it is there; returns the URI for `py_modules`."""
+    return _sent(client, package_archive())
 
 
 def package_archive() -> bytes:

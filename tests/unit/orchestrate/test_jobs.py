@@ -76,9 +76,6 @@ class Cluster:
         self.asked.append(request["entrypoint"])
         return "helper"
 
-    def delete(self, job_id: str) -> None:
-        self.asked.append(f"delete {job_id}")
-
 
 def test_a_story_is_the_events_in_order_with_one_step_for_many():
     heard: list[Event] = []
@@ -138,7 +135,7 @@ def test_stopping_a_running_job_is_asking_it_and_waiting(hurried):
 def test_what_has_not_begun_or_is_to_be_killed_is_ended_from_within(hurried, status, now):
     cluster = Cluster(job(status), job("succeeded", 0), job("stopped"))
     assert stop(cluster, "birds", now=now, on_wait=lambda message: None).status == "stopped"
-    assert cluster.asked == ["exec python -P -m distill_ray.orchestrate.end_job birds", "delete helper"]
+    assert cluster.asked == ["exec python -P -m distill_ray.orchestrate.end_job birds"]
 
 
 def test_a_helper_that_fails_is_said_with_its_reason(hurried):
