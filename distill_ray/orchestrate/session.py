@@ -132,7 +132,7 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterat
                     _temp_dir=str(folder),
                 )
             _private = _describe(folder=folder)
-            with _environment(_TRACKED if dashboard else {}, keep_existing=True):
+            with _environment(_TRACKED if dashboard else {}, keep_existing=True), _nothing_on_stdout():
                 yield _private
         finally:
             _private = None
@@ -149,7 +149,7 @@ def _cluster(address: str) -> Iterator[Session]:
     try:
         with _environment(_LOOPBACK if loopback else {}), _ray_setup(loopback=loopback):
             _init(address=address)
-        with _environment(_TRACKED, keep_existing=True):
+        with _environment(_TRACKED, keep_existing=True), _nothing_on_stdout():
             yield _describe(folder=None)
     finally:
         _shutdown()
@@ -196,6 +196,19 @@ def _describe(folder: Path | None) -> Session:
     return Session(
         address=ray.get_runtime_context().gcs_address, folder=folder, resources=there, limits=limits
     )
+
+
+@contextlib.contextmanager
+def _nothing_on_stdout() -> Iterator[None]:
+    """Ray prints there that a worker process was lost, whatever `log_to_driver` says; we say it ourselves."""
+    import ray._private.worker as worker
+
+    original = worker.print_to_stdstream
+    worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        worker.print_to_stdstream = original
 
 
 @contextlib.contextmanager
