@@ -166,6 +166,19 @@ def open_checkpoints(folder: Path, uri: str | None, patience_s: float | None = N
     return PublishedCheckpoints(folder, uri, patience_s=PATIENCE_S if patience_s is None else patience_s)
 
 
+def newest_checkpoint(folder: Path, uri: str | None) -> Path | None:
+    """As `settle`; during an outage the newest one on this machine, where there is one."""
+    checkpoints = open_checkpoints(folder, uri, patience_s=5.0)
+    try:
+        checkpoints.settle()
+    except CheckpointError:
+        if checkpoints.newest() is None:
+            raise
+    finally:
+        checkpoints.close()
+    return checkpoints.newest()
+
+
 def discard(folder: Path, uri: str | None) -> None:
     """Forget every checkpoint, here and at `uri`. Raises StorageError."""
     if uri is not None:

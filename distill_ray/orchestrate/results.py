@@ -105,15 +105,26 @@ def result_folder(place: Place, *, listener: Listener, path: Path | None = None)
             return
         text = str(storage.local)
     folder = Path(text).expanduser().resolve()
-    outer = next((each for each in reversed(_mirrored) if folder.is_relative_to(each.path)), None)
+    outer = _outer(folder)
     with _locked(folder, text):
-        if outer is None or outer.uri is None:
+        if outer is None:
             yield ResultFolder(path=folder, uri=None)
             return
-        uri = joined(outer.uri, *folder.relative_to(outer.path).parts)
-        results = ResultFolder(path=folder, uri=uri, mirror=outer.mirror, inner=True)
+        results = ResultFolder(path=folder, uri=uri_of(folder), mirror=outer.mirror, inner=True)
         with _pushed(results, listener):
             yield results
+
+
+def uri_of(path: Path) -> str | None:
+    """The URI at which `path` appears because it is in a folder that this process works on; None for none."""
+    outer = _outer(path)
+    if outer is None or outer.uri is None:
+        return None
+    return joined(outer.uri, *path.relative_to(outer.path).parts)
+
+
+def _outer(path: Path) -> ResultFolder | None:
+    return next((each for each in reversed(_mirrored) if path.is_relative_to(each.path)), None)
 
 
 def enter_free_folder(stack: contextlib.ExitStack, name: str, listener: Listener) -> ResultFolder:

@@ -20,6 +20,7 @@ from distill_ray.bundle.format import plain
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.errors import CheckpointError, ConfigError, Problem, UsageError
+from distill_ray.orchestrate.results import uri_of
 from distill_ray.orchestrate.run_folder import SEARCH_SETTINGS, RunFolder, without_run
 from distill_ray.search.trial import TrialRecord, from_json, to_json
 
@@ -34,6 +35,11 @@ class SweepFolder:
     """Where a search is kept."""
 
     path: Path
+
+    @property
+    def shown(self) -> Path | str:
+        """What messages call it."""
+        return uri_of(self.path) or self.path
 
     @property
     def is_begun(self) -> bool:
@@ -84,7 +90,7 @@ class SweepStart:
         for key, value in identity.items():
             if self.identity.get(key, value) != value:
                 raise UsageError(
-                    f"the search in {self.folder.path} was made on another {key}; "
+                    f"the search in {self.folder.shown} was made on another {key}; "
                     "resume it with the one it began with, or start a new search"
                 )
 
@@ -123,11 +129,12 @@ def new_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
     """A search in `path`. Raises UsageError where that holds a run or a search already."""
     folder = SweepFolder(path=path)
     if folder.is_begun:
+        shown = folder.shown
         raise UsageError(
-            f"{path} already holds a search; go on with it (--resume {path}) or choose another --out"
+            f"{shown} already holds a search; go on with it (--resume {shown}) or choose another --out"
         )
     if RunFolder(path=path).is_taken:
-        raise UsageError(f"{path} already holds a run; choose another --out")
+        raise UsageError(f"{folder.shown} already holds a run; choose another --out")
     return SweepStart(folder=folder, settings=given, overrides=frozenset(given))
 
 
@@ -136,7 +143,8 @@ def resumed_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
     folder = SweepFolder(path=path)
     if not folder.is_begun:
         raise UsageError(
-            f"{path} holds no search to resume; give the folder that an earlier `tune` printed as its output"
+            f"{folder.shown} holds no search to resume; give the folder that an earlier `tune` printed as "
+            "its output"
         )
     values = read_toml(folder.path / SEARCH_SETTINGS)
     recorded = without_run(values)

@@ -16,8 +16,7 @@ from typing import TYPE_CHECKING
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import build_section
-from distill_ray.corpus.filesystem import is_uri
-from distill_ray.errors import CancelledError, UsageError
+from distill_ray.errors import CancelledError
 from distill_ray.orchestrate.export import corpus_record
 from distill_ray.orchestrate.inputs import (
     corpus_facts,
@@ -28,7 +27,7 @@ from distill_ray.orchestrate.inputs import (
 )
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.ledger import Ledger
-from distill_ray.orchestrate.results import Place, enter_free_folder, result_folder
+from distill_ray.orchestrate.results import Place, enter_free_folder, result_folder, uri_of
 from distill_ray.orchestrate.run_folder import RunFolder, Start
 from distill_ray.orchestrate.sweep_folder import SweepStart, new_sweep, resumed_sweep
 from distill_ray.orchestrate.sweep_machine import Machine, find_machine
@@ -80,22 +79,25 @@ def tune_codec(
     if resume is not None:
         refuse_with_resume(out=out, name=name, size=size)
     place = resume if resume is not None else out
-    if place is not None and is_uri(str(place)):
-        raise UsageError(f"a search needs a folder and {place} is a URI; give one that all nodes share")
     with contextlib.ExitStack() as stack:
         if place is None:
             results = enter_free_folder(stack, name or "distill", listener)
         else:
             results = stack.enter_context(result_folder(place, listener=listener))
         start = new_sweep(results.path, given) if resume is None else resumed_sweep(results.path, given)
-        return _tune(
+        report = _tune(
             start,
             data=data,
             size=size,
             name=name,
             address=address,
-            listener=listener,
+            listener=results.attended(listener),
             trial_listener=trial_listener,
+        )
+        return replace(
+            report,
+            output_dir=results.shown,
+            model_path=report.model_path and results.shown_as(Path(report.model_path)),
         )
 
 
@@ -181,7 +183,7 @@ class _Search:
                 self._train(ledger, interrupts)
         except KeyboardInterrupt:
             raise CancelledError(
-                f"the search was stopped at once; go on with --resume {self.start.folder.path}"
+                f"the search was stopped at once; go on with --resume {self.start.folder.shown}"
             ) from None
         finished = not interrupts.requested()
         if finished and sweep.objective == "prior-bits":
@@ -283,6 +285,7 @@ class _Search:
             frame_rate=model.frame_rate,
             loop=loop,
             run_dir=folder.path,
+            uri=uri_of(folder.path),
             compared=spec.round == "search",
         )
 

@@ -27,8 +27,8 @@ class SweepReport:
     `elapsed_s`: wall seconds of its last part.
     """
 
-    output_dir: Path
-    model_path: Path | None
+    output_dir: Path | str
+    model_path: Path | str | None
     sweep: SweepConfig
     objective_definition: str
     records: tuple[TrialRecord, ...]

@@ -14,9 +14,11 @@ from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import resolve_prior
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import TrainingError
+from distill_ray.orchestrate.checkpoints import newest_checkpoint
 from distill_ray.orchestrate.export import corpus_codes, export_codec
 from distill_ray.orchestrate.launch import launch
 from distill_ray.orchestrate.plan import WorkerPlan
+from distill_ray.orchestrate.results import uri_of
 from distill_ray.orchestrate.sweep_settings import TrialListener
 from distill_ray.search.trial import TrialRecord
 from distill_ray.training.events import (
@@ -26,7 +28,7 @@ from distill_ray.training.events import (
     StageProgress,
     TrainingCompleteEvent,
 )
-from distill_ray.training.worker import Listener, newest_folder
+from distill_ray.training.worker import Listener
 
 if TYPE_CHECKING:
     from distill_ray.corpus import Corpus
@@ -44,7 +46,7 @@ def export_trial(
     sweep: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the best weights of a finished trial as a `.distill` file, with the search's provenance."""
-    checkpoint = newest_folder(run_dir / "checkpoints" / "latest")
+    checkpoint = newest_checkpoint(run_dir / "checkpoints", uri_of(run_dir / "checkpoints"))
     if checkpoint is None:
         raise TrainingError(
             f"the checkpoint of trial {record.spec.id} is missing in {run_dir}; "
@@ -118,6 +120,7 @@ class ShortPrior:
                 run_dir=run_dir / "prior",
                 plan=WorkerPlan(num_workers=0, gpus_per_worker=None if self.accelerator else 0),
                 listener=_Heard(name, self.listener, logs),
+                checkpoints_uri=uri_of(run_dir / "prior" / "checkpoints"),
             )
         done = result.final
         assert isinstance(done, PriorTrainingCompleteEvent), done

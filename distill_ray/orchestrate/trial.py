@@ -7,6 +7,8 @@ the mailbox (`sweep_mailbox.py`); Tune itself gets one report an epoch, for sche
 
 from __future__ import annotations
 
+import contextlib
+import functools
 import gc
 import math
 import time
@@ -17,22 +19,25 @@ from typing import Any
 import ray
 import torch
 from ray import tune
+from ray.util import get_current_placement_group
 
 from distill_ray.config.sweep import SweepConfig
+from distill_ray.corpus.filesystem import joined
 from distill_ray.errors import CheckpointError
-from distill_ray.orchestrate.checkpoints import Checkpoints, KeepingWorker
+from distill_ray.orchestrate.checkpoints import KeepingWorker, newest_checkpoint, open_checkpoints
 from distill_ray.orchestrate.failure import LoopError
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.mailbox import Outbox, Record
 from distill_ray.orchestrate.metrics import with_metrics
 from distill_ray.orchestrate.plan import ResolvedPlan
+from distill_ray.orchestrate.results import result_folder, uri_of
 from distill_ray.orchestrate.session import Session
 from distill_ray.orchestrate.sweep_mailbox import TrialBox
 from distill_ray.orchestrate.sweep_settings import TrialListener
 from distill_ray.orchestrate.worker import Loop, StepThrottle
 from distill_ray.search.ranking import trial_objective
 from distill_ray.training.events import Event, VQEpochMetrics, to_record
-from distill_ray.training.worker import Listener, StopFlag
+from distill_ray.training.worker import Listener, StopFlag, Worker
 from distill_ray.vqvae.health import LevelHealth
 
 BEGUN, FAILED = "begun", "failed"  # records of a trial that are not events, by their key "trial"
@@ -40,14 +45,21 @@ BEGUN, FAILED = "begun", "failed"  # records of a trial that are not events, by 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialTask:
-    """What one trial does: `loop` in `run_dir`. `compared`: schedulers may end it early."""
+    """What one trial does: `loop` in `run_dir`, which appears at `uri` where the search does. `compared`:
+    schedulers may end it early.
+    """
 
     trial: str
     codebook_size: int
     frame_rate: float
     loop: Loop
     run_dir: Path
+    uri: str | None
     compared: bool
+
+    @property
+    def checkpoints_uri(self) -> str | None:
+        return self.uri and joined(self.uri, "checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -97,15 +109,27 @@ def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
 
 
 def _train(task: TrialTask, home: TrialHome, voice: TrialVoice, outbox: Outbox) -> None:
+    # On the node of the search's driver, and on shared folders, the driver looks after the trial's files.
+    if task.uri is not None and not task.run_dir.exists():
+        with result_folder(task.uri, path=task.run_dir, listener=voice) as results:
+            _train_in(task, home, results.attended(voice), outbox)
+    else:
+        _train_in(task, home, voice, outbox)
+
+
+def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox) -> None:
     if home.workers == 1:
+        checkpoints = open_checkpoints(task.run_dir / "checkpoints", task.checkpoints_uri)
         worker = KeepingWorker(
-            Checkpoints(task.run_dir / "checkpoints"),
+            checkpoints,
             device=None if home.gpus else torch.device("cpu"),
             listener=with_metrics(voice, private=home.session_folder is not None),
             stop=_Asked(outbox),
         )
-        task.loop(worker)
-        worker.finish()
+        with contextlib.closing(checkpoints):
+            checkpoints.settle()
+            task.loop(worker)
+            worker.finish()
         return
     from distill_ray.orchestrate.ddp import DDPRun
 
@@ -122,8 +146,9 @@ def _train(task: TrialTask, home: TrialHome, voice: TrialVoice, outbox: Outbox) 
         resources=ray.cluster_resources(),
     )
     run = DDPRun(
-        task.loop,
+        functools.partial(_in_group, loop=task.loop, mailbox=home.mailbox, trial=task.trial),
         run_dir=task.run_dir,
+        uri=task.checkpoints_uri,
         plan=plan,
         session=session,
         listener=voice,
@@ -133,6 +158,13 @@ def _train(task: TrialTask, home: TrialHome, voice: TrialVoice, outbox: Outbox) 
         run.train()
     except KeyboardInterrupt:
         return  # stopped before the loop had begun: there is nothing to keep
+
+
+def _in_group(worker: Worker, *, loop: Loop, mailbox: Any, trial: str) -> Event:
+    """The loop on a rank. Should this trial's process be killed, the driver frees what its ranks hold."""
+    if worker.rank == 0:
+        ray.get(mailbox.hold.remote(trial, get_current_placement_group()))
+    return loop(worker)
 
 
 class TrialVoice:
@@ -194,7 +226,7 @@ def reports_before(run_dir: Path) -> list[tuple[LevelHealth, ...]]:
     """The health of each epoch that the newest checkpoint of a trial holds."""
     from distill_ray.training.checkpoint import read_json
 
-    folder = Checkpoints(run_dir / "checkpoints").newest()
+    folder = newest_checkpoint(run_dir / "checkpoints", uri_of(run_dir / "checkpoints"))
     if folder is None:
         return []
     try:
