@@ -32,6 +32,8 @@ from distill_ray.orchestrate.processes import end_processes, guarded
 # Read by Ray Train and Ray Tune in the driver, the controller and the workers; what the user has set stays.
 TRAIN_ENVIRONMENT = {
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.2",  # the default 2.0 costs seconds at the start and end of a run
+    # How long ranks wait for a node that died just before they were given to it; then they are shared anew.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "15",
     "RAY_TRAIN_ENABLE_PRINT_PATCH": "0",
     "RAY_TRAIN_ENABLE_WORKER_STRUCTURED_LOGGING": "0",
     "RAY_CHDIR_TO_TRIAL_DIR": "0",

@@ -45,7 +45,13 @@ class CodecRun:
         self.run_dir = run_dir
         self._stdout = run_dir.with_name(f"{run_dir.name}-{time.monotonic_ns()}.jsonl")
         self._stderr = self._stdout.with_suffix(".stderr")
-        environment = {**os.environ, "RAY_ADDRESS": address or "local"}
+        self.temporary = run_dir.with_name("temporary")
+        self.temporary.mkdir(exist_ok=True)
+        environment = {
+            **os.environ,
+            "RAY_ADDRESS": address or "local",
+            "TMPDIR": str(self.temporary),
+        }
         if address is not None:
             environment["RAY_AUTH_MODE"] = "disabled"
         with self._stdout.open("w") as stdout, self._stderr.open("w") as stderr:

@@ -54,21 +54,11 @@ def start(
         started.append(run)
         return run
 
-    before = left_behind()
     yield begin
     for run in started:
         run.process.kill()
         run.process.wait()
-    deadline = time.monotonic() + 15
-    while (left := left_behind() - before) and time.monotonic() < deadline:
-        time.sleep(0.2)
-    assert left == set(), "temporary folders of a run are left"
-
-
-def left_behind() -> set[str]:
-    """Temporary folders such as Ray and distill-ray make."""
-    patterns = ("tmp*", "checkpoint-*", "distill-ray-session-*")
-    return {str(path) for pattern in patterns for path in Path("/tmp").glob(pattern)}
+    assert [list(run.temporary.iterdir()) for run in started] == [[]] * len(started)
 
 
 def test_a_killed_rank_and_a_killed_controller_cost_only_the_steps_since_the_checkpoint(
