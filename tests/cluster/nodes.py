@@ -23,7 +23,6 @@ def main() -> None:
         RAY_health_check_period_ms="1000",
         RAY_health_check_timeout_ms="10000",  # of one answer: a busy machine is none that is gone
         RAY_health_check_failure_threshold="3",
-        RAY_raylet_start_wait_time_s="150",
         RAY_USAGE_STATS_ENABLED="0",
         RAY_memory_monitor_refresh_ms="0",
         RAY_worker_niceness="0",
