@@ -20,6 +20,7 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
+from ray.util import placement_group_table, remove_placement_group
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
@@ -156,10 +157,16 @@ class SweepRun:
                 self._ended(self._ready.pop().trial)
 
     def _ended(self, trial: str) -> None:
+        self._free(trial)
         self._ledger.ended(trial, reports_before(self._live[trial].run_dir))
         self._leave(trial)
 
+    def _retrying(self, trial: str, reason: str) -> None:
+        self._free(trial)
+        self._ledger.retrying(trial, reason)
+
     def _errored(self, trial: str, reason: str) -> None:
+        self._free(trial)
         self._ledger.errored(trial, reason)
         self._leave(trial)
 
@@ -167,12 +174,21 @@ class SweepRun:
         del self._live[trial]
         self._rounds.ended(next(record for record in self._ledger.records() if record.spec.id == trial))
 
+    def _free(self, trial: str) -> None:
+        """Give back what the workers of a trial hold: after its process was killed, nobody else would before
+        the job ends."""
+        for group in ray.get(self._mailbox.release.remote(trial)):
+            if placement_group_table(group).get("state") not in (None, "REMOVED"):
+                remove_placement_group(group)
+
     def _abort(self, fit: TuneThread) -> None:
         """Have Tune end, and kill what still runs."""
         self._over = self._aborted = True
         with contextlib.suppress(RayError):
             for actor in ray.get(self._mailbox.actors.remote()):
                 ray.kill(actor)
+            for trial in self._live:
+                self._free(trial)
         if fit.is_alive():
             fit.join(_ABORT_PATIENCE_S)
 
@@ -211,7 +227,7 @@ class SweepRun:
 
     def recovered(self, trial: str, error: BaseException | None) -> None:
         """It failed and starts again."""
-        self._ends.put(functools.partial(self._ledger.retrying, trial, _words(error)))
+        self._ends.put(functools.partial(self._retrying, trial, _words(error)))
 
     def errored(self, trial: str, error: BaseException | None) -> None:
         """It failed for good."""

@@ -23,6 +23,7 @@ class SweepMailbox:
     def __init__(self) -> None:
         self._records: list[tuple[str, Record]] = []
         self._actors: dict[str, Any] = {}
+        self._groups: dict[str, list[Any]] = {}
         self._stopped: set[str] = set()
         self._all_stopped = False
 
@@ -35,6 +36,14 @@ class SweepMailbox:
         """Add records of `trial`; answers whether it shall stop."""
         self._records.extend((trial, record) for record in records)
         return self._stops(trial)
+
+    def hold(self, trial: str, group: Any) -> None:
+        """The workers of `trial` run in the placement group `group`."""
+        self._groups.setdefault(trial, []).append(group)
+
+    def release(self, trial: str) -> list[Any]:
+        """The placement groups that `trial` had since the last call."""
+        return self._groups.pop(trial, [])
 
     def collect(self) -> list[tuple[str, Record]]:
         """(trial, record) since the last call; those of one trial in order."""

@@ -1,0 +1,107 @@
+"""A small real search, as a function and as a program to kill: `python tiny_sweep.py DATA OUT`.
+
+The program writes each trial's state to stderr, one line "TRIAL STATE EPOCH" each.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import soundfile
+
+from distill_ray.orchestrate.sweep_pipeline import tune_codec
+from distill_ray.orchestrate.sweep_report import SweepReport
+from distill_ray.training.events import Event, RunStarted, TrialUpdate
+
+RATE = 8_000
+SETTINGS: dict[str, object] = {
+    "corpus.sample_rate": RATE,
+    "corpus.val_fraction": 0.3,
+    "model.width": 8,
+    "model.encoder_blocks": 1,
+    "model.decoder_blocks": 1,
+    "model.latent_dim": 8,
+    "model.n_fft": 256,
+    "model.hop": 64,
+    "training.epochs": 3,
+    "training.batch_size": 8,
+    "training.window_seconds": 0.5,
+    "training.min_epoch_steps": 2,
+    "training.warmup_steps": 2,
+    "training.val_seconds": 1.0,
+    "sweep.codebook_sizes": (16, 32),
+    "sweep.rvq_levels": (2, 4),
+    "sweep.max_kbps": 0.7,  # 62.5 frames a second: two levels of 16 or 32 codes, not four
+    "sweep.max_concurrent": 2,
+    "sweep.gpus_per_trial": 0.0,
+}
+
+
+def recordings(folder: Path) -> Path:
+    """Six recordings of a second and a half, each a plucked tone in noise."""
+    folder.mkdir(parents=True)
+    time_T = np.arange(round(1.5 * RATE)) / RATE
+    for number in range(6):
+        rng = np.random.default_rng(number)
+        tone_T = np.sin(2 * np.pi * 110 * 2 ** rng.uniform(0, 3) * time_T) * np.exp(-(time_T * 3 % 1.0) * 4)
+        noise_T = 0.02 * rng.standard_normal(len(time_T))
+        soundfile.write(folder / f"{number}.wav", 0.3 * tone_T + noise_T, RATE)
+    return folder
+
+
+def search(
+    data: Path,
+    out: Path,
+    *,
+    more: Mapping[str, object] | None = None,
+    resume: bool = False,
+    listener: Callable[[Event], None] = lambda event: None,
+) -> SweepReport:
+    """`tune_codec` with small settings and `more` of them; resumed, with none but `more`."""
+    return tune_codec(
+        data=str(data),
+        overrides={**({} if resume else SETTINGS), **(more or {})},
+        config_file=None,
+        size=None,
+        out=None if resume else out,
+        name=None if resume else "m",
+        resume=out if resume else None,
+        address=None,
+        listener=listener,
+        trial_listener=pid_note,
+    )
+
+
+@contextlib.contextmanager
+def pid_note() -> Iterator[Callable[[Event], None]]:
+    """A listener that leaves in a trial's folder, a line a start, its process and the epoch it began with."""
+
+    def listener(event: Event) -> None:
+        if isinstance(event, RunStarted):
+            with (Path(event.output_dir) / "starts").open("a") as starts:
+                starts.write(f"{os.getpid()} {event.first_epoch}\n")
+
+    yield listener
+
+
+def starts(out: Path, trial: str) -> list[tuple[int, int]]:
+    """(process, first epoch) of each start of a trial."""
+    text = (out / "trials" / trial / "starts").read_text()
+    return [(int(pid), int(epoch)) for pid, epoch in map(str.split, text.splitlines())]
+
+
+def main() -> None:
+    def listener(event: Event) -> None:
+        if isinstance(event, TrialUpdate):
+            print(event.trial, event.state, event.epoch, file=sys.stderr, flush=True)
+
+    search(Path(sys.argv[1]), Path(sys.argv[2]), listener=listener)
+
+
+if __name__ == "__main__":
+    main()
