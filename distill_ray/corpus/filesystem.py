@@ -51,8 +51,10 @@ def is_uri(text: str | os.PathLike[str]) -> bool:
     return _SCHEME.match(os.fspath(text)) is not None
 
 
-def locate(place: str | os.PathLike[str]) -> Located:
+def locate(place: str | os.PathLike[str], *, attempts: int = 3) -> Located:
     """The file system and path of a local path or URI. Nothing is created or read.
+
+    attempts: how often a request that gets no answer is made in all.
 
     Raises ValueError with half a sentence that goes on from the URI.
     """
@@ -65,7 +67,7 @@ def locate(place: str | os.PathLike[str]) -> Located:
         raise ValueError("has credentials in it; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
     try:
         if text.startswith("s3:"):
-            filesystem, root = _s3(text)
+            filesystem, root = _s3(text, attempts)
         elif text.startswith(("gs:", "gcs:")):
             parts = urlsplit(text)
             filesystem, root = _gcs(), f"{parts.netloc}{unquote(parts.path)}"
@@ -93,7 +95,7 @@ def joined(place: str, *names: str) -> str:
     return "/".join([head.rstrip("/"), *names]) + mark + options
 
 
-def _s3(uri: str) -> tuple[Any, str]:
+def _s3(uri: str, attempts: int) -> tuple[Any, str]:
     parts = urlsplit(uri)
     options = dict(parse_qsl(parts.query, keep_blank_values=True))
     unknown = sorted(set(options) - set(_S3_OPTIONS))
@@ -112,7 +114,7 @@ def _s3(uri: str) -> tuple[Any, str]:
         scheme=options.get("scheme"),
         connect_timeout=_CONNECT_S,
         request_timeout=_SILENCE_S,
-        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=3),
+        retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
     )
     return filesystem, f"{parts.netloc}{unquote(parts.path)}"
 

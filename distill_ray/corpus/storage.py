@@ -163,7 +163,7 @@ class Storage:
         with self.writing(name) as stream:
             stream.write(content)
         if self.read_bytes(name) != content:
-            raise self.error(f"what was written at {self.uri} cannot be read again; choose another place")
+            raise self.error(f"what was written at {self.uri} cannot be read again; look at the credentials and their rights")
         self.remove(name)
 
     def lock(self, on_wait: Callable[[], None]) -> AbstractContextManager[None]:
@@ -212,13 +212,16 @@ def open_storage(
     *,
     holds: str = "the corpus",
     error: type[DistillError] = CorpusError,
+    attempts: int = 3,
 ) -> Storage:
     """The storage at a local path or a `pyarrow.fs` URI (`file:`, `s3:`, `gs:`, `hdfs:`, …).
+
+    attempts: how often a request that gets no answer is made in all; 1 to know within seconds.
 
     Raises `error` for a URI that pyarrow cannot serve. Nothing is created or read.
     """
     try:
-        found = locate(uri)
+        found = locate(uri, attempts=attempts)
     except ValueError as wrong:
         raise error(f"{without_credentials(os.fspath(uri))} {wrong}") from wrong
     return Storage(

@@ -97,7 +97,7 @@ def result_folder(place: Place, *, listener: Listener, path: Path | None = None)
     """
     text = os.fspath(place)
     if is_uri(text):
-        storage = open_storage(text, holds="the results", error=UsageError)
+        storage = open_storage(text, holds="the results", error=UsageError, attempts=1)
         if storage.local is None:
             storage.check_writable()
             with _at_uri(storage.uri, path or working_folder(storage.uri), listener) as results:
