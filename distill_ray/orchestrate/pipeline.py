@@ -116,7 +116,8 @@ def train_codec(
     """Train a codec on `data` (a prepared corpus or a folder of audio) and write `OUT/NAME.distill`.
 
     `overrides` are settings by dotted TOML key and win over `config_file`. `resume` is the folder of an
-    interrupted run, which keeps its settings; only its budget may change. It and `out` are paths or URIs.
+    interrupted run, which keeps its settings; only its budget and health rule may change. It and
+    `out` are paths or URIs.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     StorageError where a URI could not be written in the end.
