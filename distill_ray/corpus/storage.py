@@ -163,7 +163,9 @@ class Storage:
         with self.writing(name) as stream:
             stream.write(content)
         if self.read_bytes(name) != content:
-            raise self.error(f"what was written at {self.uri} cannot be read again; look at the credentials and their rights")
+            raise self.error(
+                f"what was written at {self.uri} cannot be read again; look at the credentials and their rights"
+            )
         self.remove(name)
 
     def lock(self, on_wait: Callable[[], None]) -> AbstractContextManager[None]:

@@ -55,7 +55,8 @@ class Mirror:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 self._storage.download(name, path)
                 self._state[name] = {"here": _signature(path), "there": _pair(entry)}
-        self._save()
+        if self._state:  # else the folder stays empty, and goes if nothing is made
+            self._save()
 
     def start(self) -> None:
         self._thread.start()
