@@ -115,7 +115,7 @@ def jobs_logs(
         log = client.logs(job_id)
         finish({"job_id": job_id, "log": log}, result=log.rstrip("\n"), as_json=as_json)
     elif follow or client.job(job_id).is_over():
-        watch(client, job_id, as_json=as_json, hint=hint(address, token_file))
+        watch(client, job_id, as_json=as_json, hint=cluster_options(address, token_file))
     else:
         from distill_ray.display import Display
         from distill_ray.orchestrate.jobs import JobStory
@@ -212,22 +212,30 @@ def watch(client: JobClient, job_id: str, *, as_json: bool, hint: str) -> None:
         say(f"detached: job {job_id} goes on")
         say(f"  watch it again:  distill-ray jobs logs {job_id} --follow{hint}")
         say(f"  stop it:         distill-ray jobs stop {job_id}{hint}")
-        finish({**_document(client.job(job_id)), "detached": True}, as_json=as_json, exit_code=3)
+        finish({"job_id": job_id, "detached": True}, as_json=as_json, exit_code=3)
         return
     result = end.story.result
     if result is None:
         raise _failure(end, hint)
     paths = {"model": result.get("model_path"), "run": result.get("output_dir")}
     display.final_report({label: path for label, path in paths.items() if path})
-    say(f"bring the model here: distill-ray jobs fetch {job_id}{hint}")
+    if result.get("model_path"):
+        say(f"bring the model here: distill-ray jobs fetch {job_id}{hint}")
+    if end.exit_code == 3:
+        say(f"go on with it: the same submit with {_resuming(end.record)} and without --storage")
     where = result.get("model_path") or result.get("output_dir") or _output(end.record)
     finish({"job_id": job_id, **result}, result=where, as_json=as_json, exit_code=end.exit_code)
 
 
-def hint(address: str | None, token_file: Path | None) -> str:
+def cluster_options(address: str | None, token_file: Path | None) -> str:
     """The options by which another command reaches the same cluster, as far as they were given."""
     given = {"--address": address, "--token-file": token_file}
     return "".join(f" {flag} {value}" for flag, value in given.items() if value is not None)
+
+
+def _resuming(job: JobRecord) -> str:
+    """The option with which the job's command goes on with what the job has begun."""
+    return "--resume" if job.metadata.get("command") == "train-prior" else f"--resume {_output(job)}"
 
 
 def _failure(end: JobEnd, hint: str) -> JobError:

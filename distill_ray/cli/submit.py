@@ -90,7 +90,7 @@ def command(
     job_id = submit_job(client, request, facts)
     say(f"job {job_id} at {client.address}: {spoken(line.arguments)}")
     if wait:
-        jobs.watch(client, job_id, as_json=as_json, hint=jobs.hint(address, token_file))
+        jobs.watch(client, job_id, as_json=as_json, hint=jobs.cluster_options(address, token_file))
     else:
         finish({"job_id": job_id, "output": line.output}, result=job_id, as_json=as_json)
 
