@@ -59,16 +59,13 @@ class HeldOut:
         for audio_BCT in self.windows():
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 output = model(audio_BCT)
-            for row, depth in enumerate(levels):
-                with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                    decoded_BCT = (
-                        output.audio_BCT
-                        if depth == full
-                        else model.decoder(model.quantizer.decode(output.codes_BQT[:, :depth]))
-                    )
+                for row, depth in enumerate(levels):
+                    decoded_BCT = output.audio_BCT
+                    if depth < full:
+                        decoded_BCT = model.decoder(model.quantizer.decode(output.codes_BQT[:, :depth]))
                     terms = loss(decoded_BCT, audio_BCT)
-                means = [loss.total(terms), *(terms[name] for name in RECONSTRUCTION_TERMS)]
-                sums[row] += torch.stack([value.double() for value in means]) * len(audio_BCT)
+                    means = [loss.total(terms), *(terms[name] for name in RECONSTRUCTION_TERMS)]
+                    sums[row] += torch.stack([value.double() for value in means]) * len(audio_BCT)
         count = self._worker.all_reduce(torch.tensor(float(len(self._own)), device=device)).item()
         rows = (self._worker.all_reduce(sums) / count).tolist()
         return {

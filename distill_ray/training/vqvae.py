@@ -277,6 +277,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         figures = self.figures
         counts_QK = self.codes.epoch_counts()
         counted = codebook_health(counts_QK) if counts_QK.any() else ()
+        scores = figures.depth_scores(progress.best_epoch) if progress.best_epoch else self.depth_scores
         collapse = self._collapse()
         return TrainingCompleteEvent(
             epochs_completed=progress.epoch,
@@ -290,9 +291,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             audio_seconds_per_second=progress.step * self.batch_seconds / max(progress.training_s, 1e-9),
             elapsed_s=progress.elapsed_s,
             exit_reason=progress.ended,
-            depth_scores=figures.depth_scores(progress.best_epoch)
-            if progress.best_epoch
-            else self.depth_scores,
+            depth_scores=scores,
             collapse=collapse.reason if collapse is not None else "",
         )
 
