@@ -164,7 +164,7 @@ class Storage:
             stream.write(content)
         if self.read_bytes(name) != content:
             raise self.error(
-                f"what was written at {self.uri} cannot be read again; look at the credentials and their rights"
+                f"what was written at {self.uri} cannot be read again; look at the rights of its credentials"
             )
         self.remove(name)
 
