@@ -59,7 +59,9 @@ class Client:
 
     def document(self, *words: str) -> dict[str, Any]:
         """What --json prints of a command that ends with 0."""
-        code, out, err = self.run(words[0], *(["list", *words[2:]][1:] and words[1:]), "--json")
+        own = list(words)
+        own.insert(own.index("--") if "--" in own else len(own), "--json")
+        code, out, err = self.run(*own)
         assert code == 0, err
         document: dict[str, Any] = json.loads(out)
         return document
