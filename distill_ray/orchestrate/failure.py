@@ -95,7 +95,8 @@ def to_distill_error(error: BaseException, log: Path) -> DistillError:
 def meaning(error: BaseException) -> str:
     """What the end of a worker process means, in words."""
     text = str(error)
-    if "OutOfMemory" in text or "OOM" in text:
+    # Not "OOM": Ray lists it among the possible causes whenever a process was killed.
+    if "OutOfMemory" in type(error).__name__ or "OutOfMemory" in text:
         return "a worker process was killed for want of memory"
     if "ActorDied" in type(error).__name__ or "actor died" in text.lower() or "actor is dead" in text.lower():
         return "a worker process was killed"

@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 
 from distill_ray.bundle import load_model_v2
+from distill_ray.corpus.lock import LOCK_NAME
 from distill_ray.errors import CancelledError, ConfigError, UsageError
 from distill_ray.orchestrate.plan import WorkerPlan, resolve_plan
 from distill_ray.orchestrate.session import Session, ray_session
@@ -119,7 +120,7 @@ def test_depths_are_scored_by_one_trial_and_finalists_trained_at_their_own(uncut
     assert json.loads((out / "leaderboard.json").read_text()) == json.loads(json.dumps(report.to_json()))
     records, rows = read_trials(out / "trials.parquet")
     assert (records, rows) == (report.records, report.candidates)
-    assert sorted(path.name for path in out.iterdir()) == [
+    assert sorted(path.name for path in out.iterdir() if path.name != LOCK_NAME) == [
         "leaderboard.json",
         "m.distill",
         "sweep.toml",
@@ -197,7 +198,8 @@ def test_a_killed_trial_goes_on_once_and_the_search_without_one_that_dies_again(
     assert by_id["k32-q4"].reason == "a worker process was killed"
     assert [by_id[trial].attempts for trial in ("k16-q4", "k32-q4")] == [2, 2]
     first, again = tiny.starts(out, "k16-q4")
-    assert (first[1], again[1]) == (1, 2)  # from the checkpoint, and not from the beginning
+    assert first[1] == 0
+    assert again[1] >= 10  # of the 11 steps of the first epoch: from its checkpoint, not from the beginning
     assert report.exit_code == 0
     assert report.to_json()["best"]["trial"] == "final-k16-q2"
     whole = {item.spec.id: item for item in uncut[0].records}
@@ -268,18 +270,11 @@ def test_a_second_ctrl_c_ends_all_at_once(
     with pytest.raises(CancelledError, match="go on with --resume"):
         tiny.search(data, out, more={"training.epochs": 500}, listener=press)
     assert record(out, "k16-q4")["state"] == "running"
-    pids = [pid for trial in ("k16-q4", "k32-q4") for pid, _ in _starts_or_none(tiny, out, trial)]
+    pids = [pid for trial in ("k16-q4", "k32-q4") for pid, _ in tiny.starts(out, trial)]
     deadline = time.monotonic() + 20.0
     while any(Path(f"/proc/{pid}").exists() for pid in pids):
         assert time.monotonic() < deadline
         time.sleep(0.1)
-
-
-def _starts_or_none(tiny: ModuleType, out: Path, trial: str) -> list[tuple[int, int]]:
-    try:
-        return list(tiny.starts(out, trial))
-    except FileNotFoundError:
-        return []
 
 
 def test_a_search_whose_driver_was_killed_goes_on(

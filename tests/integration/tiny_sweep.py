@@ -6,6 +6,7 @@ The program writes each trial's state to stderr, one line "TRIAL STATE EPOCH" ea
 from __future__ import annotations
 
 import contextlib
+import json
 import os
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -79,20 +80,24 @@ def search(
 
 @contextlib.contextmanager
 def pid_note() -> Iterator[Callable[[Event], None]]:
-    """A listener that leaves in a trial's folder, a line a start, its process and the epoch it began with."""
+    """A listener that leaves in a trial's folder, a line a start, its process and the step it began with."""
 
     def listener(event: Event) -> None:
         if isinstance(event, RunStarted):
-            with (Path(event.output_dir) / "starts").open("a") as starts:
-                starts.write(f"{os.getpid()} {event.first_epoch}\n")
+            folder = Path(event.output_dir)
+            progress = folder / "checkpoints" / "latest" / "progress.json"
+            step = json.loads(progress.read_text())["step"] if progress.exists() else 0
+            with (folder / "starts").open("a") as starts:
+                starts.write(f"{os.getpid()} {step}\n")
 
     yield listener
 
 
 def starts(out: Path, trial: str) -> list[tuple[int, int]]:
-    """(process, first epoch) of each start of a trial."""
-    text = (out / "trials" / trial / "starts").read_text()
-    return [(int(pid), int(epoch)) for pid, epoch in map(str.split, text.splitlines())]
+    """(process, finished steps) of each start of a trial; none before its first."""
+    path = out / "trials" / trial / "starts"
+    text = path.read_text() if path.exists() else ""
+    return [(int(pid), int(step)) for pid, step in map(str.split, text.splitlines())]
 
 
 def main() -> None:
