@@ -12,7 +12,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
+import boto3
 import pytest
+from moto.server import ThreadedMotoServer
 
 from distill_ray.bundle import verify
 
@@ -87,14 +89,34 @@ def wait_for(found: Callable[[], object], within_s: float = 150.0) -> None:
         time.sleep(0.1)
 
 
-def test_a_job_is_watched_like_a_local_run_and_its_model_fetched(client, small_corpus):
-    store = client.folder / "store"
+@pytest.fixture
+def s3() -> Iterator[dict[str, str]]:
+    """The variables that name an S3 server with the bucket "runs"."""
+    server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
+    server.start()
+    host, port = server.get_host_and_port()
+    variables = {
+        "AWS_ENDPOINT_URL": f"http://{host}:{port}",
+        "AWS_ACCESS_KEY_ID": "key",
+        "AWS_SECRET_ACCESS_KEY": "secret",
+        "AWS_REGION": "us-east-1",
+    }
+    named = {"aws_access_key_id": "key", "aws_secret_access_key": "secret", "region_name": "us-east-1"}
+    boto3.client("s3", endpoint_url=variables["AWS_ENDPOINT_URL"], **named).create_bucket(Bucket="runs")
+    yield variables
+    server.stop()
+
+
+def test_a_job_is_watched_like_a_local_run_and_its_model_fetched_from_s3(client, small_corpus, s3):
+    client.environment = {**client.environment, **s3}
+    options = [word for pair in s3.items() for word in ("--env", "=".join(pair))]
+    options += ["--name", "whole", "--storage", "s3://runs/of/me"]
     job = client.train(small_corpus, "--epochs", "2")
-    code, out, err = client.run("submit", "--name", "whole", "--storage", str(store), "--json", *job)
+    code, out, err = client.run("submit", *options, "--json", *job)
     assert code == 0, err
     document = json.loads(out)
     assert document["job_id"] == "whole"
-    assert document["model_path"] == str(store / "whole" / "whole.distill")
+    assert document["model_path"] == "s3://runs/of/me/whole/whole.distill"
     assert document["codebook_size"] == 16
     assert "training codec whole: " in err
     assert "epoch 2/2 " in err
@@ -112,7 +134,7 @@ def test_a_job_is_watched_like_a_local_run_and_its_model_fetched(client, small_c
     assert [(job["status"], job["command"]) for job in jobs if job["job_id"] == "whole"] == [
         ("succeeded", "train")
     ]
-    code, _, err = client.run("submit", "--name", "whole", "--storage", str(store), *job)
+    code, _, err = client.run("submit", *options, *job)
     assert code == 2
     assert "already has a job named whole" in err
 
