@@ -184,6 +184,7 @@ def build_corpus(
             # Read again, for Ctrl-C may come when the new manifest is already there.
             with contextlib.suppress(CorpusError):
                 _remove_unnamed(storage, read_manifest(storage))
+                storage.remove_empty(SHARD_FOLDER)
             raise
         _remove_unnamed(storage, manifest)
     decoded = sum(len(result.files) for result in packed)

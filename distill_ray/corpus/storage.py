@@ -153,6 +153,12 @@ class Storage:
         with self._explained("write"):
             self.filesystem.delete_file(self._path(name))
 
+    def remove_empty(self, folder: str) -> None:
+        """Delete a local folder that is empty; object stores have none."""
+        if self.local is not None:
+            with contextlib.suppress(OSError):
+                (self.local / folder).rmdir()
+
     def check_writable(self) -> None:
         """Write, read and delete a tiny file; raises `error` where that does not work."""
         name, content = f".distill-ray-probe-{secrets.token_hex(4)}", b"distill-ray can write here\n"
