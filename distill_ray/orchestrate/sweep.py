@@ -24,6 +24,7 @@ from ray.util import placement_group_table, remove_placement_group
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
+from distill_ray.errors import ClusterError
 from distill_ray.orchestrate.failure import meaning, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.ledger import Ledger
@@ -77,14 +78,20 @@ class SweepRun:
     def run(self, home: Callable[[Any], TrialHome]) -> None:
         """Run all trials; `home` makes what they share, given the mailbox.
 
-        Raises TrainingError where the search itself (and not a trial) failed, KeyboardInterrupt after an
-        abort.
+        Raises TrainingError where the search itself (and not a trial) failed, ClusterError where Ray was
+        lost, KeyboardInterrupt after an abort.
         """
         with open_sweep_mailbox() as mailbox:
             self._mailbox = mailbox
             fit = TuneThread(self, home(mailbox), self._storage, self._sweep, self._health)
             try:
                 self._attend(fit)
+            except RayError as error:
+                self._abort(fit)
+                where = self._storage.parent
+                raise ClusterError(
+                    f"the Ray that the search ran on was lost ({meaning(error)}); go on with --resume {where}"
+                ) from error
             except BaseException:
                 self._abort(fit)
                 raise

@@ -138,6 +138,7 @@ def _tune(
                 machine.scale,
                 accelerator=machine.scale.gpus > 0,
                 resumed=not start.is_new,
+                said=start.overrides,
             ),
             corpus=corpus,
             said=said,

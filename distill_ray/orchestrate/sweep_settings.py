@@ -94,13 +94,21 @@ class SweepSettings:
 class TrialPlanner:
     """Makes the configuration of each trial; `facts` are those of the corpus.
 
-    `minutes`: of one trial, None without a limit of time.
+    `said`: what the user chose, all that is given for a new search.
     """
 
     def __init__(
-        self, settings: SweepSettings, facts: CorpusFacts, scale: Scale, *, accelerator: bool, resumed: bool
+        self,
+        settings: SweepSettings,
+        facts: CorpusFacts,
+        scale: Scale,
+        *,
+        accelerator: bool,
+        resumed: bool,
+        said: frozenset[str],
     ) -> None:
         self._settings = settings
+        self._said = said
         self._facts = facts
         self._accelerator = accelerator
         self._workers = scale.workers
@@ -117,8 +125,7 @@ class TrialPlanner:
     def resolve(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
         """The configuration of a trial; what the search chose counts as override."""
         resolved = self._resolve(spec)
-        chosen = {CODEBOOK_SIZE, RVQ_LEVELS, *spec.overrides, *self._settings.given} - {"health.stop"}
-        return replace(resolved, overrides=frozenset(chosen))
+        return replace(resolved, overrides=self._said | {CODEBOOK_SIZE, RVQ_LEVELS, *spec.overrides})
 
     def shared(self) -> dict[str, object]:
         """The settings that are the same in every trial."""

@@ -19,7 +19,14 @@ def planner(
     *, scale: Scale = ONE_AT_A_TIME, resumed: bool = False, size: str | None = None, **given: Any
 ) -> TrialPlanner:
     settings = {key.replace("__", "."): value for key, value in given.items()}
-    return TrialPlanner(SweepSettings.of(settings, size), FACTS, scale, accelerator=False, resumed=resumed)
+    return TrialPlanner(
+        SweepSettings.of(settings, size),
+        FACTS,
+        scale,
+        accelerator=False,
+        resumed=resumed,
+        said=frozenset(settings),
+    )
 
 
 def test_all_that_is_wrong_is_said_at_once() -> None:
