@@ -76,7 +76,7 @@ class LiveRenderer:
     def view(self) -> RenderableType:
         """What is drawn now."""
         parts: list[RenderableType] = [bars for bars in (self._stages, self._run) if bars.tasks]
-        if self._leaderboard is not None:
+        if self._leaderboard is not None and self._sweep.trials:
             rows = self._console.height - _AROUND_TRIALS - len(self._stages.tasks)
             parts.append(self._leaderboard.view(rows=rows, width=self._console.width))
         if self._losses:
