@@ -53,7 +53,8 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
 
 def _check_sweep(command: JobCommand, resources: Mapping[str, float], address: str) -> None:
     from distill_ray.cli.sweep_options import sweep_overrides
-    from distill_ray.orchestrate.sweep_settings import Scale, SweepSettings
+    from distill_ray.orchestrate.sweep_machine import Scale
+    from distill_ray.orchestrate.sweep_settings import SweepSettings
 
     given = _file_settings(command) | sweep_overrides(command.values)
     settings = SweepSettings.of(given, command.values["size"])

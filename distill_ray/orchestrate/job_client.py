@@ -220,7 +220,7 @@ def python_notice(facts: ClusterFacts) -> str | None:
     ours = f"{sys.version_info.major}.{sys.version_info.minor}"
     if not facts.python_version or _minor(facts.python_version) == sys.version_info[:2]:
         return None
-    return f"the cluster runs Python {facts.python_version} and this machine {ours}; the job runs with the former"
+    return f"the cluster runs Python {facts.python_version} and this machine {ours}; the job uses the former"
 
 
 def _record(found: Mapping[str, Any]) -> JobRecord:

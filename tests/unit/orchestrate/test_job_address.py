@@ -30,7 +30,10 @@ def test_the_environment_names_the_cluster_where_no_option_does():
 @pytest.mark.parametrize(
     ("given", "said"),
     [
-        (None, "no cluster is named; give the address of the cluster's dashboard: --address http://HOST:8265"),
+        (
+            None,
+            "no cluster is named; give the address of the cluster's dashboard: --address http://HOST:8265",
+        ),
         ("head:8265", "has no scheme; did you mean --address http://head:8265?"),
         ("head", "did you mean --address http://head:8265?"),
         ("head:6379", "the port of Ray's head itself; jobs go to the dashboard: --address http://head:8265"),

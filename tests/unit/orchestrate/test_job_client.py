@@ -131,7 +131,7 @@ def test_nothing_listens():
     with socket.socket() as unused:
         unused.bind(("127.0.0.1", 0))
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(ClusterError, match="nothing listens at http://127.0.0.1:"):
+        with pytest.raises(ClusterError, match=r"nothing listens at http://127\.0\.0\.1:"):
             JobClient(dashboard_address(url, {}), None).check()
 
 
@@ -171,7 +171,7 @@ def test_an_unknown_job(peer):
 
 
 def test_a_name_that_is_taken(peer):
-    told = "Traceback\nValueError: Job with submission_id a already exists. Please use a different submission_id."
+    told = "Traceback\nValueError: Job with submission_id a already exists. Please use another."
     with pytest.raises(UsageError, match="already has a job named a; choose another --name"):
         peer({"jobs": (400, told)}).client().submit({"submission_id": "a"})
 
