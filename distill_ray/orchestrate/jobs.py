@@ -14,7 +14,7 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from distill_ray.errors import BundleError, ClusterError, UsageError
 from distill_ray.orchestrate.job_client import JobClient, JobRecord
@@ -29,6 +29,9 @@ from distill_ray.training.events import (
     VQStepMetrics,
     from_record,
 )
+
+if TYPE_CHECKING:
+    from distill_ray.corpus.storage import Storage
 
 _LOOK_EVERY_S = 0.5
 _LAST_LINES_WITHIN_S = 3.0
@@ -224,58 +227,58 @@ def fetch(
     Each model is checked (`bundle.verify`) before it gets its name. Raises UsageError where there is nothing
     to fetch or the target exists, BundleError for a damaged model.
     """
-    from distill_ray.corpus.storage import open_storage
-
     record = client.job(job_id)
-    output = record.metadata.get("output")
-    if not output:
-        raise UsageError(
-            f"{job_id} was not submitted with distill-ray, so where its results are is not known"
-        )
-    folder, _, only = output.rpartition("/") if output.endswith(MODEL_SUFFIX) else (output, "", "")
-    storage = open_storage(folder, holds=f"the results of {job_id}", error=UsageError)
-    if storage.local is not None and not storage.local.exists():
-        raise UsageError(
-            f"this machine sees no {storage.local}, where {job_id} puts its results on the cluster: fetch it "
-            "where that folder is shared, or submit with --storage s3://… or gs://…"
-        )
-    names = [only] if only else sorted(storage.files() if everything else storage.names())
-    wanted = names if everything else [name for name in names if name.endswith(MODEL_SUFFIX)]
-    if not wanted or (only and storage.entry(only) is None):
-        state = "is still running" if not record.is_over() else f"has {record.status}"
-        raise UsageError(f"there is no model of {job_id} at {storage.uri} yet; the job {state}")
-    final = target / job_id if everything else target
-    existing = [final] if everything else [final / name for name in wanted]
-    for path in existing:
+    storage, names = _results(record, everything=everything)
+    final = [target / job_id] if everything else [target / name for name in names]
+    for path in final:
         if path.exists():
             raise UsageError(f"{path} exists already; choose another --out")
+    partial = target / f".{job_id}.{secrets.token_hex(4)}.partial"
     try:
-        target.mkdir(parents=True, exist_ok=True)
-        partial = target / f".{job_id}.{secrets.token_hex(4)}.partial"
-        partial.mkdir()
-    except OSError as error:
-        raise UsageError(f"{target} cannot be written ({error.strerror}); choose another --out") from None
-    try:
-        for done, name in enumerate(wanted):
-            on_progress(done, len(wanted), name)
+        partial.mkdir(parents=True)
+        for done, name in enumerate(names):
+            on_progress(done, len(names), name)
             copy = partial / name
             copy.parent.mkdir(parents=True, exist_ok=True)
             storage.download(name, copy)
             if name.endswith(MODEL_SUFFIX):
                 _verify(copy, f"{storage.uri}/{name}")
-        on_progress(len(wanted), len(wanted), "")
-        if everything:
-            partial.rename(final)
-        else:
-            for name in wanted:
-                (partial / name).rename(final / name)
+        on_progress(len(names), len(names), "")
+        for source, path in zip(
+            [partial] if everything else map(partial.joinpath, names), final, strict=True
+        ):
+            source.rename(path)
     except OSError as error:
         raise UsageError(
             f"{target} cannot be written ({error.strerror}); make room or choose another --out"
         ) from None
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return tuple(existing)
+    return tuple(final)
+
+
+def _results(record: JobRecord, *, everything: bool) -> tuple[Storage, list[str]]:
+    """Where a job puts its results, and which files of them are wanted. Raises UsageError for none."""
+    from distill_ray.corpus.storage import open_storage
+
+    output, job_id = record.metadata.get("output"), record.job_id
+    if not output:
+        raise UsageError(f"{job_id} is no job of distill-ray submit, which would know where its results are")
+    # A prior is put into the model that the job was given.
+    folder, _, model = output.rpartition("/") if output.endswith(MODEL_SUFFIX) else (output, "", "")
+    storage = open_storage(folder, holds=f"the results of {job_id}", error=UsageError)
+    if storage.local is not None and not storage.local.exists():
+        raise UsageError(
+            f"this machine sees no {storage.local}, where {job_id} puts its results on the cluster: fetch it "
+            "where that folder is shared, or submit with --storage s3://… or gs://…"
+        )
+    names = sorted(storage.files() if everything and not model else storage.names())
+    if model or not everything:
+        names = [name for name in names if name == model or (not model and name.endswith(MODEL_SUFFIX))]
+    if not names:
+        state = f"has {record.status}" if record.is_over() else f"is {record.status}"
+        raise UsageError(f"there is no model of {job_id} at {storage.uri} yet; the job {state}")
+    return storage, names
 
 
 def _verify(copy: Path, origin: str) -> None:

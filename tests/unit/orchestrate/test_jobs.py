@@ -223,9 +223,9 @@ def test_a_damaged_model_is_not_kept(results, tmp_path):
 @pytest.mark.parametrize(
     ("record", "said"),
     [
-        (job("running"), "was not submitted with distill-ray"),
+        (job("running"), "birds is no job of distill-ray submit"),
         (job("running", output="/nowhere/birds"), "this machine sees no /nowhere/birds"),
-        (job("running", output="{empty}"), "there is no model of birds at .* yet; the job is still running"),
+        (job("running", output="{empty}"), "there is no model of birds at .* yet; the job is running"),
         (job("failed", output="{empty}"), "there is no model of birds at .*; the job has failed"),
     ],
 )

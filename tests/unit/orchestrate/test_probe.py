@@ -35,7 +35,7 @@ def test_writing_leaves_nothing_but_the_folder(tmp_path):
 
 def test_what_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").touch()
-    with pytest.raises(UsageError, match=f"cannot write results at {tmp_path}/file/below"):
+    with pytest.raises(UsageError, match=f"cannot write the results at {tmp_path}/file/below"):
         check_writes(str(tmp_path / "file" / "below"))
 
 
