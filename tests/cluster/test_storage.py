@@ -25,6 +25,7 @@ from distill_ray.bundle import load_model_v2
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus import open_corpus, prepare_corpus
 from distill_ray.corpus.storage import open_storage
+from distill_ray.display import trial_listener
 from distill_ray.errors import CheckpointError, CorpusError, DistillError, StorageError, UsageError
 from distill_ray.orchestrate import checkpoints, results
 from distill_ray.orchestrate.checkpoints import working_folder
@@ -32,7 +33,8 @@ from distill_ray.orchestrate.pipeline import train_code_prior, train_codec
 from distill_ray.orchestrate.plan import WorkerPlan
 from distill_ray.orchestrate.published import POINTER, PublishedCheckpoints
 from distill_ray.orchestrate.reports import CodecReport
-from distill_ray.training.events import Event, Notice, VQEpochMetrics
+from distill_ray.orchestrate.run_pipeline import PipelineReport, run_everything
+from distill_ray.training.events import Event, Notice, PriorEpochMetrics, VQEpochMetrics
 
 RATE = 8_000
 SMALL: dict[str, object] = {
@@ -409,6 +411,59 @@ def test_no_bucket_no_server_and_a_file(s3: S3, corpus: str, monkeypatch: pytest
         assert "look at AWS_ENDPOINT_URL" in message
         with pytest.raises(CorpusError, match="the server does not answer"):
             open_corpus(corpus)
+
+
+class Cut(BaseException):
+    """A machine that is lost: nothing may catch it."""
+
+
+def pipeline(sources: list[str], listener: Callable[[Event], None], **changes: object) -> PipelineReport:
+    sampled = {"generate.count": 1, "generate.seconds": 0.25}
+    arguments: dict[str, Any] = {
+        "sources": sources,
+        "overrides": SMALL | PRIOR | sampled,
+        "config_file": None,
+        "size": None,
+        "out": "s3://bucket/pipeline",
+        "name": "m",
+        "default_name": "m",
+        "resume": None,
+        "tune": False,
+        "plan": WorkerPlan(num_workers=0),
+        "listener": listener,
+        "trial_listener": trial_listener,
+    }
+    return run_everything(**{**arguments, **changes})
+
+
+def test_a_whole_pipeline_goes_on_on_another_machine(
+    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sounds = tmp_path / "in"
+    sounds.mkdir()
+    for number in range(3):
+        noise = 0.1 * np.random.default_rng(number).standard_normal(RATE)
+        soundfile.write(sounds / f"{number}.wav", noise, RATE)
+
+    def cut(event: Event) -> None:
+        if isinstance(event, PriorEpochMetrics):
+            raise Cut
+
+    with pytest.raises(Cut):
+        pipeline([str(sounds)], cut)
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other"))
+    s3.requests.clear()
+    empty = {"sources": [], "overrides": {}, "out": None, "name": None}
+    done = pipeline(**empty, resume="s3://bucket/pipeline", listener=lambda event: None)
+    loaded = [path for method, path in s3.requests if method == "GET" and "/shards/" in path]
+    assert len(loaded) == 1, "for the codes; the corpus is no part of what a run brings here"
+    assert [stage.state for stage in done.stages] == ["skipped", "skipped", "done", "done"]
+    assert done.model_path == "s3://bucket/pipeline/m.distill"
+    assert done.samples == ("s3://bucket/pipeline/samples/sample_s0_000.wav",)
+    assert done.to_json()["codec"]["model_path"] == "s3://bucket/pipeline/codec/m.distill"
+    there = names("s3://bucket/pipeline")
+    assert {"m.distill", "pipeline.json", "samples/sample_s0_000.wav", "codec/m.distill"} <= set(there)
+    assert not any(path.is_file() for path in (tmp_path / "other" / "distill-ray" / "runs").rglob("*"))
 
 
 def test_two_ray_workers_keep_their_checkpoints_there(
