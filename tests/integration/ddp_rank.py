@@ -49,13 +49,14 @@ def main(
     else:
         worker = LocalWorker(out / "checkpoints", device=cpu, listener=listener)
     corpus = open_corpus(corpus_uri)
+    depths = tuple(overrides.pop("depths", ()))  # type: ignore[call-overload]
     facts = CorpusFacts(
         file_count=6, train_seconds=corpus.seconds("train"), sample_rate=corpus.sample_rate, channels=1
     )
     config = resolve_vqvae(facts, overrides=overrides, size="tiny", accelerator=False, workers=1).config
     if os.environ.get("AS_ON_GPU"):  # gradients averaged in one piece; there is no graph to capture here
         vqvae.Gradients = lambda *given, **named: Gradients(*given, **{**named, "capture": True})  # type: ignore[misc,assignment]
-    task = VQTask(corpus, config, worker)
+    task = VQTask(corpus, config, worker, depths=depths)
     budget = Budget(steps_per_epoch=task.steps_per_epoch, epochs=config.training.epochs, max_minutes=None)
     settings = LoopSettings(patience=0, checkpoint_seconds=1e9)
     progress = run_loop(task, worker, budget, settings, restore(worker, task))

@@ -36,6 +36,7 @@ OVERRIDES: dict[str, object] = {
     "training.warmup_steps": 4,
     "training.reseed_every": 3,
     "training.val_seconds": 2.0,
+    "depths": (1, 2),
 }
 
 
@@ -103,6 +104,11 @@ def check_same(one: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
         for level, other in zip(alone["codebook_health"], shared["codebook_health"], strict=True):
             assert other["utilization"] == pytest.approx(level["utilization"], abs=1 / 16)
             assert other["perplexity"] == pytest.approx(level["perplexity"], rel=0.02)
+        scores = shared["depth_scores"]
+        assert [score["levels"] for score in scores] == [1, 2]
+        assert scores[1]["val_loss"] == shared["val_loss"]
+        for score, other in zip(alone["depth_scores"], scores, strict=True):
+            assert other["val_loss"] == pytest.approx(score["val_loss"], rel=1e-4)
     books = "quantizer.codebooks_QKD"
     assert torch.allclose(one["model"][books], first["model"][books], atol=2e-3)
     assert first["completed"]["final_val_loss"] == second["completed"]["final_val_loss"]
@@ -145,3 +151,16 @@ def test_ranks_stop_together_and_resume_as_if_uncut(
         assert one["codebook_health"] == other["codebook_health"]
         assert one["train_loss"] == pytest.approx(other["train_loss"], rel=1e-5)
         assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-5)
+
+
+def test_ranks_are_ended_by_the_health_rule_together(corpus: str, tmp_path: Path) -> None:
+    # No use of codes is quite even, so that every epoch is a low report: what counts is when both ranks stop.
+    rule = {"health.stop": True, "health.measure": "entropy", "health.floor": 1.0, "health.warmup": 0}
+    overrides = {**OVERRIDES, **rule, "health.patience": 2, "training.epochs": 5}
+    for _ in range(2):  # the second time both resume a run that the rule has ended
+        ranks = train(corpus, tmp_path, 2, overrides)
+        assert [rank["completed"]["exit_reason"] for rank in ranks] == ["health"] * 2
+        assert [rank["completed"]["epochs_completed"] for rank in ranks] == [2, 2]
+        assert len({(rank["completed"]["steps"], rank["completed"]["collapse"]) for rank in ranks}) == 1
+        assert ranks[0]["completed"]["collapse"].endswith("< 1.00 for 2 reports")
+    assert ranks[0]["epochs"] == []
