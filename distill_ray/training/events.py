@@ -280,7 +280,8 @@ class CandidateRow:
 
 @dataclass(frozen=True, kw_only=True)
 class SweepCompleteEvent:
-    """The end of a search. `exit_reason`: "completed", "cancelled" or "health" (no healthy candidate).
+    """The end of a search. `exit_reason`: "completed", "cancelled", "health" (no healthy candidate), "failed"
+    (every trial did).
 
     `chosen` is the winning trial's id, empty without one; `advice` says what to do then.
     """
