@@ -58,7 +58,8 @@ def start(
     for run in started:
         run.process.kill()
         run.process.wait()
-    assert [list(run.temporary.iterdir()) for run in started] == [[]] * len(started)
+    left = {path.name for run in started for path in run.temporary.iterdir()}
+    assert {name for name in left if not name.startswith("torchinductor_")} == set()  # torch's own cache
 
 
 def test_a_killed_rank_and_a_killed_controller_cost_only_the_steps_since_the_checkpoint(
