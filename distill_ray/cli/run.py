@@ -119,7 +119,8 @@ def command(
             f"{GenerationSettings.table}.seed": seed,
         }
     )
-    workers = options.worker_plan(num_workers, gpus_per_worker, address)
+    # Without workers the prior is trained in this process, wherever the search is.
+    workers = options.worker_plan(num_workers, gpus_per_worker, None if num_workers == "0" else address)
 
     from distill_ray.display import trial_listener
     from distill_ray.orchestrate.run_pipeline import run_everything
@@ -136,6 +137,7 @@ def command(
             resume=resume,
             tune=False if no_tune else None,
             plan=workers,
+            address=address,
             listener=view,
             trial_listener=trial_listener,
         )

@@ -92,6 +92,7 @@ def run_everything(
     resume: Place | None,
     tune: bool | None,
     plan: WorkerPlan,
+    address: str | None,
     listener: Listener,
     trial_listener: TrialListener,
 ) -> PipelineReport:
@@ -101,7 +102,7 @@ def run_everything(
     among them) and win over `config_file`. `resume` is the place of an earlier call, as is an `out` that
     holds one: its sources and settings stand where none are given. `tune` False trains one codec; None is
     what the earlier call did, else a search. `default_name` is for a new run that gets no `name`. `plan` is
-    for the trainings that are no trials.
+    for the trainings that are no trials, `address` the Ray cluster of the search.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
@@ -127,7 +128,12 @@ def run_everything(
             _refuse_search_settings(overrides)
         _check(record, plan)
         work = Work(
-            results=results, record=record, plan=plan, listener=listener, trial_listener=trial_listener
+            results=results,
+            record=record,
+            plan=plan,
+            address=address,
+            listener=listener,
+            trial_listener=trial_listener,
         )
         codec = Tune(work) if record.tune else Codec(work)
         prior = Prior(work)

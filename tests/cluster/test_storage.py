@@ -430,6 +430,7 @@ def pipeline(sources: list[str], listener: Callable[[Event], None], **changes: o
         "resume": None,
         "tune": False,
         "plan": WorkerPlan(num_workers=0),
+        "address": None,
         "listener": listener,
         "trial_listener": trial_listener,
     }

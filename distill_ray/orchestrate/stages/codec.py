@@ -40,14 +40,9 @@ class _CodecStage:
         return (self.folder / self._settings_file).exists()
 
     def decide(self, after: str | None) -> PlannedStage:
-        record, corpus = self._work.record, self._work.corpus
-        done = record.done.get(self.name)
+        done = self._work.record.done.get(self.name)
         if done is not None:
-            if corpus is not None and corpus.digest != done["corpus"]:
-                raise UsageError(
-                    f"{corpus.uri} has changed since the codec in {record.shown} was trained on it; "
-                    "begin a new run with another --out"
-                )
+            self._refuse_other_corpus(done)
             if self._codec_is_there(done):
                 return skipped(self.name, f"the {self._what} is finished ({done['words']})")
             return will_run(self.name, f"the codec that the {self._what} made is missing")
@@ -57,6 +52,7 @@ class _CodecStage:
 
     def skip(self) -> None:
         done = self._work.record.done[self.name]
+        self._refuse_other_corpus(done)  # which may have been prepared only now
         self._work.report(self.name, done["report"])
         self._place()
 
@@ -75,6 +71,14 @@ class _CodecStage:
             },
         )
         return 0
+
+    def _refuse_other_corpus(self, done: Mapping[str, Any]) -> None:
+        corpus = self._work.corpus
+        if corpus is not None and corpus.digest != done["corpus"]:
+            raise UsageError(
+                f"{corpus.uri} is not what the codec in {self._work.record.shown} was trained on; "
+                "begin a new run with another --out"
+            )
 
     def _codec_is_there(self, done: Mapping[str, Any]) -> bool:
         if self._work.record.model.exists():
@@ -135,7 +139,7 @@ class Tune(_CodecStage):
             out=None if begun else self.folder,
             name=None if begun else work.record.name,
             resume=self.folder if begun else None,
-            address=work.plan.address,
+            address=work.address,
             listener=work.listener,
             trial_listener=work.trial_listener,
         )

@@ -62,9 +62,11 @@ class Prepare:
 
     def skip(self) -> None:
         work = self._work
-        done = work.record.done.get(self.name)
         assert work.corpus is not None, "decide has opened it"
-        work.report(self.name, done["report"] if done else _corpus_facts(work.corpus))
+        done = work.record.done.get(self.name, {}).get("report")
+        if done is None or done["digest"] != work.corpus.digest:
+            done = _corpus_facts(work.corpus)
+        work.report(self.name, done)
 
     def run(self) -> int:
         from distill_ray.corpus.prepare import build_corpus

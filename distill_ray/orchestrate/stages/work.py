@@ -29,6 +29,7 @@ class Work:
     results: ResultFolder
     record: PipelineRecord
     plan: WorkerPlan
+    address: str | None
     listener: Listener
     trial_listener: TrialListener
     corpus: Corpus | None = None

@@ -82,6 +82,7 @@ def test_every_option_of_its_own_arrives(pipeline, capsys):
     assert call["config_file"] == Path("c.toml")
     plan = call["plan"]
     assert (plan.num_workers, plan.gpus_per_worker, plan.address) == (2, 0.0, "1.2.3.4:6379")
+    assert call["address"] == "1.2.3.4:6379"
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert document == REPORT.to_json()
@@ -101,6 +102,12 @@ def test_without_a_search_the_minutes_are_the_codecs(pipeline):
     run(app, ["run", "IN", "--no-tune", "--max-minutes", "5"])
     call = pipeline.calls[0]
     assert (call["tune"], call["overrides"]) == (False, {"training.max_minutes": 5.0})
+
+
+def test_a_prior_in_this_process_may_follow_a_search_on_a_cluster(pipeline):
+    run(app, ["run", "IN", "--num-workers", "0", "--address", "1.2.3.4:6379"])
+    call = pipeline.calls[0]
+    assert (call["address"], call["plan"].num_workers, call["plan"].address) == ("1.2.3.4:6379", 0, None)
 
 
 def test_an_earlier_run_needs_no_source(pipeline):

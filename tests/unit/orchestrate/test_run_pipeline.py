@@ -150,6 +150,7 @@ class Runner:
             "resume": None,
             "tune": None,
             "plan": WorkerPlan(num_workers=0),
+            "address": None,
             "listener": self.listen,
             "trial_listener": trial_listener,
         }
@@ -329,6 +330,20 @@ def test_a_prepared_corpus_is_used_where_it_is(run: Runner, trainings: Trainings
     assert trainings.calls[0][1]["data"] == str(corpus)
     assert report.to_json()["corpus"]["files"] == 3
     assert not (tmp_path / "other" / "corpus").exists()
+
+
+def test_a_codec_gets_no_prior_on_another_corpus(run: Runner, trainings: Trainings, tmp_path: Path) -> None:
+    trainings.fails_in, trainings.fails = "prior", TrainingError("no")
+    with pytest.raises(TrainingError):
+        run()
+    with pytest.raises(TrainingError):
+        run(sources=[str(run.out / "corpus")], out=tmp_path / "other")
+    trainings.names()
+    trainings.fails = None
+    add(run.sources, 3)
+    with pytest.raises(UsageError, match=r"is not what the codec in .* was trained on"):
+        run(out=tmp_path / "other")
+    assert trainings.names() == []
 
 
 def test_settings_of_finished_stages_stay(run: Runner, trainings: Trainings) -> None:
