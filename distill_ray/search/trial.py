@@ -71,7 +71,6 @@ class TrialRecord:
     gpu_seconds: float = 0.0
     elapsed_s: float = 0.0
     attempts: int = 1
-    checkpoint: str = ""
 
     def __post_init__(self) -> None:
         if self.state not in STATES:
