@@ -23,7 +23,7 @@ import pyarrow.fs as pafs
 T = TypeVar("T")
 
 _CONNECT_S = 2.0
-_SILENCE_S = 3.0
+_SILENCE_S, _PROBED_SILENCE_S = 15.0, 3.0  # servers may think for seconds over the end of a long upload
 _REGION_S = 3.0
 _SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
 _S3_OPTIONS = ("region", "scheme", "endpoint_override")
@@ -54,7 +54,7 @@ def is_uri(text: str | os.PathLike[str]) -> bool:
 def locate(place: str | os.PathLike[str], *, attempts: int = 3) -> Located:
     """The file system and path of a local path or URI. Nothing is created or read.
 
-    attempts: how often a request that gets no answer is made in all.
+    attempts: how often a request that gets no answer is made in all; with 1, it is given up after seconds.
 
     Raises ValueError with half a sentence that goes on from the URI.
     """
@@ -113,7 +113,7 @@ def _s3(uri: str, attempts: int) -> tuple[Any, str]:
         endpoint_override=endpoint,
         scheme=options.get("scheme"),
         connect_timeout=_CONNECT_S,
-        request_timeout=_SILENCE_S,
+        request_timeout=_PROBED_SILENCE_S if attempts == 1 else _SILENCE_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
     )
     return filesystem, f"{parts.netloc}{unquote(parts.path)}"
