@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -184,6 +185,7 @@ def test_train_reports_all_that_was_promised(trained: dict[str, Any], folder: Pa
         "audio_seconds_per_second",
         "elapsed_s",
         "exit_reason",
+        "collapse",
     }
     assert (trained["epochs_completed"], trained["exit_reason"], trained["model_name"]) == (
         3,
@@ -241,6 +243,24 @@ def test_a_cancelled_run_resumes_to_the_same_losses(
     )
     for key in ("final_train_loss", "final_val_loss", "best_val_loss", "best_epoch", "codebook_health"):
         assert resumed[key] == trained[key]
+
+
+def test_a_collapsing_run_ends_with_code_4_and_its_model(folder: Path, run: Command) -> None:
+    """Many codes for little audio, re-seeding off, and a rate and a commitment at which codes die."""
+    (folder / "collapse.toml").write_text(
+        SETTINGS.replace("[model]", "[model]\nreseed_threshold = 0.0\nquantizer_dropout = 0.0")
+    )
+    done = run(
+        "train", folder / "corpus", "--config", folder / "collapse.toml", "--out", folder / "collapse",
+        "--codebook-size", 128, "--rvq-levels", 2, "--batch-size", 16, "--lr", 0.03, "--epochs", 4,
+        "--commitment-weight", 100, "--health-stop", "--health-floor", 0.5, "--health-patience", 2, "--health-warmup", 1, "--num-workers", 0, "--json",
+        code=4,
+    )  # fmt: skip
+    ended = document(done)
+    assert (ended["exit_reason"], ended["epochs_completed"]) == ("health", 3)
+    assert re.fullmatch(r"collapsed level \d: utilization 0\.\d+ < 0\.50 for 2 reports", ended["collapse"])
+    assert ended["collapse"] in done.stderr
+    assert run("info", ended["model_path"], "--verify").returncode == 0
 
 
 def test_one_ray_worker_trains_as_no_worker(folder: Path, run: Command, trained: dict[str, Any]) -> None:
