@@ -87,6 +87,7 @@ def pid_note() -> Iterator[Callable[[Event], None]]:
             folder = Path(event.output_dir)
             progress = folder / "checkpoints" / "latest" / "progress.json"
             step = json.loads(progress.read_text())["step"] if progress.exists() else 0
+            folder.mkdir(exist_ok=True)
             with (folder / "starts").open("a") as starts:
                 starts.write(f"{os.getpid()} {step}\n")
 
