@@ -156,7 +156,7 @@ class DDPRun:
             elastic_resize_monitor_interval_s=_RESIZE_CHECK_S,
         )
         run = ray.train.RunConfig(
-            name="run",
+            name=self._run_dir.name,  # as dashboards list it
             storage_path=str(ray_storage(self._checkpoints)),
             storage_filesystem=pyarrow.fs.LocalFileSystem(),  # a path, whatever characters it has
             failure_config=ray.train.FailureConfig(max_failures=0),

@@ -73,9 +73,10 @@ def main() -> int:
             f"{command} train {corpus} --name bells --out {out / 'codec'} --size tiny --codebook-size 128 "
             f"--rvq-levels 4 --num-workers 2 --max-minutes {args.minutes}",
             shots,
+            out / "codec",
         )
         done = done and run_job(
-            client, f"{command} train-prior {model} {corpus} --num-workers 2 --max-minutes 0.7", None
+            client, f"{command} train-prior {model} {corpus} --num-workers 2 --max-minutes 0.7"
         )
         ended = time.time()
         runs = ask_train_api(url, token)
@@ -137,8 +138,13 @@ def prometheus(session: Path, out: Path) -> Iterator[Any]:
         server.wait(20)
 
 
-def run_job(client: JobSubmissionClient, command: str, shots: dashboard_shots.Shots | None) -> bool:
-    """Run a command as a job; with `shots`, take pictures once it has trained for a while."""
+def run_job(
+    client: JobSubmissionClient,
+    command: str,
+    shots: dashboard_shots.Shots | None = None,
+    run: Path | None = None,
+) -> bool:
+    """Run a command as a job; with `shots`, take pictures once the run in the folder `run` trains."""
     began = time.monotonic()
     while True:
         try:
@@ -148,9 +154,8 @@ def run_job(client: JobSubmissionClient, command: str, shots: dashboard_shots.Sh
             if time.monotonic() - began > 90:
                 raise
             time.sleep(2)
-    began = time.monotonic()
     while (status := client.get_job_status(job)) not in ENDED:
-        if shots is not None and time.monotonic() - began > 75:
+        if shots is not None and run is not None and trains(run):
             shots.take({"overview": "overview", "jobs": "jobs", "job": f"jobs/{job}", "metrics": "metrics"})
             shots.take({"cluster": "cluster", "actors": "actors"})
             shots = None
@@ -158,6 +163,11 @@ def run_job(client: JobSubmissionClient, command: str, shots: dashboard_shots.Sh
     if status != JobStatus.SUCCEEDED:
         print(client.get_job_logs(job)[-3000:])
     return status == JobStatus.SUCCEEDED
+
+
+def trains(run: Path) -> bool:
+    log = run / "events.jsonl"
+    return log.exists() and '"VQStepMetrics"' in log.read_text("utf-8")
 
 
 def ask_train_api(url: str, token: str) -> list[dict[str, Any]]:
