@@ -49,9 +49,11 @@ class Attended:
         self._listeners(event)
 
     def final_report(self, paths: Mapping[str, object]) -> None:
-        """The run's report and where its results are; the client of a job makes its own."""
+        """The run's report and where its results are."""
         if self.display is not None:
             self.display.final_report(paths)
+        else:
+            job_lines.say("report", paths)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table for a person; a job's client gets the result document instead."""

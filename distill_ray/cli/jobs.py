@@ -217,14 +217,13 @@ def watch(client: JobClient, job_id: str, *, as_json: bool, hint: str) -> None:
     result = end.story.result
     if result is None:
         raise _failure(end, hint)
-    paths = {"model": result.get("model_path"), "run": result.get("output_dir")}
-    display.final_report({label: path for label, path in paths.items() if path})
-    if result.get("model_path"):
+    display.final_report(end.story.report)
+    if "model" in end.story.report:
         say(f"bring the model here: distill-ray jobs fetch {job_id}{hint}")
     if end.exit_code == 3:
         say(f"go on with it: the same submit with {_resuming(end.record)} and without --storage")
-    where = result.get("model_path") or result.get("output_dir") or _output(end.record)
-    finish({"job_id": job_id, **result}, result=where, as_json=as_json, exit_code=end.exit_code)
+    document = {"job_id": job_id, **result["document"]}
+    finish(document, result=result["result"], as_json=as_json, exit_code=end.exit_code)
 
 
 def cluster_options(address: str | None, token_file: Path | None) -> str:

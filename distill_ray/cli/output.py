@@ -36,7 +36,8 @@ def finish(
     typer.Exit where `exit_code` is not 0. A job's client gets the document whatever was asked for.
     """
     if job_lines.wanted():
-        job_lines.say("result", _finite(document))
+        shown = None if result is None else str(result)
+        job_lines.say("result", {"document": _finite(document), "result": shown})
     if as_json:
         _print(_json(document))
     elif result is not None:

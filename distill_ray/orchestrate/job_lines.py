@@ -1,7 +1,8 @@
 """How a submitted job speaks to the client that watches it: lines of its log, standard library only.
 
     distill-ray-event {…}    an event record (`training/events.py`)
-    distill-ray-result {…}   the document that the command ends with
+    distill-ray-report {…}   what the final report calls the results: label → path
+    distill-ray-result {…}   what the command ends with: "document" and "result" (its line on stdout)
     distill-ray-error {…}    why it failed: type, message, exit_code
 
 The job's side is `cli/attended.py` and `cli/output.py`, the client's `orchestrate/jobs.py`. All other lines
@@ -18,11 +19,12 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-Kind = Literal["event", "result", "error"]
+Kind = Literal["event", "report", "result", "error"]
 
 EVENTS_VARIABLE = "DISTILL_RAY_EVENTS"
 _PREFIXES: dict[Kind, str] = {
     "event": "distill-ray-event ",
+    "report": "distill-ray-report ",
     "result": "distill-ray-result ",
     "error": "distill-ray-error ",
 }

@@ -43,8 +43,9 @@ MODEL_SUFFIX = ".distill"
 
 @dataclass(kw_only=True)
 class JobStory:
-    """What a job's log has said so far: its result or error document, and the last lines of others."""
+    """What a job's log has said so far (`job_lines.py`), and the last lines of others."""
 
+    report: dict[str, Any] = field(default_factory=dict)
     result: dict[str, Any] | None = None
     error: dict[str, Any] | None = None
     others: deque[str] = field(default_factory=lambda: deque(maxlen=_KEPT_LINES))
@@ -78,10 +79,8 @@ class JobStory:
                     yield from_record(said[1])
                 except ValueError:
                     continue  # of a newer distill-ray, which has more kinds
-            elif said[0] == "result":
-                self.result = said[1]
             else:
-                self.error = said[1]
+                setattr(self, *said)  # the fields have the names of the kinds
 
 
 @dataclass(frozen=True, kw_only=True)

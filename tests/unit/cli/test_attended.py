@@ -79,9 +79,10 @@ def test_in_a_job_events_and_result_are_lines_and_nothing_is_drawn(in_job, said,
     finish({"model_path": "m", "loss": float("nan")}, result="m", as_json=False)
     captured = capsys.readouterr()
     lines = [heard(line) for line in captured.err.splitlines()]
-    assert [kind for kind, _ in lines] == ["event", "event", "result"]
+    assert [kind for kind, _ in lines] == ["event", "event", "report", "result"]
     assert (lines[1][1]["level"], lines[1][1]["message"]) == ("warning", "mind this")
-    assert lines[2][1] == {"model_path": "m", "loss": None}
+    assert lines[2][1] == {"model": "m"}
+    assert lines[3][1] == {"document": {"model_path": "m", "loss": None}, "result": "m"}
     assert captured.out == "m\n"
 
 

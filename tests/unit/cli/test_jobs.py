@@ -27,7 +27,8 @@ DONE = JobRecord(
     entrypoint="python -m distill_ray",
     metadata={"distill_ray": "0.1.0", "command": "train", "output": "s3://b/birds"},
 )
-RESULT = {"model_path": "s3://b/birds/birds.distill", "output_dir": "s3://b/birds"}
+DOCUMENT = {"model_path": "s3://b/birds/birds.distill"}
+RESULT = {"document": DOCUMENT, "result": "s3://b/birds/birds.distill"}
 
 
 class Cluster:
@@ -100,15 +101,20 @@ def test_a_finished_jobs_log_is_drawn_and_ends_as_the_job_did(cluster, capsys):
     cluster.record = dataclasses.replace(DONE, status="failed", exit_code=4)
     assert run(app, ["jobs", "logs", "birds", "--json"]) == 4
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"job_id": "birds", **RESULT}
+    assert json.loads(captured.out) == {"job_id": "birds", **DOCUMENT}
     assert captured.err.count("warning: mind this") == 2  # when it happened and in the report
 
 
 def test_a_stopped_job_says_how_to_go_on(cluster, capsys):
+    cluster.says("report", {"model": RESULT["result"]})
     cluster.says("result", RESULT)
     cluster.record = dataclasses.replace(DONE, status="stopped", exit_code=None)
     assert run(app, ["jobs", "logs", "birds"]) == 3
-    assert "the same submit with --resume s3://b/birds and without --storage" in capsys.readouterr().err
+    captured = capsys.readouterr()
+    assert captured.out == f"{RESULT['result']}\n"
+    assert f"model  {RESULT['result']}" in captured.err
+    assert "distill-ray jobs fetch birds\n" in captured.err
+    assert "the same submit with --resume s3://b/birds and without --storage" in captured.err
 
 
 def test_a_running_jobs_log_is_drawn_so_far(cluster, capsys):
