@@ -192,7 +192,7 @@ def test_a_killed_trial_goes_on_once_and_the_search_without_one_that_dies_again(
                 killed.add(pid)
                 os.kill(pid, signal.SIGKILL)
 
-    report = tiny.search(data, out, more={"training.checkpoint_seconds": 0.0}, listener=listener)
+    report = tiny.search(data, out, listener=listener)
     assert states(events, "k16-q4") == ["pending", "running", "retrying", "running", "completed"]
     assert states(events, "k32-q4") == ["pending", "running", "retrying", "running", "failed"]
     by_id = {item.spec.id: item for item in report.records}

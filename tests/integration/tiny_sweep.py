@@ -35,6 +35,7 @@ SETTINGS: dict[str, object] = {
     "training.min_epoch_steps": 2,
     "training.warmup_steps": 2,
     "training.val_seconds": 1.0,
+    "training.checkpoint_seconds": 0.0,
     "sweep.codebook_sizes": (16, 32),
     "sweep.rvq_levels": (2, 4),
     "sweep.max_kbps": 0.7,  # 62.5 frames a second: two levels of 16 or 32 codes, not four
