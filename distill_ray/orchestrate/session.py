@@ -19,7 +19,6 @@ import socket
 import sys
 import tempfile
 import threading
-import time
 import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -70,7 +69,6 @@ _FOREIGN_SETTINGS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_V
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB; only small records pass through it
 _FOLDER_PREFIX = "distill-ray-session-"
 _CONNECT_TIMEOUT_S = 2.0
-_START_TIMEOUT_S = 150.0
 # A Ray head speaks gRPC, that is HTTP/2: both sides begin with a frame of settings (fourth byte: its type).
 _HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _HTTP2_SETTINGS
@@ -126,8 +124,7 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterat
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
             variables = {**_PRIVATE_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token)}
-            private = _environment(variables, without=_FOREIGN_SETTINGS)
-            with private, _ray_setup(loopback=True), _patient_start():
+            with _environment(variables, without=_FOREIGN_SETTINGS), _ray_setup(loopback=True):
                 _init(
                     address="local",
                     num_cpus=ranks + spare_cpus,
@@ -201,30 +198,6 @@ def _describe(folder: Path | None) -> Session:
     return Session(
         address=ray.get_runtime_context().gcs_address, folder=folder, resources=there, limits=limits
     )
-
-
-@contextlib.contextmanager
-def _patient_start() -> Iterator[None]:
-    """Ray gives its servers 30 s to be there, which on a machine with much else to do is too little."""
-    import ray._private.services as services
-
-    original = services.get_node
-
-    def get_node(*arguments: Any) -> Any:
-        deadline = time.monotonic() + _START_TIMEOUT_S
-        while True:
-            try:
-                return original(*arguments)
-            except RuntimeError:
-                if time.monotonic() > deadline:
-                    raise
-                time.sleep(0.1)
-
-    services.get_node = get_node
-    try:
-        yield
-    finally:
-        services.get_node = original
 
 
 @contextlib.contextmanager

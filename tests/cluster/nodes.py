@@ -15,8 +15,6 @@ import os
 import sys
 from typing import Any
 
-from distill_ray.orchestrate.session import _patient_start
-
 
 def main() -> None:
     # Nodes that are gone are noticed within seconds.
@@ -39,16 +37,14 @@ def main() -> None:
         print(json.dumps(values), flush=True)
 
     head = {"num_cpus": float(sys.argv[1]), "include_dashboard": False, "temp_dir": sys.argv[2], **small}
-    with _patient_start():
-        cluster = Cluster(initialize_head=True, head_node_args=head)
+    cluster = Cluster(initialize_head=True, head_node_args=head)
     ray.init(address=cluster.address, log_to_driver=False, logging_level=logging.ERROR)
     nodes = [cluster.head_node]
     answer(address=cluster.address)
     for line in sys.stdin:
         command, *values = line.split()
         if command == "add":
-            with _patient_start():
-                nodes.append(cluster.add_node(num_cpus=float(values[0]), **small))
+            nodes.append(cluster.add_node(num_cpus=float(values[0]), **small))
             answer(node=len(nodes) - 1)
         elif command == "kill":
             cluster.remove_node(nodes[int(values[0])], allow_graceful=False)
