@@ -84,15 +84,19 @@ class Checkpoints:
         except (OSError, SafetensorError, RuntimeError) as error:
             if isinstance(error, RuntimeError) and "inline_container" not in str(error):
                 raise  # not torch's writing of a file
+            first = self._failure is None
             failed = f"checkpoint could not be written to {self.folder} ({self._why(error)})"
             self._failure = CheckpointError(
                 f"the last {failed}; make room and go on with --resume from the one before it"
             )
             self._failure.__cause__ = error
             message = f"a {failed}; the training goes on, and the one before it is kept"
-            self._notices.append(Notice(level="warning", message=message))
+            if first:
+                self._notices.append(Notice(level="warning", message=message))
             return False
-        self._failure = None
+        if self._failure is not None:
+            self._failure = None
+            self._notices.append(Notice(level="info", message=f"checkpoints are kept in {self.folder} again"))
         return True
 
     def notices(self) -> list[Notice]:
