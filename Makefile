@@ -8,7 +8,7 @@ MINUTES ?= 3
 DEMO := demo
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test check clean
+.PHONY: setup demo test test-slow check clean
 
 setup: $(READY)
 
@@ -20,7 +20,11 @@ demo: $(READY)
 	examples/demo.sh $(BIN) $(DEMO) $(MINUTES) $(CORPUS)
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# What kills processes and nodes, and what needs root for network namespaces: some 10 minutes, one after another.
+test-slow: $(READY)
+	$(BIN)/python -m pytest -m slow
 
 check: $(READY)
 	$(BIN)/ruff check .
