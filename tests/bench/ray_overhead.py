@@ -3,8 +3,8 @@
     python3 tests/bench/ray_overhead.py OUT [--ranks N] [--steps N] [--rounds N]
 
 The three take turns, each as a command of its own. OUT/ray_overhead.json gets, for every turn, the median
-step time (of blocks of 10 steps, after which the loop waits for the device) and the seconds from the command to
-the first step and from the last step to the end of the command; and medians over turns, with their ratios.
+step time (of blocks of 10 steps, after which the loop waits for the device) and the seconds from the command
+to the first step and from the last step to the end of the command; and medians over turns, with their ratios.
 On GPUs it trains the base codec with NCCL, on CPUs a small one with gloo. Needs no network.
 """
 
