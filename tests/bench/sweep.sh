@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Searches compared, by hand: tests/bench/sweep.sh AUDIO FEW OUT EPOCHS GPUS_PER_TRIAL
+# Searches compared, by hand: tests/bench/sweep.sh AUDIO FEW OUT EPOCHS GPUS_PER_TRIAL [plans|rule]
 # AUDIO: half an hour or more; FEW: minutes. Plan grid against plan depth on AUDIO, and on FEW, with re-seeding off so that large
 # codebooks collapse, the health rule on against off. Writes each search's JSON, log and trials.parquet to OUT.
 set -uo pipefail
-audio=$1 few=$2 out=$3 epochs=$4 share=$5
+audio=$1 few=$2 out=$3 epochs=$4 share=$5 only=${6:-}
 scratch=$(mktemp -d)
 export XDG_CACHE_HOME=$scratch/cache
 mkdir -p "$out"
@@ -34,8 +34,14 @@ for row in found.get("pareto", []):
 P
 }
 
-search grid audio --codebook-sizes 64,256,1024 --rvq-levels 2,4,8 --plan grid --epochs "$epochs"
-search depth audio --codebook-sizes 64,256,1024 --rvq-levels 2,4,8 --plan depth --epochs "$epochs"
-search rule-on few --codebook-sizes 64,256,1024,4096 --rvq-levels 4,8 --config "$scratch/collapse.toml" --epochs 12
-search rule-off few --codebook-sizes 64,256,1024,4096 --rvq-levels 4,8 --config "$scratch/collapse.toml" --epochs 12 --no-health-stop
+if [ "$only" != rule ]; then
+  search grid audio --codebook-sizes 64,256,1024 --rvq-levels 2,4,8 --plan grid --epochs "$epochs"
+  search depth audio --codebook-sizes 64,256,1024 --rvq-levels 2,4,8 --plan depth --epochs "$epochs"
+fi
+if [ "$only" != plans ]; then
+  for rule in off on; do
+    stop=$([ $rule = off ] && echo --no-health-stop || true)
+    search rule-$rule few --codebook-sizes 64,256,1024,4096 --rvq-levels 8 --config "$scratch/collapse.toml" --epochs "$epochs" $stop
+  done
+fi
 rm -rf "$scratch"
