@@ -92,7 +92,7 @@ def jobs_status(
     lines = [("job", job.job_id), ("state", job.status), ("begun", _when(job)), ("command", job.entrypoint)]
     lines += [("exit code", str(job.exit_code))] if job.exit_code is not None else []
     lines += [("results", _output(job))] if _output(job) else []
-    lines += [("message", job.message.strip().splitlines()[0])] if job.message.strip() else []
+    lines += [("message", job.message)] if job.message else []
     text = "\n".join(f"{label:<{_STATE_WIDTH}}  {value}" for label, value in lines)
     finish(_document(job), result=text, as_json=as_json)
 
@@ -246,9 +246,9 @@ def _failure(end: JobEnd, hint: str) -> JobError:
         return JobError(f"job {job.job_id} was stopped before it had a result", end.exit_code)
     for line in end.story.others:
         say(f"  | {line}")
-    lines = job.message.strip().splitlines() or ["no reason is given"]
+    reason = job.message.rstrip(".") or "no reason is given"
     return JobError(
-        f"job {job.job_id} {job.status}: {lines[0].rstrip('.:')}; its whole log: "
+        f"job {job.job_id} {job.status}: {reason}; its whole log: "
         f"distill-ray jobs logs {job.job_id} --raw{hint}",
         end.exit_code,
     )

@@ -113,6 +113,7 @@ def scalars(event: Event) -> Iterator[tuple[str, float, int]]:
         yield "step/grad_norm", event.grad_norm, event.step
         if isinstance(event, VQStepMetrics):
             yield "rate/audio_seconds_per_second", event.audio_seconds_per_second, event.step
+            yield "rate/data_wait_share", event.data_wait_share, event.step
             yield from ((f"step/{name}", value, event.step) for name, value in event.losses.items())
         else:
             yield "rate/codes_per_second", event.codes_per_second, event.step

@@ -8,17 +8,19 @@ import threading
 from collections.abc import Iterator
 from types import FrameType
 
+from distill_ray.orchestrate import job_lines
 from distill_ray.training.events import Notice
 from distill_ray.training.worker import Listener, StopFlag
 
-STOPPING = Notice(
-    level="info",
-    message="stopping after this step and keeping a checkpoint; Ctrl-C once more stops at once",
-)
+
+def stopping() -> Notice:
+    """What is said of the first signal; who watches a job has no Ctrl-C for it."""
+    again = "" if job_lines.wanted() else "; Ctrl-C once more stops at once"
+    return Notice(level="info", message=f"stopping after this step and keeping a checkpoint{again}")
 
 
 class Interrupts(StopFlag):
-    """The stop flag that signals set; says `STOPPING` to the listener the first time that somebody reads it
+    """The stop flag that signals set; says `stopping` to the listener the first time that somebody reads it
     set.
 
     The handler itself only sets flags: it may run in the middle of the listener's own work.
@@ -34,7 +36,7 @@ class Interrupts(StopFlag):
         requested = super().requested()
         if requested and not self._announced:
             self._announced = True
-            self._listener(STOPPING)
+            self._listener(stopping())
         return requested
 
     @contextlib.contextmanager

@@ -18,16 +18,21 @@ from typing import Any
 from urllib.parse import quote
 
 from distill_ray.errors import ClusterError, UsageError
+from distill_ray.orchestrate import job_lines
 from distill_ray.orchestrate.job_address import DashboardAddress, Token
 
-ANSWER_WITHIN_S = 4.0  # what a dashboard needs milliseconds for
+ANSWER_WITHIN_S = 3.5  # what a dashboard needs milliseconds for; a user hears within 5 s
 WORK_WITHIN_S = 60.0  # uploads and submissions, whose answer waits for work on the cluster
 _OLDEST_PYTHON = (3, 11)
+_LOG_FOLLOWS = ", last available logs"
 
 
 @dataclass(frozen=True, kw_only=True)
 class JobRecord:
-    """A job as the cluster knows it; `status` is Ray's, in small letters. Times in seconds since 1970."""
+    """A job as the cluster knows it; `status` is Ray's, in small letters. Times in seconds since 1970.
+
+    message: one line, the job's own words where it failed.
+    """
 
     job_id: str
     status: str
@@ -168,6 +173,7 @@ class JobClient:
     def _ask(self, method: str, path: str, body: bytes | None, within_s: float) -> tuple[int, bytes]:
         """One request on a connection of its own. Follows no redirect: the token is for this address only."""
         where = self.address
+        tunnel = " and the tunnel to it open" if where.is_local else ""
         kind = http.client.HTTPSConnection if where.scheme == "https" else http.client.HTTPConnection
         connection = kind(where.host, where.port, timeout=ANSWER_WITHIN_S)
         try:
@@ -177,7 +183,6 @@ class JobClient:
             response = connection.getresponse()
             return response.status, response.read()
         except ConnectionRefusedError:
-            tunnel = " and the tunnel to it open" if where.is_local else ""
             raise ClusterError(f"nothing listens at {where}: is the cluster running{tunnel}?") from None
         except socket.gaierror:
             raise ClusterError(f"there is no host named {where.host}: check --address") from None
@@ -188,8 +193,14 @@ class JobClient:
             ) from None
         except ssl.SSLError as error:
             raise ClusterError(f"no secure connection to {where}: {error.reason or error}") from None
-        except (http.client.HTTPException, OSError):
+        except ConnectionError:  # a tunnel to nothing does that
+            raise ClusterError(
+                f"{where} ends the connection without an answer: is the cluster running{tunnel}?"
+            ) from None
+        except http.client.HTTPException:
             raise self._not_ray() from None
+        except OSError as error:
+            raise ClusterError(f"{where} cannot be reached: {error.strerror or error}") from None
         finally:
             connection.close()
 
@@ -230,13 +241,21 @@ def _record(found: Mapping[str, Any]) -> JobRecord:
     return JobRecord(
         job_id=str(found.get("submission_id") or found.get("job_id")),
         status=str(found.get("status", "")).lower(),
-        message=str(found.get("message") or ""),
+        message=_message(str(found.get("message") or "")),
         started=seconds("start_time"),
         ended=seconds("end_time"),
         exit_code=found.get("driver_exit_code"),
         entrypoint=str(found.get("entrypoint", "")),
         metadata=found.get("metadata") or {},
     )
+
+
+def _message(text: str) -> str:
+    """One line of Ray's message, which ends with the job's log where the job failed."""
+    heard = [job_lines.heard(line) for line in text.splitlines()]
+    errors = [str(said[1].get("message")) for said in heard if said is not None and said[0] == "error"]
+    first = text.strip().partition("\n")[0]
+    return errors[-1] if errors else first.partition(_LOG_FOLLOWS)[0]
 
 
 def _minor(version: str) -> tuple[int, ...]:

@@ -266,16 +266,16 @@ def _results(record: JobRecord, *, everything: bool) -> tuple[Storage, list[str]
     # A prior is put into the model that the job was given.
     folder, _, model = output.rpartition("/") if output.endswith(MODEL_SUFFIX) else (output, "", "")
     storage = open_storage(folder, holds=f"the results of {job_id}", error=UsageError)
+    state = f"has {record.status}" if record.is_over() else f"is {record.status}"
     if storage.local is not None and not storage.local.exists():
         raise UsageError(
-            f"this machine sees no {storage.local}, where {job_id} puts its results on the cluster: fetch it "
-            "where that folder is shared, or submit with --storage s3://… or gs://…"
+            f"this machine sees no {storage.local}, where {job_id}, which {state}, puts its results on "
+            "the cluster: fetch it where that folder is shared, or submit with --storage s3://… or gs://…"
         )
     names = sorted(storage.files() if everything and not model else storage.names())
     if model or not everything:
         names = [name for name in names if name == model or (not model and name.endswith(MODEL_SUFFIX))]
     if not names:
-        state = f"has {record.status}" if record.is_over() else f"is {record.status}"
         raise UsageError(f"there is no model of {job_id} at {storage.uri} yet; the job {state}")
     return storage, names
 

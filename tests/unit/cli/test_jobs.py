@@ -140,7 +140,7 @@ def test_a_failed_jobs_sentence_and_exit_code_are_the_jobs(cluster, capsys):
 def test_a_job_that_died_without_a_word_shows_its_last_lines(cluster, capsys):
     cluster.log = "Killed\n"
     cluster.record = dataclasses.replace(
-        DONE, status="failed", exit_code=None, message="Job supervisor actor died: out of memory.\nmore"
+        DONE, status="failed", exit_code=None, message="Job supervisor actor died: out of memory."
     )
     assert run(app, ["jobs", "logs", "birds"]) == 1
     text = capsys.readouterr().err

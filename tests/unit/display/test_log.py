@@ -99,6 +99,7 @@ def test_scalars_carry_health_of_each_level(epoch):
 
 def test_scalars_of_steps_and_of_the_prior(step, prior_step, prior_epoch):
     assert ("step/mel", 1.234, 5) in scalars(step())
+    assert ("rate/data_wait_share", 0.125, 5) in scalars(step(data_wait_share=0.125))
     assert ("rate/codes_per_second", 12_345.0, 7) in scalars(prior_step)
     assert ("epoch/bits_per_second", 3480.0, 20) in scalars(prior_epoch)
     assert list(scalars(Notice(level="info", message=""))) == []

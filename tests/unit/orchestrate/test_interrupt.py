@@ -7,7 +7,7 @@ import time
 
 import pytest
 
-from distill_ray.orchestrate.interrupt import STOPPING, Interrupts
+from distill_ray.orchestrate.interrupt import Interrupts, stopping
 from distill_ray.training.events import Event
 
 
@@ -26,11 +26,17 @@ def test_the_first_signal_asks_the_second_aborts(number: signal.Signals) -> None
         assert said == []  # not from within the handler
         assert interrupts.requested()
         assert interrupts.requested()
-        assert said == [STOPPING]
+        assert said == [stopping()]
         with pytest.raises(KeyboardInterrupt):
             _send(number)
         os.kill(os.getpid(), number)  # while what was aborted is cleaned up
         assert interrupts.requested()
+
+
+def test_a_job_has_no_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Ctrl-C" in stopping().message
+    monkeypatch.setenv("DISTILL_RAY_EVENTS", "1")
+    assert "Ctrl-C" not in stopping().message
 
 
 def test_starting_and_cleaning_up_are_not_interrupted() -> None:

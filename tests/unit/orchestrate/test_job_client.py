@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import socket
 import sys
@@ -157,6 +158,42 @@ def test_a_peer_that_speaks_something_else():
         client = JobClient(dashboard_address(f"http://127.0.0.1:{other.getsockname()[1]}", {}), None)
         with pytest.raises(ClusterError, match="not a Ray dashboard"):
             client.check()
+
+
+def test_a_tunnel_to_nothing_hangs_up():
+    with socket.create_server(("127.0.0.1", 0)) as tunnel:
+        threading.Thread(target=lambda: tunnel.accept()[0].close(), daemon=True).start()
+        client = JobClient(dashboard_address(f"http://127.0.0.1:{tunnel.getsockname()[1]}", {}), None)
+        with pytest.raises(ClusterError, match="without an answer: is the cluster running and the tunnel"):
+            client.check()
+
+
+def test_a_network_without_a_way_there(monkeypatch):
+    def unreachable(*arguments, **named):
+        raise OSError(errno.EHOSTUNREACH, "No route to host")
+
+    monkeypatch.setattr(socket, "create_connection", unreachable)
+    with pytest.raises(ClusterError, match=r"http://10\.0\.0\.1:8265 cannot be reached: No route to host"):
+        JobClient(dashboard_address("http://10.0.0.1:8265", {}), None).check()
+
+
+@pytest.mark.parametrize(
+    ("message", "shown"),
+    [
+        ("Job finished successfully.", "Job finished successfully."),
+        (
+            "Job failed with exit code 2, last available logs (truncated):\nelse\n",
+            "Job failed with exit code 2",
+        ),
+        (
+            'Job failed, last available logs (truncated):\ndistill-ray-error {"message": "no audio there"}\n',
+            "no audio there",
+        ),
+    ],
+)
+def test_a_job_that_failed_says_why_itself(peer, message, shown):
+    answer = json.dumps({"submission_id": "birds", "status": "FAILED", "message": message})
+    assert peer({"birds": (200, answer)}).client().job("birds").message == shown
 
 
 def test_a_host_that_does_not_exist():
