@@ -185,6 +185,7 @@ def _right_aligned(made: Table) -> Table:
     for column in made.columns:
         if str(column.header) not in _LEFT:
             column.justify = "right"
+        column.no_wrap = column.header == Text("trial")  # which names a folder
     return made
 
 

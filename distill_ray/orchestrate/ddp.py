@@ -31,7 +31,6 @@ from distill_ray.orchestrate.cluster_group import ClusterGroup
 from distill_ray.orchestrate.failure import LoopError, by_rank, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.mailbox import open_mailbox
-from distill_ray.orchestrate.metrics import with_metrics
 from distill_ray.orchestrate.plan import ResolvedPlan
 from distill_ray.orchestrate.private_trainer import PrivateTrainer
 from distill_ray.orchestrate.rendezvous import LoopbackGroup
@@ -67,7 +66,7 @@ class DDPRun:
         self._uri = uri
         self._plan = plan
         self._session = session
-        self._listener = with_metrics(listener, private=session.folder is not None)
+        self._listener = listener
         self._interrupts = interrupts
 
     def train(self) -> Event:

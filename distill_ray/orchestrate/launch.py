@@ -16,6 +16,7 @@ from distill_ray.errors import CancelledError, DistillError
 from distill_ray.orchestrate.checkpoints import KeepingWorker, open_checkpoints, settle
 from distill_ray.orchestrate.failure import LoopError, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
+from distill_ray.orchestrate.metrics import with_metrics
 from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
 from distill_ray.orchestrate.session import ray_session
 from distill_ray.training.events import Event, Notice
@@ -111,7 +112,7 @@ def _train_with_ray(
             uri=uri,
             plan=settled,
             session=session,
-            listener=listener,
+            listener=with_metrics(listener, private=session.folder is not None),
             interrupts=interrupts,
         )
         return run.train(), settled

@@ -45,7 +45,6 @@ class _Trial:
     epochs: int | None = None
     fraction: float = 0.0
     device: str = ""
-    health: tuple[LevelHealth, ...] = ()
     since: float | None = None
     completed: TrainingCompleteEvent | None = None
     pruned: bool = False
@@ -113,8 +112,11 @@ class Ledger:
             self._tell(self._update(item))
         elif isinstance(event, VQEpochMetrics):
             self._count_time(item)
-            item.health = event.codebook_health
-            fields: dict[str, object] = {"epochs": event.epoch, "steps": event.step}
+            fields: dict[str, object] = {
+                "epochs": event.epoch,
+                "steps": event.step,
+                "newest_health": event.codebook_health,
+            }
             if event.best_epoch == event.epoch:
                 fields |= {
                     "val_loss": event.val_loss,
@@ -166,6 +168,7 @@ class Ledger:
                     "depth_scores": done.depth_scores,
                     "val_loss": done.best_val_loss,
                     "codebook_health": history[done.best_epoch - 1],
+                    "newest_health": history[-1],
                 }
         if item.collapse is not None and state == "cancelled":
             state, reason = "collapsed", item.collapse.reason
@@ -209,8 +212,6 @@ class Ledger:
 
     def _update(self, item: _Trial) -> TrialUpdate:
         record, spec = item.record, item.record.spec
-        health = item.health or record.codebook_health
-        worst = min(range(len(health)), key=lambda level: health[level].utilization) if health else None
         running = self._clock() - item.since if item.since is not None else 0.0
         return TrialUpdate(
             trial=spec.id,
@@ -226,8 +227,8 @@ class Ledger:
             val_loss=record.val_loss,
             mel=mel_of(record.depth_scores),
             objective=self.objective(record),
-            worst_level=worst,
-            worst_utilization=None if worst is None else health[worst].utilization,
+            worst_level=record.worst_level,
+            worst_utilization=record.worst_utilization,
             gpu_seconds=record.gpu_seconds + running * self._gpus,
             elapsed_s=record.elapsed_s + running,
             device=item.device,

@@ -248,6 +248,7 @@ class _Search:
                 interrupts=interrupts,
             ).run(
                 lambda mailbox: TrialHome(
+                    name=self.name,
                     mailbox=mailbox,
                     sweep=self.settings.sweep,
                     gpus=scale.gpus,
@@ -376,7 +377,7 @@ class _Search:
             key: shared.get(key) for key in _SHOWN_SHARED
         }
         return tuple(
-            ShownSetting(name=key.partition(".")[2], value=_text(value), source=self.start.source(key))
+            ShownSetting(name=_label(key), value=_text(value), source=self.start.source(key))
             for key, value in values.items()
             if value is not None
         )
@@ -392,5 +393,12 @@ _SHOWN_SHARED = (
 )
 
 
+def _label(key: str) -> str:
+    """What the table calls a setting; "stop" alone would say nothing."""
+    return "health stop" if key == "health.stop" else key.partition(".")[2]
+
+
 def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
     return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -111,8 +111,7 @@ def _axis(axis: Any) -> dict[str, Any]:
 
 
 def _trial(record: TrialRecord) -> dict[str, Any]:
-    spec, health = record.spec, record.codebook_health
-    worst = min(range(len(health)), key=lambda level: health[level].utilization) if health else None
+    spec = record.spec
     return {
         "id": spec.id,
         "round": spec.round,
@@ -124,8 +123,8 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "steps": record.steps,
         "val_loss": record.val_loss,
         "mel": mel_of(record.depth_scores),
-        "worst_utilization": None if worst is None else health[worst].utilization,
-        "worst_level": worst,
+        "worst_utilization": record.worst_utilization,
+        "worst_level": record.worst_level,
         "gpu_seconds": record.gpu_seconds,
         "elapsed_s": record.elapsed_s,
         "attempts": record.attempts,

@@ -64,10 +64,11 @@ class TrialTask:
 
 @dataclass(frozen=True, kw_only=True)
 class TrialHome:
-    """What all trials of a search share. `gpus`: of a whole trial; `threads`: torch's in a trial's process;
-    `session_folder`: that of a private Ray.
+    """What all trials of a search share. `name`: the search's; `gpus`: of a whole trial; `threads`: torch's
+    in a trial's process; `session_folder`: that of a private Ray.
     """
 
+    name: str
     mailbox: Any
     sweep: SweepConfig
     gpus: float
@@ -118,12 +119,14 @@ def _train(task: TrialTask, home: TrialHome, voice: TrialVoice, outbox: Outbox) 
 
 
 def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox) -> None:
+    private = home.session_folder is not None
+    voice = with_metrics(voice, private=private, run=f"{home.name}/{task.trial}")
     if home.workers == 1:
         checkpoints = open_checkpoints(task.run_dir / "checkpoints", task.checkpoints_uri)
         worker = KeepingWorker(
             checkpoints,
             device=None if home.gpus else torch.device("cpu"),
-            listener=with_metrics(voice, private=home.session_folder is not None),
+            listener=voice,
             stop=_Asked(outbox),
         )
         with contextlib.closing(checkpoints):

@@ -115,11 +115,11 @@ def definition(sweep: SweepConfig, loss: LossConfig | None = None) -> str:
     )
     limits = f"codecs without a collapsed codebook at or below {sweep.max_kbps:g} kbit/s"
     if sweep.objective == "reconstruction":
-        return f"The lowest {measured} among {limits}; equal ones by the lower rate."
+        return f"the lowest {measured} among {limits}; equal ones by the lower rate"
     return (
-        f"The fewest held-out bits per second under a short prior among {limits}, taking of each of the best "
+        f"the fewest held-out bits per second under a short prior among {limits}, taking of each of the best "
         f"{sweep.finalists} codebook sizes the smallest depth whose {measured} is no higher than that of the "
-        "worst of these sizes at its best depth."
+        "worst of these sizes at its best depth"
     )
 
 

@@ -52,7 +52,8 @@ class TrialSpec:
 class TrialRecord:
     """A trial after (or while) it ran. `state` as in `TrialUpdate`; `frame_rate` in code frames a second.
 
-    `depth_scores` and `codebook_health` are those of the best epoch, whose weights are kept.
+    `depth_scores` and `codebook_health` are those of the best epoch, whose weights are kept;
+    `newest_health` is that of the newest, which the health rule has judged.
     `collapsed_level` (from 0) is the one that the health rule ended the trial for. `gpu_seconds`: wall
     seconds × GPUs, over all attempts. Raises ValueError for an unknown state.
     """
@@ -66,6 +67,7 @@ class TrialRecord:
     val_loss: float | None = None
     depth_scores: tuple[DepthScore, ...] = ()
     codebook_health: tuple[LevelHealth, ...] = ()
+    newest_health: tuple[LevelHealth, ...] = ()
     collapsed_level: int | None = None
     prior_bits_per_second: float | None = None
     gpu_seconds: float = 0.0
@@ -75,6 +77,17 @@ class TrialRecord:
     def __post_init__(self) -> None:
         if self.state not in STATES:
             raise ValueError(f"{self.state!r} is not a state")
+
+    @property
+    def worst_level(self) -> int | None:
+        """The level that uses the smallest part of its codes in the newest epoch."""
+        health = self.newest_health
+        return min(range(len(health)), key=lambda level: health[level].utilization) if health else None
+
+    @property
+    def worst_utilization(self) -> float | None:
+        """How much of its codes that level uses."""
+        return None if self.worst_level is None else self.newest_health[self.worst_level].utilization
 
 
 _IN_ID = {"training.lr": "lr", "model.commitment_weight": "cw", "model.size": ""}

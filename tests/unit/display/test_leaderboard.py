@@ -8,7 +8,7 @@ import time
 import pytest
 from rich.console import Console
 
-from distill_ray.display.leaderboard import Leaderboard, candidate_table, sweep_report
+from distill_ray.display.leaderboard import Leaderboard, candidate_table, sweep_report, trial_table
 from distill_ray.display.sweep import SweepHistory
 
 
@@ -84,6 +84,16 @@ def test_candidates_are_ordered_and_marked(candidates):
         "k64-q8 64 4 2.067 22.25 22.25 2.225 front",
         "k1024-q8 1024 8 6.891 19.5 19.5 1.95 level [3] collapsed",
     ]
+
+
+def test_a_trials_name_is_never_broken(history, candidates):
+    name = "final-k1024-q8-lr0.000123-cw0.25"
+    trial = dataclasses.replace(history.trials["k1024-q8"], trial=name)
+    row = dataclasses.replace(
+        candidates[0], trial=name, reason="a reason of more words than there is room for"
+    )
+    for table in (trial_table([trial]), candidate_table([row])):
+        assert name in shown(table, width=110)
 
 
 def test_the_report_has_reasons_definition_and_cost(history, sweep_complete):

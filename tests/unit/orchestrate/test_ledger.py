@@ -117,9 +117,15 @@ def test_a_trial_from_its_beginning_to_its_end() -> None:
 def test_a_collapse_names_its_level() -> None:
     desk = Desk()
     desk.begin()
+    desk.epoch(1, 7.0, 1, GOOD, GOOD)
+    desk.epoch(2, 9.0, 1, GOOD, BAD)
     record = desk.end("health", collapse="collapsed level 3: utilization 0.12 < 0.30 for 3 reports")
     assert (record.state, record.collapsed_level) == ("collapsed", 3)
     assert record.reason.startswith("collapsed level 3: utilization 0.12")
+    # The best epoch was healthy; what is shown is the epoch that the rule ended it for.
+    assert record.codebook_health == (GOOD, GOOD)
+    assert (desk.update.worst_level, desk.update.worst_utilization) == (0, 0.25)
+    assert (record.worst_level, record.worst_utilization) == (0, 0.25)  # also after a resume
 
 
 @pytest.mark.parametrize(
