@@ -7,8 +7,10 @@ client draws with the same `Display`.
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -16,8 +18,11 @@ from distill_ray.orchestrate import job_lines
 from distill_ray.training.events import (
     Event,
     Notice,
+    PipelinePlan,
     PriorStepMetrics,
+    RunStarted,
     StageProgress,
+    SweepStarted,
     TrialUpdate,
     VQStepMetrics,
     to_record,
@@ -30,23 +35,30 @@ _PAUSE_S = 0.25  # between two lines about the same thing: a reader sees no more
 
 
 class Attended:
-    """A listener and a context manager; `display` is None in a job."""
+    """A listener and a context manager: `viewer` draws or prints, `logs` write into the run's folder.
 
-    def __init__(self, display: Display | None, listeners: Listeners) -> None:
+    `display` is the one that draws, None in a job.
+    """
+
+    def __init__(self, display: Display | None, viewer: Listeners, logs: Listeners) -> None:
         self.display = display
-        self._listeners = listeners
+        self._viewer = viewer
+        self._logs = logs
 
     def __enter__(self) -> Attended:
-        self._listeners.__enter__()
+        self._viewer.__enter__()
+        self._logs.__enter__()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._listeners.__exit__(kind, error, trace)
+        self._logs.__exit__(kind, error, trace)
+        self._viewer.__exit__(kind, error, trace)
 
     def __call__(self, event: Event) -> None:
-        self._listeners(event)
+        self._viewer(_located(event))
+        self._logs(event)
 
     def final_report(self, paths: Mapping[str, object]) -> None:
         """The run's report and where its results are."""
@@ -73,9 +85,18 @@ def attended() -> Attended:
     from distill_ray.display import Display, EventLog, Listeners, ScalarLog
 
     if job_lines.wanted():
-        return Attended(None, Listeners(EventLines(), EventLog(), ScalarLog()))
+        return Attended(None, Listeners(EventLines()), Listeners(EventLog(), ScalarLog()))
     display = Display()
-    return Attended(display, Listeners(display, EventLog(), ScalarLog()))
+    return Attended(display, Listeners(display), Listeners(EventLog(), ScalarLog()))
+
+
+def _located(event: Event) -> Event:
+    """`event` with the URI of its run in the place of the local folder that stands for it."""
+    if not isinstance(event, RunStarted | SweepStarted | PipelinePlan):
+        return event
+    from distill_ray.orchestrate.results import uri_of
+
+    return dataclasses.replace(event, output_dir=uri_of(Path(event.output_dir)) or event.output_dir)
 
 
 class EventLines:

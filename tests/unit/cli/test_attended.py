@@ -8,8 +8,9 @@ import pytest
 from distill_ray.cli.attended import EventLines, attended
 from distill_ray.cli.main import app
 from distill_ray.cli.output import finish, run
+from distill_ray.orchestrate import results
 from distill_ray.orchestrate.job_lines import heard
-from distill_ray.training.events import Notice, PriorStepMetrics, StageProgress, TrialUpdate
+from distill_ray.training.events import Notice, PipelinePlan, PriorStepMetrics, StageProgress, TrialUpdate
 
 STEP = PriorStepMetrics(
     step=1,
@@ -84,6 +85,15 @@ def test_in_a_job_events_and_result_are_lines_and_nothing_is_drawn(in_job, said,
     assert lines[2][1] == {"model": "m"}
     assert lines[3][1] == {"document": {"model_path": "m", "loss": None}, "result": "m"}
     assert captured.out == "m\n"
+
+
+def test_a_run_at_a_uri_is_shown_there_and_logged_in_its_folder(in_job, said, monkeypatch, tmp_path):
+    at_uri = results.ResultFolder(path=tmp_path, uri="s3://b/birds")
+    monkeypatch.setattr(results, "_mirrored", [at_uri])
+    with attended() as view:
+        view(PipelinePlan(output_dir=str(tmp_path), stages=()))
+    assert [document["output_dir"] for _, document in said()] == ["s3://b/birds"]
+    assert (tmp_path / "events.jsonl").is_file()
 
 
 def test_in_a_job_a_failure_is_a_line_with_its_exit_code(in_job, capsys):
