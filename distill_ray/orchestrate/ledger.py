@@ -70,7 +70,7 @@ class Ledger:
         self._save = save
         self._tell = tell
         self._clock = clock
-        self._trials = {record.spec.id: _Trial(record=record) for record in records}
+        self._trials = {record.spec.id: _Trial(record=_waiting(record)) for record in records}
 
     def records(self) -> tuple[TrialRecord, ...]:
         """Every trial, in the order in which they were begun."""
@@ -87,12 +87,9 @@ class Ledger:
 
     def add(self, spec: TrialSpec, *, frame_rate: float) -> None:
         """A trial that is going to run, be it again."""
-        known = self._trials.get(spec.id)
-        if known is None:
+        if spec.id not in self._trials:
             record = TrialRecord(spec=spec, state="pending", frame_rate=frame_rate, attempts=0)
-        else:
-            record = replace(known.record, state="pending", reason="")
-        self._trials[spec.id] = _Trial(record=record)
+            self._trials[spec.id] = _Trial(record=record)
         self._changed(self._trials[spec.id])
 
     def begun(self, trial: str, device: str) -> None:
@@ -233,6 +230,11 @@ class Ledger:
             elapsed_s=record.elapsed_s + running,
             device=item.device,
         )
+
+
+def _waiting(record: TrialRecord) -> TrialRecord:
+    """A record that an earlier driver left: nothing runs yet, whatever did when that one ended."""
+    return record if record.state in FINISHED else replace(record, state="pending", reason="")
 
 
 def mel_of(scores: tuple[DepthScore, ...]) -> float | None:

@@ -34,6 +34,7 @@ class Desk:
         self.ledger = Ledger(
             records, SWEEP, gpus=2.0, save=self.saved.append, tell=self.told.append, clock=lambda: self.now
         )
+        self.ledger.announce()
         self.ledger.add(SPEC, frame_rate=62.5)
 
     @property
@@ -181,6 +182,8 @@ def test_a_resumed_search_adds_to_the_times_of_an_unfinished_trial() -> None:
     )
     desk = Desk(before)
     assert desk.ledger.finished() == ()
+    told = [event.state for event in desk.told if isinstance(event, TrialUpdate)]
+    assert told == ["pending", "pending"]  # before it is begun, and as it is
     assert desk.saved[-1] == dataclasses.replace(before, state="pending")
     desk.begin()
     desk.now += 2.0
