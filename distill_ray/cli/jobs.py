@@ -221,7 +221,7 @@ def watch(client: JobClient, job_id: str, *, as_json: bool, hint: str) -> None:
     if "model" in end.story.report:
         say(f"bring the model here: distill-ray jobs fetch {job_id}{hint}")
     if end.exit_code == 3:
-        say(f"go on with it: the same submit with {_resuming(end.record)} and without --storage")
+        say(f"go on with it: the same submit {_resuming(end.record)}")
     document = {"job_id": job_id, **result["document"]}
     finish(document, result=result["result"], as_json=as_json, exit_code=end.exit_code)
 
@@ -233,8 +233,10 @@ def cluster_options(address: str | None, token_file: Path | None) -> str:
 
 
 def _resuming(job: JobRecord) -> str:
-    """The option with which the job's command goes on with what the job has begun."""
-    return "--resume" if job.metadata.get("command") == "train-prior" else f"--resume {_output(job)}"
+    """How another submit goes on with what the job has begun."""
+    if job.metadata.get("command") == "train-prior":
+        return "with --resume and another --name"
+    return f"with --resume {_output(job)} and another --name, without --storage"
 
 
 def _failure(end: JobEnd, hint: str) -> JobError:

@@ -114,7 +114,7 @@ def test_a_stopped_job_says_how_to_go_on(cluster, capsys):
     assert captured.out == f"{RESULT['result']}\n"
     assert f"model  {RESULT['result']}" in captured.err
     assert "distill-ray jobs fetch birds\n" in captured.err
-    assert "the same submit with --resume s3://b/birds and without --storage" in captured.err
+    assert "the same submit with --resume s3://b/birds and another --name, without --storage\n" in captured.err
 
 
 def test_a_running_jobs_log_is_drawn_so_far(cluster, capsys):

@@ -1,6 +1,4 @@
-"""Corpora, runs and models on object storage: a real S3 server (moto) on loopback, which can be counted, cut
-and shut down.
-"""
+"""Corpora, runs and models at s3:// URIs."""
 
 from __future__ import annotations
 
@@ -8,30 +6,26 @@ import json
 import os
 import signal
 import socket
-import threading
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import numpy as np
 import pytest
 import soundfile
 from moto import settings
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 from distill_ray.bundle import load_model_v2
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus import open_corpus, prepare_corpus
 from distill_ray.corpus.storage import open_storage
 from distill_ray.display import trial_listener
-from distill_ray.errors import CheckpointError, CorpusError, DistillError, StorageError, UsageError
+from distill_ray.errors import CorpusError, DistillError, StorageError, UsageError
 from distill_ray.orchestrate import checkpoints, results
 from distill_ray.orchestrate.checkpoints import working_folder
 from distill_ray.orchestrate.pipeline import train_code_prior, train_codec
 from distill_ray.orchestrate.plan import WorkerPlan
-from distill_ray.orchestrate.published import POINTER, PublishedCheckpoints
+from distill_ray.orchestrate.published import POINTER
 from distill_ray.orchestrate.reports import CodecReport
 from distill_ray.orchestrate.run_pipeline import PipelineReport, run_everything
 from distill_ray.training.events import Event, Notice, PriorEpochMetrics, VQEpochMetrics
@@ -62,79 +56,10 @@ PRIOR: dict[str, object] = {
     "prior_training.epochs": 1,
     "prior_training.min_epoch_steps": 4,
 }
-KEY = "AKIAEXAMPLE"
-
-
-class QuietHandler(WSGIRequestHandler):
-    def log(self, *_: Any) -> None:
-        pass
-
-
-class S3:
-    """An S3 server whose content outlives `stop` and `start`.
-
-    requests: (method, path) of each so far. cut: where it is true of a request, the connection breaks off.
-    """
-
-    def __init__(self) -> None:
-        self.requests: list[tuple[str, str]] = []
-        self.cut: Callable[[str, str], bool] = lambda method, path: False
-        self._app = DomainDispatcherApplication(create_backend_app)
-        self.port = 0
-        self.start()
-
-    def start(self) -> None:
-        self._server = make_server(
-            "127.0.0.1", self.port, self._gate, threaded=True, request_handler=QuietHandler
-        )
-        self.port = self._server.server_port
-        self._thread = threading.Thread(target=self._server.serve_forever, daemon=True)
-        self._thread.start()
-
-    def stop(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-        self._thread.join()
-
-    @property
-    def url(self) -> str:
-        return f"http://127.0.0.1:{self.port}"
-
-    def client(self, service: str = "s3") -> Any:
-        return boto3.client(service, endpoint_url=self.url, region_name="us-east-1")
-
-    def _gate(self, environ: dict[str, Any], start_response: Any) -> Any:
-        method, path = environ["REQUEST_METHOD"], environ["PATH_INFO"]
-        self.requests.append((method, path))
-        if self.cut(method, path):
-            environ["wsgi.input"].read(1 << 16)
-            environ["werkzeug.socket"].shutdown(socket.SHUT_RDWR)
-        return self._app(environ, start_response)
 
 
 @pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv("AWS_ACCESS_KEY_ID", KEY)
-        patch.setenv("AWS_SECRET_ACCESS_KEY", "secret")
-        patch.setenv("AWS_EC2_METADATA_DISABLED", "true")
-        patch.setenv("AWS_CONFIG_FILE", "/nonexistent")
-        server = S3()
-        patch.setenv("AWS_ENDPOINT_URL", server.url)
-        server.client().create_bucket(Bucket="bucket")
-        yield server
-        server.stop()
-
-
-@pytest.fixture(autouse=True)
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A machine that has seen nothing yet."""
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture(scope="module")
-def corpus(s3: S3, tmp_path_factory: pytest.TempPathFactory) -> str:
+def corpus(s3: Any, tmp_path_factory: pytest.TempPathFactory) -> str:
     folder = tmp_path_factory.mktemp("sounds")
     for number in range(6):
         rng = np.random.default_rng(number)
@@ -207,7 +132,7 @@ def pointer(run: str) -> str:
 
 
 def test_a_run_from_and_to_s3_downloads_each_shard_once_a_machine(
-    s3: S3, corpus: str, uncut: tuple[float, ...], cache: Path
+    s3: Any, corpus: str, uncut: tuple[float, ...], cache: Path
 ) -> None:
     shards = len(open_corpus(corpus).manifest.shards)
     s3.requests.clear()
@@ -236,7 +161,7 @@ def test_a_run_from_and_to_s3_downloads_each_shard_once_a_machine(
 
 
 def test_a_run_that_was_stopped_goes_on_on_another_machine(
-    s3: S3, corpus: str, uncut: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, corpus: str, uncut: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = "s3://bucket/stopped"
     stopped = train(corpus, out=run, listener=at_epoch(1, lambda: os.kill(os.getpid(), signal.SIGINT)))
@@ -268,7 +193,7 @@ def test_a_run_that_was_stopped_goes_on_on_another_machine(
     assert load_model_v2(tmp_path / "fetched" / "m.distill").prior is not None
 
 
-def test_an_outage_while_training_costs_nothing(s3: S3, corpus: str, uncut: tuple[float, ...]) -> None:
+def test_an_outage_while_training_costs_nothing(s3: Any, corpus: str, uncut: tuple[float, ...]) -> None:
     run = "s3://bucket/outage"
     said: list[Notice] = []
 
@@ -286,7 +211,7 @@ def test_an_outage_while_training_costs_nothing(s3: S3, corpus: str, uncut: tupl
 
 
 def test_what_could_not_be_uploaded_stays_and_is_by_resuming(
-    s3: S3, corpus: str, uncut: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
+    s3: Any, corpus: str, uncut: tuple[float, ...], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = "s3://bucket/out-to-the-end"
     with monkeypatch.context() as patch:
@@ -309,65 +234,8 @@ def test_what_could_not_be_uploaded_stays_and_is_by_resuming(
     assert len(open_storage(run).read_bytes("m.distill") or b"") == len(model)
 
 
-def state(content: bytes) -> Callable[[Path], None]:
-    def write(folder: Path) -> None:
-        (folder / "state").write_bytes(content)
-
-    return write
-
-
-def test_a_checkpoint_that_is_cut_on_its_way_is_never_taken_for_one(s3: S3, tmp_path: Path) -> None:
-    uri = "s3://bucket/cut/checkpoints"
-
-    here = PublishedCheckpoints(tmp_path / "here", uri, patience_s=30.0)
-    here.settle()
-    here.keep(state(b"1" * 9_000_000))
-    here.flush()
-    before = [name for name in names(uri) if name.endswith(("state", POINTER))]
-    s3.cut = lambda method, path: method == "PUT" and path.endswith("/state")
-    here.keep(state(b"2" * 9_000_000))
-    impatient = PublishedCheckpoints(tmp_path / "here", uri, patience_s=2.0)
-    impatient.settle()
-    with pytest.raises(CheckpointError):
-        impatient.flush()
-    impatient.close()
-    assert [name for name in names(uri) if name.endswith(("state", POINTER))] == before
-    there = PublishedCheckpoints(tmp_path / "there", uri, patience_s=5.0)
-    there.settle()
-    assert (there.latest / "state").read_bytes()[:1] == b"1"
-
-    s3.cut = lambda method, path: False
-    here.flush()
-    here.close()
-    there.settle()
-    assert (there.latest / "state").read_bytes() == b"2" * 9_000_000
-    assert there.newest_name() == here.newest_name()
-    assert {notice.level for notice in here.notices()} == {"warning", "info"}
-
-
-def test_what_another_machine_made_goes_first(s3: S3, tmp_path: Path) -> None:
-    uri = "s3://bucket/two/checkpoints"
-    one, two = (PublishedCheckpoints(tmp_path / name, uri, patience_s=10.0) for name in ("one", "two"))
-
-    one.keep(state(b"a"))
-    one.flush()
-    two.settle()
-    two.keep(state(b"b"))
-    two.flush()
-    one.settle()
-    assert (one.latest / "state").read_text() == "b"
-    assert one.newest_name().startswith("000002-")
-    assert len({name.partition("/")[0] for name in names(uri)}) == 3  # this one, the one before, the pointer
-    for name in names(uri):
-        open_storage(uri).remove(name)
-    one.settle()
-    assert one.newest() is None  # somebody has deleted the run
-    one.close()
-    two.close()
-
-
 @pytest.fixture
-def read_only(s3: S3) -> Iterator[dict[str, str]]:
+def read_only(s3: Any) -> Iterator[dict[str, str]]:
     """The keys of somebody who may read only, while the server looks at keys."""
     iam = s3.client("iam")
     iam.create_user(UserName="reader")
@@ -388,7 +256,7 @@ def refused(out: str, data: str) -> str:
 
 
 def test_what_cannot_be_written_is_said_before_anything_is_done(
-    s3: S3, corpus: str, read_only: dict[str, str], monkeypatch: pytest.MonkeyPatch, cache: Path
+    s3: Any, corpus: str, read_only: dict[str, str], monkeypatch: pytest.MonkeyPatch, cache: Path
 ) -> None:
     wrong = refused("s3://bucket/x", corpus)
     assert "cannot write the results at s3://bucket/x: the server refuses the credentials" in wrong
@@ -399,7 +267,7 @@ def test_what_cannot_be_written_is_said_before_anything_is_done(
     assert not cache.exists() or not any((cache / "distill-ray").glob("runs/*"))
 
 
-def test_no_bucket_no_server_and_a_file(s3: S3, corpus: str, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_no_bucket_no_server_and_a_file(s3: Any, corpus: str, monkeypatch: pytest.MonkeyPatch) -> None:
     assert "there is no bucket nowhere" in refused("s3://nowhere/x", corpus)
     assert "is a file; give a folder" in refused(f"{corpus}/distill-corpus.json", corpus)
     assert "has credentials in it" in refused("s3://key:secret@bucket/x", corpus)
@@ -438,7 +306,7 @@ def pipeline(sources: list[str], listener: Callable[[Event], None], **changes: o
 
 
 def test_a_whole_pipeline_goes_on_on_another_machine(
-    s3: S3, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sounds = tmp_path / "in"
     sounds.mkdir()
@@ -468,7 +336,7 @@ def test_a_whole_pipeline_goes_on_on_another_machine(
 
 
 def test_two_ray_workers_keep_their_checkpoints_there(
-    s3: S3, corpus: str, uncut: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    s3: Any, corpus: str, uncut: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     run = "s3://bucket/ray"
     s3.requests.clear()
