@@ -62,6 +62,7 @@ def start(
     assert {name for name in left if not name.startswith("torchinductor_")} == set()  # torch's own cache
 
 
+@pytest.mark.slow
 def test_a_killed_rank_and_a_killed_controller_cost_only_the_steps_since_the_checkpoint(
     faulty: ModuleType, start: Callable[..., Any], undisturbed: Any, row: Row
 ) -> None:

@@ -42,6 +42,7 @@ def test_two_nodes_train_as_two_ranks_on_one(
     assert all(torch.equal(one[name], two[name]) for name in one)
 
 
+@pytest.mark.slow
 def test_preparing_and_encoding_on_two_nodes_make_what_one_machine_makes(
     faulty: ModuleType, recordings: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -164,6 +164,7 @@ def test_ctrl_c_leaves_the_job_which_is_watched_again_stopped_and_fetched(client
     assert (client.folder / "long" / "run.toml").is_file()
 
 
+@pytest.mark.slow
 def test_jobs_that_wait_and_jobs_that_run_are_ended_at_once(client, small_corpus):
     store = ["--storage", str(client.folder / "store"), "--no-wait", "--entrypoint-cpus", "2"]
     job = client.train(small_corpus, "--epochs", "100000")
@@ -178,6 +179,7 @@ def test_jobs_that_wait_and_jobs_that_run_are_ended_at_once(client, small_corpus
     assert not any(name.startswith("end-") for name in ours)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("storage", "said"),
     [

@@ -208,6 +208,7 @@ def test_a_killed_trial_goes_on_once_and_the_search_without_one_that_dies_again(
         assert (by_id[trial].val_loss, by_id[trial].steps) == (whole[trial].val_loss, whole[trial].steps)
 
 
+@pytest.mark.slow
 def test_a_trial_without_a_finite_gradient_fails_in_words(
     session: Session, nothing_left: None, tiny: ModuleType, data: Path, tmp_path: Path
 ) -> None:
@@ -254,6 +255,7 @@ def test_ctrl_c_keeps_what_was_done_and_a_resumed_search_ends_as_an_uncut_one(
     assert again.exit_code == 0
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_all_at_once(
     session: Session, nothing_left: None, tiny: ModuleType, data: Path, tmp_path: Path
 ) -> None:
@@ -278,6 +280,7 @@ def test_a_second_ctrl_c_ends_all_at_once(
         time.sleep(0.1)
 
 
+@pytest.mark.slow
 def test_a_search_whose_driver_was_killed_goes_on(
     uncut: Any, nothing_left: None, tiny: ModuleType, data: Path, tmp_path: Path
 ) -> None:
@@ -303,6 +306,7 @@ def test_a_search_whose_driver_was_killed_goes_on(
     assert any(len(each) == 2 and each[1][1] > 0 for each in begun)  # went on from its checkpoint
 
 
+@pytest.mark.slow
 def test_a_trial_of_two_workers_is_a_ray_train_run_that_leaves_nothing(
     session: Session, nothing_left: None, tiny: ModuleType, data: Path, tmp_path: Path
 ) -> None:
