@@ -253,7 +253,8 @@ def test_a_collapsing_run_ends_with_code_4_and_its_model(folder: Path, run: Comm
     done = run(
         "train", folder / "corpus", "--config", folder / "collapse.toml", "--out", folder / "collapse",
         "--codebook-size", 128, "--rvq-levels", 2, "--batch-size", 16, "--lr", 0.03, "--epochs", 4,
-        "--commitment-weight", 100, "--health-stop", "--health-floor", 0.5, "--health-patience", 2, "--health-warmup", 1, "--num-workers", 0, "--json",
+        "--commitment-weight", 100, "--health-stop", "--health-floor", 0.5, "--health-patience", 2,
+        "--health-warmup", 1, "--num-workers", 0, "--json",
         code=4,
     )  # fmt: skip
     ended = document(done)
