@@ -16,7 +16,7 @@ from distill_ray.training.events import (
 
 def sweep_opening(event: SweepStarted) -> list[str]:
     """What is searched, how, on what and what the winner is best in."""
-    finals = f", then {figures.count(event.finalists, 'finalist')}" if event.plan == "depth" else ""
+    finals = f", then {figures.count(event.finalists, 'finalist')}" if event.finalists else ""
     gpus = "the CPU" if not event.gpus_per_trial else f"{event.gpus_per_trial:g} GPU"
     lines = [
         f"searching the codec {event.name}: {figures.count(event.trials, 'trial')} (plan {event.plan}, "

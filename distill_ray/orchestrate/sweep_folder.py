@@ -151,7 +151,7 @@ def resumed_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
     before = {**recorded, "model.size": values.get(_RUN + "size")}
     tables = {key.partition(".")[0] for key in recorded}
     fixed = [
-        Problem(key, f"is {before.get(key)!r} in the resumed search and cannot become {value!r}")
+        Problem(key, f"is {_words(before.get(key))} in the resumed search and cannot become {_words(value)}")
         for key, value in given.items()
         if key.partition(".")[0] in tables and key not in _MAY_CHANGE and not _same(before.get(key), value)
     ]
@@ -175,6 +175,10 @@ def common_settings(configurations: Iterable[Mapping[str, object]]) -> dict[str,
     """The settings that have one value in all of them."""
     first, *others = configurations
     return {key: value for key, value in first.items() if all(other[key] == value for other in others)}
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
 
 
 def _same(before: object, now: object) -> bool:

@@ -225,7 +225,7 @@ class _Search:
             self.settings.sweep,
             HealthRule.of(self.settings.health),
             seed=self.settings.seed,
-            finished=ledger.finished(),
+            records=ledger.records(),
             objective=ledger.objective,
         )
         if not rounds.has_more(ledger.finished()):

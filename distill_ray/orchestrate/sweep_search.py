@@ -24,7 +24,7 @@ from distill_ray.search.space import (
     shallower_round,
     spec_of,
 )
-from distill_ray.search.trial import TrialRecord, TrialSpec
+from distill_ray.search.trial import FINISHED, TrialRecord, TrialSpec
 from distill_ray.vqvae.health import HealthRule
 
 Objective = Callable[[TrialRecord], float | None]
@@ -33,7 +33,7 @@ _REPEATS = 50  # proposals in a row that were there already, after which Optuna 
 
 
 class Rounds:
-    """The trials of a search, one after the other."""
+    """The trials of a search, one after the other. `records`: what an earlier part of it left."""
 
     def __init__(
         self,
@@ -41,14 +41,18 @@ class Rounds:
         rule: HealthRule,
         *,
         seed: int,
-        finished: Sequence[TrialRecord],
+        records: Sequence[TrialRecord],
         objective: Objective,
     ) -> None:
         self._sweep = sweep
         self._rule = rule
+        finished = [record for record in records if record.state in FINISHED]
         done = {record.spec.id for record in finished}
-        self._waiting = deque(spec for spec in first_round(sweep, seed=seed) if spec.id not in done)
-        self._optuna = _Optuna(sweep, seed, finished, objective) if sweep.search == "optuna" else None
+        first, self._optuna = first_round(sweep, seed=seed), None
+        if sweep.search == "optuna":
+            self._optuna = _Optuna(sweep, seed, finished, objective)
+            first = tuple(record.spec for record in records if record.spec.round == "search")
+        self._waiting = deque(spec for spec in first if spec.id not in done)
 
     def next(self, finished: Sequence[TrialRecord], live: Collection[str]) -> TrialSpec | None:
         """The next trial; None while trials of the round are `live`, and when there is nothing left."""
@@ -125,10 +129,12 @@ class _Optuna:
         return None
 
     def ended(self, record: TrialRecord) -> None:
-        """Tell Optuna what came of a trial that it proposed."""
-        asked = self._names.pop(record.spec.id, None)
+        """Tell Optuna what came of a trial that it proposed, be it before the search was cut."""
+        asked, value = self._names.pop(record.spec.id, None), self._objective(record)
         if asked is not None:
-            self._tell(asked, self._objective(record))
+            self._tell(asked, value)
+        elif record.spec.round == "search" and value is not None:
+            self._searcher.add_evaluated_point(self._point(record.spec), value)
 
     def _tell(self, asked: str, value: float | None) -> None:
         sound = value is not None and math.isfinite(value)

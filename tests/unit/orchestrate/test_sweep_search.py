@@ -33,9 +33,9 @@ def done(spec: TrialSpec, *, collapsed: int | None = None) -> TrialRecord:
     )
 
 
-def rounds(sweep: SweepConfig, finished: list[TrialRecord]) -> Rounds:
+def rounds(sweep: SweepConfig, records: list[TrialRecord]) -> Rounds:
     return Rounds(
-        sweep, RULE, seed=0, finished=finished, objective=lambda record: record.depth_scores[-1].val_loss
+        sweep, RULE, seed=0, records=records, objective=lambda record: record.depth_scores[-1].val_loss
     )
 
 
@@ -96,6 +96,27 @@ def test_optuna_proposes_new_trials_and_knows_those_of_the_search_that_was_cut()
     # What TPE learnt before the cut: the larger codebook, and rates near the best one.
     assert sum(spec.codebook_size == 32 for spec in late) >= 7
     assert sum(float(str(spec.overrides["training.lr"])) not in rates for spec in late) == 10
+
+
+def test_what_optuna_proposed_before_the_search_was_cut_goes_on_first() -> None:
+    sweep = SweepConfig(
+        codebook_sizes=(16, 32),
+        rvq_levels=(2,),
+        lr_range=(1e-4, 1e-2),
+        search="optuna",
+        trials=2,
+        max_kbps=100.0,
+    )
+    first = rounds(sweep, []).next([], ())
+    assert first is not None
+    cut = replace(done(first), state="cancelled")
+    search, finished = rounds(sweep, [cut]), [done(first)]
+    assert search.next([], ()) == first
+    search.ended(finished[0])
+    second = search.next(finished, ())
+    assert second is not None
+    assert second != first
+    assert search.next([*finished, done(second)], ()) is None
 
 
 def test_optuna_ends_when_it_has_seen_all() -> None:
