@@ -46,6 +46,7 @@ _COLUMNS = (
 _LEFT = ("trial", "state", "why not")
 _NARROW = 100  # columns of a terminal that has no room for everything: below it these are left out
 _LEFT_OUT_IN_NARROW = ("mel", "GPU s")
+_NARROW_PADDING = (0, 1, 0, 0)
 _WINNER_STYLE = "bold green"
 
 
@@ -61,7 +62,7 @@ class Leaderboard:
         shown = self._sweep.shown(rows)
         names = tuple(name for name in _COLUMNS if width >= _NARROW or name not in _LEFT_OUT_IN_NARROW)
         made = _right_aligned(table("", names, ()))
-        made.title, made.show_edge, made.padding = None, False, (0, 1, 0, 0)
+        made.title, made.show_edge, made.padding = None, False, _NARROW_PADDING
         for column in made.columns[:-1]:
             column.no_wrap = True
         for trial in shown:
@@ -84,10 +85,12 @@ class Leaderboard:
 
 
 def trial_table(trials: Sequence[TrialUpdate]) -> Table:
-    """One row a trial, reasons in full."""
+    """One row a trial, without the reasons, for which there is no room beside the figures."""
     made = _right_aligned(table("Trials", _COLUMNS, ()))
+    made.padding = _NARROW_PADDING
     for trial in trials:
-        made.add_row(*_trial_cells(trial).values())
+        cells = {**_trial_cells(trial), "state": Text(trial.state, style=STATE_STYLES.get(trial.state, ""))}
+        made.add_row(*cells.values())
     return made
 
 
@@ -97,6 +100,9 @@ def sweep_report(sweep: SweepHistory) -> Iterator[RenderableType]:
         yield settings_table(sweep.started.settings)
     if sweep.trials:
         yield trial_table(sweep.ranked())
+        reasons = [(trial.trial, trial.reason) for trial in sweep.ranked() if trial.reason]
+        if reasons:
+            yield facts("Reasons", reasons)
     done = sweep.complete
     if done is not None and done.candidates:
         yield candidate_table(done.candidates)
