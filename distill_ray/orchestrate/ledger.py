@@ -73,7 +73,7 @@ class Ledger:
         self._trials = {record.spec.id: _Trial(record=_waiting(record)) for record in records}
 
     def records(self) -> tuple[TrialRecord, ...]:
-        """Every trial, in the order in which they were begun."""
+        """Every trial, in the order in which they were begun; those of an earlier part by round and id."""
         return tuple(trial.record for trial in self._trials.values())
 
     def finished(self) -> tuple[TrialRecord, ...]:

@@ -22,7 +22,7 @@ from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.errors import CheckpointError, ConfigError, Problem, UsageError
 from distill_ray.orchestrate.results import uri_of
 from distill_ray.orchestrate.run_folder import SEARCH_SETTINGS, RunFolder, without_run
-from distill_ray.search.trial import TrialRecord, from_json, to_json
+from distill_ray.search.trial import ROUNDS, TrialRecord, from_json, to_json
 
 _RUN = "run."
 _OVERRIDES = _RUN + "overrides"
@@ -59,9 +59,10 @@ class SweepFolder:
         self._write(self.trial(record.spec.id) / "trial.json", to_json(record))
 
     def records(self) -> tuple[TrialRecord, ...]:
-        """What is kept of each trial, by id. Raises CheckpointError for a damaged file."""
+        """What is kept of each trial, by round and id. Raises CheckpointError for a damaged file."""
         paths = sorted(self.path.glob("trials/*/trial.json"))
-        return tuple(from_json(path.read_bytes(), source=str(path)) for path in paths)
+        records = [from_json(path.read_bytes(), source=str(path)) for path in paths]
+        return tuple(sorted(records, key=lambda record: ROUNDS.index(record.spec.round)))
 
     def write_leaderboard(self, document: Mapping[str, Any]) -> None:
         """The search's result as JSON. Raises CheckpointError."""

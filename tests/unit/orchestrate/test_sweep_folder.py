@@ -82,8 +82,9 @@ def test_a_folder_holds_one_run_or_search(
 
 def test_records_come_back_and_a_damaged_one_is_named(begun: Path) -> None:
     folder = SweepFolder(path=begun)
+    tried = (("search", 16), ("search", 32), ("final", 16))
     records = tuple(
-        TrialRecord(spec=make_spec("search", size, (2, 4), {}), state="completed") for size in (16, 32)
+        TrialRecord(spec=make_spec(name, size, (2, 4), {}), state="completed") for name, size in tried
     )
     for record in reversed(records):
         folder.save(record)
