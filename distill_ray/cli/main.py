@@ -52,7 +52,8 @@ def parser_of(name: str) -> Any:
     )
     several: Mapping[str, Callable[..., None]] | None = getattr(module, "COMMANDS", None)
     if several is None:
-        typed.command(name=name, context_settings=_HELP_NAMES)(_isolated(module.command))
+        settings = {**_HELP_NAMES, **getattr(module, "PARSING", {})}
+        typed.command(name=name, context_settings=settings)(_isolated(module.command))
         return typer.main.get_command(typed)
     for part, function in several.items():
         typed.command(name=part, context_settings=_HELP_NAMES)(_isolated(function))

@@ -10,6 +10,8 @@ from distill_ray.cli import jobs, options
 from distill_ray.cli.output import finish, say
 from distill_ray.errors import UsageError
 
+PARSING = {"allow_interspersed_args": False}  # what follows the other command's name is that one's
+
 
 def command(
     words: Annotated[

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from distill_ray.cli import jobs as commands
-from distill_ray.cli.main import app
+from distill_ray.cli.main import app, parser_of
 from distill_ray.cli.output import run
 from distill_ray.errors import UsageError
 from distill_ray.orchestrate import jobs
@@ -105,6 +105,13 @@ def test_a_finished_jobs_log_is_drawn_and_ends_as_the_job_did(cluster, capsys):
     assert captured.err.count("warning: mind this") == 2  # when it happened and in the report
 
 
+@pytest.mark.parametrize("dashes", [[], ["--"]])
+def test_what_follows_a_commands_name_is_its_own(dashes):
+    words = ["train", "s3://b/corpus", "--epochs", "3"]
+    context = parser_of("submit").make_context("submit", ["--storage", "s3://b", *dashes, *words])
+    assert (context.params["storage"], context.params["words"]) == ("s3://b", words)
+
+
 def test_a_stopped_job_says_how_to_go_on(cluster, capsys):
     cluster.says("report", {"model": RESULT["result"]})
     cluster.says("result", RESULT)
@@ -114,7 +121,9 @@ def test_a_stopped_job_says_how_to_go_on(cluster, capsys):
     assert captured.out == f"{RESULT['result']}\n"
     assert f"model  {RESULT['result']}" in captured.err
     assert "distill-ray jobs fetch birds\n" in captured.err
-    assert "the same submit with --resume s3://b/birds and another --name, without --storage\n" in captured.err
+    assert (
+        "the same submit with --resume s3://b/birds and another --name, without --storage\n" in captured.err
+    )
 
 
 def test_a_running_jobs_log_is_drawn_so_far(cluster, capsys):
