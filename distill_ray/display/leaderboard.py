@@ -145,8 +145,8 @@ def _outcome(sweep: SweepHistory) -> Iterator[tuple[str, object]]:
     if sweep.started is not None:
         yield "objective", f"{sweep.started.objective}: {sweep.started.objective_definition}"
         yield "bit rate", f"at most {sweep.started.max_kbps:g} kbps"
-    if done is not None and done.candidates:
-        yield "front", "no healthy candidate has both a lower bit rate and a better objective"
+    if done is not None and any(row.on_front for row in done.candidates):
+        yield "front", "no healthy candidate has both a lower bit rate and a lower held-out loss"
     yield "GPU seconds", figures.number(sweep.gpu_seconds)
     if done is not None:
         yield "time", figures.duration(done.elapsed_s)

@@ -112,7 +112,9 @@ def test_the_report_has_reasons_definition_and_cost(history, sweep_complete):
 
 
 def test_without_a_winner_the_report_ends_with_advice(history, sweep_complete, candidates):
-    nobody = tuple(dataclasses.replace(row, eligible=False, chosen=False) for row in candidates)
+    nobody = tuple(
+        dataclasses.replace(row, eligible=False, chosen=False, on_front=False) for row in candidates
+    )
     advice = "use smaller codebooks: --codebook-sizes 16,32"
     history.add(
         dataclasses.replace(sweep_complete, exit_reason="health", chosen="", candidates=nobody, advice=advice)
@@ -120,6 +122,7 @@ def test_without_a_winner_the_report_ends_with_advice(history, sweep_complete, c
     text = shown(*sweep_report(history))
     assert "ended        without a healthy candidate within the bit rate" in text
     assert "winner" not in text
+    assert "no healthy candidate has" not in text  # the legend of a front that there is none of
     assert text.splitlines()[-1] == f"warning: {advice}"
 
 
