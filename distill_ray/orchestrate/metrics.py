@@ -2,7 +2,7 @@
 
 That process must be connected to Ray: the driver of a DDP run, or a trial's own process. Ray exports them on
 the node's metrics port with "ray_" before the name; `cluster/monitoring` scrapes and draws them. Every
-metric has the tags `run` (the run's name) and `kind` ("vqvae" or "prior").
+metric has the tags `run` (the run's name; SEARCH/TRIAL for a trial) and `kind` ("vqvae" or "prior").
 """
 
 from __future__ import annotations
@@ -83,7 +83,7 @@ DECLARED: Mapping[str, Declared] = {
 def with_metrics(listener: Listener, *, private: bool, run: str | None = None) -> Listener:
     """`listener`, which from now on also feeds Ray's metrics where they are wanted: see `wanted`.
 
-    `run` overrides the name in the events, for trials that share one. The metrics never harm the run: if
+    `run` overrides the name in the events, which trials of several searches may share. The metrics never harm the run: if
     they fail, they stop with a line in the log.
     """
     if not wanted(private=private):
