@@ -374,7 +374,7 @@ class _Search:
     def _shown(self) -> tuple[ShownSetting, ...]:
         shared = self.planner.shared()
         values = {f"sweep.{key}": getattr(self.settings.sweep, key) for key in _SHOWN} | {
-            key: shared.get(key) for key in _SHOWN_SHARED
+            key: shared.get(key) for key in (*_SHOWN_SHARED, "health.stop")
         }
         return tuple(
             ShownSetting(name=_label(key), value=_text(value), source=self.start.source(key))
@@ -384,13 +384,7 @@ class _Search:
 
 
 _SHOWN = ("codebook_sizes", "rvq_levels", "scheduler", "max_minutes")
-_SHOWN_SHARED = (
-    "training.epochs",
-    "training.max_minutes",
-    "training.batch_size",
-    "training.seed",
-    "health.stop",
-)
+_SHOWN_SHARED = ("training.epochs", "training.max_minutes", "training.batch_size", "training.seed")
 
 
 def _label(key: str) -> str:
