@@ -83,8 +83,8 @@ DECLARED: Mapping[str, Declared] = {
 def with_metrics(listener: Listener, *, private: bool, run: str | None = None) -> Listener:
     """`listener`, which from now on also feeds Ray's metrics where they are wanted: see `wanted`.
 
-    `run` overrides the name in the events, which trials of several searches may share. The metrics never harm the run: if
-    they fail, they stop with a line in the log.
+    `run` overrides the name in the events, which trials of several searches may share. The metrics never harm
+    the run: if they fail, they stop with a line in the log.
     """
     if not wanted(private=private):
         return listener
