@@ -125,8 +125,8 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterat
             token.write_text(secrets.token_hex(32))
             variables = {**_PRIVATE_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token)}
             with _environment(variables, without=_FOREIGN_SETTINGS), _ray_setup(loopback=True):
-                _init(
-                    address="local",
+                _start(
+                    folder,
                     num_cpus=ranks + spare_cpus,
                     num_gpus=math.ceil(ranks * plan.gpus_per_worker) if plan.use_gpu else 0,
                     object_store_memory=_OBJECT_STORE_BYTES,
@@ -157,6 +157,18 @@ def _cluster(address: str) -> Iterator[Session]:
         _shutdown()
 
 
+def _start(folder: Path, **arguments: Any) -> None:
+    """Start a private Ray; again where its servers were not up in the 30 s that Ray gives a busy machine."""
+    try:
+        _init(address="local", **arguments)
+    except ClusterError as error:
+        if "timed out" not in str(error):
+            raise
+        _shutdown()
+        end_processes(folder, patience_s=0.0)
+        _init(address="local", **arguments)
+
+
 def _init(address: str, **arguments: Any) -> None:
     import ray
 
@@ -166,7 +178,7 @@ def _init(address: str, **arguments: Any) -> None:
         ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **arguments)
     except Exception as error:
         raise ClusterError(
-            f"Ray could not start on this machine: {_first_line(error)}"
+            f"Ray could not start on this machine, which may be too busy: {_first_line(error)}; try again"
             if address == "local"
             else f"the Ray at {address} cannot be used: {_first_line(error)} "
             "(check the address, RAY_AUTH_TOKEN, and that it has the Ray and Python versions of this program)"

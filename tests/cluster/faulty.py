@@ -15,7 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -173,6 +173,13 @@ class Nodes:
     def processes(self) -> list[int]:
         return processes_of(self.folder)
 
+    def wait_without(self, pids: Iterable[int], timeout_s: float = 30.0) -> None:
+        """Resources are free a moment before the processes that had them are gone."""
+        deadline = time.monotonic() + timeout_s
+        while left := set(pids) & set(self.processes()):
+            assert time.monotonic() < deadline, left
+            time.sleep(0.2)
+
     def end(self) -> None:
         assert self._process.stdin is not None
         self._process.stdin.close()
@@ -193,7 +200,9 @@ class Nodes:
 
     def _answer(self) -> Line:
         assert self._process.stdout is not None
-        line = self._process.stdout.readline()
+        line = "?"
+        while line and not line.startswith("{"):  # Ray says on stdout that a raylet was killed
+            line = self._process.stdout.readline()
         assert line, (self.folder / "stderr").read_text()
         answer: Line = json.loads(line)
         return answer

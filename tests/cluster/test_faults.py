@@ -124,13 +124,14 @@ def test_on_a_cluster_the_controller_and_the_driver_leave_nothing_and_the_run_go
         free = nodes.wait_for(lambda state: state["free_cpus"] == 2.0 and state["groups"] == [])
         gone_s = time.time() - broken_at
         assert free["cpus"] == 2.0
-        assert not set(ranks) & set(nodes.processes())
+        nodes.wait_without(ranks)
         again = start("2", nodes.address)
         final = again.result()["final"]
         faulty.same_result(final, undisturbed.final)
         nodes.wait_for(lambda state: state["free_cpus"] == 2.0 and state["groups"] == [])
         left = faulty.titles(nodes.processes())
-        assert not [title for title in left if "Train" in title or "Mailbox" in title], left
+        ours = [title for title in left if "Train" in title or "Mailbox" in title]
+        assert set(ours) <= {"ray::TrainStateActor"}, left  # Ray keeps it for its list of runs
         last, (resumed, first) = faulty.steps(run.lines())[-1][1], faulty.steps(again.lines())[0]
         row("the controller, SIGKILL (cluster, 2 ranks)", of_controller, final)
         recovery = faulty.Recovery(

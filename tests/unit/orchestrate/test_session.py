@@ -91,3 +91,22 @@ def test_a_peer_that_is_no_ray_head_is_told_at_once(says: bytes) -> None:
         plan = resolve_plan(WorkerPlan(address=f"127.0.0.1:{peer.getsockname()[1]}"), environ={})
         with pytest.raises(ClusterError, match="is not a Ray head"), session.ray_session(plan):
             raise AssertionError("there is no such session")
+
+
+def test_a_ray_that_was_not_up_in_time_is_started_once_more(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    says = ["The current node timed out during startup.", "The current node timed out during startup.", "no"]
+    tried: list[str] = []
+
+    def start(address: str, **arguments: object) -> None:
+        tried.append(address)
+        raise ClusterError(says[len(tried) - 1])
+
+    monkeypatch.setattr(session, "_init", start)
+    with pytest.raises(ClusterError, match="timed out"):
+        session._start(tmp_path)
+    assert tried == ["local", "local"]
+    with pytest.raises(ClusterError, match="no"):
+        session._start(tmp_path)
+    assert len(tried) == 3
