@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -197,11 +198,15 @@ def test_an_outage_while_training_costs_nothing(s3: Any, corpus: str, uncut: tup
     run = "s3://bucket/outage"
     said: list[Notice] = []
 
+    def back() -> None:
+        time.sleep(3)  # until an upload has been tried, however short an epoch is
+        s3.start()
+
     def listener(event: Event) -> None:
         if isinstance(event, Notice):
             said.append(event)
         at_epoch(1, s3.stop)(event)
-        at_epoch(2, s3.start)(event)
+        at_epoch(2, back)(event)
 
     report = train(corpus, out=run, listener=listener, training__checkpoint_seconds=0.01)
     assert losses(report) == uncut
