@@ -16,6 +16,8 @@ from distill_ray.errors import ConfigError, Problem
 
 PLANS = ("depth", "grid")
 OBJECTIVES = ("reconstruction", "prior-bits")
+RESOURCES = ("sweep.gpus_per_trial", "sweep.workers_per_trial", "sweep.max_concurrent")
+"""On how much of a machine a search runs, not what comes out: these may change when it goes on."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,7 @@ from distill_ray.config.cache import cache_root
 from distill_ray.config.resolve import CorpusFacts
 from distill_ray.config.toml import read_toml
 from distill_ray.errors import UsageError
-from distill_ray.orchestrate.run_folder import without_run
+from distill_ray.orchestrate.settings_file import without_run
 from distill_ray.training.events import Listener, StageProgress
 
 if TYPE_CHECKING:

@@ -6,7 +6,6 @@ finished stage there is what it was made from and its report. The file is replac
 
 from __future__ import annotations
 
-import itertools
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,7 +14,9 @@ from typing import Any
 
 from distill_ray.bundle.atomic import atomic_file
 from distill_ray.bundle.format import plain
+from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import ConfigError, Problem, UsageError
+from distill_ray.orchestrate.run_folder import numbered_folders
 
 FILE = "pipeline.json"
 _VERSION = 1
@@ -31,8 +32,6 @@ _STAGES_OF = {
     "prior": ("prior",),
     "prior_training": ("prior",),
 }
-# On how much of a machine a search runs, not what comes out.
-RESOURCES = ("sweep.gpus_per_trial", "sweep.workers_per_trial", "sweep.max_concurrent")
 
 
 @dataclass(kw_only=True)
@@ -144,8 +143,7 @@ def open_record(folder: Path, shown: Path | str) -> PipelineRecord:
 
 def free_folder(name: str) -> Path:
     """The first of runs/NAME, runs/NAME-2, … that is free."""
-    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
-    return next(path for each in names if is_free(path := (Path("runs") / each).resolve()))
+    return next(path for path in numbered_folders(name) if is_free(path))
 
 
 def is_free(path: Path) -> bool:

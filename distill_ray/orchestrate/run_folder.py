@@ -10,28 +10,28 @@ from __future__ import annotations
 import itertools
 import json
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from distill_ray.bundle.atomic import atomic_file
-from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
-from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus.filesystem import joined
-from distill_ray.errors import ConfigError, Problem, UsageError
+from distill_ray.errors import UsageError
 from distill_ray.orchestrate.checkpoints import discard
+from distill_ray.orchestrate.settings_file import (
+    RUN_SETTINGS,
+    SEARCH_SETTINGS,
+    Beginning,
+    read_settings,
+    write_settings,
+)
 
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 
-_SETTINGS = "run.toml"
-SEARCH_SETTINGS = "sweep.toml"
-_RUN = "run."
-_OVERRIDES = _RUN + "overrides"
-# What may change when a run goes on; anything else would make it another run.
+# What may change when a run goes on, as its health rule may; anything else would make it another run.
 _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
 
 
@@ -57,7 +57,7 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        return (self.path / _SETTINGS).exists()
+        return (self.path / RUN_SETTINGS).exists()
 
     @property
     def is_taken(self) -> bool:
@@ -66,59 +66,41 @@ class RunFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start:
-    """What a run begins with. `identity` is empty for a new run, else what the resumed one was made from;
-    `replaces` says that a new run takes the place of a finished one.
-    """
+class Start(Beginning):
+    """What a run begins with; `replaces` says that a new run takes the place of a finished one."""
 
     folder: RunFolder
-    settings: Mapping[str, object]
-    overrides: frozenset[str]
-    identity: Mapping[str, str] = field(default_factory=dict)
     replaces: bool = False
-
-    @property
-    def is_new(self) -> bool:
-        return not self.identity
 
     def check(self, identity: Mapping[str, str]) -> None:
         """Raise UsageError where the resumed run was made from something else."""
-        for key, value in identity.items():
-            if self.identity.get(key, value) != value:
-                raise UsageError(
-                    f"the run in {self.folder.shown} was made from another {key}; "
-                    "resume it with the one it began with, or start a new run"
-                )
+        other = self.other(identity)
+        if other is not None:
+            raise UsageError(
+                f"the run in {self.folder.shown} was made from another {other}; "
+                "resume it with the one it began with, or start a new run"
+            )
 
     def record(
         self, resolved: Resolved[ConfigT], identity: Mapping[str, str], *, corpus: Mapping[str, object]
     ) -> None:
-        """Make the folder and record settings and `identity` there.
-
-        corpus: what the user said of the preparation, without which a resumed run that was begun on a plain
-        folder would prepare another corpus.
+        """Make the folder and record settings and `identity` there; `corpus` as in `write_settings`.
 
         Raises UsageError where the folder cannot be written, or where another process began a run there
         since `new_run` found it free.
         """
-        values: dict[str, object] = {_RUN + key: value for key, value in identity.items()}
-        values[_OVERRIDES] = tuple(sorted(resolved.overrides))
-        settings = {f"{CorpusConfig.table}.{key}": value for key, value in corpus.items()}
-        settings |= dotted(resolved.config)
-        notes = {key: resolved.source(key) for key in settings}
-        path = self.folder.path
         claims = self.is_new and not self.replaces
         try:
             if self.replaces:  # else the checkpoint of the finished run would be taken for this one's
                 discard(self.folder.checkpoints, self.folder.checkpoints_uri)
-            path.mkdir(parents=True, exist_ok=True)
-            text = write_toml({**values, **settings}, notes)
-            if claims:
-                with (path / _SETTINGS).open("x", encoding="utf-8") as claimed:
-                    claimed.write(text)
-            else:
-                with atomic_file(path / _SETTINGS, error=UsageError) as file:
-                    file.write(text.encode())
+            write_settings(
+                self.folder.path / RUN_SETTINGS,
+                dotted(resolved.config),
+                overrides=resolved.overrides,
+                identity=identity,
+                corpus=corpus,
+                claim=claims,
+            )
         except OSError as error:
             if claims and self.folder.is_begun:
                 raise UsageError(
@@ -146,10 +128,15 @@ def new_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
     return Start(folder=folder, settings=given, overrides=frozenset(given))
 
 
+def numbered_folders(name: str) -> Iterator[Path]:
+    """runs/NAME, runs/NAME-2, …"""
+    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+    return ((Path("runs") / each).resolve() for each in names)
+
+
 def free_folders(name: str) -> Iterator[RunFolder]:
     """Those of runs/NAME, runs/NAME-2, … that hold neither run nor search."""
-    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
-    folders = (RunFolder(path=(Path("runs") / each).resolve()) for each in names)
+    folders = (RunFolder(path=path) for path in numbered_folders(name))
     return (folder for folder in folders if not folder.is_taken)
 
 
@@ -175,41 +162,22 @@ def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -
             f"{folder.shown} holds no run to resume; give the folder that an earlier run printed as its "
             "output"
         )
-    values = read_toml(folder.path / _SETTINGS)
-    recorded = without_run(values)
-    before = {**recorded, "model.size": values.get(_RUN + "size")}
-    # One settings file may serve every stage: the tables of the others are nothing to this run.
-    tables = {key.partition(".")[0] for key in recorded}
-    fixed = [
-        Problem(key, f"is {before.get(key)!r} in the resumed run and cannot become {value!r}")
-        for key, value in given.items()
-        if key.partition(".")[0] in tables
-        and key.partition(".")[0] != HealthConfig.table  # a run may go on under another rule
-        and key.rpartition(".")[2] not in _MAY_CHANGE
-        and before.get(key) != value
-    ]
-    if fixed:
-        raise ConfigError(fixed)
-    budget = (f"{table}.epochs", f"{table}.max_minutes")
+    begun = read_settings(folder.path / RUN_SETTINGS)
+    begun.refuse_changes(given, _may_change, what="run")
+    recorded, budget = dict(begun.settings), (f"{table}.epochs", f"{table}.max_minutes")
     if any(key in given for key in budget):
         recorded = {key: value for key, value in recorded.items() if key not in budget}
-    overrides = values.get(_OVERRIDES, ())
-    assert isinstance(overrides, tuple)
     return Start(
         folder=folder,
         settings={**recorded, **given},
-        overrides=frozenset(map(str, overrides)) | frozenset(given),
-        identity={
-            key.removeprefix(_RUN): str(value)
-            for key, value in values.items()
-            if key.startswith(_RUN) and key != _OVERRIDES
-        },
+        overrides=begun.overrides | frozenset(given),
+        identity=begun.identity,
     )
 
 
-def without_run(values: Mapping[str, object]) -> dict[str, object]:
-    """Settings alone: what a `run.toml` that is given to --config may override."""
-    return {key: value for key, value in values.items() if not key.startswith(_RUN)}
+def _may_change(key: str) -> bool:
+    table, _, name = key.rpartition(".")
+    return table == HealthConfig.table or name in _MAY_CHANGE
 
 
 def was_cut(path: Path) -> bool:

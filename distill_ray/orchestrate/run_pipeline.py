@@ -16,15 +16,14 @@ from typing import Any
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import CorpusFacts, build_section, resolve_prior, resolve_vqvae
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.config.toml import read_toml
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus.filesystem import is_uri
 from distill_ray.errors import CancelledError, ConfigError, Problem, UsageError
 from distill_ray.generate.settings import GenerationSettings
+from distill_ray.orchestrate.inputs import file_settings
 from distill_ray.orchestrate.pipeline_record import FILE, PipelineRecord, free_folder, is_free, open_record
 from distill_ray.orchestrate.plan import WorkerPlan, plan_problems
 from distill_ray.orchestrate.results import Place, ResultFolder, result_folder
-from distill_ray.orchestrate.run_folder import without_run
 from distill_ray.orchestrate.stages.codec import Codec, Tune
 from distill_ray.orchestrate.stages.prepare import Prepare
 from distill_ray.orchestrate.stages.prior import Prior
@@ -107,7 +106,7 @@ def run_everything(
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
     """
-    given = {**(without_run(read_toml(config_file)) if config_file is not None else {}), **overrides}
+    given = {**file_settings(config_file), **overrides}
     if size is not None:
         given["model.size"] = size
     if resume is not None and out is not None:

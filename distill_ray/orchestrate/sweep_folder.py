@@ -11,23 +11,18 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill_ray.bundle.atomic import atomic_file
 from distill_ray.bundle.format import plain
-from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.toml import read_toml, write_toml
-from distill_ray.errors import CheckpointError, ConfigError, Problem, UsageError
+from distill_ray.config.sweep import RESOURCES
+from distill_ray.errors import CheckpointError, UsageError
 from distill_ray.orchestrate.results import uri_of
-from distill_ray.orchestrate.run_folder import SEARCH_SETTINGS, RunFolder, without_run
+from distill_ray.orchestrate.run_folder import RunFolder
+from distill_ray.orchestrate.settings_file import SEARCH_SETTINGS, Beginning, read_settings, write_settings
 from distill_ray.search.trial import ROUNDS, TrialRecord, from_json, to_json
-
-_RUN = "run."
-_OVERRIDES = _RUN + "overrides"
-# What may change when a search goes on: on how much of a machine it runs, not what comes out.
-_MAY_CHANGE = ("sweep.gpus_per_trial", "sweep.workers_per_trial", "sweep.max_concurrent")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -74,45 +69,34 @@ class SweepFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class SweepStart:
-    """What a search begins with. `identity` is empty for a new one."""
+class SweepStart(Beginning):
+    """What a search begins with."""
 
     folder: SweepFolder
-    settings: Mapping[str, object]
-    overrides: frozenset[str]
-    identity: Mapping[str, str] = field(default_factory=dict)
-
-    @property
-    def is_new(self) -> bool:
-        return not self.identity
 
     def check(self, identity: Mapping[str, str]) -> None:
         """Raise UsageError where the resumed search was made from something else."""
-        for key, value in identity.items():
-            if self.identity.get(key, value) != value:
-                raise UsageError(
-                    f"the search in {self.folder.shown} was made on another {key}; "
-                    "resume it with the one it began with, or start a new search"
-                )
+        other = self.other(identity)
+        if other is not None:
+            raise UsageError(
+                f"the search in {self.folder.shown} was made on another {other}; "
+                "resume it with the one it began with, or start a new search"
+            )
 
     def record(
         self, settings: Mapping[str, object], identity: Mapping[str, str], *, corpus: Mapping[str, object]
     ) -> None:
         """Make the folder and record settings and `identity` there. Raises UsageError."""
-        values: dict[str, object] = {_RUN + key: value for key, value in identity.items()}
-        values[_OVERRIDES] = tuple(sorted(self.overrides))
-        shared = {f"{CorpusConfig.table}.{key}": value for key, value in corpus.items()} | dict(settings)
-        notes = {key: self.source(key) for key in shared}
         path = self.folder.path / SEARCH_SETTINGS
         try:
-            self.folder.path.mkdir(parents=True, exist_ok=True)
-            text = write_toml({**values, **shared}, notes)
-            if self.is_new:
-                with path.open("x", encoding="utf-8") as claimed:
-                    claimed.write(text)
-            else:
-                with atomic_file(path, error=UsageError) as file:
-                    file.write(text.encode())
+            write_settings(
+                path,
+                settings,
+                overrides=self.overrides,
+                identity=identity,
+                corpus=corpus,
+                claim=self.is_new,
+            )
         except FileExistsError as error:
             raise UsageError(
                 f"another process has begun a search in {path.parent} meanwhile; choose another --out"
@@ -147,28 +131,13 @@ def resumed_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
             f"{folder.shown} holds no search to resume; give the folder that an earlier `tune` printed as "
             "its output"
         )
-    values = read_toml(folder.path / SEARCH_SETTINGS)
-    recorded = without_run(values)
-    before = {**recorded, "model.size": values.get(_RUN + "size")}
-    tables = {key.partition(".")[0] for key in recorded}
-    fixed = [
-        Problem(key, f"is {_words(before.get(key))} in the resumed search and cannot become {_words(value)}")
-        for key, value in given.items()
-        if key.partition(".")[0] in tables and key not in _MAY_CHANGE and not _same(before.get(key), value)
-    ]
-    if fixed:
-        raise ConfigError(fixed)
-    overrides = values.get(_OVERRIDES, ())
-    assert isinstance(overrides, tuple)
+    begun = read_settings(folder.path / SEARCH_SETTINGS)
+    begun.refuse_changes(given, lambda key: key in RESOURCES, what="search")
     return SweepStart(
         folder=folder,
-        settings={**recorded, **given},
-        overrides=frozenset(map(str, overrides)) | frozenset(given),
-        identity={
-            key.removeprefix(_RUN): str(value)
-            for key, value in values.items()
-            if key.startswith(_RUN) and key != _OVERRIDES
-        },
+        settings={**begun.settings, **given},
+        overrides=begun.overrides | frozenset(given),
+        identity=begun.identity,
     )
 
 
@@ -176,14 +145,3 @@ def common_settings(configurations: Iterable[Mapping[str, object]]) -> dict[str,
     """The settings that have one value in all of them."""
     first, *others = configurations
     return {key: value for key, value in first.items() if all(other[key] == value for other in others)}
-
-
-def _words(value: object) -> str:
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
-
-
-def _same(before: object, now: object) -> bool:
-    """Whether two settings mean the same; lists to try have no order."""
-    if isinstance(before, tuple) and isinstance(now, tuple):
-        return set(before) == set(now)
-    return before == now

@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from distill_ray.bundle.atomic import atomic_file
+from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import UsageError
-from distill_ray.orchestrate.pipeline_record import RESOURCES
+from distill_ray.orchestrate.settings_file import RUN_SETTINGS, SEARCH_SETTINGS
 from distill_ray.orchestrate.stages.work import Work, manifest, skipped, will_run
 from distill_ray.training.events import PlannedStage
 
 _SIZE = "model.size"
 
 
-class _CodecStage:
+class _CodecStage(ABC):
     """What the search and the single training have in common: a folder, a report, a codec to take over."""
 
     name: str
@@ -26,8 +28,9 @@ class _CodecStage:
         self._work = work
 
     @property
+    @abstractmethod
     def folder(self) -> Path:
-        raise NotImplementedError
+        """Where it trains."""
 
     @property
     def trained(self) -> Path:
@@ -112,7 +115,7 @@ class Tune(_CodecStage):
 
     name = "tune"
     _what = "search"
-    _settings_file = "sweep.toml"
+    _settings_file = SEARCH_SETTINGS
 
     @property
     def folder(self) -> Path:
@@ -152,7 +155,7 @@ class Codec(_CodecStage):
 
     name = "codec"
     _what = "training"
-    _settings_file = "run.toml"
+    _settings_file = RUN_SETTINGS
 
     @property
     def folder(self) -> Path:

@@ -1,0 +1,117 @@
+"""run.toml and sweep.toml: every setting with its source, and what the run or search was made from.
+
+`run_folder.py` and `sweep_folder.py` say what a run and a search do with them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from distill_ray.bundle.atomic import atomic_file
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.toml import read_toml, write_toml
+from distill_ray.errors import ConfigError, Problem, UsageError
+
+RUN_SETTINGS = "run.toml"
+SEARCH_SETTINGS = "sweep.toml"
+_RUN = "run."
+_OVERRIDES = _RUN + "overrides"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Beginning:
+    """What a run or search begins with. `identity` is what a resumed one was made from, and empty for a
+    new one.
+    """
+
+    settings: Mapping[str, object]
+    overrides: frozenset[str]
+    identity: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_new(self) -> bool:
+        return not self.identity
+
+    def other(self, identity: Mapping[str, str]) -> str | None:
+        """What of `identity` the resumed one was made from another of."""
+        return next((key for key, value in identity.items() if self.identity.get(key, value) != value), None)
+
+    def refuse_changes(
+        self, given: Mapping[str, object], may_change: Callable[[str], bool], *, what: str
+    ) -> None:
+        """Raise ConfigError where `given` has other values of settings that may not change."""
+        before = {**self.settings, "model.size": self.identity.get("size")}
+        # One settings file may serve every stage: the tables of the others are nothing to this one.
+        tables = {key.partition(".")[0] for key in self.settings}
+        fixed = [
+            Problem(
+                key, f"is {_words(before.get(key))} in the resumed {what} and cannot become {_words(value)}"
+            )
+            for key, value in given.items()
+            if key.partition(".")[0] in tables and not may_change(key) and not _same(before.get(key), value)
+        ]
+        if fixed:
+            raise ConfigError(fixed)
+
+
+def read_settings(path: Path) -> Beginning:
+    """What `write_settings` recorded. Raises UsageError."""
+    values = read_toml(path)
+    overrides = values.get(_OVERRIDES, ())
+    assert isinstance(overrides, tuple)
+    return Beginning(
+        settings=without_run(values),
+        overrides=frozenset(map(str, overrides)),
+        identity={
+            key.removeprefix(_RUN): str(value)
+            for key, value in values.items()
+            if key.startswith(_RUN) and key != _OVERRIDES
+        },
+    )
+
+
+def write_settings(
+    path: Path,
+    settings: Mapping[str, object],
+    *,
+    overrides: frozenset[str],
+    identity: Mapping[str, str],
+    corpus: Mapping[str, object],
+    claim: bool,
+) -> None:
+    """Make the folder and the file in it.
+
+    corpus: what the user said of the preparation, without which a resumed run that was begun on a plain
+    folder would prepare another corpus. claim: the file must be new (else FileExistsError); a file that is
+    there is replaced at once. Raises OSError, or UsageError while replacing.
+    """
+    shared = {f"{CorpusConfig.table}.{key}": value for key, value in corpus.items()} | dict(settings)
+    values: dict[str, object] = {_RUN + key: value for key, value in identity.items()}
+    values[_OVERRIDES] = tuple(sorted(overrides))
+    notes = {key: "override" if key in overrides else "auto" for key in shared}
+    text = write_toml({**values, **shared}, notes)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    if claim:
+        with path.open("x", encoding="utf-8") as claimed:
+            claimed.write(text)
+    else:
+        with atomic_file(path, error=UsageError) as file:
+            file.write(text.encode())
+
+
+def without_run(values: Mapping[str, object]) -> dict[str, object]:
+    """Settings alone: what a `run.toml` that is given to --config may override."""
+    return {key: value for key, value in values.items() if not key.startswith(_RUN)}
+
+
+def _words(value: object) -> str:
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else repr(value)
+
+
+def _same(before: object, now: object) -> bool:
+    """Whether two settings mean the same; lists to try have no order."""
+    if isinstance(before, tuple) and isinstance(now, tuple):
+        return set(before) == set(now)
+    return before == now
