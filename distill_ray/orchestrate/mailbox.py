@@ -54,10 +54,10 @@ class Mailbox:
 
 
 @contextlib.contextmanager
-def open_mailbox() -> Iterator[Any]:
-    """The actor handle of a new mailbox on the driver's node."""
+def open_mailbox(kind: type[Any] = Mailbox) -> Iterator[Any]:
+    """The actor handle of a new mailbox of this kind on the driver's node."""
     node = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-    mailbox = ray.remote(num_cpus=0, label_selector=node)(Mailbox).remote()
+    mailbox = ray.remote(num_cpus=0, label_selector=node)(kind).remote()
     try:
         yield mailbox
     finally:

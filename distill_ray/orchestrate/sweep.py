@@ -28,8 +28,8 @@ from distill_ray.errors import ClusterError
 from distill_ray.orchestrate.failure import meaning, to_distill_error
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.ledger import Ledger
-from distill_ray.orchestrate.mailbox import Record
-from distill_ray.orchestrate.sweep_mailbox import open_sweep_mailbox
+from distill_ray.orchestrate.mailbox import Record, open_mailbox
+from distill_ray.orchestrate.sweep_mailbox import SweepMailbox
 from distill_ray.orchestrate.sweep_search import Rounds
 from distill_ray.orchestrate.trial import BEGUN, FAILED, TrialHome, TrialTask, reports_before
 from distill_ray.orchestrate.tune_thread import TuneThread
@@ -81,7 +81,7 @@ class SweepRun:
         Raises TrainingError where the search itself (and not a trial) failed, ClusterError where Ray was
         lost, KeyboardInterrupt after an abort.
         """
-        with open_sweep_mailbox() as mailbox:
+        with open_mailbox(SweepMailbox) as mailbox:
             self._mailbox = mailbox
             fit = TuneThread(self, home(mailbox), self._storage, self._sweep, self._health)
             try:

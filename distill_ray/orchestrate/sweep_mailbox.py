@@ -6,19 +6,14 @@ posts through a `TrialBox`; the driver's is in `sweep.py`.
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
-
-import ray
-from ray.exceptions import RayError
 
 from distill_ray.orchestrate.mailbox import Record
 
 
 class SweepMailbox:
-    """Keeps what trials said until the driver asks; runs as a Ray actor (see `open_sweep_mailbox`)."""
+    """Keeps what trials said until the driver asks; runs as a Ray actor (see `open_mailbox`)."""
 
     def __init__(self) -> None:
         self._records: list[tuple[str, Record]] = []
@@ -63,18 +58,6 @@ class SweepMailbox:
 
     def _stops(self, trial: str) -> bool:
         return self._all_stopped or trial in self._stopped
-
-
-@contextlib.contextmanager
-def open_sweep_mailbox() -> Iterator[Any]:
-    """The actor handle of a new mailbox on the driver's node."""
-    node = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-    mailbox = ray.remote(num_cpus=0, label_selector=node)(SweepMailbox).remote()
-    try:
-        yield mailbox
-    finally:
-        with contextlib.suppress(RayError):
-            ray.kill(mailbox)
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -182,11 +182,8 @@ def _name_of(trial: Any) -> str:
 
 
 def _error_of(trial: Any) -> BaseException | None:
-    path = trial.pickled_error_file
-    if not path or not Path(path).exists():
-        return None
     try:
-        error = pickle.loads(Path(path).read_bytes())
+        error = trial.get_pickled_error()
     except Exception:  # made of classes that only the trial's process has
         return None
     return error if isinstance(error, BaseException) else None
