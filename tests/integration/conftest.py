@@ -14,9 +14,58 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
+import numpy as np
 import pytest
 
+RATE = 8_000
+SETTINGS = """
+[corpus]
+sample_rate = 8000
+val_fraction = 0.3
+
+[model]
+width = 16
+encoder_blocks = 1
+decoder_blocks = 1
+latent_dim = 16
+n_fft = 256
+hop = 64
+
+[training]
+window_seconds = 0.25
+min_epoch_steps = 4
+warmup_steps = 4
+val_seconds = 2.0
+
+[prior]
+hidden_size = 32
+num_layers = 2
+num_heads = 2
+context_frames = 32
+
+[prior_training]
+min_epoch_steps = 5
+"""
 _PROGRAM = Path(__file__).with_name("tiny_run.py")
+
+
+@pytest.fixture(scope="session")
+def small_settings() -> str:
+    """TOML of a small codec and prior of recordings at 8 kHz."""
+    return SETTINGS
+
+
+@pytest.fixture(scope="session")
+def plucks() -> Callable[[int, float], tuple[np.ndarray, np.random.Generator]]:
+    """Makes a tone of so many seconds at 8 kHz, another one for each number; gives what draws its noise too."""
+
+    def make(number: int, seconds: float) -> tuple[np.ndarray, np.random.Generator]:
+        rng = np.random.default_rng(number)
+        time_T = np.arange(round(seconds * RATE)) / RATE
+        tone_T = np.sin(2 * np.pi * 110 * 2 ** rng.uniform(0, 3) * time_T) * np.exp(-(time_T * 3 % 1.0) * 4)
+        return tone_T, rng
+
+    return make
 
 
 @pytest.fixture(scope="session")

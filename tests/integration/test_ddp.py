@@ -8,7 +8,6 @@ import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 import torch
@@ -41,13 +40,12 @@ OVERRIDES: dict[str, object] = {
 
 
 @pytest.fixture(scope="module")
-def corpus(tmp_path_factory: pytest.TempPathFactory) -> str:
+def corpus(tmp_path_factory: pytest.TempPathFactory, plucks: Any) -> str:
     folder = tmp_path_factory.mktemp("ddp")
     for number in range(6):
-        rng = np.random.default_rng(number)
-        time = np.arange(2 * RATE) / RATE
-        tone = np.sin(2 * np.pi * 110 * 2 ** rng.uniform(0, 3) * time) * np.exp(-(time * 3 % 1.0) * 4)
-        soundfile.write(folder / f"{number}.wav", 0.3 * tone + 0.02 * rng.standard_normal(len(time)), RATE)
+        tone_T, rng = plucks(number, 2.0)
+        noise_T = 0.02 * rng.standard_normal(len(tone_T))
+        soundfile.write(folder / f"{number}.wav", 0.3 * tone_T + noise_T, RATE)
     out = folder / "corpus"
     config = CorpusConfig(sample_rate=RATE, val_fraction=0.3)
     prepare_corpus([folder], out, config=config, workers=1)

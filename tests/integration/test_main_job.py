@@ -14,55 +14,24 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 
 RATE = 8_000
-SETTINGS = """
-[corpus]
-sample_rate = 8000
-val_fraction = 0.3
-
-[model]
-width = 16
-encoder_blocks = 1
-decoder_blocks = 1
-latent_dim = 16
-n_fft = 256
-hop = 64
-
-[training]
-window_seconds = 0.25
-min_epoch_steps = 4
-warmup_steps = 4
-val_seconds = 2.0
-
-[prior]
-hidden_size = 32
-num_layers = 2
-num_heads = 2
-context_frames = 32
-
-[prior_training]
-min_epoch_steps = 5
-"""
 Command = Callable[..., subprocess.CompletedProcess[str]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, small_settings: str, plucks: Any) -> Path:
     """Stereo recordings, one broken file among them, and a settings file."""
     root = tmp_path_factory.mktemp("job")
     (root / "in").mkdir()
     for number in range(6):
-        rng = np.random.default_rng(number)
-        time_ = np.arange(round(1.5 * RATE)) / RATE
-        tone = np.sin(2 * np.pi * 110 * 2 ** rng.uniform(0, 3) * time_) * np.exp(-(time_ * 3 % 1.0) * 4)
-        noise = 0.02 * rng.standard_normal((len(time_), 2))
-        soundfile.write(root / "in" / f"{number}.wav", 0.3 * tone[:, None] + noise, RATE)
+        tone_T, rng = plucks(number, 1.5)
+        noise = 0.02 * rng.standard_normal((len(tone_T), 2))
+        soundfile.write(root / "in" / f"{number}.wav", 0.3 * tone_T[:, None] + noise, RATE)
     (root / "in" / "broken.flac").write_bytes(b"fLaC but not really")
-    (root / "settings.toml").write_text(SETTINGS)
+    (root / "settings.toml").write_text(small_settings)
     return root
 
 
@@ -245,10 +214,12 @@ def test_a_cancelled_run_resumes_to_the_same_losses(
         assert resumed[key] == trained[key]
 
 
-def test_a_collapsing_run_ends_with_code_4_and_its_model(folder: Path, run: Command) -> None:
+def test_a_collapsing_run_ends_with_code_4_and_its_model(
+    folder: Path, run: Command, small_settings: str
+) -> None:
     """Many codes for little audio, re-seeding off, and a rate and a commitment at which codes die."""
     (folder / "collapse.toml").write_text(
-        SETTINGS.replace("[model]", "[model]\nreseed_threshold = 0.0\nquantizer_dropout = 0.0")
+        small_settings.replace("[model]", "[model]\nreseed_threshold = 0.0\nquantizer_dropout = 0.0")
     )
     done = run(
         "train", folder / "corpus", "--config", folder / "collapse.toml", "--out", folder / "collapse",

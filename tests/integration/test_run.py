@@ -5,13 +5,13 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import soundfile
 
@@ -20,38 +20,6 @@ from distill_ray.cli.main import app
 from distill_ray.cli.output import run
 
 RATE = 8_000
-SETTINGS = """
-[corpus]
-sample_rate = 8000
-val_fraction = 0.3
-
-[model]
-width = 16
-encoder_blocks = 1
-decoder_blocks = 1
-latent_dim = 16
-n_fft = 256
-hop = 64
-
-[training]
-window_seconds = 0.25
-min_epoch_steps = 4
-warmup_steps = 4
-val_seconds = 2.0
-batch_size = 4
-checkpoint_seconds = 0.0
-
-[prior]
-hidden_size = 32
-num_layers = 2
-num_heads = 2
-context_frames = 32
-
-[prior_training]
-min_epoch_steps = 5
-batch_size = 4
-checkpoint_seconds = 0.0
-"""
 ONE_CODEC = "[model]\ncodebook_size = 16\nnum_quantizers = 2\n"
 # The command, which kills itself at the first event whose record has all that the first argument names.
 KILLED = """
@@ -76,19 +44,18 @@ STAGES = ["prepare", "codec", "prior", "samples"]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def folder(tmp_path_factory: pytest.TempPathFactory, small_settings: str, plucks: Any) -> Path:
     """Six recordings and two settings files."""
     root = tmp_path_factory.mktemp("run")
     (root / "in").mkdir()
     for number in range(6):
-        rng = np.random.default_rng(number)
-        time = np.arange(round(1.5 * RATE)) / RATE
-        tone = np.sin(2 * np.pi * 110 * 2 ** rng.uniform(0, 3) * time) * np.exp(-(time * 3 % 1.0) * 4)
-        soundfile.write(
-            root / "in" / f"{number}.wav", 0.3 * tone + 0.02 * rng.standard_normal(len(time)), RATE
-        )
-    (root / "search.toml").write_text(SETTINGS)
-    (root / "one.toml").write_text(SETTINGS.replace("[model]\n", ONE_CODEC))
+        tone_T, rng = plucks(number, 1.5)
+        noise_T = 0.02 * rng.standard_normal(len(tone_T))
+        soundfile.write(root / "in" / f"{number}.wav", 0.3 * tone_T + noise_T, RATE)
+    # Small batches, and a checkpoint after every step.
+    settings = re.sub(r"(training\])", r"\1\nbatch_size = 4\ncheckpoint_seconds = 0.0", small_settings)
+    (root / "search.toml").write_text(settings)
+    (root / "one.toml").write_text(settings.replace("[model]\n", ONE_CODEC))
     return root
 
 
