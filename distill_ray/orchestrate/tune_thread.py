@@ -182,8 +182,12 @@ def _name_of(trial: Any) -> str:
 
 
 def _error_of(trial: Any) -> BaseException | None:
+    # `Trial.get_pickled_error` would look in the storage, where Tune has not brought the file yet.
+    path = trial.pickled_error_file
+    if not path or not Path(path).exists():
+        return None
     try:
-        error = trial.get_pickled_error()
+        error = pickle.loads(Path(path).read_bytes())
     except Exception:  # made of classes that only the trial's process has
         return None
     return error if isinstance(error, BaseException) else None

@@ -13,6 +13,7 @@ import json
 import logging
 import os
 import sys
+from pathlib import Path
 from typing import Any
 
 
@@ -27,7 +28,10 @@ def main() -> None:
         RAY_memory_monitor_refresh_ms="0",
         RAY_worker_niceness="0",
         RAY_AUTH_MODE="disabled",
+        RAY_TMPDIR=sys.argv[2],
     )
+    # For a note of the newest cluster's address, which `Cluster` writes to Ray's default folder unasked.
+    (Path(sys.argv[2]) / "ray").mkdir()
     import ray
     from ray.cluster_utils import Cluster
 

@@ -100,11 +100,13 @@ def test_two_ranks_score_their_shares_of_the_windows(corpus: Corpus, task: VQTas
 
 
 def test_the_scores_of_the_best_epoch_are_kept_through_a_resume(
-    corpus: Corpus, small_config: Config, tmp_path: Path
+    corpus: Corpus, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = small_config(training__epochs=3, training__min_epoch_steps=1, model__codebook_size=16)
-    # The rate is so high after the first epochs that a later one is not the best.
-    config = replace(config, training=replace(config.training, lr=0.05, batch_size=8))
+    config = replace(config, training=replace(config.training, batch_size=8))
+    # Which epoch of a real run is the best depends on the machine's rounding; here it is the first.
+    validate = VQTask.validate
+    monkeypatch.setattr(VQTask, "validate", lambda task: validate(task) + 1e3 * len(task.figures.history))
 
     def train(folder: Path, cut_after: int = 0) -> tuple[TrainingCompleteEvent, list[VQEpochMetrics]]:
         epochs, stop = [], StopFlag()
@@ -119,7 +121,7 @@ def test_the_scores_of_the_best_epoch_are_kept_through_a_resume(
         return train_vqvae(corpus.uri, config, worker, depths=(1, 2)), epochs
 
     uncut, epochs = train(tmp_path / "uncut")
-    assert uncut.best_epoch < 3
+    assert uncut.best_epoch == 1
     for epoch in epochs:
         assert [score.levels for score in epoch.depth_scores] == [1, 2]
         assert epoch.depth_scores[-1].val_loss == epoch.val_loss
