@@ -57,7 +57,7 @@ def small_settings() -> str:
 
 @pytest.fixture(scope="session")
 def plucks() -> Callable[[int, float], tuple[np.ndarray, np.random.Generator]]:
-    """Makes a tone of so many seconds at 8 kHz, another one for each number; gives what draws its noise too."""
+    """Makes a tone of so many seconds at 8 kHz, another for each number; gives what draws its noise too."""
 
     def make(number: int, seconds: float) -> tuple[np.ndarray, np.random.Generator]:
         rng = np.random.default_rng(number)
