@@ -1,5 +1,7 @@
 """A small real codec run as a process, to be broken: `python codec_run.py RUN_DIR CORPUS WORKERS EPOCHS`.
 
+Its steps take at least a tenth of a second, so that there is time to break it on any machine.
+
 WORKERS is what --num-workers takes; RAY_ADDRESS names the cluster, and without it Ray is private. Every event
 goes to stdout as a line {"t": seconds since the epoch, "event": …}; so does a line {"pids": […]} of the ranks
 each time that they begin, and at the end {"final": …, "checkpoint": …} or {"error": …}.
@@ -21,12 +23,14 @@ from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import DistillError
 from distill_ray.orchestrate.launch import launch
+from distill_ray.training import vqvae
 from distill_ray.training.events import Event, Notice, to_record
-from distill_ray.training.vqvae import train_vqvae
+from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import Worker
 
 RATE = 8_000
 PIDS = "ranks "
+STEP_S = 0.1
 
 
 def config(epochs: int) -> VQTrainConfig:
@@ -52,6 +56,15 @@ def config(epochs: int) -> VQTrainConfig:
     return resolve_vqvae(facts, overrides=settings, size=None, accelerator=False, workers=1).config
 
 
+class PacedTask(VQTask):
+    """A codec in training that takes its time."""
+
+    def train_step(self, step: int, fraction: float) -> None:
+        began = time.monotonic()
+        super().train_step(step, fraction)
+        time.sleep(max(0.0, began + STEP_S - time.monotonic()))
+
+
 class Loop:
     """`train_vqvae`, after saying which processes and hosts its ranks are."""
 
@@ -61,7 +74,8 @@ class Loop:
     def __call__(self, worker: Worker) -> Event:
         pids = worker.all_gather(torch.tensor([os.getpid()])).tolist()
         worker.emit(Notice(level="info", message=PIDS + json.dumps([socket.gethostname(), *pids])))
-        return train_vqvae(self.corpus, self.settings, worker)
+        vqvae.VQTask = PacedTask  # type: ignore[misc]
+        return vqvae.train_vqvae(self.corpus, self.settings, worker)
 
 
 def main() -> int:

@@ -46,7 +46,7 @@ class CodecRun:
         self._stdout = run_dir.with_name(f"{run_dir.name}-{time.monotonic_ns()}.jsonl")
         self._stderr = self._stdout.with_suffix(".stderr")
         self.temporary = run_dir.with_name("temporary")
-        self.temporary.mkdir(exist_ok=True)
+        self.temporary.mkdir(parents=True, exist_ok=True)
         environment = {
             **os.environ,
             "RAY_ADDRESS": address or "local",

@@ -68,7 +68,10 @@ def test_a_job_from_a_third_machine_trains_over_two(
     (folder / "settings.toml").write_text(SETTINGS)
     train = ["train", small_corpus, "--config", folder / "settings.toml", "--num-workers", 2]
     with netns.machines(folder) as cluster:
-        submit = [sys.executable, "-m", "distill_ray", "submit", "--address", netns.DASHBOARD]
+        submit = [
+            sys.executable, "-m", "distill_ray", "submit", "--address", netns.DASHBOARD,
+            "--storage", folder / "results",
+        ]  # fmt: skip
         wrong = folder / "wrong"
         wrong.write_text("0" * 64)
         wrong.chmod(0o600)
@@ -78,8 +81,8 @@ def test_a_job_from_a_third_machine_trains_over_two(
         done = cluster.run(
             "client",
             [
-                *submit, "--token-file", cluster.token_file, "--storage", folder / "results", "--name",
-                "three", "--json", "--", *train, "--gpus-per-worker", 0,
+                *submit, "--token-file", cluster.token_file, "--name", "three", "--json", "--",
+                *train, "--gpus-per-worker", 0,
             ],
             timeout_s=500,
         )  # fmt: skip

@@ -264,7 +264,7 @@ def test_a_second_ctrl_c_ends_all_at_once(
 
     def press(event: Event) -> None:
         nonlocal pressed
-        running = isinstance(event, TrialUpdate) and event.state == "running"
+        running = isinstance(event, TrialUpdate) and (event.trial, event.state) == ("k16-q4", "running")
         if pressed == 0 and running:
             pressed = 1
             os.kill(os.getpid(), signal.SIGINT)
