@@ -11,9 +11,11 @@ import json
 import socket
 import ssl
 import sys
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from importlib import metadata
+from itertools import chain
 from typing import Any
 from urllib.parse import quote
 
@@ -71,7 +73,8 @@ class JobClient:
     def check(self) -> ClusterFacts:
         """Say within seconds what would keep a job from working there.
 
-        Raises ClusterError where Ray's minor version is not this program's, or Python is too old for it.
+        Raises ClusterError where Ray's minor version is not this program's, Python is too old for it, or no
+        node is known.
         """
         version = self._json("GET", "/api/version")
         ray = version.get("ray_version") if isinstance(version, dict) else None
@@ -89,13 +92,19 @@ class JobClient:
                 f"the cluster at {self.address} runs Python {python}; distill-ray needs "
                 f"{'.'.join(map(str, _OLDEST_PYTHON))} or newer there"
             )
-        nodes = self._data("/api/v0/nodes?detail=1&limit=10000").get("result", {}).get("result", [])
-        resources: dict[str, float] = {}
-        for node in nodes:
-            if node.get("state") == "ALIVE":
-                for name, amount in (node.get("resources_total") or {}).items():
-                    resources[name] = resources.get(name, 0.0) + amount
-        return ClusterFacts(ray_version=ray, python_version=python, resources=resources)
+        return ClusterFacts(ray_version=ray, python_version=python, resources=self._resources())
+
+    def _resources(self) -> dict[str, float]:
+        """What the living nodes have; the head is one, but a dashboard that has just started names none."""
+        deadline = time.monotonic() + ANSWER_WITHIN_S
+        while True:
+            nodes = self._data("/api/v0/nodes?detail=1&limit=10000").get("result", {}).get("result", [])
+            alive = [node.get("resources_total") or {} for node in nodes if node.get("state") == "ALIVE"]
+            if any(alive):
+                return {name: sum(node.get(name, 0.0) for node in alive) for name in {*chain(*alive)}}
+            if time.monotonic() > deadline:
+                raise ClusterError(f"the cluster at {self.address} names no node yet; try again in a moment")
+            time.sleep(0.2)
 
     def jobs(self) -> list[JobRecord]:
         """All submitted jobs, the oldest first."""

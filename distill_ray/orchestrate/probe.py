@@ -1,4 +1,4 @@
-"""First act of a submitted job: does this machine see the data, and can it write where the results go?
+"""First act of a submitted job: are the packages here, and the data, and can the results be written?
 
 Run as `python -m distill_ray.orchestrate.probe '{"reads": […], "writes": […]}'` before anything heavy is
 imported, so that the client hears of a wrong path within seconds. It ends with 2 and an error line
@@ -7,12 +7,26 @@ imported, so that the client hears of a wrong path within seconds. It ends with 
 
 from __future__ import annotations
 
+import importlib.util
 import json
 import socket
 import sys
 
-from distill_ray.errors import UsageError
+from distill_ray.errors import DistillError, InstallationError, UsageError
 from distill_ray.orchestrate import job_lines
+
+_PACKAGES = ("ray", "torch", "torchaudio", "pyarrow", "safetensors", "soundfile", "numpy", "rich", "typer")
+
+
+def check_installed(packages: tuple[str, ...] = _PACKAGES) -> None:
+    """Raise InstallationError where this Python, the first `python` that the job found, lacks a package."""
+    missing = [name for name in packages if importlib.util.find_spec(name) is None]
+    if missing:
+        raise InstallationError(
+            f"{sys.executable} of the cluster's node {socket.gethostname()} has no {', '.join(missing)}: "
+            "start Ray there with the environment that has them first on the PATH, or submit with "
+            f"--pip {missing[0]}" + (" and so on" if missing[1:] else "")
+        )
 
 
 def check_reads(place: str) -> None:
@@ -42,11 +56,12 @@ def main(argument: str) -> int:
     """Check everything; the exit code."""
     wanted = json.loads(argument)
     try:
+        check_installed()
         for place in wanted["reads"]:
             check_reads(place)
         for place in wanted["writes"]:
             check_writes(place)
-    except UsageError as error:
+    except DistillError as error:
         facts = {"type": type(error).__name__, "message": str(error), "exit_code": error.exit_code}
         job_lines.say("error", facts)
         return error.exit_code

@@ -51,12 +51,17 @@ class Machines:
             check=False,
         )
 
-    def start(self, machine: str, command: Sequence[object]) -> subprocess.Popen[bytes]:
-        """Start a command on a machine; its output goes to FOLDER/MACHINE.log."""
-        with (self.folder / f"{machine}.log").open("ab") as log:
-            return subprocess.Popen(
-                self._inside(machine, command), env=self._environment(), stdout=log, stderr=log
-            )
+    @contextlib.contextmanager
+    def running(self, machine: str, command: Sequence[object]) -> Iterator[None]:
+        """A command on a machine for as long as the block; its output goes to FOLDER/MACHINE.log."""
+        with (
+            (self.folder / f"{machine}.log").open("ab") as log,
+            subprocess.Popen(self._inside(machine, command), env=self._environment(), stdout=log, stderr=log),
+        ):
+            try:
+                yield
+            finally:
+                end_processes(self.folder, patience_s=0.0)
 
     def _inside(self, machine: str, command: Sequence[object]) -> list[str]:
         own = self.folder / f"ray-{machine}"
@@ -68,6 +73,7 @@ class Machines:
         kept = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "XDG_"))}
         return {
             **kept,
+            "PATH": f"{_BIN}{os.pathsep}{os.environ['PATH']}",  # where a job finds its `python`
             "RAY_AUTH_MODE": "token",
             "RAY_AUTH_TOKEN_PATH": str(self.token_file),
             "RAY_USAGE_STATS_ENABLED": "0",
@@ -84,27 +90,17 @@ def machines(folder: Path, *, prefix: str = "distill-") -> Iterator[Machines]:
     token.touch(mode=0o600)
     token.write_text(secrets.token_hex(32))
     cluster = Machines(prefix=prefix, folder=folder)
-    with _network(prefix):
-        try:
-            small = [
-                "--num-cpus=1",
-                f"--object-store-memory={80 * 2**20}",
-                "--disable-usage-stats",
-                "--block",
-            ]
-            head = [
-                _BIN / "ray", "start", "--head", f"--node-ip-address={NET}.1", "--port=6379",
-                f"--dashboard-host={NET}.1", *small,
-            ]  # fmt: skip
-            cluster.start("head", head)
-            _wait_for(cluster, f"{NET}.1", 8265)
-            node = [
-                _BIN / "ray", "start", f"--address={NET}.1:6379", f"--node-ip-address={NET}.2", *small
-            ]  # fmt: skip
-            cluster.start("node", node)
+    small = ["--num-cpus=1", f"--object-store-memory={80 * 2**20}", "--disable-usage-stats", "--block"]
+    head = [
+        _BIN / "ray", "start", "--head", f"--node-ip-address={NET}.1", "--port=6379",
+        f"--dashboard-host={NET}.1", *small,
+    ]  # fmt: skip
+    node = [_BIN / "ray", "start", f"--address={NET}.1:6379", f"--node-ip-address={NET}.2", *small]
+    with _network(prefix), cluster.running("head", head):
+        _wait_for(cluster, f"{NET}.1", 8265)
+        with cluster.running("node", node):
+            _wait_for_cpus(cluster, 2)
             yield cluster
-        finally:
-            end_processes(folder, patience_s=0.0)
 
 
 @contextlib.contextmanager
@@ -123,7 +119,9 @@ def _network(prefix: str) -> Iterator[None]:
             _ip("-n", space, "link", "set", "lo", "up")
         yield
     finally:
-        for machine in ADDRESSES:
+        for number, machine in enumerate(ADDRESSES):
+            # A namespace that is gone keeps its links for as long as a last process of it.
+            _ip("link", "del", f"{prefix}{number}"[:15], check=False)
             _ip("netns", "del", prefix + machine, check=False)
         _ip("link", "del", bridge, check=False)
 
@@ -131,6 +129,21 @@ def _network(prefix: str) -> Iterator[None]:
 def _ip(*words: str, check: bool = True) -> None:
     done = subprocess.run(["ip", *words], capture_output=True, text=True, check=False)
     assert not check or done.returncode == 0, (words, done.stderr)
+
+
+def _wait_for_cpus(cluster: Machines, count: int, timeout_s: float = 90.0) -> None:
+    """Until the cluster has so many."""
+    ask = (
+        "from distill_ray.orchestrate.job_address import dashboard_address, find_token\n"
+        "from distill_ray.orchestrate.job_client import JobClient\n"
+        f"client = JobClient(dashboard_address({DASHBOARD!r}, {{}}), find_token(None))\n"
+        f"assert client.check().resources['CPU'] == {count}"
+    )
+    deadline = time.monotonic() + timeout_s
+    while (asked := cluster.run("client", [sys.executable, "-c", ask])).returncode:
+        logs = [(cluster.folder / f"{machine}.log").read_text()[-2000:] for machine in ("head", "node")]
+        assert time.monotonic() < deadline, (asked.stderr, logs)
+        time.sleep(0.5)
 
 
 def _wait_for(cluster: Machines, host: str, port: int, timeout_s: float = 90.0) -> None:

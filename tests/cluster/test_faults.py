@@ -108,7 +108,7 @@ def test_a_killed_driver_is_gone_with_all_its_processes_and_the_next_run_goes_on
         noticed_s=gone_s, resumed_s=resumed - broken_at, lost_steps=max(0, last - first + 1)
     )
     assert first > 1
-    row("the driver, SIGKILL, started again at once (private Ray, 2 ranks)", recovery, final, undisturbed.final)
+    row("the driver, SIGKILL, started again (private Ray, 2 ranks)", recovery, final, undisturbed.final)
 
 
 def _is_of_a_run(title: str) -> bool:
@@ -145,7 +145,7 @@ def test_on_a_cluster_the_controller_and_the_driver_leave_nothing_and_the_run_go
         recovery = faulty.Recovery(
             noticed_s=gone_s, resumed_s=resumed - broken_at, lost_steps=max(0, last - first + 1)
         )
-        row("the driver, SIGKILL, started again at once (cluster, 2 ranks)", recovery, final, undisturbed.final)
+        row("the driver, SIGKILL, started again (cluster, 2 ranks)", recovery, final, undisturbed.final)
 
 
 @pytest.mark.slow

@@ -93,6 +93,25 @@ def test_a_ray_of_the_same_version_says_what_it_has(peer):
     assert facts.resources == {"CPU": 6.0, "GPU": 1.0}
 
 
+def nodes(*resources: dict[str, float]) -> tuple[int, str]:
+    alive = [{"state": "ALIVE", "resources_total": each} for each in resources]
+    return 200, json.dumps({"data": {"result": {"result": alive}}})
+
+
+def test_a_dashboard_that_has_just_started_is_asked_for_its_nodes_again(peer, monkeypatch):
+    answers = dashboard(nodes=nodes())
+    client = peer(answers).client()
+    said = iter([nodes({}), nodes({"CPU": 1.0})])
+    monkeypatch.setattr(job_client.time, "sleep", lambda _: answers.update(nodes=next(said)))
+    assert client.check().resources == {"CPU": 1.0}
+
+
+def test_a_dashboard_that_never_names_a_node_is_given_up(peer, monkeypatch):
+    monkeypatch.setattr(job_client, "ANSWER_WITHIN_S", 0.3)
+    with pytest.raises(ClusterError, match="names no node yet; try again"):
+        peer(dashboard(nodes=nodes())).client().check()
+
+
 @pytest.mark.parametrize(
     ("answers", "said"),
     [

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
 import json
+import sys
 
 import pytest
 
-from distill_ray.errors import UsageError
+from distill_ray.errors import InstallationError, UsageError
+from distill_ray.orchestrate import probe
 from distill_ray.orchestrate.job_lines import heard
-from distill_ray.orchestrate.probe import check_reads, check_writes, main
+from distill_ray.orchestrate.probe import check_installed, check_reads, check_writes, main
 
 
 @pytest.fixture
@@ -45,3 +47,14 @@ def test_the_program_says_the_first_wrong_place_to_the_client(corpus, capsys):
     kind, facts = heard(capsys.readouterr().err)
     assert (kind, facts["type"], facts["exit_code"]) == ("error", "UsageError", 2)
     assert "sees no /nowhere: " in facts["message"]
+
+
+def test_a_python_without_the_packages_is_named(monkeypatch, capsys):
+    check_installed()
+    with pytest.raises(InstallationError, match=f"{sys.executable} .* has no nowhere, elsewhere: start Ray"):
+        check_installed(("ray", "nowhere", "elsewhere"))
+    monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else name)
+    assert main(json.dumps({"reads": ["/nowhere"], "writes": []})) == InstallationError.exit_code
+    kind, facts = heard(capsys.readouterr().err)
+    assert (kind, facts["type"]) == ("error", "InstallationError")
+    assert "has no pyarrow: " in facts["message"]
