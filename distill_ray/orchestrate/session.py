@@ -68,6 +68,7 @@ _FOREIGN_SETTINGS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_V
 
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB; only small records pass through it
 _FOLDER_PREFIX = "distill-ray-session-"
+RAY_FILES = "ray"  # in the session's folder, which stays closed to others: Ray opens its own to everybody
 _CONNECT_TIMEOUT_S = 2.0
 # A Ray head speaks gRPC, that is HTTP/2: both sides begin with a frame of settings (fourth byte: its type).
 _HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
@@ -131,7 +132,7 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterat
                     num_gpus=math.ceil(ranks * plan.gpus_per_worker) if plan.use_gpu else 0,
                     object_store_memory=_OBJECT_STORE_BYTES,
                     include_dashboard=dashboard,
-                    _temp_dir=str(folder),
+                    _temp_dir=str(folder / RAY_FILES),
                 )
             _private = _describe(folder=folder)
             with _environment(_TRACKED if dashboard else {}, keep_existing=True), _nothing_on_stdout():

@@ -29,6 +29,9 @@ from distill_ray.orchestrate.job_lines import EVENTS_VARIABLE
 STOP_WITHIN_S = 600  # for the last step, checkpoint, export and upload
 _PACKAGE = Path(__file__).resolve().parents[1]
 _MOST_BYTES = 20 * 2**20  # Ray's own limit is 100 MiB; the package has well under one
+# A job without files gets a folder of its own too: else it runs where Ray was started, and Ray's workers would
+# import what lies there rather than the package that was sent.
+_NO_FILES = {"README": b"The folder of a job that distill-ray submit has sent.\n"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -64,8 +67,7 @@ def submit_job(client: JobClient, request: JobRequest, facts: ClusterFacts) -> s
     runtime: dict[str, Any] = {"env_vars": _environment(request)}
     if not _brings_itself(request.pip):
         runtime["py_modules"] = [send_package(client)]
-    if request.files:
-        runtime["working_dir"] = _sent(client, _archive(request.files))
+    runtime["working_dir"] = _sent(client, _archive(request.files or _NO_FILES))
     if request.pip:
         runtime["pip"] = list(request.pip)
     body = {

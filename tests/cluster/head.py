@@ -13,7 +13,7 @@ from typing import Any
 import ray._private.parameter as parameter
 
 from distill_ray.orchestrate.plan import ResolvedPlan
-from distill_ray.orchestrate.session import ray_session
+from distill_ray.orchestrate.session import RAY_FILES, ray_session
 
 
 class FreePorts(parameter.RayParams):
@@ -32,7 +32,7 @@ def main() -> None:
         from ray._private.worker import get_dashboard_url
 
         # Ray tells a job its cluster's address from this file, or else guesses among all Rays of a machine.
-        (session.folder / "ray_current_cluster").write_text(session.address)
+        (session.folder / RAY_FILES / "ray_current_cluster").write_text(session.address)
         facts = {"dashboard": f"http://{get_dashboard_url()}", "token_file": str(session.folder / "token")}
         print(json.dumps(facts), flush=True)
         sys.stdin.read()

@@ -6,6 +6,7 @@ import contextlib
 import functools
 import os
 import signal
+import stat
 import statistics
 import subprocess
 import sys
@@ -127,6 +128,13 @@ def test_two_ranks_equal_one_process_on_the_joined_batch_though_one_is_killed(
     assert len(sockets) > 5  # Ray's own, and gloo's
     assert {address for address in sockets if address not in _LOOPBACK} == set()
     assert statistics.median(lags) < 0.5
+
+
+def test_nobody_else_gets_at_the_files_of_a_private_ray(session: Session) -> None:
+    assert session.folder is not None
+    assert stat.S_IMODE(session.folder.stat().st_mode) == 0o700
+    assert stat.S_IMODE((session.folder / "token").stat().st_mode) == 0o600
+    assert {path.name for path in session.folder.iterdir()} == {"owner", "ray", "token"}
 
 
 _LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import json
 import socket
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from importlib import metadata
@@ -153,6 +155,23 @@ def test_nothing_listens():
         url = f"http://127.0.0.1:{unused.getsockname()[1]}"
         with pytest.raises(ClusterError, match=r"nothing listens at http://127\.0\.0\.1:"):
             JobClient(dashboard_address(url, {}), None).check()
+
+
+def test_a_name_with_several_addresses_that_swallow_everything_is_given_up_in_time(monkeypatch):
+    with socket.socket() as full, contextlib.ExitStack() as waiting:
+        full.bind(("127.0.0.1", 0))
+        full.listen(0)
+        for _ in range(2):  # the queue of those who wait is full; the kernel drops whoever else knocks
+            one = waiting.enter_context(socket.socket())
+            one.setblocking(False)
+            one.connect_ex(full.getsockname())
+        found = socket.getaddrinfo(*full.getsockname(), type=socket.SOCK_STREAM)
+        monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: found * 3)
+        client = JobClient(dashboard_address("http://far.example:8265", {}), None)
+        begun = time.monotonic()
+        with pytest.raises(ClusterError, match="far.example:8265 gives no answer within"):
+            client.check()
+    assert time.monotonic() - begun < 4.5
 
 
 def test_a_peer_that_accepts_and_is_silent_is_given_up(monkeypatch):

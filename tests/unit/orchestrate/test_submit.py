@@ -79,6 +79,13 @@ def test_a_job_is_sent_with_the_package_its_files_and_what_finds_its_results_aga
     assert (sent["entrypoint_num_cpus"], "entrypoint_num_gpus" in sent) == (2.0, False)
 
 
+def test_a_job_without_files_has_a_folder_of_its_own_where_nothing_shadows_the_package():
+    cluster = Cluster()
+    submit_job(cluster, JobRequest(name="birds", arguments=("train", "--", "/data")), FACTS)
+    folder = cluster.requests[0]["runtime_env"]["working_dir"]
+    assert names(cluster.packages[folder]) == ["README"]
+
+
 def test_the_entrypoint_probes_and_then_becomes_the_command():
     line = entrypoint(
         JobRequest(name="n", arguments=("train", "--", "it's here"), reads=("it's here",), writes=("/out",))
