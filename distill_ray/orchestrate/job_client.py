@@ -23,9 +23,8 @@ from distill_ray.errors import ClusterError, UsageError
 from distill_ray.orchestrate import job_lines
 from distill_ray.orchestrate.job_address import DashboardAddress, Token
 
-ANSWER_WITHIN_S = (
-    3.0  # what a dashboard needs milliseconds for; a user hears within 5 s, Python's start included
-)
+# A dashboard needs milliseconds; with the start of Python, a user hears within 5 s.
+ANSWER_WITHIN_S = 3.0
 _CONNECT_LEAST_S = 1.0
 WORK_WITHIN_S = 60.0  # uploads and submissions, whose answer waits for work on the cluster
 _OLDEST_PYTHON = (3, 11)

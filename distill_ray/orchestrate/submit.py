@@ -29,8 +29,8 @@ from distill_ray.orchestrate.job_lines import EVENTS_VARIABLE
 STOP_WITHIN_S = 600  # for the last step, checkpoint, export and upload
 _PACKAGE = Path(__file__).resolve().parents[1]
 _MOST_BYTES = 20 * 2**20  # Ray's own limit is 100 MiB; the package has well under one
-# A job without files gets a folder of its own too: else it runs where Ray was started, and Ray's workers would
-# import what lies there rather than the package that was sent.
+# A job without files gets a folder of its own too: else it runs where Ray was started, and Ray's workers
+# would import what lies there rather than the package that was sent.
 _NO_FILES = {"README": b"The folder of a job that distill-ray submit has sent.\n"}
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 

@@ -68,14 +68,8 @@ def test_only_folders_of_dead_sessions_are_swept(tmp_path: Path) -> None:
 
 
 def test_sockets_of_a_session_fit_their_limit() -> None:
-    folder = session._temporary_root() / f"{session._FOLDER_PREFIX}abcdefgh"
-    longest = (
-        folder
-        / session.RAY_FILES
-        / "session_2026-11-22_06-21-50_934299_4194304"
-        / "sockets"
-        / "plasma_store.12"
-    )
+    folder = session._temporary_root() / f"{session._FOLDER_PREFIX}abcdefgh" / session.RAY_FILES
+    longest = folder / "session_2026-11-22_06-21-50_934299_4194304" / "sockets" / "plasma_store.12"
     assert len(os.fsencode(longest)) < 107
 
 
