@@ -1,0 +1,272 @@
+"""Codecs trained from scratch for the same wall seconds on the same recordings, scored on held-out files:
+
+    python tests/bench/bakeoff.py AUDIO OUT --seconds 60 [--codecs ours-base encodec dac-small dac] [--opus]
+
+`rivals.py` says what the rivals are, `held_out.py` what is scored. The clock runs while steps are made (what
+a codec compiles or captures on the way is inside it); it stands still for set-up and for the looks: `--looks`
+times, evenly over the budget, every codec's averaged weights are scored on the same held-out windows by the
+weighted reconstruction loss, and the best of them are what the table shows, as our own training chooses.
+
+Each codec leaves OUT/row-NAME.json and OUT/heard/NAME/*.flac, so that a long bake-off can be spread over
+several calls; the table (OUT/table.md, OUT/bakeoff.json) is made of all rows found there. `listening.py` adds
+ViSQOL to the rows afterwards, on a CPU. "ours-SIZE" or "ours-SIZE+LABEL" is ours; --set key=value overrides
+its settings, as --set does for no rival.
+
+Shapes: B windows, C channels, T samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import dataclasses
+import json
+import math
+import statistics
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+from held_out import ORIGINAL, Excerpt, bench_corpus, excerpts, save_heard, score_codec
+from opus import KBPS, write_opus_rows
+from rivals import Coder, Contest, Trainee, build
+from table import write_table
+
+from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.corpus import AudioStore, Corpus
+from distill_ray.training.vq_validation import HeldOut
+from distill_ray.training.worker import LocalWorker
+from distill_ray.vqvae import ReconstructionLoss
+
+STEPS_BETWEEN_CHECKS = 5
+"""The host runs ahead of a GPU; it waits for it this often, so that the clock tells the truth."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Trained:
+    """A codec after its budget."""
+
+    coder: Coder
+    figures: dict[str, Any]
+
+
+def main() -> None:
+    options = _options()
+    options.out.mkdir(parents=True, exist_ok=True)
+    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    torch.backends.cudnn.benchmark = True  # fixed shapes; what full-rate convolutions want
+    corpus = bench_corpus(options.audio, options.out / "corpus")
+    chosen = excerpts(corpus, files=options.files, seconds=options.file_seconds)
+    for index, excerpt in enumerate(chosen[: options.listen]):
+        save_heard(options.out, ORIGINAL, index, excerpt.audio_CT)
+    print(
+        f"{device}: train {corpus.seconds('train'):.0f} s, held out {corpus.seconds('val'):.0f} s, scored "
+        f"{len(chosen)} excerpts",
+        flush=True,
+    )
+    for name in options.codecs:
+        config = _config(corpus, name, options, device)
+        contest = Contest(corpus=corpus, config=config, device=device, scratch=options.out / "scratch" / name)
+        trained = train(name, contest, seconds=options.seconds, looks=options.looks)
+        row = _row(name, trained, chosen, config, device, options)
+        (options.out / f"row-{name}.json").write_text(json.dumps(row, indent=1))
+        print({key: value for key, value in row.items() if isinstance(value, float | int | str)}, flush=True)
+        del trained
+        if device.type == "cuda":
+            torch.cuda.empty_cache()
+    if options.opus:
+        write_opus_rows(chosen, options.out, rates=list(KBPS), listen=options.listen)
+    print(write_table(options.out))
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument("audio")
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--seconds", type=float, default=60.0)
+    parser.add_argument("--codecs", nargs="*", default=["ours-base", "encodec", "dac-small", "dac"])
+    parser.add_argument("--opus", action="store_true")
+    parser.add_argument("--looks", type=int, default=6)
+    parser.add_argument("--levels", type=int, default=9)
+    parser.add_argument("--size", type=int, default=1024)
+    parser.add_argument("--batch", type=int, default=None)
+    parser.add_argument("--rival-lr", type=float, default=None, help="peak rate of the rivals")
+    parser.add_argument("--val-seconds", type=float, default=30.0)
+    parser.add_argument("--files", type=int, default=24)
+    parser.add_argument("--file-seconds", type=float, default=20.0)
+    parser.add_argument("--listen", type=int, default=6, help="excerpts kept for ViSQOL and pictures")
+    parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="settings")
+    return parser.parse_args()
+
+
+def _config(corpus: Corpus, name: str, options: argparse.Namespace, device: torch.device) -> VQTrainConfig:
+    ours = name.startswith("ours")
+    size = name.partition("-")[2].partition("+")[0] if ours else "base"
+    overrides: dict[str, object] = {
+        "model.codebook_size": options.size,
+        "model.num_quantizers": options.levels,
+        "training.max_minutes": options.seconds / 60,
+        "training.val_seconds": options.val_seconds,
+    }
+    if options.batch is not None:
+        overrides["training.batch_size"] = options.batch
+    if not ours and options.rival_lr is not None:
+        overrides["training.lr"] = options.rival_lr
+    if ours:
+        overrides |= {
+            key: _value(text) for key, _, text in (each.partition("=") for each in options.settings)
+        }
+    facts = CorpusFacts(
+        file_count=len(corpus.manifest.files),
+        train_seconds=corpus.seconds("train"),
+        sample_rate=corpus.sample_rate,
+        channels=corpus.channels,
+    )
+    gpu = device.type == "cuda"
+    return resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=1).config
+
+
+def _value(text: str) -> object:
+    try:
+        value: object = json.loads(text)
+    except json.JSONDecodeError:
+        return text
+    return value
+
+
+class Look:
+    """The weighted reconstruction loss of a codec on fixed held-out windows."""
+
+    def __init__(self, contest: Contest) -> None:
+        store = AudioStore(contest.corpus, "val", contest.device)
+        worker = LocalWorker(contest.scratch, device=contest.device)
+        self._windows = HeldOut(store, contest.config, worker)
+        self._loss = ReconstructionLoss(contest.config.model, contest.config.loss).to(contest.device)
+
+    @torch.no_grad()
+    def loss(self, coder: Coder) -> float:
+        total, count = 0.0, 0
+        for audio_BCT in self._windows.windows():
+            decoded_BCT = coder.decode(coder.encode(audio_BCT), audio_BCT.shape[2])
+            total += float(self._loss.total(self._loss(decoded_BCT, audio_BCT))) * len(audio_BCT)
+            count += len(audio_BCT)
+        return total / count
+
+
+def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained:
+    """Train the codec called `name` and leave it with the best weights of all looks."""
+    began = time.perf_counter()
+    torch.manual_seed(contest.config.training.seed)
+    trainee, look = build(name, contest), Look(contest)
+    _wait(contest.device)
+    setup_s = time.perf_counter() - began
+    if contest.device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats()
+    curve: list[dict[str, float]] = []
+    best, best_state = math.inf, None
+    step, spent = 0, 0.0
+    for number in range(1, looks + 1):
+        first, started = step, spent
+        step, spent = _until(trainee, contest, step=step, spent=spent, end=number / looks, seconds=seconds)
+        if step == first:
+            continue  # one step took longer than the part of the budget that this look ends
+        loss = look.loss(trainee.coder)
+        pace = (step - first) * batch_seconds(contest.config) / (spent - started)
+        curve.append({"seconds": spent, "steps": step, "val_loss": loss, "audio_s_per_s": pace})
+        print(
+            f"{name}: {spent:.1f} s, {step} steps, held-out loss {loss:.3f}, {pace:.0f} audio-s/s", flush=True
+        )
+        if loss < best:
+            best, best_state = loss, copy.deepcopy(trainee.coder.module.state_dict())
+    assert best_state is not None, "no held-out loss was finite"
+    trainee.coder.module.load_state_dict(best_state)
+    peak = torch.cuda.max_memory_allocated() / 1e9 if contest.device.type == "cuda" else math.nan
+    return Trained(
+        coder=trainee.coder,
+        figures={
+            "parameters": trainee.parameters,
+            "setup_s": setup_s,
+            "seconds": spent,
+            "steps": step,
+            "audio_s_per_s": step * batch_seconds(contest.config) / spent,
+            # Without what is compiled and captured in the first part.
+            "steady_audio_s_per_s": statistics.median(point["audio_s_per_s"] for point in curve),
+            "peak_gigabytes": peak,
+            "best_val_loss": best,
+            "last_val_loss": curve[-1]["val_loss"],
+            "curve": curve,
+        },
+    )
+
+
+def _until(
+    trainee: Trainee, contest: Contest, *, step: int, spent: float, end: float, seconds: float
+) -> tuple[int, float]:
+    """Train until the part `end` of the budget is used; the steps and seconds so far."""
+    _wait(contest.device)
+    began = time.perf_counter() - spent
+    while spent < end * seconds:
+        for _ in range(STEPS_BETWEEN_CHECKS if contest.device.type == "cuda" else 1):
+            trainee.train_step(step, min(1.0, spent / seconds))
+            step += 1
+        _wait(contest.device)
+        spent = time.perf_counter() - began
+    return step, spent
+
+
+def _wait(device: torch.device) -> None:
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+
+
+def batch_seconds(config: VQTrainConfig) -> float:
+    """Seconds of audio in a step."""
+    return config.training.batch_size * config.window_samples / config.model.sample_rate
+
+
+def _row(
+    name: str,
+    trained: Trained,
+    chosen: list[Excerpt],
+    config: VQTrainConfig,
+    device: torch.device,
+    options: argparse.Namespace,
+) -> dict[str, Any]:
+    began = time.perf_counter()
+    scores = score_codec(
+        trained.coder,
+        chosen,
+        device=device,
+        levels=config.model.num_quantizers,
+        size=config.model.codebook_size,
+        hop=config.model.frame_hop,
+        heard=(options.out, name, options.listen),
+    )
+    full = scores["depths"][-1]
+    return {
+        "codec": name,
+        "budget_s": options.seconds,
+        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "torch": torch.__version__,
+        "lr": config.training.lr,
+        "settings": options.settings if name.startswith("ours") else [],
+        "kbps": full["kbps"],
+        "kbps_entropy": full["kbps_entropy"],
+        "efficiency": full["efficiency"],
+        "mel": full["mel"],
+        "stft": full["stft"],
+        "si_sdr_db": full["si_sdr_db"],
+        "least_utilization": min(scores["utilization"]),
+        "mean_utilization": statistics.fmean(scores["utilization"]),
+        **trained.figures,
+        **scores,
+        "scoring_s": time.perf_counter() - began,
+    }
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,340 @@
+"""The codecs of the bake-off behind one small protocol: ours, EnCodec's layout and DAC's.
+
+The rivals are `transformers`' `EncodecModel` and `DacModel`, built from configuration with random weights at
+our sample rate, code rate (hop 512), levels and codebook size. Batches, augmentation, reconstruction
+losses, optimizer, schedule, precision (bf16 autocast on GPUs, quantisers in float32) and weight averaging are
+ours for all of them. What a rival needs beyond that, and `transformers` does not have, is added here:
+
+- **EnCodec** (Défossez et al. 2022): the library's quantiser can only look up. Added: k-means start, the
+  straight-through estimator over the sum of all levels, EMA codebooks (decay 0.99, Laplace smoothing 1e-5),
+  dead codes replaced at every step by vectors of the batch, a commitment loss with weight 1, the mean over
+  levels. As in audiocraft, and unlike the first release, residuals subtract detached codes, so that the
+  commitment loss of every level reaches the encoder. Kinder than the original in three places: a code is dead
+  below 0.1 of uniform use (EnCodec's absolute count of 2 would call most codes dead at our batch), a replaced
+  code gets its place in the EMA too (the original forgets that), and quantiser dropout is by window, where
+  EnCodec draws one depth for the batch. The loss balancer and the adversaries are left out, as in ours
+  without an adversarial stage.
+- **DAC** (Kumar et al. 2023): the library's own quantiser losses with DAC's weights (codebook 1.0, commitment
+  0.25) and its own quantiser dropout 0.5. Added: weight normalisation (the library has it as a method, DAC
+  trains with it) and codebooks that start from N(0, 1) as DAC's do, not from N(0, 0.02) as in the library.
+
+Shapes: B windows, C channels, T samples in audio and code frames in codes, Q RVQ levels, N = B · T vectors,
+K codes, L latent channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+from torch.nn.utils import parametrize
+
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.corpus import AudioStore, Corpus
+from distill_ray.training.ema import WeightAverage
+from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
+from distill_ray.training.vq_batch import VQBatches
+from distill_ray.training.vqvae import VQTask
+from distill_ray.training.worker import LocalWorker
+from distill_ray.vqvae import VQVAE, ReconstructionLoss
+
+RATIOS = (8, 4, 4, 4)
+"""EnCodec's strides at 44.1 kHz, decoder's order; their product is our hop of 512."""
+DAC_RATIOS = (2, 4, 8, 8)
+"""DAC's own at 44.1 kHz, encoder's order."""
+DAC_WIDTHS = {"dac": (64, 1536), "dac-small": (32, 512)}
+"""(encoder, decoder) widths: DAC's own 44.1 kHz codec, and the smaller one of DESIGN section 9."""
+KMEANS_VECTORS = 8  # for each code, as our own start takes
+KMEANS_ITERATIONS = 10
+
+
+class Coder(Protocol):
+    """A codec in use."""
+
+    @property
+    def module(self) -> nn.Module:
+        """Holds the weights that `encode` and `decode` use."""
+
+    def encode(self, audio_BCT: Tensor) -> Tensor:
+        """Codes int64 [B, Q, T] of all levels."""
+
+    def decode(self, codes_BQT: Tensor, length: int) -> Tensor:
+        """Audio [B, C, length] of the first levels' codes."""
+
+
+class Trainee(Protocol):
+    """A codec in training; `coder` has the averaged weights, which are what is scored."""
+
+    coder: Coder
+    parameters: int
+
+    def train_step(self, step: int, fraction: float) -> None:
+        """One step; `fraction` is the part of the budget that is used."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Contest:
+    """What all codecs of a bake-off share."""
+
+    corpus: Corpus
+    config: VQTrainConfig
+    device: torch.device
+    scratch: Path
+
+
+def build(name: str, contest: Contest) -> Trainee:
+    """The codec called `name`: "encodec", "dac", "dac-small", or else ours (`contest.config`)."""
+    if name == "encodec":
+        return RivalTraining(EncodecLayout(contest.config), contest)
+    if name in DAC_WIDTHS:
+        return RivalTraining(DacLayout(contest.config, *DAC_WIDTHS[name]), contest)
+    return Ours(contest)
+
+
+class OursInUse:
+    """Our codec as a `Coder`."""
+
+    def __init__(self, model: VQVAE) -> None:
+        self.module = model
+
+    def encode(self, audio_BCT: Tensor) -> Tensor:
+        return self.module.encode(audio_BCT)
+
+    def decode(self, codes_BQT: Tensor, length: int) -> Tensor:
+        return self.module.decode(codes_BQT, length)
+
+
+class Ours:
+    """Our codec, trained by the product's own step."""
+
+    def __init__(self, contest: Contest) -> None:
+        worker = LocalWorker(contest.scratch, device=contest.device)
+        self._task = VQTask(contest.corpus, contest.config, worker)
+        self.coder: Coder = OursInUse(self._task.average.module)
+        self.parameters = sum(parameter.numel() for parameter in self._task.model.parameters())
+
+    def train_step(self, step: int, fraction: float) -> None:
+        self._task.train_step(step, fraction)
+
+
+class Layout(nn.Module):
+    """A rival's network with what it needs to be trained; also a `Coder` once in eval mode."""
+
+    @property
+    def module(self) -> nn.Module:
+        return self
+
+    def start(self, audio_BCT: Tensor) -> None:
+        """Prepare the codebooks from recordings."""
+
+    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[Tensor, Tensor, Any]:
+        """Reconstruction, weighted quantiser loss, and what `follow` wants."""
+        raise NotImplementedError
+
+    def follow(self, seen: Any) -> None:
+        """Move what has no gradient, after the optimizer's step."""
+
+    def encode(self, audio_BCT: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def decode(self, codes_BQT: Tensor, length: int) -> Tensor:
+        raise NotImplementedError
+
+
+class RivalTraining:
+    """A rival under our batches, losses, optimizer and schedule."""
+
+    def __init__(self, layout: Layout, contest: Contest) -> None:
+        config, device = contest.config, contest.device
+        self._training = config.training
+        store = AudioStore(contest.corpus, "train", device)
+        self._batches = VQBatches(store, config, rank=0, world_size=1, device=device)
+        self._loss = ReconstructionLoss(config.model, config.loss).to(device)
+        self._bf16 = uses_bf16(config.training.precision, device)
+        self._layout = layout.to(device)
+        frames = config.training.batch_size * config.window_frames
+        count = -(-KMEANS_VECTORS * config.model.codebook_size // frames)
+        layout.eval().start(torch.cat([self._batches.unchanged(step) for step in range(count)]))
+        layout.train()
+        self._optimizer = Optimizer(
+            layout,
+            lr=self._training.lr,
+            betas=(self._training.beta1, self._training.beta2),
+            weight_decay=self._training.weight_decay,
+            clip_norm=self._training.clip_norm,
+        )
+        self._average = WeightAverage(layout, decay=self._training.ema_decay)
+        self.coder: Coder = self._average.module
+        self.parameters = sum(parameter.numel() for parameter in layout.parameters())
+
+    def train_step(self, step: int, fraction: float) -> None:
+        batch = self._batches.batch(step)
+        with torch.autocast(batch.audio_BCT.device.type, torch.bfloat16, enabled=self._bf16):
+            audio_BCT, quantiser_loss, seen = self._layout(batch.audio_BCT, batch.depth_B)
+            total = self._loss.total(self._loss(audio_BCT, batch.audio_BCT)) + quantiser_loss
+        total.backward()
+        self._optimizer.step(lr_scale(step, fraction, warmup_steps=self._training.warmup_steps))
+        self._layout.follow(seen)
+        self._average.update(step)
+
+
+class EncodecLayout(Layout):
+    """`EncodecModel` with the training of its quantiser (module docstring)."""
+
+    DECAY, SMOOTHING, DEAD = 0.99, 1e-5, 0.1
+
+    def __init__(self, config: VQTrainConfig) -> None:
+        from transformers import EncodecConfig, EncodecModel
+
+        super().__init__()
+        model = config.model
+        assert model.channels == 1, "the bake-off is mono"
+        assert model.frame_hop == 512, "the rivals' strides give 512 samples a code frame"
+        bits = (model.codebook_size - 1).bit_length()
+        frames = -(-model.sample_rate // model.frame_hop)  # the library rounds the code rate up
+        settings = EncodecConfig(
+            sampling_rate=model.sample_rate,
+            audio_channels=1,
+            upsampling_ratios=list(RATIOS),
+            codebook_size=model.codebook_size,
+            # The library derives the number of levels from this.
+            target_bandwidths=[(model.num_quantizers + 0.01) * bits * frames / 1000],
+        )
+        self.net = EncodecModel(settings)
+        assert len(self.levels) == model.num_quantizers, "levels that the bandwidth did not give"
+
+    @property
+    def levels(self) -> list[Any]:
+        return [layer.codebook for layer in self.net.quantizer.layers]
+
+    @torch.no_grad()
+    def start(self, audio_BCT: Tensor) -> None:
+        latents = [self.net.encoder(part).transpose(1, 2).flatten(0, 1) for part in audio_BCT.split(16)]
+        residual_NL = torch.cat(latents).float()
+        for level in self.levels:
+            centres_KL = euclidean_kmeans(residual_NL, level.codebook_size)
+            level.embed.copy_(centres_KL)
+            level.embed_avg.copy_(centres_KL)
+            level.cluster_size.fill_(1.0)
+            residual_NL = residual_NL - centres_KL[level.quantize(residual_NL)]
+
+    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[Tensor, Tensor, Any]:
+        latent_BTL = self.net.encoder(audio_BCT).transpose(1, 2)
+        with torch.autocast(audio_BCT.device.type, enabled=False):
+            flat_NL = latent_BTL.float().flatten(0, 1)
+            residual_NL, total_NL = flat_NL, torch.zeros_like(flat_NL)
+            commitment, seen = flat_NL.new_zeros(()), []
+            for index, level in enumerate(self.levels):
+                used_N1 = (depth_B > index).repeat_interleave(latent_BTL.shape[1])[:, None].float()
+                codes_N = level.quantize(residual_NL.detach())
+                code_NL = level.decode(codes_N)
+                commitment = commitment + ((residual_NL - code_NL).square() * used_N1).mean()
+                seen.append((codes_N, residual_NL.detach(), used_N1))
+                total_NL = total_NL + code_NL * used_N1
+                residual_NL = residual_NL - code_NL
+            through_NL = total_NL + (flat_NL - flat_NL.detach())
+        decoded = self.net.decoder(through_NL.view_as(latent_BTL).transpose(1, 2))
+        return decoded[..., : audio_BCT.shape[2]], commitment / len(self.levels), seen
+
+    @torch.no_grad()
+    def follow(self, seen: Any) -> None:
+        for level, (codes_N, vectors_NL, used_N1) in zip(self.levels, seen, strict=True):
+            hot_NK = functional.one_hot(codes_N, level.codebook_size).float() * used_N1
+            level.cluster_size.lerp_(hot_NK.sum(0), 1 - self.DECAY)
+            level.embed_avg.lerp_(hot_NK.T @ vectors_NL, 1 - self.DECAY)
+            total = level.cluster_size.sum()
+            share = (level.cluster_size + self.SMOOTHING) / (total + level.codebook_size * self.SMOOTHING)
+            level.embed.copy_(level.embed_avg / (share * total)[:, None])
+            uniform = total / level.codebook_size
+            dead_K1 = (level.cluster_size < self.DEAD * uniform)[:, None]
+            drawn = torch.randint(len(vectors_NL), (level.codebook_size,), device=vectors_NL.device)
+            new_KL = vectors_NL[drawn]
+            level.embed.copy_(torch.where(dead_K1, new_KL, level.embed))
+            level.embed_avg.copy_(torch.where(dead_K1, new_KL * uniform, level.embed_avg))
+            level.cluster_size.copy_(torch.where(dead_K1[:, 0], uniform, level.cluster_size))
+
+    @torch.no_grad()
+    def encode(self, audio_BCT: Tensor) -> Tensor:
+        padded = functional.pad(audio_BCT, (0, -audio_BCT.shape[2] % 512))
+        codes_QBT: Tensor = self.net.quantizer.encode(self.net.encoder(padded))
+        return codes_QBT.transpose(0, 1)
+
+    @torch.no_grad()
+    def decode(self, codes_BQT: Tensor, length: int) -> Tensor:
+        audio: Tensor = self.net.decoder(self.net.quantizer.decode(codes_BQT.transpose(0, 1)))
+        return audio[..., :length].clamp(-1.0, 1.0)
+
+
+class DacLayout(Layout):
+    """`DacModel` with its own quantiser losses (module docstring)."""
+
+    def __init__(self, config: VQTrainConfig, encoder_width: int, decoder_width: int) -> None:
+        from transformers import DacConfig, DacModel
+
+        super().__init__()
+        model = config.model
+        assert model.channels == 1, "the bake-off is mono"
+        assert model.frame_hop == 512, "the rivals' strides give 512 samples a code frame"
+        settings = DacConfig(
+            sampling_rate=model.sample_rate,
+            encoder_hidden_size=encoder_width,
+            decoder_hidden_size=decoder_width,
+            downsampling_ratios=list(DAC_RATIOS),
+            n_codebooks=model.num_quantizers,
+            codebook_size=model.codebook_size,
+            codebook_dim=model.codebook_dim,
+            quantizer_dropout=model.quantizer_dropout,
+        )
+        self.commitment = settings.commitment_loss_weight
+        self.codebook = settings.codebook_loss_weight
+        self.net = DacModel(settings)
+        for level in self.net.quantizer.quantizers:
+            nn.init.normal_(level.codebook.weight)
+        self.net.apply_weight_norm()
+
+    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[Tensor, Tensor, Any]:
+        latent_BLT = self.net.encoder(audio_BCT)
+        with torch.autocast(audio_BCT.device.type, enabled=False):
+            quantised_BLT, _, _, commitment_B, codebook_B = self.net.quantizer(latent_BLT.float())
+        decoded = self.net.decoder(quantised_BLT)[..., : audio_BCT.shape[2]]
+        return decoded, (self.commitment * commitment_B + self.codebook * codebook_B).mean(), None
+
+    @torch.no_grad()
+    def encode(self, audio_BCT: Tensor) -> Tensor:
+        padded = functional.pad(audio_BCT, (0, -audio_BCT.shape[2] % 512))
+        codes_BQT: Tensor = self.net.quantizer(self.net.encoder(padded))[1]
+        return codes_BQT
+
+    @torch.no_grad()
+    def decode(self, codes_BQT: Tensor, length: int) -> Tensor:
+        audio: Tensor = self.net.decoder(self.net.quantizer.from_codes(codes_BQT)[0])
+        return audio[..., :length].clamp(-1.0, 1.0)
+
+
+def euclidean_kmeans(vectors_NL: Tensor, size: int) -> Tensor:
+    """`size` centres [K, L] by Lloyd's iterations from random vectors; empty centres are drawn anew."""
+    generator = torch.Generator().manual_seed(0)
+    count = len(vectors_NL)
+
+    def draw(number: int) -> Tensor:
+        return vectors_NL[torch.randint(count, (number,), generator=generator).to(vectors_NL.device)]
+
+    centres_KL = draw(size)
+    for _ in range(KMEANS_ITERATIONS):
+        codes_N = torch.cdist(vectors_NL, centres_KL).argmin(1)
+        hot_NK = functional.one_hot(codes_N, size).float()
+        counts_K1 = hot_NK.sum(0)[:, None]
+        centres_KL = torch.where(counts_K1 > 0, hot_NK.T @ vectors_NL / counts_K1.clamp(min=1), draw(size))
+    return centres_KL
+
+
+def without_parametrizations(module: nn.Module) -> nn.Module:
+    """Fold weight normalisation into plain weights, as a codec is used once it is trained."""
+    for part in module.modules():
+        for name in list(getattr(part, "parametrizations", {})):
+            parametrize.remove_parametrizations(part, name)
+    return module
