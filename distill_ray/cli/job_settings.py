@@ -10,6 +10,7 @@ from pathlib import Path
 
 from distill_ray.cli import options
 from distill_ray.cli.job_arguments import JobCommand
+from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.resolve import CorpusFacts, resolve_prior, resolve_vqvae
@@ -39,7 +40,7 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
             workers=workers,
         )
     elif command.name == "train":
-        sections = (VQVAEConfig, TrainingConfig, HealthConfig)
+        sections = (VQVAEConfig, TrainingConfig, HealthConfig, AdversarialConfig)
         resolve_vqvae(
             _SOME_CORPUS,
             overrides=_file_settings(command) | _flag_settings(command, sections),

@@ -9,6 +9,7 @@ import typer
 from distill_ray.cli import options
 from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
+from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.vqvae import SIZES, TrainingConfig, VQVAEConfig
 
@@ -35,6 +36,17 @@ def command(
     batch_size: Annotated[int | None, options.from_setting(TrainingConfig, "batch_size")] = None,
     lr: Annotated[float | None, options.from_setting(TrainingConfig, "lr")] = None,
     seed: Annotated[int | None, options.from_setting(TrainingConfig, "seed")] = None,
+    adversarial: Annotated[
+        bool | None,
+        typer.Option(
+            "--adversarial/--no-adversarial",
+            help="Train against discriminators in the later part of the budget; off unless asked for.",
+            show_default=False,
+        ),
+    ] = None,
+    adversarial_start: Annotated[
+        float | None, options.from_setting(AdversarialConfig, "start", default=True)
+    ] = None,
     health_stop: Annotated[
         bool | None,
         typer.Option(
@@ -73,6 +85,8 @@ def command(
             "training.batch_size": batch_size,
             "training.lr": lr,
             "training.seed": seed,
+            "adversarial.enabled": adversarial,
+            "adversarial.start": adversarial_start,
             "health.stop": health_stop,
             "health.floor": health_floor,
             "health.patience": health_patience,

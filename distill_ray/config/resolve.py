@@ -13,6 +13,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
@@ -128,7 +129,7 @@ def resolve_vqvae(
     auto |= {key: value for key, value in known.items() if value is not None}
     problems = [] if chosen in SIZES else [Problem("model.size", _no_size(chosen), "--size")]
     problems += _fixed_by_corpus(given, auto, ("model.sample_rate", "model.channels"))
-    sections = (VQVAEConfig, TrainingConfig, LossConfig, AugmentConfig, HealthConfig)
+    sections = (VQVAEConfig, TrainingConfig, LossConfig, AugmentConfig, HealthConfig, AdversarialConfig)
     budgeted = _has_budget(given, "training")
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
     built = _build(sections, values, problems)
@@ -287,6 +288,7 @@ _ALL_SECTIONS: tuple[type[Section], ...] = (
     LossConfig,
     AugmentConfig,
     HealthConfig,
+    AdversarialConfig,
     PriorConfig,
     PriorTrainingConfig,
     SweepConfig,

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.setting import Section, setting
 from distill_ray.errors import Problem
@@ -130,6 +131,7 @@ class VQTrainConfig:
     loss: LossConfig
     augment: AugmentConfig
     health: HealthConfig = field(default_factory=HealthConfig)
+    adversarial: AdversarialConfig = field(default_factory=AdversarialConfig)
 
     def __post_init__(self) -> None:
         assert self.window_frames >= 1

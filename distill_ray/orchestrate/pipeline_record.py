@@ -29,6 +29,7 @@ _STAGES_OF = {
     "loss": ("tune", "codec"),
     "augment": ("tune", "codec"),
     "health": ("tune", "codec"),
+    "adversarial": ("tune", "codec"),
     "prior": ("prior",),
     "prior_training": ("prior",),
 }

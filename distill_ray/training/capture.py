@@ -11,36 +11,38 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.training.events import Notice
+from distill_ray.training.vq_objective import Objective, Outcome
 from distill_ray.training.worker import Worker
-from distill_ray.vqvae import VQVAEOutput
-
-# total loss, its terms, and what the codebooks are followed by
-Outcome = tuple[Tensor, Tensor, VQVAEOutput]
 
 _UNCAPTURED_STEPS = 3  # libraries choose kernels and allocate their workspaces in the first ones
 
 
 class Gradients:
-    """Leaves the gradients of `objective`, averaged over ranks, in its parameters.
+    """Leaves the gradients of `objective`, averaged over ranks, in its trained parameters.
 
     With `capture`, from the fourth call on by replaying a graph; then `objective(audio_BCT, depth_B)` must
-    not make the host wait and must not draw random numbers, and ranks average their gradients in one
-    all-reduce after the graph, where DistributedDataParallel would do so piece by piece inside it. Every
-    call has inputs of the same shapes; what a call returns holds until the next.
+    not make the host wait and must not draw random numbers. Every call has inputs of the same shapes; what a
+    call returns holds until the next.
+
+    With `joined` (and `capture`) ranks average their gradients in one all-reduce after the backward pass,
+    where DistributedDataParallel would do so piece by piece inside it: inside a graph it cannot, and of
+    gradients that `objective` makes in its forward it knows nothing.
     """
 
-    def __init__(self, objective: nn.Module, worker: Worker, *, bf16: bool, capture: bool) -> None:
+    def __init__(
+        self, objective: Objective, worker: Worker, *, bf16: bool, capture: bool, joined: bool = False
+    ) -> None:
         self._worker = worker
         self._bf16 = bf16
-        self._parameters = [value for value in objective.parameters() if value.requires_grad]
+        self._parameters = objective.trained()
         self._joined: Tensor | None = None
         self._parts: list[Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None
         self._calls_to_capture = _UNCAPTURED_STEPS if capture else -1
-        if not capture:
+        self._objective: nn.Module = objective
+        if not capture and not joined:
             self._objective = worker.wrap(objective)
             return
-        self._objective = objective
         if worker.world_size > 1:
             _share(objective, worker)
             sizes = [value.numel() for value in self._parameters]

@@ -105,7 +105,8 @@ class VQEpochMetrics:
     """An epoch of codec training; `codebook_health` has one entry for each RVQ level.
 
     `val_loss` is the weighted reconstruction loss of the EMA weights on held-out files, at full depth;
-    `depth_scores` has the depths that the run was asked to score.
+    `depth_scores` has the depths that the run was asked to score. `losses` are means over the epoch's steps,
+    those of discriminators over the steps in which they took part.
     """
 
     epoch: int

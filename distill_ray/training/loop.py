@@ -80,6 +80,10 @@ class Task(Protocol):
         """
         ...
 
+    def keeps_newest(self) -> bool:
+        """Whether the newest epoch counts as the best, since held-out loss is not what is trained for."""
+        ...
+
     def consolidate(self) -> None:
         """Move what each rank has summed to rank 0, which is the one that writes (collective)."""
         ...
@@ -136,7 +140,7 @@ def run_loop(
         clock.pause()
         progress.epoch += 1
         loss = task.validate()
-        if loss < progress.best_loss:
+        if loss < progress.best_loss or (task.keeps_newest() and math.isfinite(loss)):
             progress.best_loss, progress.best_epoch, progress.epochs_since_best = loss, progress.epoch, 0
             task.keep_best()
         else:

@@ -132,6 +132,9 @@ class ModelTask(ABC, Generic[CompletedT]):
     def verdict(self) -> str:
         return ""
 
+    def keeps_newest(self) -> bool:
+        return False
+
     def keep_best(self) -> None:
         self.best = {name: value.detach().clone() for name, value in self.kept.state_dict().items()}
 

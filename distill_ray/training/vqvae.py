@@ -14,12 +14,12 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
 
 from distill_ray.config.resolve import measurable_steps, steps_per_epoch
-from distill_ray.config.vqvae import LossConfig, VQTrainConfig
+from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, open_corpus
 from distill_ray.errors import UsageError
+from distill_ray.training.adversary import Adversary
 from distill_ray.training.capture import Gradients
 from distill_ray.training.ema import WeightAverage
 from distill_ray.training.events import (
@@ -36,7 +36,8 @@ from distill_ray.training.optimizer import uses_bf16
 from distill_ray.training.task import Amounts, Figures, ModelTask, nan_for_null, run_task
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
-from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS, HeldOut
+from distill_ray.training.vq_objective import AdversarialObjective, Objective
+from distill_ray.training.vq_validation import HeldOut
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import (
     VQVAE,
@@ -44,12 +45,10 @@ from distill_ray.vqvae import (
     HealthRule,
     LevelHealth,
     ReconstructionLoss,
-    VQVAEOutput,
     codebook_health,
     utilization_warnings,
 )
 
-_TERMS = (*RECONSTRUCTION_TERMS, "codebook", "commitment")
 _INITIAL_VECTORS_PER_CODE = 8
 # Beside the event in an epoch's history: whether its health counts as a report for the health rule.
 _MEASURED = "measured"
@@ -91,30 +90,6 @@ def train_vqvae(
             val_seconds=opened.seconds("val"),
         ),
     )
-
-
-class Objective(nn.Module):
-    """Model and losses as one module, so that DDP sees one forward."""
-
-    def __init__(self, model: VQVAE, loss: ReconstructionLoss, weights: LossConfig) -> None:
-        super().__init__()
-        self.model = model
-        self.loss = loss
-        self.codebook_weight = weights.codebook
-        self.commitment_weight = model.config.commitment_weight
-
-    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[Tensor, Tensor, VQVAEOutput]:
-        """Total loss, each of `_TERMS`, and what the codebooks are followed by."""
-        output = self.model(audio_BCT, depth_B)
-        terms = self.loss(output.audio_BCT, audio_BCT)
-        total = (
-            self.loss.total(terms)
-            + self.codebook_weight * output.codebook_loss
-            + self.commitment_weight * output.commitment_loss
-        )
-        named = {**terms, "codebook": output.codebook_loss, "commitment": output.commitment_loss}
-        each = torch.stack([named[term].detach().float() for term in _TERMS])
-        return total, each, output
 
 
 @dataclass(kw_only=True)
@@ -168,13 +143,18 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
         self.held_out = HeldOut(held_out, config, worker)
         _initialise_codebooks(model, self.batches, config)
+        bf16 = uses_bf16(training.precision, device)
+        # A graph would draw the same random numbers at every step.
+        capture = device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0
         self.gradients = Gradients(
-            Objective(model, self.loss, config.loss),
-            worker,
-            bf16=uses_bf16(training.precision, device),
-            # A graph would draw the same random numbers at every step.
-            capture=device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0,
+            Objective(model, self.loss, config.loss), worker, bf16=bf16, capture=capture
         )
+        self.adversary = (
+            Adversary(model, self.loss, config, worker, bf16=bf16, capture=capture)
+            if config.adversarial.enabled
+            else None
+        )
+        self.terms = AdversarialObjective.terms if self.adversary is not None else Objective.terms
         self.average = WeightAverage(model, decay=training.ema_decay)
         super().__init__(
             config,
@@ -183,7 +163,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             kept=self.average.module,
             no_decay=[model.quantizer.codebooks_QKD],
             figures=VQFigures(),
-            sums=len(_TERMS) + 2,  # total, terms, steps
+            sums=len(self.terms) + 2,  # terms, judged steps, steps
         )
         self.codes = CodeKeeper(model, config, worker, self.optimizer, self.average)
         self.depths = depths
@@ -197,13 +177,31 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         began = time.perf_counter()
         batch = self.batches.batch(step)
         self.waited_s += time.perf_counter() - began
-        total, terms, output = self.gradients(batch.audio_BCT, batch.depth_B)
+        judge = self.adversary if self.adversary is not None and self.adversary.has_begun(fraction) else None
+        gradients = judge.gradients() if judge is not None else self.gradients
+        _, terms, output = gradients(batch.audio_BCT, batch.depth_B)
         self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
         sound = torch.isfinite(self.grad_norm)
+        if judge is not None:
+            judge.step(fraction)
         self.average.update(step)
         self.codes.follow(step, output, sound)
-        row = torch.cat([total.detach().reshape(1), terms, total.new_ones(1)])
-        self.sums += torch.where(sound, row, torch.zeros_like(row))
+        self.sums[: len(terms)] += torch.where(sound, terms, 0.0)
+        self.sums[-1 if judge is None else -2 :] += sound
+
+    def keeps_newest(self) -> bool:
+        # Discriminators trade distance, which held-out loss measures, for what passes as a recording.
+        return self.adversary is not None and self.adversary.steps > 0
+
+    def _means(self, sums: list[float]) -> tuple[float, dict[str, float]]:
+        """The mean total of the summed steps and the mean of each term, discriminators' where they judged."""
+        *terms, judged, steps = sums
+        (_, total), *named = zip(self.terms, terms, strict=True)
+        plain = len(Objective.terms) - 1
+        losses = {name: value / max(steps, 1.0) for name, value in named[:plain]}
+        if judged:
+            losses |= {name: value / judged for name, value in named[plain:]}
+        return total / max(steps, 1.0), losses
 
     def validate(self) -> float:
         scores = self.held_out.score_depths(self.average.module, self.loss, self.depths, bf16=self.bf16)
@@ -216,15 +214,15 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         return full.loss
 
     def step_event(self, progress: Progress, pace: Pace) -> Event:
-        total, *terms, steps = self.sums.tolist()
+        loss, losses = self._means(self.sums.tolist())
         return VQStepMetrics(
             step=progress.step,
             epoch=progress.epoch + 1,
             epoch_step=progress.step - progress.epoch_start_step,
             steps_per_epoch=self.steps_per_epoch,
             fraction=pace.fraction,
-            loss=total / max(steps, 1.0),
-            losses={name: value / max(steps, 1.0) for name, value in zip(_TERMS, terms, strict=True)},
+            loss=loss,
+            losses=losses,
             lr=self.config.training.lr * self.lr_scale(progress.step, pace.fraction),
             grad_norm=float(self.grad_norm),
             skipped_steps=int(self.optimizer.skipped),
@@ -235,9 +233,9 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         )
 
     def epoch_event(self, progress: Progress, pace: Pace) -> Event:
-        total, *terms, steps = self.take_sums(progress, advice="lower --lr or look for damaged audio")
+        sums = self.take_sums(progress, advice="lower --lr or look for damaged audio")
         figures = self.figures
-        figures.train_loss = total / steps
+        figures.train_loss, losses = self._means(sums)
         # The part of an epoch in which a time budget ends may be too short to measure health by itself.
         measured = progress.step - progress.epoch_start_step >= measurable_steps(self.config)
         figures.codebook_health = codebook_health(self.codes.epoch_counts(with_previous=not measured))
@@ -251,7 +249,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             val_loss=figures.val_loss,
             best_val_loss=progress.best_loss,
             best_epoch=progress.best_epoch,
-            losses={name: value / steps for name, value in zip(_TERMS, terms, strict=True)},
+            losses=losses,
             val_losses=figures.val_losses,
             codebook_health=figures.codebook_health,
             utilization_warnings=warnings,
@@ -304,12 +302,15 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             **super().state(),
             "average": self.average.module.state_dict(),
             "codes": self.codes.state_dict(),
+            **({"adversary": self.adversary.state_dict()} if self.adversary is not None else {}),
         }
 
     def load_state(self, state: Mapping[str, Any]) -> None:
         super().load_state(state)
         self.average.module.load_state_dict(state["average"])
         self.codes.load_state_dict(state["codes"])
+        if self.adversary is not None:
+            self.adversary.load_state_dict(state["adversary"])
 
 
 def _initialise_codebooks(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:

@@ -123,6 +123,18 @@ def test_two_ranks_average_codebooks_as_one_process(corpus: str, tmp_path: Path)
     )
 
 
+def test_two_ranks_have_one_set_of_discriminators(corpus: str, tmp_path: Path) -> None:
+    adversarial = {"enabled": True, "start": 0.4, "width": 4, "lr": 1e-3}
+    overrides = {**OVERRIDES, **{f"adversarial.{key}": value for key, value in adversarial.items()}}
+    one = train(corpus, tmp_path / "one", 1, overrides)[0]
+    two = train(corpus, tmp_path / "two", 2, overrides)
+    check_same(one, two)
+    for alone, shared in zip(one["epochs"], two[0]["epochs"], strict=True):
+        assert set(shared["losses"]) == set(alone["losses"])
+        for name in ("adversarial", "feature_matching", "discriminator"):
+            assert shared["losses"][name] == pytest.approx(alone["losses"][name], rel=1e-3, abs=1e-4)
+
+
 def test_gradients_averaged_in_one_piece_as_on_gpus_train_the_same(
     corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -50,9 +50,13 @@ def test_without_a_graph_to_be_had_training_says_so_once_and_goes_on(
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
-def test_a_captured_step_is_the_step(corpus: Corpus, small_config: Config, tmp_path: Path) -> None:
-    eager, weights, _ = trained(corpus, small_config(training__capture="off"), tmp_path, "cuda")
-    captured, same_weights, said = trained(corpus, small_config(), tmp_path, "cuda")
-    assert said == []
+@pytest.mark.parametrize("adversarial", [False, True])
+def test_a_captured_step_is_the_step(
+    corpus: Corpus, small_config: Config, tmp_path: Path, adversarial: bool
+) -> None:
+    stage = {"adversarial__enabled": adversarial, "adversarial__start": 0.0, "adversarial__every": 2}
+    eager, weights, _ = trained(corpus, small_config(training__capture="off", **stage), tmp_path, "cuda")
+    captured, same_weights, said = trained(corpus, small_config(**stage), tmp_path, "cuda")
+    assert ["steps run without" in event.message for event in said] == [False] * adversarial  # type: ignore[union-attr]
     assert captured == eager
     assert all(torch.equal(value, same_weights[name]) for name, value in weights.items())

@@ -22,13 +22,19 @@ STEPS = 4
 
 class CountingTask:
     """Held-out losses come from a list; `stop_at` asks to stop after that many steps, and from the epoch
-    `ends_after` on the task wants to end.
+    `ends_after` on the task wants to end, from `newest_from` on the newest epoch is kept.
     """
 
     def __init__(
-        self, losses: list[float], stop: StopFlag | None = None, stop_at: int = -1, ends_after: int = 0
+        self,
+        losses: list[float],
+        stop: StopFlag | None = None,
+        stop_at: int = -1,
+        ends_after: int = 0,
+        newest_from: int = 0,
     ) -> None:
         self.losses = losses
+        self.newest_from = newest_from
         self.ends_after = ends_after
         self.stop, self.stop_at = stop, stop_at
         self.steps: list[int] = []
@@ -56,6 +62,9 @@ class CountingTask:
     def epoch_event(self, progress: Progress, pace: Pace) -> Event:
         self.epochs.append((progress.epoch, progress.step))
         return Notice(level="info", message=f"epoch {progress.epoch}")
+
+    def keeps_newest(self) -> bool:
+        return 0 < self.newest_from <= self.validated
 
     def verdict(self) -> str:
         return "health" if self.ends_after and self.validated >= self.ends_after else ""
@@ -99,6 +108,13 @@ def test_epochs_and_best(tmp_path: Path) -> None:
 def test_a_nan_loss_is_never_the_best(tmp_path: Path) -> None:
     progress, _ = run(CountingTask([math.nan, 2.0, math.nan]), tmp_path)
     assert (progress.best_loss, progress.best_epoch) == (2.0, 2)
+
+
+def test_where_the_newest_is_kept_an_earlier_better_one_is_not(tmp_path: Path) -> None:
+    task = CountingTask([3.0, 1.0, 2.0, 2.5, math.nan], newest_from=3)
+    progress, _ = run(task, tmp_path, epochs=5)
+    assert task.best == [1, 2, 3, 4]
+    assert (progress.best_loss, progress.best_epoch) == (2.5, 4)
 
 
 def test_patience(tmp_path: Path) -> None:

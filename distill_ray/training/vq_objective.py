@@ -1,0 +1,132 @@
+"""What a codec step lowers: model and losses as one module, without and with discriminators.
+
+`capture.py` calls an objective and takes the gradients that it leaves; `vqvae.py` trains with them.
+
+Shapes: B windows of this rank, C channels, T samples.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import ClassVar
+
+import torch
+from torch import Tensor, nn
+
+from distill_ray.config.adversarial import AdversarialConfig
+from distill_ray.config.vqvae import LossConfig
+from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS
+from distill_ray.vqvae import VQVAE, ReconstructionLoss, VQVAEOutput
+from distill_ray.vqvae.adversarial import (
+    adversarial_loss,
+    balanced_gradient,
+    discriminator_loss,
+    feature_matching_loss,
+)
+from distill_ray.vqvae.discriminator import Discriminators
+
+# what to call backward on, the objective's terms, and what the codebooks are followed by
+Outcome = tuple[Tensor, Tensor, VQVAEOutput]
+
+
+class Objective(nn.Module):
+    """Reconstruction: model and losses as one module, so that DDP sees one forward."""
+
+    terms: ClassVar[tuple[str, ...]] = ("total", *RECONSTRUCTION_TERMS, "codebook", "commitment")
+
+    def __init__(self, model: VQVAE, loss: ReconstructionLoss, weights: LossConfig) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.codebook_weight = weights.codebook
+        self.commitment_weight = model.config.commitment_weight
+
+    def trained(self) -> list[nn.Parameter]:
+        """The parameters that get a gradient."""
+        return [value for value in self.model.parameters() if value.requires_grad]
+
+    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
+        """The total loss, each of `terms`, and the model's output."""
+        output = self.model(audio_BCT, depth_B)
+        terms = self.loss(output.audio_BCT, audio_BCT)
+        total = self.loss.total(terms) + self.of_codes(output)
+        return total, self.named(total, terms, output), output
+
+    def of_codes(self, output: VQVAEOutput) -> Tensor:
+        """The weighted losses of the quantiser."""
+        return self.codebook_weight * output.codebook_loss + self.commitment_weight * output.commitment_loss
+
+    def named(self, total: Tensor, terms: Mapping[str, Tensor], output: VQVAEOutput) -> Tensor:
+        """`Objective.terms` as one tensor."""
+        values = {
+            **terms,
+            "total": total,
+            "codebook": output.codebook_loss,
+            "commitment": output.commitment_loss,
+        }
+        return torch.stack([values[term].detach().float() for term in Objective.terms])
+
+
+class AdversarialObjective(Objective):
+    """Reconstruction, and passing for a recording before discriminators that learn in the same step.
+
+    The discriminators look at each recording and each reconstruction once: from one pass come the gradient
+    of their own loss, which `forward` leaves in their parameters, and that of the codec's. The latter is
+    balanced against the reconstruction loss at the audio (`balanced_gradient`) and goes through the codec by
+    a product whose derivative it is. "total" stays the loss of `Objective`, so that both stages compare.
+
+    Args:
+        learns: whether the discriminators get a gradient.
+    """
+
+    terms: ClassVar[tuple[str, ...]] = (
+        *Objective.terms,
+        "adversarial",
+        "feature_matching",
+        "discriminator",
+    )
+
+    def __init__(
+        self,
+        model: VQVAE,
+        loss: ReconstructionLoss,
+        weights: LossConfig,
+        discriminators: Discriminators,
+        settings: AdversarialConfig,
+        *,
+        learns: bool,
+    ) -> None:
+        super().__init__(model, loss, weights)
+        self.discriminators = discriminators
+        self.settings = settings
+        self.learns = learns
+
+    def trained(self) -> list[nn.Parameter]:
+        return [*super().trained(), *(self.discriminators.parameters() if self.learns else ())]
+
+    def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
+        settings = self.settings
+        output = self.model(audio_BCT, depth_B)
+        audio_fake_BCT = output.audio_BCT.detach().requires_grad_()
+        terms = self.loss(audio_fake_BCT, audio_BCT)
+        reconstruction = self.loss.total(terms)
+        (base_BCT,) = torch.autograd.grad(reconstruction, audio_fake_BCT)
+
+        with torch.set_grad_enabled(self.learns):
+            real = self.discriminators(audio_BCT)
+        fake = self.discriminators(audio_fake_BCT)
+        found = discriminator_loss(real, fake, kind=settings.loss)
+        if self.learns:
+            parameters = list(self.discriminators.parameters())
+            gradients = torch.autograd.grad(found, parameters, retain_graph=True)
+            for parameter, gradient in zip(parameters, gradients, strict=True):
+                parameter.grad = gradient
+        passing = adversarial_loss(fake, kind=settings.loss)
+        matching = feature_matching_loss(real, fake)
+        (other_BCT,) = torch.autograd.grad(passing + settings.feature_matching * matching, audio_fake_BCT)
+
+        gradient_BCT = balanced_gradient(base_BCT, other_BCT, settings.share)
+        codes = self.of_codes(output)
+        each = self.named(reconstruction + codes, terms, output)
+        judged = torch.stack([value.detach().float() for value in (passing, matching, found)])
+        return (output.audio_BCT * gradient_BCT).sum() + codes, torch.cat([each, judged]), output
