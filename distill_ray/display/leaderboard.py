@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -40,12 +40,12 @@ _COLUMNS = (
     "held-out",
     "mel",
     "worst level",
-    "GPU s",
+    "seconds",  # headed by `SweepHistory.unit`
     "state",
 )
 _LEFT = ("trial", "state", "why not")
 _NARROW = 100  # columns of a terminal that has no room for everything: below it these are left out
-_LEFT_OUT_IN_NARROW = ("mel", "GPU s")
+_LEFT_OUT_IN_NARROW = ("mel", "seconds")
 _NARROW_PADDING = (0, 1, 0, 0)
 _WINNER_STYLE = "bold green"
 
@@ -61,12 +61,12 @@ class Leaderboard:
         """The trials that fit into `rows` lines of `width` columns, and what all of them come to."""
         shown = self._sweep.shown(rows)
         names = tuple(name for name in _COLUMNS if width >= _NARROW or name not in _LEFT_OUT_IN_NARROW)
-        made = _right_aligned(table("", names, ()))
+        made = _right_aligned(table("", _headings(names, self._sweep), ()))
         made.title, made.show_edge, made.padding = None, False, _NARROW_PADDING
         for column in made.columns[:-1]:
             column.no_wrap = True
         for trial in shown:
-            cells = _trial_cells(trial)
+            cells = _trial_cells(trial, self._sweep)
             cells["state"].no_wrap, cells["state"].overflow = True, "ellipsis"
             made.add_row(*(cells[name] for name in names))
         left_out = len(self._sweep.trials) - len(shown)
@@ -80,16 +80,17 @@ class Leaderboard:
         return Text.assemble(
             (f"search {name}  ", "bold"),
             f"{sweep.count(RUNNING)} running, {sweep.count(ENDED)} of {sweep.expected} ended  "
-            f"{figures.duration(time.monotonic() - self._began)}  {figures.number(sweep.gpu_seconds)} GPU s",
+            f"{figures.duration(time.monotonic() - self._began)}  {figures.number(sweep.spent)} {sweep.unit}",
         )
 
 
-def trial_table(trials: Sequence[TrialUpdate]) -> Table:
-    """One row a trial, without the reasons, for which there is no room beside the figures."""
-    made = _right_aligned(table("Trials", _COLUMNS, ()))
+def trial_table(sweep: SweepHistory) -> Table:
+    """One row a trial, best first, without the reasons, for which there is no room beside the figures."""
+    made = _right_aligned(table("Trials", _headings(_COLUMNS, sweep), ()))
     made.padding = _NARROW_PADDING
-    for trial in trials:
-        cells = {**_trial_cells(trial), "state": Text(trial.state, style=STATE_STYLES.get(trial.state, ""))}
+    for trial in sweep.ranked():
+        state = Text(trial.state, style=STATE_STYLES.get(trial.state, ""))
+        cells = {**_trial_cells(trial, sweep), "state": state}
         made.add_row(*cells.values())
     return made
 
@@ -99,20 +100,24 @@ def sweep_report(sweep: SweepHistory) -> Iterator[RenderableType]:
     if sweep.started is not None and sweep.started.settings:
         yield settings_table(sweep.started.settings)
     if sweep.trials:
-        yield trial_table(sweep.ranked())
+        yield trial_table(sweep)
         reasons = [(trial.trial, trial.reason) for trial in sweep.ranked() if trial.reason]
         if reasons:
             yield facts("Reasons", reasons)
     done = sweep.complete
     if done is not None and done.candidates:
-        yield candidate_table(done.candidates)
+        trained = {trial.trial: trial.rvq_levels for trial in sweep.trials.values()}
+        yield candidate_table(done.candidates, trained)
     yield facts("Search", list(_outcome(sweep)))
     if done is not None and done.advice:
         yield warning_line(done.advice)
 
 
-def candidate_table(candidates: Sequence[CandidateRow]) -> Table:
-    """One row a candidate, eligible ones first and the best of them on top."""
+def candidate_table(candidates: Sequence[CandidateRow], trained: Mapping[str, int]) -> Table:
+    """One row a candidate, eligible ones first and the best of them on top.
+
+    `trained`: the levels that each trial was trained with, as one cut to fewer cannot win.
+    """
     columns = ("", "trial", "K", "Q", "kbps", "objective", "held-out", "mel", "front", "why not")
     made = _right_aligned(table("Candidates", columns, ()))
     for row in sorted(candidates, key=_candidate_rank):
@@ -127,7 +132,7 @@ def candidate_table(candidates: Sequence[CandidateRow]) -> Table:
             figures.number(row.val_loss),
             figures.number(row.mel),
             "front" if row.on_front else "",
-            row.reason,
+            row.reason or _cut(row, trained),
         )
         made.add_row(*(Text(cell) for cell in cells), style=style)
     return made
@@ -147,7 +152,7 @@ def _outcome(sweep: SweepHistory) -> Iterator[tuple[str, object]]:
         yield "bit rate", f"at most {sweep.started.max_kbps:g} kbps"
     if done is not None and any(row.on_front for row in done.candidates):
         yield "front", "no healthy candidate has both a lower bit rate and a lower held-out loss"
-    yield "GPU seconds", figures.number(sweep.gpu_seconds)
+    yield sweep.unit.replace(" s", " seconds"), figures.number(sweep.spent)
     if done is not None:
         yield "time", figures.duration(done.elapsed_s)
 
@@ -160,7 +165,16 @@ def _ending(done: SweepCompleteEvent) -> str:
     return done.exit_reason
 
 
-def _trial_cells(trial: TrialUpdate) -> dict[str, Text]:
+def _cut(row: CandidateRow, trained: Mapping[str, int]) -> str:
+    levels = trained.get(row.trial, row.rvq_levels)
+    return "" if levels == row.rvq_levels else f"cut: trained at {levels} levels"
+
+
+def _headings(names: Sequence[str], sweep: SweepHistory) -> tuple[str, ...]:
+    return tuple(sweep.unit if name == "seconds" else name for name in names)
+
+
+def _trial_cells(trial: TrialUpdate, sweep: SweepHistory) -> dict[str, Text]:
     """By column, in the order of `_COLUMNS`."""
     cells = (
         Text(trial.trial),
@@ -172,7 +186,7 @@ def _trial_cells(trial: TrialUpdate) -> dict[str, Text]:
         Text(_figure(trial.val_loss)),
         Text(_figure(trial.mel)),
         _worst_level(trial),
-        Text(f"{trial.gpu_seconds:,.0f}"),
+        Text(f"{sweep.spent_by(trial):,.0f}"),
         Text(described(trial), style=STATE_STYLES.get(trial.state, "")),
     )
     return dict(zip(_COLUMNS, cells, strict=True))

@@ -113,7 +113,7 @@ class LiveRenderer:
         self._sweep.add(event)
         if isinstance(event, SweepCompleteEvent):
             self._leaderboard = None
-            return sweep_ending(event)
+            return sweep_ending(event, self._sweep)
         if isinstance(event, SweepStarted) or self._leaderboard is None:
             self._leaderboard = Leaderboard(self._sweep, time.monotonic())
         if isinstance(event, SweepStarted):

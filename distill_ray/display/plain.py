@@ -81,7 +81,7 @@ class PlainRenderer:
         if isinstance(event, SweepStarted):
             return sweep_opening(event)
         if isinstance(event, SweepCompleteEvent):
-            return sweep_ending(event)
+            return sweep_ending(event, self._sweep)
         if isinstance(event, PipelinePlan):
             return plan_lines(event)
         return []

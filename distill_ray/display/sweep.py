@@ -45,11 +45,21 @@ class SweepHistory:
         return max(len(self.trials), first)
 
     @property
-    def gpu_seconds(self) -> float:
-        """Wall seconds × GPUs of all trials so far."""
-        if self.complete is not None:
+    def unit(self) -> str:
+        """What is counted of trials: without a GPU their wall seconds, as GPU seconds would all be 0."""
+        on_cpu = self.started is not None and not self.started.gpus_per_trial
+        return "trial s" if on_cpu else "GPU s"
+
+    def spent_by(self, trial: TrialUpdate) -> float:
+        """Seconds of a trial so far, in `unit`."""
+        return trial.gpu_seconds if self.unit == "GPU s" else trial.elapsed_s
+
+    @property
+    def spent(self) -> float:
+        """Seconds of all trials so far, in `unit`."""
+        if self.complete is not None and self.unit == "GPU s":
             return self.complete.gpu_seconds
-        return math.fsum(trial.gpu_seconds for trial in self.trials.values())
+        return math.fsum(map(self.spent_by, self.trials.values()))
 
     def ranked(self) -> list[TrialUpdate]:
         """Best objective first; then those without one; last those that ended and cannot win."""

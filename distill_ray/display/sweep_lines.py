@@ -44,8 +44,9 @@ def state_line(event: TrialUpdate, sweep: SweepHistory) -> str:
             parts.append(f"on {event.device}")
     else:
         parts += [f"after {figures.count(event.epoch, 'epoch')}", *trial_figures(event)]
-        if event.gpu_seconds:
-            parts.append(f"{figures.number(event.gpu_seconds)} GPU s")
+        spent = sweep.spent_by(event)
+        if spent:
+            parts.append(f"{figures.number(spent)} {sweep.unit}")
     done = f"({sweep.count(ENDED)} of {sweep.expected} ended, {sweep.count(RUNNING)} running)"
     return "  ".join([*parts, done])
 
@@ -78,9 +79,9 @@ def described(event: TrialUpdate) -> str:
     return event.reason if event.reason.startswith(event.state) else f"{state}: {event.reason}"
 
 
-def sweep_ending(event: SweepCompleteEvent) -> list[str]:
+def sweep_ending(event: SweepCompleteEvent, sweep: SweepHistory) -> list[str]:
     """Who has won, or what to do where nobody has."""
-    spent = f"{figures.duration(event.elapsed_s)}, {figures.number(event.gpu_seconds)} GPU s"
+    spent = f"{figures.duration(event.elapsed_s)}, {figures.number(sweep.spent)} {sweep.unit}"
     if event.exit_reason == "cancelled":
         head = f"search cancelled after {spent}; --resume goes on"
     elif event.exit_reason == "health":

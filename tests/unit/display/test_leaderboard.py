@@ -77,11 +77,11 @@ def test_utilization_has_the_colour_of_health(history):
 
 
 def test_candidates_are_ordered_and_marked(candidates):
-    lines = shown(candidate_table(candidates)).splitlines()
+    lines = shown(candidate_table(candidates, {"k64-q8": 8, "k1024-q8": 8})).splitlines()
     rows = [words(line) for line in lines if "k64" in line or "k1024" in line]
     assert rows == [
         "winner k64-q8 64 8 4.134 20.5 20.5 2.05 front",
-        "k64-q8 64 4 2.067 22.25 22.25 2.225 front",
+        "k64-q8 64 4 2.067 22.25 22.25 2.225 front cut: trained at 8 levels",
         "k1024-q8 1024 8 6.891 19.5 19.5 1.95 level [3] collapsed",
     ]
 
@@ -92,7 +92,8 @@ def test_a_trials_name_is_never_broken(history, candidates):
     row = dataclasses.replace(
         candidates[0], trial=name, reason="a reason of more words than there is room for"
     )
-    for table in (trial_table([trial]), candidate_table([row])):
+    history.trials = {name: trial}
+    for table in (trial_table(history), candidate_table([row], {})):
         assert name in shown(table, width=110)
 
 
@@ -109,6 +110,19 @@ def test_the_report_has_reasons_definition_and_cost(history, sweep_complete):
     assert "bit rate at most 6 kbps" in lines
     assert "GPU seconds 1,250" in lines
     assert "time 21:05" in lines
+
+
+def test_a_search_on_cpus_reports_seconds_of_trials(history, sweep_complete):
+    history.started = dataclasses.replace(history.started, gpus_per_trial=0.0)
+    history.trials = {key: dataclasses.replace(item, elapsed_s=30.0) for key, item in history.trials.items()}
+    history.add(dataclasses.replace(sweep_complete, gpu_seconds=0.0))
+    text = shown(Leaderboard(history, time.monotonic()).view(rows=9, width=120), *sweep_report(history))
+    lines = [words(line) for line in text.splitlines()]
+    assert lines[0] == "search birds 1 running, 2 of 3 ended 0 s 90 trial s"
+    assert "trial K Q kbps epoch objective held-out mel worst level trial s state" in lines
+    assert "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12 % 30 collapsed" in lines
+    assert "trial seconds 90" in lines
+    assert "GPU" not in text
 
 
 def test_without_a_winner_the_report_ends_with_advice(history, sweep_complete, candidates):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import math
 
 from distill_ray.display.sweep import ENDED, RUNNING, SweepHistory
@@ -24,11 +25,20 @@ def test_the_newest_update_of_a_trial_counts(sweep):
         "k1024-q8": "collapsed",
     }
     assert (made.count(RUNNING), made.count(ENDED), made.expected) == (1, 2, 3)
-    assert made.gpu_seconds == 1211.0
+    assert (made.spent, made.unit) == (1211.0, "GPU s")
 
 
 def test_the_drivers_total_replaces_the_sum(sweep, sweep_complete):
-    assert history([*sweep, sweep_complete]).gpu_seconds == 1250.0
+    assert history([*sweep, sweep_complete]).spent == 1250.0
+
+
+def test_without_a_gpu_seconds_of_trials_are_counted(sweep_started, sweep_complete, trial):
+    """GPU seconds would say 0 of a search that took an hour."""
+    on_cpu = dataclasses.replace(sweep_started, gpus_per_trial=0.0)
+    made = history([on_cpu, trial(64, elapsed_s=40.0), trial(256, elapsed_s=2.5)])
+    assert (made.spent, made.unit) == (42.5, "trial s")
+    made.add(dataclasses.replace(sweep_complete, gpu_seconds=0.0))
+    assert made.spent == 42.5
 
 
 def test_later_rounds_raise_the_number_of_trials(sweep, trial):
