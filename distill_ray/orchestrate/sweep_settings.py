@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 
@@ -22,10 +22,11 @@ from distill_ray.config.resolve import (
     steps_per_epoch,
 )
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.config.vqvae import LossConfig, VQTrainConfig
+from distill_ray.config.vqvae import LossConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem
 from distill_ray.orchestrate.sweep_folder import common_settings
 from distill_ray.orchestrate.sweep_machine import Scale
+from distill_ray.search.ranking import is_within, kbps
 from distill_ray.search.space import (
     CODEBOOK_SIZE,
     RVQ_LEVELS,
@@ -94,7 +95,8 @@ class SweepSettings:
 class TrialPlanner:
     """Makes the configuration of each trial; `facts` are those of the corpus.
 
-    `said`: what the user chose, all that is given for a new search.
+    `said`: what the user chose, all that is given for a new search. Raises ConfigError where no codec of a new
+    search can be within the rate limit.
     """
 
     def __init__(
@@ -120,6 +122,8 @@ class TrialPlanner:
             assert own is None or isinstance(own, int | float)
             self._shared[_MINUTES] = min(minutes / waves, own or math.inf)
         codecs = [self._resolve(codec).config for codec in _corners(settings.sweep)]
+        if not resumed:
+            _check_rates([codec.model for codec in codecs], settings.sweep)
         self._shared[_EPOCH_STEPS] = max(steps_per_epoch(codec, facts.train_seconds) for codec in codecs)
 
     def resolve(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
@@ -176,6 +180,17 @@ def _corners(sweep: SweepConfig) -> list[TrialSpec]:
     sizes: list[dict[str, object]] = [{SIZE: size} for size in sweep.sizes] or [{}]
     shapes = itertools.product(sweep.codebook_sizes, sweep.rvq_levels, sizes)
     return [make_spec("search", codes, (levels,), size) for codes, levels, size in shapes]
+
+
+def _check_rates(codecs: Sequence[VQVAEConfig], sweep: SweepConfig) -> None:
+    """Raise ConfigError where even the smallest codec is over the limit: hours later nothing could win."""
+    least = min(kbps(codec.codebook_size, codec.num_quantizers, codec.frame_rate) for codec in codecs)
+    if not is_within(least, sweep):
+        message = (
+            f"{sweep.max_kbps:g} kbit/s is below every codec of the search: raise it to at least "
+            f"{math.ceil(least * 100.0) / 100.0:g}, or add lower --rvq-levels or smaller --codebook-sizes"
+        )
+        raise ConfigError([Problem("sweep.max_kbps", message, SweepConfig.flag("max_kbps"))])
 
 
 def _waves(sweep: SweepConfig, concurrent: int) -> int:

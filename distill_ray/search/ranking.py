@@ -23,6 +23,11 @@ def kbps(codebook_size: int, levels: int, frame_rate: float) -> float:
     return levels * math.log2(codebook_size) * frame_rate / 1000.0
 
 
+def is_within(rate: float, sweep: SweepConfig) -> bool:
+    """Whether a codec of this rate in kbit/s may win."""
+    return rate <= sweep.max_kbps * (1.0 + 1e-9)  # a limit typed as the exact rate admits it
+
+
 def candidates(
     records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule
 ) -> tuple[CandidateRow, ...]:
@@ -98,7 +103,7 @@ def trial_objective(
     """
     finite = [score for score in scores if math.isfinite(score.val_loss)]
     within = [
-        score.val_loss for score in finite if _within(kbps(codebook_size, score.levels, frame_rate), sweep)
+        score.val_loss for score in finite if is_within(kbps(codebook_size, score.levels, frame_rate), sweep)
     ]
     if within:
         return min(within)
@@ -159,7 +164,7 @@ def _finals_advice(records: Sequence[TrialRecord], rows: Sequence[CandidateRow])
 
 
 def _rate_advice(rates: Sequence[float], sweep: SweepConfig) -> list[str]:
-    if not rates or any(_within(rate, sweep) for rate in rates):
+    if not rates or any(is_within(rate, sweep) for rate in rates):
         return []
     least = math.ceil(min(rates) * 100.0) / 100.0
     return [
@@ -229,7 +234,7 @@ def _objection(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> st
     if record.state == "pruned":
         return record.reason or f"ended early by {sweep.scheduler}"
     rate = _kbps_of(record, score)
-    return "" if _within(rate, sweep) else f"{rate:.2f} kbit/s is over the limit of {sweep.max_kbps:g}"
+    return "" if is_within(rate, sweep) else f"{rate:.2f} kbit/s is over the limit of {sweep.max_kbps:g}"
 
 
 def _objective(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> float | None:
@@ -242,7 +247,3 @@ def _objective(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> fl
 
 def _kbps_of(record: TrialRecord, score: DepthScore) -> float:
     return kbps(record.spec.codebook_size, score.levels, record.frame_rate)
-
-
-def _within(rate: float, sweep: SweepConfig) -> bool:
-    return rate <= sweep.max_kbps * (1.0 + 1e-9)  # a limit typed as the exact rate admits it

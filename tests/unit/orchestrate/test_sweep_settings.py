@@ -66,10 +66,25 @@ def test_equal_epochs_are_equal_steps_for_every_codec() -> None:
     made = planner(sweep__codebook_sizes=(16, 1024), sweep__rvq_levels=(2, 8))
     specs = [make_spec("search", size, (2, depth), {}) for size in (16, 1024) for depth in (4, 8)]
     steps = {steps_per_epoch(made.resolve(spec).config, FACTS.train_seconds) for spec in specs}
-    alone = planner(sweep__codebook_sizes=(1024,), sweep__rvq_levels=(8,))
+    alone = planner(sweep__codebook_sizes=(1024,), sweep__rvq_levels=(8,), sweep__max_kbps=7.0)
     deepest = alone.resolve(specs[-1]).config
     assert steps == {steps_per_epoch(deepest, FACTS.train_seconds)}
     assert len({made.resolve(spec).config.training.epochs for spec in specs}) == 1
+
+
+def test_a_rate_that_no_codec_can_keep_is_refused_before_anything_trains() -> None:
+    """Two levels of 64 codes at 86.13 frames a second are 1.0336 kbit/s."""
+    with pytest.raises(ConfigError) as caught:
+        planner(sweep__max_kbps=1.0)
+    assert [(problem.key, problem.flag) for problem in caught.value.problems] == [
+        ("sweep.max_kbps", "--max-kbps")
+    ]
+    assert caught.value.problems[0].message == (
+        "1 kbit/s is below every codec of the search: raise it to at least 1.04, or add lower --rvq-levels "
+        "or smaller --codebook-sizes"
+    )
+    planner(sweep__max_kbps=1.04)
+    planner(sweep__max_kbps=1.0, resumed=True)  # what cannot change any more has its advice at the end
 
 
 def test_minutes_are_shared_by_what_runs_one_after_the_other() -> None:
