@@ -40,14 +40,16 @@ class SweepConfig(Section):
     lr_range: tuple[float, ...] = setting((), "learning rates to draw from: low, high")
     plan: str = setting(
         "depth",
-        "depth: one run a codebook size scored at every depth, finalists retrained; grid: every pair",
+        "train once a codebook size, scored at every depth, and then finalists (depth), or every pair (grid)",
         flag="--plan",
         choices=PLANS,
     )
     search: str = setting(
         "grid", "how settings are chosen", flag="--search", choices=("grid", "random", "optuna")
     )
-    trials: int | None = setting(None, "most trials of the search", flag="--trials", low=1)
+    trials: int | None = setting(
+        None, "most trials of the first round; finalists come on top", flag="--trials", low=1
+    )
     max_minutes: float | None = setting(
         None,
         "about how long the whole search may take, shared by its trials",
@@ -59,7 +61,7 @@ class SweepConfig(Section):
         "reconstruction", "what the winner is best in", flag="--objective", choices=OBJECTIVES
     )
     scheduler: str = setting(
-        "none", "asha ends trials early that lag behind others", flag="--scheduler", choices=("none", "asha")
+        "none", "end trials early that lag behind others (asha)", flag="--scheduler", choices=("none", "asha")
     )
     finalists: int = setting(
         2, "candidates retrained at their own depth (plan depth)", flag="--finalists", low=1

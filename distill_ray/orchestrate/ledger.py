@@ -6,7 +6,6 @@ the records that it wrote (`sweep_folder.py`).
 
 from __future__ import annotations
 
-import math
 import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -17,7 +16,6 @@ from distill_ray.config.sweep import SweepConfig
 from distill_ray.search.ranking import kbps, trial_objective
 from distill_ray.search.trial import FINISHED, TrialRecord, TrialSpec
 from distill_ray.training.events import (
-    DepthScore,
     Event,
     RunStarted,
     TrainingCompleteEvent,
@@ -222,7 +220,7 @@ class Ledger:
             epochs=item.epochs,
             fraction=1.0 if record.state in FINISHED else item.fraction,
             val_loss=record.val_loss,
-            mel=mel_of(record.depth_scores),
+            mel=record.mel,
             objective=self.objective(record),
             worst_level=record.worst_level,
             worst_utilization=record.worst_utilization,
@@ -235,11 +233,6 @@ class Ledger:
 def _waiting(record: TrialRecord) -> TrialRecord:
     """A record that an earlier driver left: nothing runs yet, whatever did when that one ended."""
     return record if record.state in FINISHED else replace(record, state="pending", reason="")
-
-
-def mel_of(scores: tuple[DepthScore, ...]) -> float | None:
-    """The log-mel term at full depth."""
-    return scores[-1].mel if scores and math.isfinite(scores[-1].mel) else None
 
 
 def _collapsed_level(state: str, reason: str) -> int | None:

@@ -9,7 +9,6 @@ from typing import Any
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.orchestrate.ledger import mel_of
 from distill_ray.search.ranking import kbps, winner
 from distill_ray.search.space import LogUniform, search_space
 from distill_ray.search.trial import TrialRecord
@@ -123,7 +122,7 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "epochs": record.epochs,
         "steps": record.steps,
         "val_loss": record.val_loss,
-        "mel": mel_of(record.depth_scores),
+        "mel": record.mel,
         "worst_utilization": record.worst_utilization,
         "worst_level": record.worst_level,
         "gpu_seconds": record.gpu_seconds,

@@ -1,6 +1,7 @@
 """The trials of a search as one Parquet file, for later analysis: one row a trial.
 
-Scalar columns under the names of `TrialSpec` and `TrialRecord`; `overrides` as JSON; `depth_scores` and
+Scalar columns under the names of `TrialSpec` and `TrialRecord`, and `kbps`, `mel`, `worst_level` and
+`worst_utilization` as the leaderboard has them; `overrides` as JSON; `depth_scores` and
 `codebook_health` as lists of structs; `candidates` with the ranking's rows of the trial, each with
 its `rank` (from 0) in the whole.
 """
@@ -17,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_ray.errors import CheckpointError, UsageError
+from distill_ray.search.ranking import kbps
 from distill_ray.search.trial import TrialRecord, TrialSpec, restore
 from distill_ray.training.events import CandidateRow
 
@@ -74,7 +76,20 @@ def _columns(record: TrialRecord, rows: Sequence[CandidateRow]) -> dict[str, Any
         for rank, row in enumerate(rows)
         if row.trial == record.spec.id
     ]
-    return {**spec, **values, "candidates": own}
+    return {**spec, **values, **_derived(record), "candidates": own}
+
+
+_DERIVED: dict[str, Any] = {"kbps": float, "mel": float, "worst_level": int, "worst_utilization": float}
+
+
+def _derived(record: TrialRecord) -> dict[str, float | None]:
+    """What would take a reader of the table a formula; by the names of `_DERIVED`."""
+    return {
+        "kbps": kbps(record.spec.codebook_size, record.spec.rvq_levels, record.frame_rate),
+        "mel": record.mel,
+        "worst_level": record.worst_level,
+        "worst_utilization": record.worst_utilization,
+    }
 
 
 def _record(row: dict[str, Any]) -> TrialRecord:
@@ -89,7 +104,8 @@ def _schema() -> Any:
     spec, record = typing.get_type_hints(TrialSpec), typing.get_type_hints(TrialRecord)
     del record["spec"]
     row = _arrow_type(CandidateRow)
-    columns = {name: _arrow_type(hint) for name, hint in {**spec, "overrides": str, **record}.items()}
+    hints = {**spec, "overrides": str, **record, **_DERIVED}
+    columns = {name: _arrow_type(hint) for name, hint in hints.items()}
     columns["candidates"] = pa.list_(pa.struct([*row, pa.field("rank", pa.int64())]))
     return pa.schema(list(columns.items()))
 

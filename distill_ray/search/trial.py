@@ -79,6 +79,12 @@ class TrialRecord:
             raise ValueError(f"{self.state!r} is not a state")
 
     @property
+    def mel(self) -> float | None:
+        """The log-mel term at full depth."""
+        scores = self.depth_scores
+        return scores[-1].mel if scores and math.isfinite(scores[-1].mel) else None
+
+    @property
     def worst_level(self) -> int | None:
         """The level that uses the smallest part of its codes in the newest epoch."""
         health = self.newest_health

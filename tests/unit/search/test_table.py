@@ -42,6 +42,11 @@ def test_others_can_read_the_columns(record: Any, rule: Any, tmp_path: Path) -> 
         {"levels": 2, "val_loss": 9.0, "mel": 1.0},
         {"levels": 8, "val_loss": 5.0, "mel": 1.0},
     ]
+    # What the leaderboard shows, so that nobody has to work it out of the lists.
+    assert [round(rate, 4) for rate in table["kbps"].to_pylist()] == [5.5125, 4.1344]
+    assert table["mel"].to_pylist() == [1.0, 1.0]
+    assert table["worst_utilization"].to_pylist() == [item.worst_utilization for item in records]
+    assert table["worst_level"].to_pylist() == [item.worst_level for item in records]
     chosen = [item["trial"] for row in table["candidates"].to_pylist() for item in row if item["chosen"]]
     assert chosen == ["k256-q8"]
 
