@@ -3,8 +3,10 @@
     python3 tests/bench/ray_overhead.py OUT [--ranks N] [--steps N] [--rounds N]
 
 The three take turns, each as a command of its own. OUT/ray_overhead.json gets, for every turn, the median
-step time (of blocks of 10 steps, after which the loop waits for the device) and the seconds from the command
-to the first step and from the last step to the end of the command; and medians over turns, with their ratios.
+step time (of blocks of 10 steps, after which the loop waits for the device), the processor time of rank 0 and
+all its threads a step (which tells the truth on a machine that others use too), and the seconds from the
+command to the first step and from the last step to the end of the command; and medians over turns, with their
+ratios.
 On GPUs it trains the base codec with NCCL, on CPUs a small one with gloo. Needs no network.
 """
 
@@ -33,7 +35,7 @@ KINDS = ("torchrun", "private", "running")
 
 
 class TimedLoop:
-    """`train_vqvae` that notes when each step begins on rank 0, in a file of wall-clock seconds."""
+    """`train_vqvae` that notes in a file when each step begins on rank 0: wall-clock and processor seconds."""
 
     def __init__(self, corpus: str, config: Any, stamps: str, threads: int) -> None:
         self.corpus, self.config, self.stamps, self.threads = corpus, config, stamps, threads
@@ -44,11 +46,11 @@ class TimedLoop:
         from distill_ray.training import vqvae
 
         torch.set_num_threads(self.threads)
-        begun: list[float] = []
+        begun: list[tuple[float, float]] = []
         original = vqvae.VQTask.train_step
 
         def train_step(task: Any, step: int, fraction: float) -> None:
-            begun.append(time.time())
+            begun.append((time.time(), time.process_time()))
             original(task, step, fraction)
 
         vqvae.VQTask.train_step = train_step  # type: ignore[method-assign]
@@ -134,16 +136,19 @@ def turn(
     ended = time.time()
     if done.returncode:
         raise SystemExit(f"{kind} failed:\n{out.with_suffix('.log').read_text()[-3000:]}")
-    begun = json.loads(stamps.read_text())[WARM_UP:]
+    stamped = json.loads(stamps.read_text())
+    first = stamped[0][0]
+    begun, busy = zip(*stamped[WARM_UP:], strict=True)
     blocks = [
         (later - earlier) / BLOCK for earlier, later in zip(begun[::BLOCK], begun[BLOCK::BLOCK], strict=False)
     ]
-    first = json.loads(stamps.read_text())[0]
     return {
         "kind": kind,
         "turn": number,
         "step_s": statistics.median(blocks),
         "blocks": len(blocks),
+        "cpu_s": (busy[-1] - busy[0]) / (len(busy) - 1),
+        "load_average": os.getloadavg()[0],
         "to_first_step_s": first - started,
         "after_last_step_s": ended - begun[-1],
     }
@@ -189,13 +194,16 @@ def prepare(out: Path, gpu: bool) -> str:
 
 def summary(turns: list[dict[str, Any]]) -> dict[str, Any]:
     """Medians over the turns of each kind, and their ratios to torchrun's."""
-    keys = ("step_s", "to_first_step_s", "after_last_step_s")
+    keys = ("step_s", "cpu_s", "to_first_step_s", "after_last_step_s")
     medians = {
         kind: {key: statistics.median(each[key] for each in turns if each["kind"] == kind) for key in keys}
         for kind in KINDS
     }
-    base = medians["torchrun"]["step_s"]
-    ratios = {f"{kind}_step_ratio": medians[kind]["step_s"] / base for kind in KINDS[1:]}
+    ratios = {
+        f"{kind}_{key[:-2]}_ratio": medians[kind][key] / medians["torchrun"][key]
+        for kind in KINDS[1:]
+        for key in ("step_s", "cpu_s")
+    }
     return {"medians": medians, **ratios}
 
 

@@ -1,7 +1,8 @@
 """What grows with the corpus, the model and the number of runs: python3 tests/bench/scaling.py OUT.
 
-Run by hand; writes OUT/scaling.json and prints a table of each part:
+Run by hand; writes OUT/scaling.json and prints a table of each part (`--parts` for some of them):
 corpus   opening, first use and cost of a step with synthetic shards from a minute to a hundred hours
+mapped   the same corpora memory-mapped: opening, and batches from the disk and from the page cache
 prepare  seconds of audio decoded a second, by one thread and by all
 sizes    bytes all-reduced a step, size and time of a checkpoint
 events   lag of event records when 64 runs post to one mailbox at 5 records a second each
@@ -10,7 +11,10 @@ events   lag of event records when 64 runs post to one mailbox at 5 records a se
 from __future__ import annotations
 
 import argparse
+import contextlib
+import dataclasses
 import json
+import math
 import os
 import platform
 import resource
@@ -28,8 +32,9 @@ from torch import Tensor
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, open_corpus, prepare_corpus
-from distill_ray.corpus.manifest import CorpusFile, Manifest, ShardInfo, write_manifest
+from distill_ray.corpus.manifest import SHARD_FOLDER, CorpusFile, Manifest, write_manifest
 from distill_ray.corpus.shards import ShardWriter
 from distill_ray.corpus.storage import open_storage
 from distill_ray.training.vq_batch import VQBatches
@@ -52,15 +57,23 @@ class CountingWorker(LocalWorker):
         return tensor
 
 
-def synthetic_corpus(folder: Path, hours: float) -> Corpus:
-    """Minutes of noise, every file another stretch of it; a twentieth of the files is held out."""
+def synthetic_corpus(folder: Path, hours: float, most_bytes: float = math.inf) -> Corpus:
+    """Minutes of noise, every file another stretch of it; a twentieth of the files is held out.
+
+    Beyond `most_bytes`, further shards are links to the first ones.
+    """
     count = max(2, round(hours * 3600 / FILE_SECONDS))
     noise = np.random.default_rng(0).integers(-8000, 8000, 3 * FILE_SECONDS * RATE).astype(np.int16)
-    storage, files, shards = open_storage(folder), [], []
+    storage, files, shards, written = open_storage(folder), [], [], 0.0
     for first in range(0, count, SHARD_FILES):
-        name = f"{first:032x}.arrow"
-        with ShardWriter(storage, name, channels=1) as writer:
-            for index in range(first, min(count, first + SHARD_FILES)):
+        name, indices = f"{first:032x}.arrow", range(first, min(count, first + SHARD_FILES))
+        linked = written > most_bytes and len(indices) == SHARD_FILES
+        if linked:
+            model = shards[len(shards) % int(most_bytes / shards[0].bytes)]
+            (folder / SHARD_FOLDER / name).hardlink_to(folder / SHARD_FOLDER / model.name)
+            shards.append(dataclasses.replace(model, name=name))
+        with contextlib.nullcontext() if linked else ShardWriter(storage, name, channels=1) as writer:
+            for row, index in enumerate(indices):
                 start = index * 7919 % (2 * FILE_SECONDS * RATE)
                 files.append(
                     CorpusFile(
@@ -72,18 +85,25 @@ def synthetic_corpus(folder: Path, hours: float) -> Corpus:
                         source_channels=1,
                         clipped=0,
                         shard=name,
-                        start=writer.rows,
+                        start=row * FILE_SECONDS * RATE,
                     )
                 )
-                writer.append(noise[None, start : start + FILE_SECONDS * RATE])
-        info: ShardInfo = writer.info
-        shards.append(info)
+                if writer is not None:
+                    writer.append(noise[None, start : start + FILE_SECONDS * RATE])
+        if writer is not None:
+            shards.append(writer.info)
+            written += writer.info.bytes
     write_manifest(storage, Manifest(sample_rate=RATE, channels=1, files=tuple(files), shards=tuple(shards)))
     return open_corpus(folder)
 
 
 def task_on(corpus: Corpus, folder: Path, size: str, device: torch.device) -> tuple[VQTask, CountingWorker]:
     """A codec in training as `train --size SIZE` would make it, 9 levels of 1024 codes."""
+    worker = CountingWorker(folder / "checkpoints", device=device)
+    return VQTask(corpus, settings_for(corpus, size, device.type == "cuda"), worker), worker
+
+
+def settings_for(corpus: Corpus, size: str, accelerator: bool) -> VQTrainConfig:
     facts = CorpusFacts(
         file_count=len(corpus.manifest.files),
         train_seconds=corpus.seconds("train"),
@@ -91,11 +111,7 @@ def task_on(corpus: Corpus, folder: Path, size: str, device: torch.device) -> tu
         channels=1,
     )
     codes = {"model.codebook_size": 1024, "model.num_quantizers": 9}
-    config = resolve_vqvae(
-        facts, overrides=codes, size=size, accelerator=device.type == "cuda", workers=1
-    ).config
-    worker = CountingWorker(folder / "checkpoints", device=device)
-    return VQTask(corpus, config, worker), worker
+    return resolve_vqvae(facts, overrides=codes, size=size, accelerator=accelerator, workers=1).config
 
 
 def seconds_of(device: torch.device, act: Any) -> float:
@@ -141,6 +157,50 @@ def corpus_row(folder: Path, hours: float, device: torch.device, size: str) -> d
         "step_ms": 1e3 * statistics.median(steps[WARM_UP:]),
         "steps_per_epoch": task.steps_per_epoch,
         "peak_rss_gigabytes": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1e6,
+    }
+
+
+def mapped_row(folder: Path, hours: float, most_bytes: float) -> dict[str, Any]:
+    """Batches as `base` on a GPU takes them (48 windows of 0.75 s), in host memory."""
+    device = torch.device("cpu")
+    synthetic_corpus(folder, hours, most_bytes)
+    on_disk: dict[int, int] = {}
+    for shard in (folder / SHARD_FOLDER).iterdir():  # out of the page cache
+        on_disk[shard.stat().st_ino] = shard.stat().st_size
+        with shard.open("rb") as file:
+            os.fsync(file.fileno())
+            os.posix_fadvise(file.fileno(), 0, 0, os.POSIX_FADV_DONTNEED)
+    began = time.perf_counter()
+    corpus = open_corpus(folder)
+    opened = time.perf_counter() - began
+    config = settings_for(corpus, "base", True)
+    began = time.perf_counter()
+    store = AudioStore(corpus, "train", device, max_bytes=0)
+    made = time.perf_counter() - began
+    batches = VQBatches(store, config, rank=0, world_size=1, device=device)
+    cold, warm = (
+        [1e3 * seconds_of(device, lambda step=step: batches.batch(step)) for step in range(WARM_UP + STEPS)]
+        for _ in range(2)
+    )
+    busy = time.process_time()
+    for step in range(WARM_UP, WARM_UP + STEPS):
+        batches.batch(step)
+    busy = (time.process_time() - busy) / STEPS
+    return {
+        "hours": hours,
+        "files": len(corpus.manifest.files),
+        "gigabytes": sum(shard.bytes for shard in corpus.manifest.shards) / 1e9,
+        "gigabytes_on_disk": sum(on_disk.values()) / 1e9,
+        "manifest_megabytes": (folder / "distill-corpus.json").stat().st_size / 1e6,
+        "open_ms": 1e3 * opened,
+        "store_ms": 1e3 * made,
+        "batch_windows": config.training.batch_size,
+        "first_batch_ms": cold[0],
+        "batch_ms_from_disk": statistics.median(cold[WARM_UP:]),
+        "batch_ms_cached": statistics.median(warm[WARM_UP:]),
+        "batch_ms_cached_least": min(warm[WARM_UP:]),
+        "batch_ms_cached_cpu": 1e3 * busy,  # what other programs on the machine do not add to
+        "load_average": os.getloadavg()[0],
     }
 
 
@@ -249,6 +309,9 @@ def main() -> None:
     )
     parser.add_argument("out", type=Path)
     parser.add_argument("--hours", type=float, nargs="+", default=[1 / 60, 1 / 6, 1, 10, 100])
+    parts = ("sizes", "prepare", "events", "mapped", "corpus")
+    parser.add_argument("--parts", nargs="+", choices=parts, default=parts)
+    parser.add_argument("--most-gigabytes", type=float, default=math.inf, help="disk for `mapped`")
     parser.add_argument("--scratch", type=Path, default=Path("/tmp/distill-ray-scaling"))
     options = parser.parse_args()
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
@@ -264,20 +327,29 @@ def main() -> None:
         }
     }
     try:
-        small = options.scratch / "sizes"
-        corpus = synthetic_corpus(small, 1 / 6)
-        found["sizes"] = [size_row(corpus, small, size, device) for size in sizes]
-        show("sizes", found["sizes"])
-        found["prepare"] = prepare_rows(options.scratch)
-        show("prepare", found["prepare"])
-        found["events"] = [event_row()]
-        show("events", found["events"])
-        found["corpus"] = []
-        for hours in options.hours:
-            place = options.scratch / f"hours-{hours:g}"
-            found["corpus"].append(corpus_row(place, hours, device, sizes[-1]))
-            shutil.rmtree(place)
-            show("corpus", found["corpus"][-1:])
+        if "sizes" in options.parts:
+            small = options.scratch / "sizes"
+            corpus = synthetic_corpus(small, 1 / 6)
+            found["sizes"] = [size_row(corpus, small, size, device) for size in sizes]
+            show("sizes", found["sizes"])
+        if "prepare" in options.parts:
+            found["prepare"] = prepare_rows(options.scratch)
+            show("prepare", found["prepare"])
+        if "events" in options.parts:
+            found["events"] = [event_row()]
+            show("events", found["events"])
+        place = options.scratch / "corpus"
+        for part in ("mapped", "corpus"):
+            for hours in options.hours if part in options.parts else ():
+                most = 1e9 * options.most_gigabytes
+                row = (
+                    mapped_row(place, hours, most)
+                    if part == "mapped"
+                    else corpus_row(place, hours, device, sizes[-1])
+                )
+                found.setdefault(part, []).append(row)
+                shutil.rmtree(place)
+                show(part, [row])
     finally:
         (options.out / "scaling.json").write_text(json.dumps(found, indent=1))
         shutil.rmtree(options.scratch, ignore_errors=True)
