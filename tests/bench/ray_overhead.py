@@ -35,7 +35,7 @@ KINDS = ("torchrun", "private", "running")
 
 
 class TimedLoop:
-    """`train_vqvae` that notes in a file when each step begins on rank 0: wall-clock and processor seconds."""
+    """`train_vqvae` that notes in a file when each step of rank 0 begins: wall-clock, processor seconds."""
 
     def __init__(self, corpus: str, config: Any, stamps: str, threads: int) -> None:
         self.corpus, self.config, self.stamps, self.threads = corpus, config, stamps, threads

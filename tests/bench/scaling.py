@@ -2,7 +2,7 @@
 
 Run by hand; writes OUT/scaling.json and prints a table of each part (`--parts` for some of them):
 corpus   opening, first use and cost of a step with synthetic shards from a minute to a hundred hours
-mapped   the same corpora memory-mapped: opening, and batches from the disk and from the page cache
+mapped   the same corpora memory-mapped: opening, and windows from the disk and from the page cache
 prepare  seconds of audio decoded a second, by one thread and by all
 sizes    bytes all-reduced a step, size and time of a checkpoint
 events   lag of event records when 64 runs post to one mailbox at 5 records a second each
@@ -22,6 +22,7 @@ import shutil
 import statistics
 import threading
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +34,7 @@ from torch import Tensor
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.corpus import AudioStore, Corpus, open_corpus, prepare_corpus
+from distill_ray.corpus import AudioStore, Corpus, WindowSampler, open_corpus, prepare_corpus
 from distill_ray.corpus.manifest import SHARD_FOLDER, CorpusFile, Manifest, write_manifest
 from distill_ray.corpus.shards import ShardWriter
 from distill_ray.corpus.storage import open_storage
@@ -161,7 +162,7 @@ def corpus_row(folder: Path, hours: float, device: torch.device, size: str) -> d
 
 
 def mapped_row(folder: Path, hours: float, most_bytes: float) -> dict[str, Any]:
-    """Batches as `base` on a GPU takes them (48 windows of 0.75 s), in host memory."""
+    """Windows as `base` on a GPU takes them, 48 of 0.75 s a step, read into host memory."""
     device = torch.device("cpu")
     synthetic_corpus(folder, hours, most_bytes)
     on_disk: dict[int, int] = {}
@@ -177,15 +178,21 @@ def mapped_row(folder: Path, hours: float, most_bytes: float) -> dict[str, Any]:
     began = time.perf_counter()
     store = AudioStore(corpus, "train", device, max_bytes=0)
     made = time.perf_counter() - began
-    batches = VQBatches(store, config, rank=0, world_size=1, device=device)
-    cold, warm = (
-        [1e3 * seconds_of(device, lambda step=step: batches.batch(step)) for step in range(WARM_UP + STEPS)]
-        for _ in range(2)
-    )
-    busy = time.process_time()
-    for step in range(WARM_UP, WARM_UP + STEPS):
-        batches.batch(step)
-    busy = (time.process_time() - busy) / STEPS
+    sampler = WindowSampler(store.lengths_N, config.window_samples, config.training.seed)
+    drawn = [sampler.batch(step, config.training.batch_size) for step in range(WARM_UP + STEPS)]
+
+    def read(step: int) -> None:
+        store.gather(drawn[step].file_B, drawn[step].start_B, config.window_samples)
+
+    def milliseconds(act: Callable[[int], object]) -> list[float]:
+        return [1e3 * seconds_of(device, lambda step=step: act(step)) for step in range(WARM_UP + STEPS)]
+
+    cold, warm = milliseconds(read), milliseconds(read)
+    processor_ms = []
+    for act in (read, VQBatches(store, config, rank=0, world_size=1, device=device).batch):
+        began = time.process_time()
+        milliseconds(act)
+        processor_ms.append(1e3 * (time.process_time() - began) / (WARM_UP + STEPS))
     return {
         "hours": hours,
         "files": len(corpus.manifest.files),
@@ -195,11 +202,12 @@ def mapped_row(folder: Path, hours: float, most_bytes: float) -> dict[str, Any]:
         "open_ms": 1e3 * opened,
         "store_ms": 1e3 * made,
         "batch_windows": config.training.batch_size,
-        "first_batch_ms": cold[0],
-        "batch_ms_from_disk": statistics.median(cold[WARM_UP:]),
-        "batch_ms_cached": statistics.median(warm[WARM_UP:]),
-        "batch_ms_cached_least": min(warm[WARM_UP:]),
-        "batch_ms_cached_cpu": 1e3 * busy,  # what other programs on the machine do not add to
+        "first_read_ms": cold[0],
+        "read_ms_from_disk": statistics.median(cold[1:]),
+        "read_ms_cached": statistics.median(warm),
+        "read_ms_cached_least": min(warm),
+        "read_processor_ms": processor_ms[0],  # what other programs on the machine do not add to
+        "batch_processor_ms": processor_ms[1],  # with the arithmetic that a GPU would do
         "load_average": os.getloadavg()[0],
     }
 
