@@ -9,7 +9,7 @@ weighted reconstruction loss, and the best of them are what the table shows, as 
 
 Each codec leaves OUT/row-NAME.json and OUT/heard/NAME/*.flac, so that a long bake-off can be spread over
 several calls; the table (OUT/table.md, OUT/bakeoff.json) is made of all rows found there. `listening.py` adds
-ViSQOL to the rows afterwards, on a CPU. "ours-SIZE" or "ours-SIZE+LABEL" is ours; --set key=value overrides
+ViSQOL to the rows afterwards, on a CPU. "ours-SIZE" or "ours-SIZE_LABEL" is ours; --set key=value overrides
 its settings, as --set does for no rival.
 
 Shapes: B windows, C channels, T samples.
@@ -58,7 +58,7 @@ def main() -> None:
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True  # fixed shapes; what full-rate convolutions want
     corpus = bench_corpus(options.audio, options.out / "corpus")
-    chosen = excerpts(corpus, files=options.files, seconds=options.file_seconds)
+    chosen = excerpts(corpus, count=options.excerpts, seconds=options.excerpt_seconds)
     for index, excerpt in enumerate(chosen[: options.listen]):
         save_heard(options.out, ORIGINAL, index, excerpt.audio_CT)
     print(
@@ -96,8 +96,8 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--rival-lr", type=float, default=None, help="peak rate of the rivals")
     parser.add_argument("--val-seconds", type=float, default=30.0)
-    parser.add_argument("--files", type=int, default=24)
-    parser.add_argument("--file-seconds", type=float, default=20.0)
+    parser.add_argument("--excerpts", type=int, default=24)
+    parser.add_argument("--excerpt-seconds", type=float, default=15.0)
     parser.add_argument("--listen", type=int, default=6, help="excerpts kept for ViSQOL and pictures")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="settings")
     return parser.parse_args()
@@ -105,7 +105,7 @@ def _options() -> argparse.Namespace:
 
 def _config(corpus: Corpus, name: str, options: argparse.Namespace, device: torch.device) -> VQTrainConfig:
     ours = name.startswith("ours")
-    size = name.partition("-")[2].partition("+")[0] if ours else "base"
+    size = name.partition("-")[2].partition("_")[0] if ours else "base"
     overrides: dict[str, object] = {
         "model.codebook_size": options.size,
         "model.num_quantizers": options.levels,

@@ -30,7 +30,7 @@ LISTEN_SECONDS = 8.0
 
 @dataclass(frozen=True, kw_only=True)
 class Excerpt:
-    """The middle of a held-out file."""
+    """A part of a held-out file."""
 
     name: str
     audio_CT: Tensor
@@ -44,18 +44,27 @@ def bench_corpus(audio: str, folder: Path) -> Corpus:
     return open_corpus(folder)
 
 
-def excerpts(corpus: Corpus, *, files: int, seconds: float) -> list[Excerpt]:
-    """The middle `seconds` of at most `files` held-out files, evenly chosen in the order of their hashes."""
+def excerpts(corpus: Corpus, *, count: int, seconds: float) -> list[Excerpt]:
+    """About `count` excerpts of at most `seconds`, evenly over the held-out files.
+
+    Where there are fewer files than excerpts, long files give several, evenly over their length; the first
+    excerpts are of different files, in the order of their hashes.
+    """
     held_out = corpus.files("val")
     assert held_out, "this corpus holds nothing out"
-    chosen = [held_out[index * len(held_out) // files] for index in range(files)]
-    found = []
+    chosen = [held_out[index * len(held_out) // count] for index in range(count)]
+    found: list[tuple[int, Excerpt]] = []
     for file in dict.fromkeys(chosen):
         length = min(file.samples, round(seconds * corpus.sample_rate))
-        pcm_CT = np.empty((corpus.channels, length), dtype=np.int16)
-        corpus.read_into(pcm_CT, file, (file.samples - length) // 2)
-        found.append(Excerpt(name=file.path, audio_CT=torch.from_numpy(pcm_CT).float() / PCM_SCALE))
-    return found
+        number = min(chosen.count(file), file.samples // length)
+        for index in range(number):
+            start = (file.samples - length) * (2 * index + 1) // (2 * number)
+            pcm_CT = np.empty((corpus.channels, length), dtype=np.int16)
+            corpus.read_into(pcm_CT, file, start)
+            name = f"{file.path} from {start / corpus.sample_rate:.1f} s"
+            audio_CT = torch.from_numpy(pcm_CT).float() / PCM_SCALE
+            found.append((index, Excerpt(name=name, audio_CT=audio_CT)))
+    return [excerpt for _, excerpt in sorted(found, key=lambda pair: pair[0])]
 
 
 def save_heard(folder: Path, codec: str, index: int, audio_CT: Tensor) -> None:

@@ -102,13 +102,13 @@ def main() -> None:
     parser.add_argument("audio")
     parser.add_argument("out", type=Path)
     parser.add_argument("--kbps", type=float, nargs="*", default=list(KBPS))
-    parser.add_argument("--files", type=int, default=24)
-    parser.add_argument("--file-seconds", type=float, default=20.0)
+    parser.add_argument("--excerpts", type=int, default=24)
+    parser.add_argument("--excerpt-seconds", type=float, default=15.0)
     parser.add_argument("--listen", type=int, default=6)
     options = parser.parse_args()
     options.out.mkdir(parents=True, exist_ok=True)
     corpus = bench_corpus(options.audio, options.out / "corpus")
-    chosen = excerpts(corpus, files=options.files, seconds=options.file_seconds)
+    chosen = excerpts(corpus, count=options.excerpts, seconds=options.excerpt_seconds)
     write_opus_rows(chosen, options.out, rates=options.kbps, listen=options.listen)
 
 

@@ -336,5 +336,9 @@ def without_parametrizations(module: nn.Module) -> nn.Module:
     """Fold weight normalisation into plain weights, as a codec is used once it is trained."""
     for part in module.modules():
         for name in list(getattr(part, "parametrizations", {})):
+            folded = getattr(part, name).detach().clone()
             parametrize.remove_parametrizations(part, name)
+            # torch leaves a plain tensor there, which `parameters` and `to` would not see.
+            delattr(part, name)
+            part.register_parameter(name, nn.Parameter(folded))
     return module

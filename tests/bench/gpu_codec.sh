@@ -1,0 +1,99 @@
+#!/usr/bin/env bash
+# The codec's GPU programme, in calls that each end within 9 minutes. Written to $OUT (at most 8 files, 16 MiB
+# each); run in the repository root on the GPU's machine:
+#
+#   tests/bench/gpu_codec.sh speed                      the step, its kernels, the RVQ, decoding, batch sizes
+#   tests/bench/gpu_codec.sh sixty FOLDER               60 s of ours and of each rival
+#   tests/bench/gpu_codec.sh long FOLDER CODEC [ARG…]   300 s of one codec: ours-base, encodec, dac-small, dac
+#   tests/bench/gpu_codec.sh adversarial FOLDER [SECONDS]   ours with the adversarial stage and without, 200 s each
+#   tests/bench/gpu_codec.sh collect FOLDER OUT TAR…    afterwards, on any CPU: Opus, ViSQOL, table, pictures
+#
+# FOLDER is one of the three that `corpora.py` makes of Debian's warzone2100-music, sonic-pi-samples and
+# gcin-voice (23, 11 and 33 MiB: carry one a call, the limit of a call is 64 MiB with the working tree):
+#
+#   mkdir -p .bench && cd .bench     # ignored: echo '/.bench/' >> .git/info/exclude
+#   for package in warzone2100-music sonic-pi-samples gcin-voice; do
+#     apt-get download $package && dpkg -x ${package}_*.deb packages
+#   done
+#   cd .. && .venv/bin/python tests/bench/corpora.py .bench/packages .bench/corpora
+#
+# The GPU's machine has torch and transformers but no soundfile and no vector-quantize-pytorch; as wheels for
+# its Python 3.12 in .whl (2 MiB, carried too):
+#
+#   pip download --no-deps --only-binary=:all: --python-version 3.12 --implementation cp \
+#     --platform manylinux_2_28_x86_64 --platform manylinux_2_17_x86_64 --platform manylinux2014_x86_64 \
+#     --platform manylinux_2_26_x86_64 -d .whl soundfile==0.14.0 cffi pycparser \
+#     vector-quantize-pytorch==1.32.0 einx frozendict loguru torch-einops-utils
+#
+# ViSQOL needs a compiled libsvm, so it is not run there: reconstructions come back and `collect` scores them.
+set -euo pipefail
+phase=$1
+shift
+out=${OUT:-out}
+bench=$(dirname "$0")
+mkdir -p "$out"
+export PYTHONUNBUFFERED=1 PYTHONPATH="/tmp/site:$PWD${PYTHONPATH:+:$PYTHONPATH}"
+if [ -d .whl ] && [ ! -d /tmp/site ]; then
+  python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target /tmp/site .whl/*.whl
+fi
+
+# bake NAME FOLDER SECONDS LIMIT CODEC ARG…: one codec, whose row and reconstructions become $out/NAME-CODEC.tar.
+# A rival that fails or runs over its limit must not take the others' results along.
+bake() {
+  local name=$1 folder=$2 seconds=$3 limit=$4 codec=$5
+  shift 5
+  local work=/tmp/bake/$name
+  timeout "$limit" python3 "$bench/bakeoff.py" "$folder" "$work" --seconds "$seconds" --codecs "$codec" "$@" \
+    2>&1 | tee "/tmp/$name-$codec.log" || echo "$codec failed: $(tail -n 1 "/tmp/$name-$codec.log")"
+  if [ -f "$work/row-$codec.json" ]; then
+    tar -C "$work" -cf "$out/$name-$codec.tar" "row-$codec.json" "heard/$codec"
+    tar -C "$work" -cf "$out/$name-original.tar" heard/original
+  fi
+}
+
+case $phase in
+  speed)
+    # Each part leaves its file when it is done; what the limit cuts off is only the last.
+    timeout 200 python3 "$bench/step_time.py" "$out" base small || echo "step_time failed"
+    timeout 90 python3 "$bench/rvq_step.py" --out "$out/rvq_step.json" || echo "rvq_step failed"
+    timeout 120 python3 "$bench/realtime.py" --device cuda --seconds 30 --rounds 5 --stream \
+      --out "$out/realtime.json" || echo "realtime failed"
+    if [ $# -ge 1 ]; then # a corpus folder too: throughput and peak memory by batch size
+      for batch in 16 48 96 192; do
+        timeout 30 python3 "$bench/bakeoff.py" "$1" "/tmp/bake/batch-$batch" --seconds 8 --looks 2 --val-seconds 5 \
+          --codecs ours-base --batch $batch --excerpts 2 --excerpt-seconds 2 --listen 0 || echo "batch $batch failed"
+      done
+      tar -C /tmp/bake -cf "$out/batches.tar" $(cd /tmp/bake && ls batch-*/row-*.json)
+    fi
+    ;;
+  sixty)
+    name=$(basename "$1")-60
+    for codec in ours-base encodec dac-small dac; do
+      bake "$name" "$1" 60 130 $codec
+    done
+    ;;
+  long)
+    folder=$1 codec=$2
+    shift 2
+    bake "$(basename "$folder")-300" "$folder" 300 530 "$codec" "$@"
+    ;;
+  adversarial)
+    seconds=${2:-200}
+    bake "$(basename "$1")-$seconds" "$1" "$seconds" 265 ours-base
+    bake "$(basename "$1")-$seconds" "$1" "$seconds" 265 ours-base_adversarial --set adversarial.enabled=true
+    ;;
+  collect)
+    folder=$1 place=$2
+    shift 2
+    mkdir -p "$place"
+    for archive in "$@"; do tar -C "$place" -xf "$archive"; done
+    python=${PYTHON:-.venv/bin/python}
+    "$python" "$bench/opus.py" "$folder" "$place"
+    "$python" "$bench/listening.py" "$place"
+    "$python" "$bench/pictures.py" "$place"
+    ;;
+  *)
+    sed -n '2,12p' "$0"
+    exit 2
+    ;;
+esac
