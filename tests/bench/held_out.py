@@ -47,8 +47,8 @@ def bench_corpus(audio: str, folder: Path) -> Corpus:
 def excerpts(corpus: Corpus, *, count: int, seconds: float) -> list[Excerpt]:
     """About `count` excerpts of at most `seconds`, evenly over the held-out files.
 
-    Where there are fewer files than excerpts, long files give several, evenly over their length; the first
-    excerpts are of different files, in the order of their hashes.
+    Where there are fewer files than excerpts, long files give several, evenly over their length. The first
+    excerpts, which are kept to be heard, are of different files, the longest first.
     """
     held_out = corpus.files("val")
     assert held_out, "this corpus holds nothing out"
@@ -64,7 +64,7 @@ def excerpts(corpus: Corpus, *, count: int, seconds: float) -> list[Excerpt]:
             name = f"{file.path} from {start / corpus.sample_rate:.1f} s"
             audio_CT = torch.from_numpy(pcm_CT).float() / PCM_SCALE
             found.append((index, Excerpt(name=name, audio_CT=audio_CT)))
-    return [excerpt for _, excerpt in sorted(found, key=lambda pair: pair[0])]
+    return [excerpt for _, excerpt in sorted(found, key=lambda pair: (pair[0], -pair[1].audio_CT.shape[1]))]
 
 
 def save_heard(folder: Path, codec: str, index: int, audio_CT: Tensor) -> None:

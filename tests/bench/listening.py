@@ -3,7 +3,7 @@
 ViSQOL (Chinen et al. 2020, "ViSQOL v3") in its audio mode predicts what listeners would say of a
 reconstruction beside its original, from 1 to about 4.73. It wants 48 kHz, so both are resampled. It runs on a
 CPU at a fraction of real time, so the GPU's machine is not kept waiting for it: run it where the files came
-to. Needs `visqol-python` (extra `bench`).
+to. Files shorter than a second are left out: ViSQOL compares patches of 0.6 s. Needs `visqol-python` (extra `bench`).
 """
 
 from __future__ import annotations
@@ -20,12 +20,15 @@ from table import write_table
 from torchaudio.functional import resample
 
 VISQOL_RATE = 48_000
+SHORTEST_SECONDS = 1.0
 
 
 def scores(out: Path, codec: str, api: object) -> list[float]:
     """MOS-LQO of each kept reconstruction."""
     found = []
     for path in sorted((out / "heard" / codec).glob("*.flac")):
+        if soundfile.info(path).duration < SHORTEST_SECONDS:
+            continue
         signals = []
         for each in (out / "heard" / ORIGINAL / path.name, path):
             samples, rate = soundfile.read(each, dtype="float64")

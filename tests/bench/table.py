@@ -20,8 +20,8 @@ COLUMNS = (
     ("codes used, least", "least_utilization", ".0%"),
     ("mean", "mean_utilization", ".0%"),
     ("bitrate efficiency", "efficiency", ".2f"),
-    ("train audio-s/s", "audio_s_per_s", ".0f"),
-    ("steady", "steady_audio_s_per_s", ".0f"),
+    ("train audio-s/s", "audio_s_per_s", ".3g"),
+    ("steady", "steady_audio_s_per_s", ".3g"),
     ("steps", "steps", "d"),
     ("seconds", "seconds", ".0f"),
 )
@@ -31,7 +31,7 @@ DEPTH_COLUMNS = (("mel", ".2f"), ("stft", ".2f"), ("si_sdr_db", ".1f"), ("effici
 def write_table(out: Path) -> str:
     """Join all rows of a folder into OUT/bakeoff.json and OUT/table.md; the text of the latter."""
     rows = [json.loads(path.read_text()) for path in sorted(out.glob("row-*.json"))]
-    rows.sort(key=lambda row: (row["codec"].startswith("opus"), not row["codec"].startswith("ours")))
+    rows.sort(key=_place)
     (out / "bakeoff.json").write_text(json.dumps(rows, indent=1))
     lines = [*_table([title for title, _, _ in COLUMNS], (_cells(row) for row in rows)), ""]
     trained = [row for row in rows if "depths" in row]
@@ -42,6 +42,12 @@ def write_table(out: Path) -> str:
     text = "\n".join(lines)
     (out / "table.md").write_text(text)
     return text
+
+
+def _place(row: dict[str, Any]) -> tuple[bool, bool, float, str]:
+    """Ours first, Opus last, by bit rate."""
+    codec = row["codec"]
+    return codec.startswith("opus"), not codec.startswith("ours"), row["kbps"], codec
 
 
 def _cells(row: dict[str, Any]) -> list[str]:
