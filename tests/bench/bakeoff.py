@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from held_out import ORIGINAL, Excerpt, bench_corpus, excerpts, save_heard, score_codec
+from held_out import Excerpt, bench_corpus, excerpts, save_originals, score_codec
 from opus import KBPS, write_opus_rows
 from rivals import Coder, Contest, Trainee, build
 from table import write_table
@@ -59,8 +59,7 @@ def main() -> None:
     torch.backends.cudnn.benchmark = True  # fixed shapes; what full-rate convolutions want
     corpus = bench_corpus(options.audio, options.out / "corpus")
     chosen = excerpts(corpus, count=options.excerpts, seconds=options.excerpt_seconds)
-    for index, excerpt in enumerate(chosen[: options.listen]):
-        save_heard(options.out, ORIGINAL, index, excerpt.audio_CT)
+    save_originals(options.out, chosen[: options.listen])
     print(
         f"{device}: train {corpus.seconds('train'):.0f} s, held out {corpus.seconds('val'):.0f} s, scored "
         f"{len(chosen)} excerpts",

@@ -76,6 +76,12 @@ def save_heard(folder: Path, codec: str, index: int, audio_CT: Tensor) -> None:
     soundfile.write(place / f"{index:02d}.flac", audio_CT[:, start : start + length].T.numpy(), SAMPLE_RATE)
 
 
+def save_originals(folder: Path, kept: list[Excerpt]) -> None:
+    """What the reconstructions that `save_heard` writes are compared with."""
+    for index, excerpt in enumerate(kept):
+        save_heard(folder, ORIGINAL, index, excerpt.audio_CT)
+
+
 class Distances:
     """Mel distance, STFT distance and SI-SDR of reconstructions, each the mean over excerpts."""
 

@@ -3,7 +3,8 @@
 ViSQOL (Chinen et al. 2020, "ViSQOL v3") in its audio mode predicts what listeners would say of a
 reconstruction beside its original, from 1 to about 4.73. It wants 48 kHz, so both are resampled. It runs on a
 CPU at a fraction of real time, so the GPU's machine is not kept waiting for it: run it where the files came
-to. Files shorter than a second are left out: ViSQOL compares patches of 0.6 s. Needs `visqol-python` (extra `bench`).
+to. Files shorter than a second are left out: ViSQOL compares patches of 0.6 s. Needs `visqol-python` (extra
+`bench`).
 """
 
 from __future__ import annotations

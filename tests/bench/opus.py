@@ -22,7 +22,16 @@ from typing import Any
 
 import soundfile
 import torch
-from held_out import SAMPLE_RATE, Distances, Excerpt, bench_corpus, excerpts, mean_scores, save_heard
+from held_out import (
+    SAMPLE_RATE,
+    Distances,
+    Excerpt,
+    bench_corpus,
+    excerpts,
+    mean_scores,
+    save_heard,
+    save_originals,
+)
 from torch import Tensor
 from torchaudio.functional import resample
 
@@ -109,6 +118,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     corpus = bench_corpus(options.audio, options.out / "corpus")
     chosen = excerpts(corpus, count=options.excerpts, seconds=options.excerpt_seconds)
+    save_originals(options.out, chosen[: options.listen])
     write_opus_rows(chosen, options.out, rates=options.kbps, listen=options.listen)
 
 
