@@ -5,6 +5,7 @@ Also `watch`, the live view of a running job, which submit and `logs --follow` s
 
 from __future__ import annotations
 
+import signal
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -249,6 +250,11 @@ def _failure(end: JobEnd, hint: str) -> JobError:
     for line in end.story.others:
         say(f"  | {line}")
     reason = job.message.rstrip(".") or "no reason is given"
+    if end.signal is not None:
+        reason = f"signal {end.signal} ended its driver" + (
+            " (a node short of memory does that)" if end.signal == signal.SIGKILL else ""
+        )
+        say(f"go on with it: the same submit {_resuming(job)}")
     return JobError(
         f"job {job.job_id} {job.status}: {reason}; its whole log: "
         f"distill-ray jobs logs {job.job_id} --raw{hint}",

@@ -91,8 +91,16 @@ class JobEnd:
     story: JobStory
 
     @property
+    def signal(self) -> int | None:
+        """The number of the signal that ended the job's driver."""
+        code = self.record.exit_code
+        return -code if code is not None and code < 0 else None
+
+    @property
     def exit_code(self) -> int:
-        """The job's own, 3 where it was stopped."""
+        """The job's own, 3 where it was stopped, 1 where a signal ended it."""
+        if self.signal is not None:
+            return 1
         if self.record.exit_code is not None:
             return self.record.exit_code
         if self.record.status == "stopped":

@@ -139,6 +139,17 @@ def test_the_raw_log_is_the_log(cluster, capsys):
     assert capsys.readouterr().out == cluster.log
 
 
+def test_a_job_that_a_signal_ended_has_failed_and_can_go_on(cluster, capsys):
+    said = "Job entrypoint command failed with exit code -9"
+    cluster.record = dataclasses.replace(DONE, status="failed", exit_code=-9, message=said)
+    assert run(app, ["jobs", "logs", "birds"]) == 1
+    text = capsys.readouterr().err
+    assert (
+        "error: job birds failed: signal 9 ended its driver (a node short of memory does that);" in text
+    )
+    assert "go on with it: the same submit with --resume s3://b/birds and another --name" in text
+
+
 def test_a_failed_jobs_sentence_and_exit_code_are_the_jobs(cluster, capsys):
     cluster.says("error", {"type": "CorpusError", "message": "no audio there", "exit_code": 2})
     cluster.record = dataclasses.replace(DONE, status="failed", exit_code=2)

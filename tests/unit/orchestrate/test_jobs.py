@@ -104,6 +104,7 @@ def test_records_of_newer_and_broken_writers_are_passed_over():
         (job("failed", 4), None, 4),
         (job("stopped"), None, 3),
         (job("failed"), None, 1),
+        (job("failed", -9), None, 1),
         (job("failed"), {"exit_code": 2}, 2),
         (job("failed"), {"exit_code": 0}, 1),
     ],
