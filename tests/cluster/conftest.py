@@ -7,7 +7,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
@@ -21,6 +21,10 @@ from distill_ray.config.corpus import CorpusConfig
 
 RATE = 8_000
 EPOCHS = 6
+_FAULTS = (
+    "| fault | noticed, s | trains again, s | steps made twice | final held-out loss | undisturbed |\n"
+    "|---|---|---|---|---|---|\n"
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -32,16 +36,49 @@ class Finished:
     final: dict[str, Any]
 
 
-@pytest.fixture(scope="session")
-def faulty() -> ModuleType:
-    """faulty.py as a module."""
-    spec = importlib.util.spec_from_file_location("faulty", Path(__file__).with_name("faulty.py"))
+def _module(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["faulty"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
+
+
+@pytest.fixture(scope="session")
+def faulty() -> ModuleType:
+    """faulty.py as a module."""
+    return _module("faulty")
+
+
+@pytest.fixture
+def client(head: Head, tmp_path: Path) -> Iterator[Any]:
+    """A user of the head, `client.Client`, in a folder of their own."""
+    made = _module("client").Client(head.environment, tmp_path)
+    yield made
+    for process in made.started:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture
+def row() -> Callable[..., None]:
+    """Adds a row to the table of faults; `undisturbed` is how the run ends to which nothing happens."""
+
+    def add(fault: str, recovery: Any, final: dict[str, Any], undisturbed: dict[str, Any]) -> None:
+        path = os.environ.get("DISTILL_RAY_FAULT_TABLE")
+        text = (
+            f"| {fault} | {recovery.noticed_s:.1f} | {recovery.resumed_s:.1f} | {recovery.lost_steps} | "
+            f"{final['final_val_loss']!r} | {undisturbed['final_val_loss']!r} |\n"
+        )
+        print(text)
+        if path:
+            new = not Path(path).exists()
+            with Path(path).open("a") as table:
+                table.write(_FAULTS * new + text)
+
+    return add
 
 
 @pytest.fixture(scope="session")

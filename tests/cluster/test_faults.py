@@ -1,13 +1,16 @@
-"""What a run loses when something is killed: a rank, Ray Train's controller, the driver, a node.
+"""What a run loses when something is killed (a rank, Ray Train's controller, the driver, a node) or full.
 
-Every fault adds a row to the Markdown table at $DISTILL_RAY_FAULT_TABLE (or to none). By hand, all of them:
-`DISTILL_RAY_FAULT_TABLE=faults.md python -m pytest tests/cluster/test_faults.py`.
+Every fault adds a row to the Markdown table at $DISTILL_RAY_FAULT_TABLE (or to none); so do those of jobs
+(`test_job_faults.py`) and of the storage (`storage/test_runs.py`). By hand, all of them:
+`DISTILL_RAY_FAULT_TABLE=faults.md python -m pytest -m slow tests/cluster -k "fault or outage"`.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
+import subprocess
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -19,29 +22,6 @@ import pytest
 Line = dict[str, Any]
 Row = Callable[..., None]
 ELASTIC_EPOCHS = 24  # some 40 s of steps: enough for a node to go and to come back
-_HEAD = (
-    "| fault | noticed, s | trains again, s | steps made twice | final held-out loss | undisturbed |\n"
-    "|---|---|---|---|---|---|\n"
-)
-
-
-@pytest.fixture
-def row() -> Row:
-    """Adds a row to the table of faults; `undisturbed` is how the run ends to which nothing happens."""
-
-    def add(fault: str, recovery: Any, final: Line, undisturbed: Line) -> None:
-        path = os.environ.get("DISTILL_RAY_FAULT_TABLE")
-        text = (
-            f"| {fault} | {recovery.noticed_s:.1f} | {recovery.resumed_s:.1f} | {recovery.lost_steps} | "
-            f"{final['final_val_loss']!r} | {undisturbed['final_val_loss']!r} |\n"
-        )
-        print(text)
-        if path:
-            new = not Path(path).exists()
-            with Path(path).open("a") as table:
-                table.write(_HEAD * new + text)
-
-    return add
 
 
 @pytest.fixture
@@ -177,3 +157,51 @@ def test_a_killed_node_leaves_one_rank_and_two_when_it_is_back(
     assert math.isclose(final["final_val_loss"], whole["final_val_loss"], rel_tol=0.02)
     row("a node of two, SIGKILL (--num-workers 1-2)", lost, final, whole)
     row("the node comes back", back, final, whole)
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of 24 MB."""
+    if os.geteuid() != 0:
+        pytest.skip("needs root to mount a file system")
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", "size=24m", "distill-ray-test", folder]
+    if subprocess.run(mount, capture_output=True, check=False).returncode:
+        pytest.skip("no file system can be mounted here")
+    yield folder
+    subprocess.run(["umount", "-l", folder], check=True)
+
+
+@pytest.mark.slow
+def test_a_disk_that_is_full_at_checkpoint_time_costs_no_step(
+    faulty: ModuleType,
+    start: Callable[..., Any],
+    undisturbed: Any,
+    row: Row,
+    small_disk: Path,
+    tmp_path: Path,
+) -> None:
+    (tmp_path / "run").symlink_to(small_disk)
+    run = start("2")
+    run.wait_for_checkpoint()
+    before = (run.run_dir / "checkpoints" / "latest" / "name").read_text()
+    with (small_disk / "filler").open("wb", buffering=0) as filler, contextlib.suppress(OSError):
+        while filler.write(bytes(4096)):
+            pass
+    full_at = time.time()
+    said = run.wait_for(lambda lines: _notice(lines, "could not be written"))
+    assert "the disk is full" in said["event"]["message"]
+    assert (run.run_dir / "checkpoints" / "latest" / "name").read_text() >= before  # of 000012-5f0c
+    (small_disk / "filler").unlink()
+    again = run.wait_for(lambda lines: _notice(lines, "are kept in"))
+    final = run.result()["final"]
+    faulty.same_result(final, undisturbed.final)
+    made = [step for _, step in faulty.steps(run.lines())]
+    assert made == sorted(made)  # none twice
+    recovery = faulty.Recovery(noticed_s=said["t"] - full_at, resumed_s=again["t"] - full_at, lost_steps=0)
+    row("a full disk at checkpoint time (made room at once)", recovery, final, undisturbed.final)
+
+
+def _notice(lines: list[Line], part: str) -> Line | None:
+    return next((line for line in lines if part in line.get("event", {}).get("message", "")), None)

@@ -5,88 +5,14 @@ from __future__ import annotations
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
 
 import boto3
 import pytest
 from moto.server import ThreadedMotoServer
 
 from distill_ray.bundle import verify
-
-SETTINGS = """
-[model]
-codebook_size = 16
-num_quantizers = 2
-width = 16
-[training]
-batch_size = 2
-min_epoch_steps = 2
-"""
-
-
-class Client:
-    """distill-ray as a user of the head runs it, in a folder of its own."""
-
-    def __init__(self, environment: dict[str, str], folder: Path) -> None:
-        self.environment, self.folder = environment, folder
-        self.started: list[subprocess.Popen[str]] = []
-        (folder / "tiny.toml").write_text(SETTINGS)
-
-    def start(self, *words: str) -> tuple[subprocess.Popen[str], Path]:
-        """The running program and the file that its stderr goes to."""
-        stderr = self.folder / f"stderr-{len(self.started)}"
-        with stderr.open("w") as file:
-            process = subprocess.Popen(
-                [sys.executable, "-m", "distill_ray", *words],
-                cwd=self.folder,
-                env=self.environment,
-                stdout=subprocess.PIPE,
-                stderr=file,
-                text=True,
-                start_new_session=True,
-            )
-        self.started.append(process)
-        return process, stderr
-
-    def run(self, *words: str) -> tuple[int, str, str]:
-        """Exit code, stdout, stderr."""
-        process, stderr = self.start(*words)
-        out, _ = process.communicate(timeout=200)
-        return process.returncode, out, stderr.read_text()
-
-    def document(self, *words: str) -> dict[str, Any]:
-        """What --json prints of a command that ends with 0."""
-        own = list(words)
-        own.insert(own.index("--") if "--" in own else len(own), "--json")
-        code, out, err = self.run(*own)
-        assert code == 0, err
-        document: dict[str, Any] = json.loads(out)
-        return document
-
-    def train(self, corpus: Path, *more: str) -> list[str]:
-        line = ["--", "train", str(corpus), "--config", "tiny.toml", "--size", "tiny", "--num-workers", "0"]
-        return [*line, *more]
-
-
-@pytest.fixture
-def client(head: Any, tmp_path: Path) -> Iterator[Client]:
-    made = Client(head.environment, tmp_path)
-    yield made
-    for process in made.started:
-        process.kill()
-        process.communicate()
-
-
-def wait_for(found: Callable[[], object], within_s: float = 150.0) -> None:
-    deadline = time.monotonic() + within_s
-    while not found():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 @pytest.fixture
@@ -143,14 +69,14 @@ def test_ctrl_c_leaves_the_job_which_is_watched_again_stopped_and_fetched(client
     store = client.folder / "store"
     job = client.train(small_corpus, "--epochs", "100000")
     process, stderr = client.start("submit", "--name", "long", "--storage", str(store), *job)
-    wait_for(lambda: "epoch 2/100000" in stderr.read_text() or process.poll() is not None)
+    client.wait_for(lambda: "epoch 2/100000" in stderr.read_text() or process.poll() is not None)
     os.killpg(process.pid, signal.SIGINT)
     assert process.wait(30) == 3, stderr.read_text()
     assert "distill-ray jobs logs long --follow\n" in stderr.read_text()
     assert client.document("jobs", "status", "long")["status"] == "running"
 
     again, seen = client.start("jobs", "logs", "long", "--follow", "--json")
-    wait_for(lambda: "epoch 2/100000" in seen.read_text() or again.poll() is not None)
+    client.wait_for(lambda: "epoch 2/100000" in seen.read_text() or again.poll() is not None)
     assert client.document("jobs", "stop", "long")["status"] == "stopped"
     out, _ = again.communicate(timeout=60)
     assert again.returncode == 3
@@ -169,7 +95,7 @@ def test_jobs_that_wait_and_jobs_that_run_are_ended_at_once(client, small_corpus
     store = ["--storage", str(client.folder / "store"), "--no-wait", "--entrypoint-cpus", "2"]
     job = client.train(small_corpus, "--epochs", "100000")
     assert client.document("submit", "--name", "holds", *store, *job)["job_id"] == "holds"
-    wait_for(lambda: client.document("jobs", "status", "holds")["status"] == "running")
+    client.wait_for(lambda: client.document("jobs", "status", "holds")["status"] == "running")
     client.document("submit", "--name", "waits", *store, *job)
     assert client.document("jobs", "status", "waits")["status"] == "pending"
     assert client.document("jobs", "stop", "waits")["status"] == "stopped"

@@ -6,6 +6,7 @@ import json
 import os
 import signal
 import socket
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -213,6 +214,45 @@ def test_an_outage_while_training_costs_nothing(s3: Any, corpus: str, uncut: tup
     assert "m.distill" in names(run)
     warnings = [notice.message for notice in said if notice.level == "warning"]
     assert any("the upload is tried again" in message for message in warnings), said
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_an_outage_of_half_a_minute_costs_no_step(
+    s3: Any, corpus: str, tmp_path: Path, faulty: Any, row: Callable[..., None]
+) -> None:
+    quiet = train(corpus, out=str(tmp_path / "quiet"), training__epochs=14)
+    said: list[tuple[float, Event]] = []
+    down: list[float] = []
+    up: list[float] = []
+
+    def end_of_outage() -> None:
+        s3.start()
+        up.append(time.time())
+
+    def listener(event: Event) -> None:
+        said.append((time.time(), event))
+        if isinstance(event, VQEpochMetrics) and event.epoch == 1:
+            s3.stop()
+            down.append(time.time())
+            threading.Timer(30.0, end_of_outage).start()
+        if isinstance(event, VQEpochMetrics) and not up:
+            time.sleep(3.0)  # or the training would be over before the outage
+
+    run = "s3://bucket/long"
+    report = train(corpus, out=run, listener=listener, training__epochs=14, training__checkpoint_seconds=0.01)
+    notices = [(when, event) for when, event in said if isinstance(event, Notice)]
+    noticed = next(when for when, event in notices if "the upload is tried again" in event.message)
+    again = next(when for when, event in notices if "has the newest checkpoint again" in event.message)
+    assert up[0] - down[0] >= 30.0
+    assert down[0] < noticed < up[0] < again
+    trained = [event.epoch for when, event in said if isinstance(event, VQEpochMetrics)]
+    assert trained == list(range(1, 15))
+    assert losses(report) == losses(quiet)
+    assert open_storage(run).read_bytes("m.distill") is not None
+    recovery = faulty.Recovery(noticed_s=noticed - down[0], resumed_s=again - down[0], lost_steps=0)
+    final, whole = ({"final_val_loss": each.completed.final_val_loss} for each in (report, quiet))
+    row("the storage (S3) away for 30 s (uploads again)", recovery, final, whole)
 
 
 def test_what_could_not_be_uploaded_stays_and_is_by_resuming(
