@@ -33,11 +33,11 @@ from distill_ray.orchestrate.sweep_folder import SweepStart, new_sweep, resumed_
 from distill_ray.orchestrate.sweep_machine import Machine, find_machine
 from distill_ray.orchestrate.sweep_report import SweepReport, provenance
 from distill_ray.orchestrate.sweep_search import Rounds, require_optuna
-from distill_ray.orchestrate.sweep_settings import SweepSettings, TrialListener, TrialPlanner
+from distill_ray.orchestrate.sweep_settings import SweepSettings, TrialListener, TrialPlanner, shown_settings
 from distill_ray.orchestrate.sweep_winner import ShortPrior, export_trial
 from distill_ray.search.finalists import chosen_finalists
 from distill_ray.search.ranking import advice, candidates, definition, winner
-from distill_ray.search.space import final_round_size, first_round_size
+from distill_ray.search.space import SIZE, final_round_size, first_round_size
 from distill_ray.search.table import write_trials
 from distill_ray.search.trial import TrialSpec
 from distill_ray.training.events import Notice, ShownSetting, SweepCompleteEvent, SweepStarted
@@ -85,6 +85,8 @@ def tune_codec(
         else:
             results = stack.enter_context(result_folder(place, listener=listener))
         start = new_sweep(results.path, given) if resume is None else resumed_sweep(results.path, given)
+        if size is not None:
+            start = replace(start, overrides=start.overrides | {SIZE})
         report = _tune(
             start,
             data=data,
@@ -368,31 +370,5 @@ class _Search:
             gpus_per_trial=scale.gpus,
             workers_per_trial=scale.workers,
             max_kbps=sweep.max_kbps,
-            settings=self._shown(),
+            settings=shown_settings(sweep, self.planner, self.start.source),
         )
-
-    def _shown(self) -> tuple[ShownSetting, ...]:
-        shared = self.planner.shared()
-        values = {f"sweep.{key}": getattr(self.settings.sweep, key) for key in _SHOWN} | {
-            key: shared.get(key) for key in (*_SHOWN_SHARED, "health.stop")
-        }
-        return tuple(
-            ShownSetting(name=_label(key), value=_text(value), source=self.start.source(key))
-            for key, value in values.items()
-            if value is not None
-        )
-
-
-_SHOWN = ("codebook_sizes", "rvq_levels", "scheduler", "max_minutes")
-_SHOWN_SHARED = ("training.epochs", "training.max_minutes", "training.batch_size", "training.seed")
-
-
-def _label(key: str) -> str:
-    """What the table calls a setting; "stop" alone would say nothing."""
-    return "health stop" if key == "health.stop" else key.partition(".")[2]
-
-
-def _text(value: object) -> str:
-    if isinstance(value, bool):
-        return "on" if value else "off"
-    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)

@@ -123,6 +123,7 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "steps": record.steps,
         "val_loss": record.val_loss,
         "mel": record.mel,
+        "prior_bits_per_second": record.prior_bits_per_second,
         "worst_utilization": record.worst_utilization,
         "worst_level": record.worst_level,
         "gpu_seconds": record.gpu_seconds,

@@ -29,6 +29,8 @@ from distill_ray.orchestrate.sweep_machine import Scale
 from distill_ray.search.ranking import is_within, kbps
 from distill_ray.search.space import (
     CODEBOOK_SIZE,
+    COMMITMENT_WEIGHT,
+    LR,
     RVQ_LEVELS,
     SIZE,
     final_round_size,
@@ -36,7 +38,8 @@ from distill_ray.search.space import (
     search_space,
 )
 from distill_ray.search.trial import TrialSpec, make_spec
-from distill_ray.training.events import Listener
+from distill_ray.training.events import ShownSetting
+from distill_ray.training.worker import Listener
 
 TrialListener = Callable[[], AbstractContextManager[Listener]]
 """Makes the listener that keeps a trial's own logs, in the trial's process; it must be picklable."""
@@ -95,8 +98,8 @@ class SweepSettings:
 class TrialPlanner:
     """Makes the configuration of each trial; `facts` are those of the corpus.
 
-    `said`: what the user chose, all that is given for a new search. Raises ConfigError where no codec of a new
-    search can be within the rate limit.
+    `said`: what the user chose, all that is given for a new search.
+    Raises ConfigError where no codec of a new search can be within the rate limit.
     """
 
     def __init__(
@@ -158,6 +161,55 @@ class TrialPlanner:
             accelerator=self._accelerator,
             workers=self._workers,
         )
+
+
+_SHOWN = (
+    "codebook_sizes",
+    "rvq_levels",
+    "sizes",
+    "commitment_weights",
+    "commitment_weight_range",
+    "lrs",
+    "lr_range",
+    "trials",
+    "scheduler",
+    "max_minutes",
+)
+_SHOWN_SHARED = (
+    COMMITMENT_WEIGHT,
+    "training.epochs",
+    _MINUTES,
+    "training.batch_size",
+    LR,
+    "training.seed",
+    "health.stop",
+)
+
+
+def shown_settings(
+    sweep: SweepConfig, planner: TrialPlanner, source: Callable[[str], str]
+) -> tuple[ShownSetting, ...]:
+    """What a summary shows of a search: what is tried and what all trials share. `source`: of a key."""
+    shared = planner.shared()
+    values = {f"sweep.{key}": getattr(sweep, key) for key in _SHOWN}
+    values |= {SIZE: None if sweep.sizes else planner.size}
+    values |= {key: shared.get(key) for key in _SHOWN_SHARED}
+    return tuple(
+        ShownSetting(name=_label(key), value=_text(value), source=source(key))
+        for key, value in values.items()
+        if value not in (None, ())
+    )
+
+
+def _label(key: str) -> str:
+    """What the table calls a setting; "stop" alone would say nothing."""
+    return "health stop" if key == "health.stop" else key.partition(".")[2]
+
+
+def _text(value: object) -> str:
+    if isinstance(value, bool):
+        return "on" if value else "off"
+    return ", ".join(map(str, value)) if isinstance(value, tuple) else str(value)
 
 
 def _resolve(

@@ -336,4 +336,6 @@ def test_prior_bits_ranks_finalists_by_a_short_prior(
     bits = {item.spec.id: item.prior_bits_per_second for item in report.records}
     assert all(value is not None and 0 < value < 62.5 * 2 * 6 for value in bits.values())
     assert report.to_json()["best"]["objective"] == min(value for value in bits.values() if value is not None)
+    said = {trial["id"]: trial["prior_bits_per_second"] for trial in report.to_json()["trials"]}
+    assert said == bits
     assert (tmp_path / "s" / "trials" / "k16-q2" / "prior" / "checkpoints" / "latest").is_dir()

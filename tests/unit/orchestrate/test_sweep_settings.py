@@ -8,7 +8,7 @@ from distill_ray.config.resolve import CorpusFacts, steps_per_epoch
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError, ConfigError
 from distill_ray.orchestrate.sweep_machine import Scale
-from distill_ray.orchestrate.sweep_settings import SweepSettings, TrialPlanner
+from distill_ray.orchestrate.sweep_settings import SweepSettings, TrialPlanner, shown_settings
 from distill_ray.search.trial import make_spec
 
 FACTS = CorpusFacts(file_count=30, train_seconds=100.0, sample_rate=44_100, channels=1)
@@ -143,3 +143,22 @@ def test_a_trial_that_fits_nowhere_is_refused() -> None:
         Scale.of(SweepConfig(gpus_per_trial=2.0), {"CPU": 4, "GPU": 1}, cores=4, where="here")
     with pytest.raises(ClusterError, match="a trial's 4 workers need one CPU each and here has 2"):
         Scale.of(SweepConfig(workers_per_trial=4), {"CPU": 2}, cores=2, where="here")
+
+
+def test_the_summary_shows_what_is_tried_and_what_trials_share() -> None:
+    given = {"sweep.lr_range": (0.0005, 0.005), "sweep.search": "random", "sweep.trials": 4}
+    settings = SweepSettings.of({**given, "model.commitment_weight": 0.5}, "tiny")
+    made = TrialPlanner(
+        settings, FACTS, ONE_AT_A_TIME, accelerator=False, resumed=False, said=frozenset(given)
+    )
+    shown = shown_settings(
+        settings.sweep, made, lambda key: "override" if key in given or key == "model.size" else "auto"
+    )
+    by_name = {item.name: (item.value, item.source) for item in shown}
+    assert by_name["lr_range"] == ("0.0005, 0.005", "override")
+    assert by_name["trials"] == ("4", "override")
+    assert by_name["size"] == ("tiny", "override")
+    assert by_name["commitment_weight"] == ("0.5", "auto")
+    assert by_name["codebook_sizes"] == ("64, 128, 256, 512, 1024", "auto")
+    assert by_name["health stop"] == ("on", "auto")
+    assert "lr" not in by_name  # which the search draws
