@@ -21,6 +21,8 @@ import pytest
 
 Line = dict[str, Any]
 Row = Callable[..., None]
+# A run is begun up to four times, which takes minutes on a busy machine.
+pytestmark = pytest.mark.timeout(1200)
 ELASTIC_EPOCHS = 24  # some 40 s of steps: enough for a node to go and to come back
 
 
