@@ -210,14 +210,23 @@ def _end_at_once(client: JobClient, job_id: str) -> None:
 
 
 def _until_over(client: JobClient, job_id: str, within_s: float) -> JobRecord:
-    deadline = time.monotonic() + within_s
-    while not (record := client.job(job_id)).is_over():
+    """As `follow`, a cluster that does not answer is asked again for two minutes."""
+    answered = time.monotonic()
+    deadline, record = answered + within_s, client.job(job_id)
+    while not record.is_over():
         if time.monotonic() > deadline:
             raise ClusterError(
                 f"job {job_id} is still {record.status} after {within_s:.0f} s; "
                 "distill-ray jobs stop --now kills it"
             )
         time.sleep(_LOOK_EVERY_S)
+        try:
+            record = client.job(job_id)
+        except ClusterError as error:
+            if time.monotonic() - answered > _SILENCE_S:
+                raise ClusterError(f"{error}; whether {job_id} has ended is not known") from None
+        else:
+            answered = time.monotonic()
     return record
 
 

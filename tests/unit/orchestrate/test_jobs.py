@@ -133,6 +133,23 @@ def test_stopping_a_running_job_is_asking_it_and_waiting(hurried):
     assert said == ["birds ends after its step and keeps a checkpoint; --now would kill it"]
 
 
+def test_a_cluster_that_is_silent_for_a_moment_is_no_reason_to_give_up_stopping(hurried, monkeypatch):
+    cluster = Cluster(RUNNING, RUNNING, job("stopped"))
+    answers = [True, True, False, False, True]
+
+    def answer(job_id: str) -> JobRecord:
+        if not answers.pop(0):
+            raise ClusterError("http://head:8265 gives no answer within 3 s")
+        return Cluster.job(cluster, job_id)
+
+    cluster.job = answer
+    assert stop(cluster, "birds", now=False, on_wait=lambda message: None).status == "stopped"
+    cluster.records, answers = [RUNNING, RUNNING, job("stopped")], [True, True, False, True]
+    monkeypatch.setattr(jobs, "_SILENCE_S", -1.0)
+    with pytest.raises(ClusterError, match="whether birds has ended is not known"):
+        stop(cluster, "birds", now=False, on_wait=lambda message: None)
+
+
 @pytest.mark.parametrize(("status", "now"), [("pending", False), ("running", True)])
 def test_what_has_not_begun_or_is_to_be_killed_is_ended_from_within(hurried, status, now):
     cluster = Cluster(job(status), job("succeeded", 0), job("stopped"))
