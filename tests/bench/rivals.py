@@ -7,13 +7,13 @@ ours for all of them. What a rival needs beyond that, and `transformers` does no
 
 - **EnCodec** (Défossez et al. 2022): the library's quantiser can only look up. Added: k-means start, the
   straight-through estimator over the sum of all levels, EMA codebooks (decay 0.99, Laplace smoothing 1e-5),
-  dead codes replaced at every step by vectors of the batch, a commitment loss with weight 1, the mean over
-  levels. As in audiocraft, and unlike the first release, residuals subtract detached codes, so that the
-  commitment loss of every level reaches the encoder. Kinder than the original in three places: a code is dead
-  below 0.1 of uniform use (EnCodec's absolute count of 2 would call most codes dead at our batch), a replaced
-  code gets its place in the EMA too (the original forgets that), and quantiser dropout is by window, where
-  EnCodec draws one depth for the batch. The loss balancer and the adversaries are left out, as in ours
-  without an adversarial stage.
+  dead codes replaced by vectors of the batch, a commitment loss with weight 1, the mean over levels. As in
+  audiocraft, and unlike the first release, residuals subtract detached codes, so that the commitment loss
+  of every level reaches the encoder. Codes are replaced by our own rule (every 50 steps those below 0.1 of
+  uniform use, with their place in the EMA): EnCodec's absolute count of 2 would call most codes dead at our
+  batch, and what it writes for them is overwritten by the EMA in the same step. Quantiser dropout is by
+  window, where EnCodec draws one depth for the batch. The loss balancer and the adversaries are left out,
+  as in ours without an adversarial stage.
 - **DAC** (Kumar et al. 2023): the library's own quantiser losses with DAC's weights (codebook 1.0, commitment
   0.25) and its own quantiser dropout 0.5. Added: weight normalisation (the library has it as a method, DAC
   trains with it) and codebooks that start from N(0, 1) as DAC's do, not from N(0, 0.02) as in the library.
@@ -185,7 +185,9 @@ class RivalTraining:
 class EncodecLayout(Layout):
     """`EncodecModel` with the training of its quantiser (module docstring)."""
 
-    DECAY, SMOOTHING, DEAD = 0.99, 1e-5, 0.1
+    recent_QK: Tensor
+    """Use of each code since the last look for dead ones."""
+    DECAY, SMOOTHING = 0.99, 1e-5
 
     def __init__(self, config: VQTrainConfig) -> None:
         from transformers import EncodecConfig, EncodecModel
@@ -205,6 +207,9 @@ class EncodecLayout(Layout):
             target_bandwidths=[(model.num_quantizers + 0.01) * bits * frames / 1000],
         )
         self.net = EncodecModel(settings)
+        self.reseed_every, self.reseed_threshold = config.training.reseed_every, model.reseed_threshold
+        self.steps = 0
+        self.register_buffer("recent_QK", torch.zeros(model.num_quantizers, model.codebook_size))
         assert len(self.levels) == model.num_quantizers, "levels that the bandwidth did not give"
 
     @property
@@ -242,20 +247,24 @@ class EncodecLayout(Layout):
 
     @torch.no_grad()
     def follow(self, seen: Any) -> None:
-        for level, (codes_N, vectors_NL, used_N1) in zip(self.levels, seen, strict=True):
+        self.steps += 1
+        for level, recent_K, (codes_N, vectors_NL, used_N1) in zip(
+            self.levels, self.recent_QK, seen, strict=True
+        ):
             hot_NK = functional.one_hot(codes_N, level.codebook_size).float() * used_N1
+            recent_K += hot_NK.sum(0)
             level.cluster_size.lerp_(hot_NK.sum(0), 1 - self.DECAY)
             level.embed_avg.lerp_(hot_NK.T @ vectors_NL, 1 - self.DECAY)
             total = level.cluster_size.sum()
             share = (level.cluster_size + self.SMOOTHING) / (total + level.codebook_size * self.SMOOTHING)
             level.embed.copy_(level.embed_avg / (share * total)[:, None])
-            uniform = total / level.codebook_size
-            dead_K1 = (level.cluster_size < self.DEAD * uniform)[:, None]
-            drawn = torch.randint(len(vectors_NL), (level.codebook_size,), device=vectors_NL.device)
-            new_KL = vectors_NL[drawn]
-            level.embed.copy_(torch.where(dead_K1, new_KL, level.embed))
-            level.embed_avg.copy_(torch.where(dead_K1, new_KL * uniform, level.embed_avg))
-            level.cluster_size.copy_(torch.where(dead_K1[:, 0], uniform, level.cluster_size))
+            if self.steps % self.reseed_every == 0:
+                dead_K1 = (recent_K < self.reseed_threshold * recent_K.mean())[:, None]
+                new_KL = vectors_NL[torch.randint(len(vectors_NL), recent_K.shape, device=recent_K.device)]
+                level.embed.copy_(torch.where(dead_K1, new_KL, level.embed))
+                level.embed_avg.copy_(torch.where(dead_K1, new_KL, level.embed_avg))
+                level.cluster_size.masked_fill_(dead_K1[:, 0], 1.0)
+                recent_K.zero_()
 
     @torch.no_grad()
     def encode(self, audio_BCT: Tensor) -> Tensor:
