@@ -144,9 +144,7 @@ def test_a_job_that_a_signal_ended_has_failed_and_can_go_on(cluster, capsys):
     cluster.record = dataclasses.replace(DONE, status="failed", exit_code=-9, message=said)
     assert run(app, ["jobs", "logs", "birds"]) == 1
     text = capsys.readouterr().err
-    assert (
-        "error: job birds failed: signal 9 ended its driver (a node short of memory does that);" in text
-    )
+    assert "error: job birds failed: signal 9 ended its driver (a node short of memory does that);" in text
     assert "go on with it: the same submit with --resume s3://b/birds and another --name" in text
 
 
