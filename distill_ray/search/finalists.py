@@ -33,7 +33,8 @@ def chosen_finalists(
 ) -> tuple[Finalist, ...]:
     """The finalists, best first; empty as long as a trial of `records` has not finished.
 
-    reconstruction: the best eligible candidates. prior-bits: those of the best codebook sizes, each at the
+    reconstruction: the best eligible candidates, of each trial its best depth before a second one of any:
+    cutting costs some codecs more than others. prior-bits: those of the best codebook sizes, each at the
     smallest depth that reconstructs as well as the worst of them. A finalist whose own training collapsed or
     failed is out; the next best take over where that happened to all of them.
     """
@@ -58,7 +59,9 @@ def chosen_finalists(
 def _best(pool: Sequence[CandidateRow], sweep: SweepConfig) -> tuple[CandidateRow, ...]:
     """The finalists of `pool`, which is sorted, best first."""
     if sweep.objective == "reconstruction":
-        return tuple(pool[: sweep.finalists])
+        first = {row.trial: row for row in reversed(pool)}
+        seconds = [row for row in pool if row is not first[row.trial]]
+        return (*sorted(first.values(), key=order), *seconds)[: sweep.finalists]
     best: dict[int, CandidateRow] = {}
     for row in pool:
         best.setdefault(row.codebook_size, row)

@@ -47,7 +47,8 @@ def run(sweep: SweepConfig, finished: list[TrialRecord], *, cut_after: int = 99)
         finished.append(done(spec, collapsed=2 if deep else None))
         search.ended(finished[-1])
         ids.append(spec.id)
-    assert (search.next(finished, ()) is None) == (not search.has_more(finished))
+    more = search.has_more(finished)
+    assert (search.next(finished, ()) is None) == (not more)
     return ids
 
 
