@@ -9,11 +9,12 @@ ours for all of them. What a rival needs beyond that, and `transformers` does no
   straight-through estimator over the sum of all levels, EMA codebooks (decay 0.99, Laplace smoothing 1e-5),
   dead codes replaced by vectors of the batch, a commitment loss with weight 1, the mean over levels. As in
   audiocraft, and unlike the first release, residuals subtract detached codes, so that the commitment loss
-  of every level reaches the encoder. Codes are replaced by our own rule (every 50 steps those below 0.1 of
-  uniform use, with their place in the EMA): EnCodec's absolute count of 2 would call most codes dead at our
-  batch, and what it writes for them is overwritten by the EMA in the same step. Quantiser dropout is by
-  window, where EnCodec draws one depth for the batch. The loss balancer and the adversaries are left out,
-  as in ours without an adversarial stage.
+  of every level reaches the encoder. Codes are replaced by our own rule (every 50 steps, and every 10
+  during the warm-up, when its latents drift away from the codebooks faster than the EMA follows, those
+  below 0.1 of uniform use, with their place in the EMA): EnCodec's absolute count of 2 would call most
+  codes dead at our batch, and what it writes for them is overwritten by the EMA in the same step. Quantiser
+  dropout is by window, where EnCodec draws one depth for the batch. The loss balancer and the adversaries
+  are left out, as in ours without an adversarial stage.
 - **DAC** (Kumar et al. 2023): the library's own quantiser losses with DAC's weights (codebook 1.0, commitment
   0.25) and its own quantiser dropout 0.5. Added: weight normalisation (the library has it as a method, DAC
   trains with it) and codebooks that start from N(0, 1) as DAC's do, not from N(0, 0.02) as in the library.
@@ -187,7 +188,7 @@ class EncodecLayout(Layout):
 
     recent_QK: Tensor
     """Use of each code since the last look for dead ones."""
-    DECAY, SMOOTHING = 0.99, 1e-5
+    DECAY, SMOOTHING, EARLY = 0.99, 1e-5, 10
 
     def __init__(self, config: VQTrainConfig) -> None:
         from transformers import EncodecConfig, EncodecModel
@@ -208,6 +209,7 @@ class EncodecLayout(Layout):
         )
         self.net = EncodecModel(settings)
         self.reseed_every, self.reseed_threshold = config.training.reseed_every, model.reseed_threshold
+        self.warmup = config.training.warmup_steps
         self.steps = 0
         self.register_buffer("recent_QK", torch.zeros(model.num_quantizers, model.codebook_size))
         assert len(self.levels) == model.num_quantizers, "levels that the bandwidth did not give"
@@ -258,7 +260,7 @@ class EncodecLayout(Layout):
             total = level.cluster_size.sum()
             share = (level.cluster_size + self.SMOOTHING) / (total + level.codebook_size * self.SMOOTHING)
             level.embed.copy_(level.embed_avg / (share * total)[:, None])
-            if self.steps % self.reseed_every == 0:
+            if self.steps % (self.EARLY if self.steps <= self.warmup else self.reseed_every) == 0:
                 dead_K1 = (recent_K < self.reseed_threshold * recent_K.mean())[:, None]
                 new_KL = vectors_NL[torch.randint(len(vectors_NL), recent_K.shape, device=recent_K.device)]
                 level.embed.copy_(torch.where(dead_K1, new_KL, level.embed))
