@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import json
 import os
@@ -25,6 +26,9 @@ from distill_ray.orchestrate.session import Session, ray_session
 from distill_ray.orchestrate.sweep_report import SweepReport
 from distill_ray.search.table import read_trials
 from distill_ray.training.events import Event, SweepCompleteEvent, SweepStarted, TrialUpdate
+
+# A busy machine takes minutes to start Ray alone.
+pytestmark = pytest.mark.timeout(1200)
 
 
 @pytest.fixture(scope="module")
@@ -96,7 +100,9 @@ def record(out: Path, trial: str) -> dict[str, Any]:
 
 def test_depths_are_scored_by_one_trial_and_finalists_trained_at_their_own(uncut: Any) -> None:
     report, out, events = uncut
-    assert [item.spec.id for item in report.records] == ["k16-q4", "k32-q4", "final-k16-q2", "final-k32-q2"]
+    ids = [item.spec.id for item in report.records]
+    assert ids[:2] == ["k16-q4", "k32-q4"]
+    assert sorted(ids[2:]) == ["final-k16-q2", "final-k32-q2"]  # the better one first, whichever that is
     assert {item.state for item in report.records} == {"completed"}
     assert {item.epochs for item in report.records} == {3}
     assert len({item.steps for item in report.records}) == 1  # equal epochs are equal steps
@@ -117,6 +123,9 @@ def test_depths_are_scored_by_one_trial_and_finalists_trained_at_their_own(uncut
     assert events[-1].chosen == best["trial"]
     started = next(event for event in events if isinstance(event, SweepStarted))
     assert (started.trials, started.finalists, started.concurrent) == (2, 2, 2)
+    said = {item.name: (item.value, item.source) for item in started.settings}
+    assert said["size"] == ("tiny", "override")
+    assert said["lr"] == ("0.001", "auto")
 
     assert json.loads((out / "leaderboard.json").read_text()) == json.loads(json.dumps(report.to_json()))
     records, rows = read_trials(out / "trials.parquet")
@@ -180,19 +189,9 @@ def test_a_killed_trial_goes_on_once_and_the_search_without_one_that_dies_again(
     uncut: Any, nothing_left: None, tiny: ModuleType, data: Path, tmp_path: Path
 ) -> None:
     out, events = tmp_path / "s", list[Event]()
-    killed: set[int] = set()
-
-    def listener(event: Event) -> None:
-        events.append(event)
-        if isinstance(event, TrialUpdate) and event.state == "running" and event.epoch >= 1:
-            pid = tiny.starts(out, event.trial)[-1][0]
-            often = 1 if event.trial == "k16-q4" else 2
-            first_round = event.trial in ("k16-q4", "k32-q4")
-            if first_round and len(tiny.starts(out, event.trial)) <= often and pid not in killed:
-                killed.add(pid)
-                os.kill(pid, signal.SIGKILL)
-
-    report = tiny.search(data, out, listener=listener)
+    # They kill themselves: from outside, a fast machine's trial would have ended first.
+    deaths = functools.partial(tiny.dying_note, {"k16-q4": 1, "k32-q4": 2})
+    report = tiny.search(data, out, listener=events.append, trial_listener=deaths)
     assert states(events, "k16-q4") == ["pending", "running", "retrying", "running", "completed"]
     assert states(events, "k32-q4") == ["pending", "running", "retrying", "running", "failed"]
     by_id = {item.spec.id: item for item in report.records}
@@ -229,16 +228,16 @@ def test_a_trial_without_a_finite_gradient_fails_in_words(
 def test_ctrl_c_keeps_what_was_done_and_a_resumed_search_ends_as_an_uncut_one(
     uncut: Any, nothing_left: None, tiny: ModuleType, data: Path, tmp_path: Path
 ) -> None:
-    out = tmp_path / "s"
-    pressed = False
+    out, pressed = tmp_path / "s", tmp_path / "pressed"
 
     def press(event: Event) -> None:
-        nonlocal pressed
-        if isinstance(event, TrialUpdate) and event.epoch == 1 and not pressed:
-            pressed = True
+        if isinstance(event, TrialUpdate) and event.epoch == 1 and not pressed.exists():
             os.kill(os.getpid(), signal.SIGINT)
+            pressed.touch()
 
-    report = tiny.search(data, out, listener=press)
+    report = tiny.search(
+        data, out, listener=press, trial_listener=functools.partial(tiny.patient_note, pressed)
+    )
     assert (report.exit_reason, report.exit_code, report.model_path) == ("cancelled", 3, None)
     assert "cancelled" in {item.state for item in report.records}
     assert not (out / "m.distill").exists()

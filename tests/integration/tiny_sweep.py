@@ -8,7 +8,9 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import signal
 import sys
+import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 
@@ -17,7 +19,8 @@ import soundfile
 
 from distill_ray.orchestrate.sweep_pipeline import tune_codec
 from distill_ray.orchestrate.sweep_report import SweepReport
-from distill_ray.training.events import Event, RunStarted, TrialUpdate
+from distill_ray.orchestrate.sweep_settings import TrialListener
+from distill_ray.training.events import Event, RunStarted, TrialUpdate, VQEpochMetrics
 
 RATE = 8_000
 SETTINGS: dict[str, object] = {
@@ -63,19 +66,20 @@ def search(
     more: Mapping[str, object] | None = None,
     resume: bool = False,
     listener: Callable[[Event], None] = lambda event: None,
+    trial_listener: TrialListener | None = None,
 ) -> SweepReport:
     """`tune_codec` with small settings and `more` of them; resumed, with none but `more`."""
     return tune_codec(
         data=str(data),
         overrides={**({} if resume else SETTINGS), **(more or {})},
         config_file=None,
-        size=None,
+        size=None if resume else "tiny",
         out=None if resume else out,
         name=None if resume else "m",
         resume=out if resume else None,
         address=None,
         listener=listener,
-        trial_listener=pid_note,
+        trial_listener=trial_listener or pid_note,
     )
 
 
@@ -93,6 +97,46 @@ def pid_note() -> Iterator[Callable[[Event], None]]:
                 starts.write(f"{os.getpid()} {step}\n")
 
     yield listener
+
+
+@contextlib.contextmanager
+def dying_note(deaths: Mapping[str, int]) -> Iterator[Callable[[Event], None]]:
+    """`pid_note`, and an end by SIGKILL after the first epoch of each of so many starts of a trial."""
+    with pid_note() as note:
+        folder = Path()
+
+        def listener(event: Event) -> None:
+            nonlocal folder
+            note(event)
+            if isinstance(event, RunStarted):
+                folder = Path(event.output_dir)
+            often = deaths.get(folder.name, 0)
+            if isinstance(event, VQEpochMetrics) and len(starts(folder.parents[1], folder.name)) <= often:
+                time.sleep(1.0)  # in which the driver hears of the start
+                os.kill(os.getpid(), signal.SIGKILL)
+
+        yield listener
+
+
+@contextlib.contextmanager
+def patient_note(sign: Path) -> Iterator[Callable[[Event], None]]:
+    """`pid_note`; after its first epoch a trial waits for `sign`, then long enough to be asked to stop."""
+    with pid_note() as note:
+        epochs = 0
+
+        def listener(event: Event) -> None:
+            nonlocal epochs
+            note(event)
+            if isinstance(event, VQEpochMetrics):
+                epochs += 1
+            elif epochs == 1 and not sign.exists():  # with the next event: now the driver hears of the epoch
+                for _ in range(6000):
+                    if sign.exists():
+                        break
+                    time.sleep(0.05)
+                time.sleep(3.0)
+
+        yield listener
 
 
 def starts(out: Path, trial: str) -> list[tuple[int, int]]:
