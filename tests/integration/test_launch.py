@@ -134,7 +134,9 @@ def test_nobody_else_gets_at_the_files_of_a_private_ray(session: Session) -> Non
     assert session.folder is not None
     assert stat.S_IMODE(session.folder.stat().st_mode) == 0o700
     assert stat.S_IMODE((session.folder / "token").stat().st_mode) == 0o600
-    assert {path.name for path in session.folder.iterdir()} == {"owner", "ray", "token"}
+    # What Ray opens to everybody lies below that folder and nowhere else.
+    assert stat.S_IMODE((session.folder / "ray").stat().st_mode) == 0o777
+    assert not any(session.folder.glob("session_*"))
 
 
 _LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
@@ -254,7 +256,7 @@ def _session_folder(driver: int) -> Path:
             continue
         if parent == str(driver) and words[0].endswith("/raylet"):
             sockets = next(word for word in words if word.startswith("--raylet_socket_name="))
-            return Path(sockets.partition("=")[2]).parents[2]
+            return Path(sockets.partition("=")[2]).parents[3]  # FOLDER/ray/session_…/sockets/raylet
     raise AssertionError(f"process {driver} has no raylet")
 
 
