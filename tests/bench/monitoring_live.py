@@ -30,6 +30,7 @@ import dashboard_shots
 from ray.job_submission import JobStatus, JobSubmissionClient
 
 from distill_ray.orchestrate.metrics import DECLARED, figures
+from distill_ray.orchestrate.session import RAY_FILES
 from distill_ray.training.events import from_record
 
 ROOT = Path(__file__).parents[2]
@@ -63,7 +64,7 @@ def main() -> int:
     command = f"{sys.executable} -m distill_ray"
     model = out / "codec" / "bells.distill"
     shutil.rmtree(model.parent, ignore_errors=True)
-    with head() as (url, token_file), prometheus(token_file.parent, out) as ask:
+    with head() as (url, token_file), prometheus(token_file.parent / RAY_FILES, out) as ask:
         token = token_file.read_text()
         client = JobSubmissionClient(url, headers={"Authorization": f"Bearer {token}"})
         began = time.time()
