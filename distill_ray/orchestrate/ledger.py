@@ -13,7 +13,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.search.ranking import kbps, trial_objective
+from distill_ray.search.ranking import trial_objective
 from distill_ray.search.trial import FINISHED, TrialRecord, TrialSpec
 from distill_ray.training.events import (
     Event,
@@ -214,7 +214,7 @@ class Ledger:
             state=record.state,
             codebook_size=spec.codebook_size,
             rvq_levels=spec.rvq_levels,
-            kbps=kbps(spec.codebook_size, spec.rvq_levels, record.frame_rate),
+            kbps=record.kbps,
             reason=record.reason,
             epoch=record.epochs,
             epochs=item.epochs,

@@ -9,7 +9,7 @@ from typing import Any
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.search.ranking import kbps, winner
+from distill_ray.search.ranking import winner
 from distill_ray.search.space import LogUniform, search_space
 from distill_ray.search.trial import TrialRecord
 from distill_ray.training.events import CandidateRow
@@ -116,7 +116,7 @@ def _trial(record: TrialRecord) -> dict[str, Any]:
         "round": spec.round,
         "codebook_size": spec.codebook_size,
         "rvq_levels": spec.rvq_levels,
-        "kbps": kbps(spec.codebook_size, spec.rvq_levels, record.frame_rate),
+        "kbps": record.kbps,
         "state": record.state,
         "stop_reason": record.reason,
         "epochs": record.epochs,

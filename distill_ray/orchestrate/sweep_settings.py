@@ -26,7 +26,7 @@ from distill_ray.config.vqvae import LossConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem
 from distill_ray.orchestrate.sweep_folder import common_settings
 from distill_ray.orchestrate.sweep_machine import Scale
-from distill_ray.search.ranking import is_within, kbps
+from distill_ray.search.ranking import missed_limit
 from distill_ray.search.space import (
     CODEBOOK_SIZE,
     COMMITMENT_WEIGHT,
@@ -37,9 +37,8 @@ from distill_ray.search.space import (
     first_round_size,
     search_space,
 )
-from distill_ray.search.trial import TrialSpec, make_spec
-from distill_ray.training.events import ShownSetting
-from distill_ray.training.worker import Listener
+from distill_ray.search.trial import TrialSpec, kbps, make_spec
+from distill_ray.training.events import Listener, ShownSetting
 
 TrialListener = Callable[[], AbstractContextManager[Listener]]
 """Makes the listener that keeps a trial's own logs, in the trial's process; it must be picklable."""
@@ -236,11 +235,12 @@ def _corners(sweep: SweepConfig) -> list[TrialSpec]:
 
 def _check_rates(codecs: Sequence[VQVAEConfig], sweep: SweepConfig) -> None:
     """Raise ConfigError where even the smallest codec is over the limit: hours later nothing could win."""
-    least = min(kbps(codec.codebook_size, codec.num_quantizers, codec.frame_rate) for codec in codecs)
-    if not is_within(least, sweep):
+    rates = [kbps(codec.codebook_size, codec.num_quantizers, codec.frame_rate) for codec in codecs]
+    least = missed_limit(rates, sweep)
+    if least is not None:
         message = (
             f"{sweep.max_kbps:g} kbit/s is below every codec of the search: raise it to at least "
-            f"{math.ceil(least * 100.0) / 100.0:g}, or add lower --rvq-levels or smaller --codebook-sizes"
+            f"{least:g}, or add lower --rvq-levels or smaller --codebook-sizes"
         )
         raise ConfigError([Problem("sweep.max_kbps", message, SweepConfig.flag("max_kbps"))])
 

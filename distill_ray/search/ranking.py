@@ -13,19 +13,21 @@ from collections.abc import Sequence
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.vqvae import LossConfig
-from distill_ray.search.trial import FINISHED, TrialRecord
+from distill_ray.search.trial import FINISHED, TrialRecord, kbps
 from distill_ray.training.events import CandidateRow, DepthScore
 from distill_ray.vqvae.health import HealthRule
 
 
-def kbps(codebook_size: int, levels: int, frame_rate: float) -> float:
-    """Nominal rate of the codes in kbit/s; `frame_rate` in code frames a second."""
-    return levels * math.log2(codebook_size) * frame_rate / 1000.0
-
-
-def is_within(rate: float, sweep: SweepConfig) -> bool:
+def _is_within(rate: float, sweep: SweepConfig) -> bool:
     """Whether a codec of this rate in kbit/s may win."""
     return rate <= sweep.max_kbps * (1.0 + 1e-9)  # a limit typed as the exact rate admits it
+
+
+def missed_limit(rates: Sequence[float], sweep: SweepConfig) -> float | None:
+    """The least limit in hundredths of a kbit/s that admits one of the rates; None where one is within."""
+    if not rates or any(_is_within(rate, sweep) for rate in rates):
+        return None
+    return math.ceil(min(rates) * 100.0) / 100.0
 
 
 def candidates(
@@ -103,7 +105,7 @@ def trial_objective(
     """
     finite = [score for score in scores if math.isfinite(score.val_loss)]
     within = [
-        score.val_loss for score in finite if is_within(kbps(codebook_size, score.levels, frame_rate), sweep)
+        score.val_loss for score in finite if _is_within(kbps(codebook_size, score.levels, frame_rate), sweep)
     ]
     if within:
         return min(within)
@@ -164,9 +166,9 @@ def _finals_advice(records: Sequence[TrialRecord], rows: Sequence[CandidateRow])
 
 
 def _rate_advice(rates: Sequence[float], sweep: SweepConfig) -> list[str]:
-    if not rates or any(is_within(rate, sweep) for rate in rates):
+    least = missed_limit(rates, sweep)
+    if least is None:
         return []
-    least = math.ceil(min(rates) * 100.0) / 100.0
     return [
         f"every healthy codec is above {sweep.max_kbps:g} kbit/s: raise --max-kbps to at least {least:g}, "
         "or add lower --rvq-levels or smaller --codebook-sizes"
@@ -234,7 +236,7 @@ def _objection(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> st
     if record.state == "pruned":
         return record.reason or f"ended early by {sweep.scheduler}"
     rate = _kbps_of(record, score)
-    return "" if is_within(rate, sweep) else f"{rate:.2f} kbit/s is over the limit of {sweep.max_kbps:g}"
+    return "" if _is_within(rate, sweep) else f"{rate:.2f} kbit/s is over the limit of {sweep.max_kbps:g}"
 
 
 def _objective(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> float | None:

@@ -18,7 +18,6 @@ from pathlib import Path
 from typing import Any
 
 from distill_ray.errors import CheckpointError, UsageError
-from distill_ray.search.ranking import kbps
 from distill_ray.search.trial import TrialRecord, TrialSpec, restore
 from distill_ray.training.events import CandidateRow
 
@@ -76,20 +75,11 @@ def _columns(record: TrialRecord, rows: Sequence[CandidateRow]) -> dict[str, Any
         for rank, row in enumerate(rows)
         if row.trial == record.spec.id
     ]
-    return {**spec, **values, **_derived(record), "candidates": own}
+    return {**spec, **values, **{name: getattr(record, name) for name in _DERIVED}, "candidates": own}
 
 
+# What would take a reader of the table a formula.
 _DERIVED: dict[str, Any] = {"kbps": float, "mel": float, "worst_level": int, "worst_utilization": float}
-
-
-def _derived(record: TrialRecord) -> dict[str, float | None]:
-    """What would take a reader of the table a formula; by the names of `_DERIVED`."""
-    return {
-        "kbps": kbps(record.spec.codebook_size, record.spec.rvq_levels, record.frame_rate),
-        "mel": record.mel,
-        "worst_level": record.worst_level,
-        "worst_utilization": record.worst_utilization,
-    }
 
 
 def _record(row: dict[str, Any]) -> TrialRecord:

@@ -79,6 +79,11 @@ class TrialRecord:
             raise ValueError(f"{self.state!r} is not a state")
 
     @property
+    def kbps(self) -> float:
+        """The nominal rate at full depth in kbit/s; 0 as long as the frame rate is not known."""
+        return kbps(self.spec.codebook_size, self.spec.rvq_levels, self.frame_rate)
+
+    @property
     def mel(self) -> float | None:
         """The log-mel term at full depth."""
         scores = self.depth_scores
@@ -94,6 +99,11 @@ class TrialRecord:
     def worst_utilization(self) -> float | None:
         """How much of its codes that level uses."""
         return None if self.worst_level is None else self.newest_health[self.worst_level].utilization
+
+
+def kbps(codebook_size: int, levels: int, frame_rate: float) -> float:
+    """Nominal rate of the codes in kbit/s; `frame_rate` in code frames a second."""
+    return levels * math.log2(codebook_size) * frame_rate / 1000.0
 
 
 _IN_ID = {"training.lr": "lr", "model.commitment_weight": "cw", "model.size": ""}

@@ -13,7 +13,6 @@ from distill_ray.search.ranking import (
     advice,
     candidates,
     definition,
-    kbps,
     pareto_front,
     trial_objective,
     winner,
@@ -28,11 +27,6 @@ SEEDS = range(80)
 def dominates(one: CandidateRow, other: CandidateRow) -> bool:
     no_worse = one.kbps <= other.kbps and one.val_loss <= other.val_loss
     return no_worse and (one.kbps < other.kbps or one.val_loss < other.val_loss)
-
-
-def test_kbps_is_levels_times_bits_times_frame_rate() -> None:
-    assert kbps(256, 8, RATE) == pytest.approx(5.5125)
-    assert kbps(1024, 9, RATE) == pytest.approx(7.752, abs=1e-3)
 
 
 def test_the_front_has_nothing_dominated_and_dominates_everything_else(

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from distill_ray.errors import CheckpointError
-from distill_ray.search.trial import TrialSpec, from_json, to_json
+from distill_ray.search.trial import TrialSpec, from_json, kbps, to_json
 from distill_ray.training.events import DepthScore
 
 
@@ -99,3 +99,8 @@ def test_keys_of_newer_writers_are_ignored_and_missing_ones_have_their_defaults(
 def test_an_id_can_only_be_a_plain_folder_name(name: str) -> None:
     with pytest.raises(ValueError, match="folder"):
         TrialSpec(id=name, round="search", codebook_size=64, rvq_levels=2, depths=(2,))
+
+
+def test_kbps_is_levels_times_bits_times_frame_rate() -> None:
+    assert kbps(256, 8, 86.1328125) == pytest.approx(5.5125)
+    assert kbps(1024, 9, 86.1328125) == pytest.approx(7.752, abs=1e-3)
