@@ -116,33 +116,50 @@ def follow(client: JobClient, job_id: str, listener: Listener) -> JobEnd:
     job, ClusterError where the cluster stays silent.
     """
     story = JobStory()
-    record = client.job(job_id)
-    if record.is_over():
+    job = _Asked(client, job_id, unknown=f"job {job_id} may well go on there")
+    if job.record.is_over():
         story.tell(client.logs(job_id).splitlines(), listener)
-        return JobEnd(record=record, story=story)
+        return JobEnd(record=job.record, story=story)
     waiting = _Waiting(listener)
     with JobLog(client, job_id) as log:
-        looked = answered = time.monotonic()
-        while not record.is_over():
-            waiting.say(record)
+        looked = time.monotonic()
+        while not job.record.is_over():
+            waiting.say(job.record)
             story.tell(log.lines(_LOOK_EVERY_S), listener)
             now = time.monotonic()
             if now - looked < _LOOK_EVERY_S:
                 continue
             looked = now
-            try:
-                record = client.job(job_id)
-            except ClusterError as error:
-                if now - answered > _SILENCE_S:
-                    raise ClusterError(f"{error}; job {job_id} may well go on there") from None
+            error = job.ask()
+            if error is not None:
                 waiting.say_silent(error)
             else:
-                answered = now
                 waiting.heard_again()
         deadline = time.monotonic() + _LAST_LINES_WITHIN_S
         while not story.is_told and time.monotonic() < deadline:
             story.tell(log.lines(_LOOK_EVERY_S), listener)
-    return JobEnd(record=record, story=story)
+    return JobEnd(record=job.record, story=story)
+
+
+class _Asked:
+    """What the cluster last said of a job; while it does not answer, it is asked again for two minutes."""
+
+    def __init__(self, client: JobClient, job_id: str, *, unknown: str) -> None:
+        self._client, self._job_id, self._unknown = client, job_id, unknown
+        self.record = client.job(job_id)
+        self._answered = time.monotonic()
+
+    def ask(self) -> ClusterError | None:
+        """Ask anew; the error of a cluster that is silent, which in the end is raised with `unknown`."""
+        now = time.monotonic()
+        try:
+            self.record = self._client.job(self._job_id)
+        except ClusterError as error:
+            if now - self._answered > _SILENCE_S:
+                raise ClusterError(f"{error}; {self._unknown}") from None
+            return error
+        self._answered = now
+        return None
 
 
 class _Waiting:
@@ -210,24 +227,17 @@ def _end_at_once(client: JobClient, job_id: str) -> None:
 
 
 def _until_over(client: JobClient, job_id: str, within_s: float) -> JobRecord:
-    """As `follow`, a cluster that does not answer is asked again for two minutes."""
-    answered = time.monotonic()
-    deadline, record = answered + within_s, client.job(job_id)
-    while not record.is_over():
+    deadline = time.monotonic() + within_s
+    job = _Asked(client, job_id, unknown=f"whether {job_id} has ended is not known")
+    while not job.record.is_over():
         if time.monotonic() > deadline:
             raise ClusterError(
-                f"job {job_id} is still {record.status} after {within_s:.0f} s; "
+                f"job {job_id} is still {job.record.status} after {within_s:.0f} s; "
                 "distill-ray jobs stop --now kills it"
             )
         time.sleep(_LOOK_EVERY_S)
-        try:
-            record = client.job(job_id)
-        except ClusterError as error:
-            if time.monotonic() - answered > _SILENCE_S:
-                raise ClusterError(f"{error}; whether {job_id} has ended is not known") from None
-        else:
-            answered = time.monotonic()
-    return record
+        job.ask()
+    return job.record
 
 
 def fetch(

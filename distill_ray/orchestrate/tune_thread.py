@@ -182,7 +182,8 @@ def _name_of(trial: Any) -> str:
 
 
 def _error_of(trial: Any) -> BaseException | None:
-    # `Trial.get_pickled_error` would look in the storage, where Tune has not brought the file yet.
+    # `Trial.get_pickled_error` would look in the storage, where Tune has not brought the file yet. Loading it
+    # is safe: Tune has just written it, in this process.
     path = trial.pickled_error_file
     if not path or not Path(path).exists():
         return None
