@@ -25,6 +25,7 @@ K codes, L latent channels.
 
 from __future__ import annotations
 
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -122,7 +123,7 @@ class Ours:
         self._task.train_step(step, fraction)
 
 
-class Layout(nn.Module):
+class Layout(nn.Module, ABC):
     """A rival's network with what it needs to be trained; also a `Coder` once in eval mode."""
 
     @property
@@ -132,18 +133,18 @@ class Layout(nn.Module):
     def start(self, audio_BCT: Tensor) -> None:
         """Prepare the codebooks from recordings."""
 
+    @abstractmethod
     def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[Tensor, Tensor, Any]:
         """Reconstruction, weighted quantiser loss, and what `follow` wants."""
-        raise NotImplementedError
 
     def follow(self, seen: Any) -> None:
         """Move what has no gradient, after the optimizer's step."""
 
-    def encode(self, audio_BCT: Tensor) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def encode(self, audio_BCT: Tensor) -> Tensor: ...
 
-    def decode(self, codes_BQT: Tensor, length: int) -> Tensor:
-        raise NotImplementedError
+    @abstractmethod
+    def decode(self, codes_BQT: Tensor, length: int) -> Tensor: ...
 
 
 class RivalTraining:

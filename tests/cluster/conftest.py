@@ -106,6 +106,22 @@ def small_corpus(recordings: Path, tmp_path_factory: pytest.TempPathFactory) -> 
 
 
 @pytest.fixture(scope="session")
+def small_model() -> str:
+    """TOML of a codec that `small_corpus` is enough for."""
+    return """
+[model]
+width = 16
+encoder_blocks = 1
+decoder_blocks = 1
+latent_dim = 16
+n_fft = 256
+hop = 64
+codebook_size = 16
+num_quantizers = 2
+"""
+
+
+@pytest.fixture(scope="session")
 def undisturbed(faulty: ModuleType, small_corpus: Path, tmp_path_factory: pytest.TempPathFactory) -> Finished:
     """The run that nothing happens to: two ranks on one node, a private Ray."""
     run_dir = tmp_path_factory.mktemp("undisturbed") / "run"

@@ -21,16 +21,7 @@ from distill_ray.orchestrate.job_lines import heard
 from distill_ray.orchestrate.processes import processes_of
 
 EPOCHS = 60
-SETTINGS = f"""
-[model]
-width = 16
-encoder_blocks = 1
-decoder_blocks = 1
-latent_dim = 16
-n_fft = 256
-hop = 64
-codebook_size = 16
-num_quantizers = 2
+TRAINING = f"""
 [training]
 window_seconds = 0.25
 min_epoch_steps = 20
@@ -43,12 +34,12 @@ checkpoint_seconds = 1.5
 
 
 class Training:
-    """Jobs that go on with one another's run; `SETTINGS`, two ranks."""
+    """Jobs that go on with one another's run; `model` and `TRAINING`, two ranks."""
 
-    def __init__(self, client: Any, corpus: Path) -> None:
+    def __init__(self, client: Any, corpus: Path, model: str) -> None:
         self.client, self.corpus = client, corpus
         self.store = client.folder / "store"
-        (client.folder / "paced.toml").write_text(SETTINGS)
+        (client.folder / "paced.toml").write_text(model + TRAINING)
 
     def submit(self, name: str, *, resume: str | None = None) -> tuple[Any, Path]:
         """The client that watches the new job, and what it says; `resume` names the run to go on with."""
@@ -95,9 +86,14 @@ def _epochs(said: Path) -> int:
 @pytest.mark.slow
 @pytest.mark.timeout(1500)
 def test_a_job_goes_on_after_faults_of_its_client_and_its_own(
-    faulty: ModuleType, head: Any, client: Any, small_corpus: Path, row: Callable[..., None]
+    faulty: ModuleType,
+    head: Any,
+    client: Any,
+    small_corpus: Path,
+    small_model: str,
+    row: Callable[..., None],
 ) -> None:
-    training = Training(client, small_corpus)
+    training = Training(client, small_corpus, small_model)
     undisturbed = training.result(training.submit("quiet"))
 
     first = training.submit("run")

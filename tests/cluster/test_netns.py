@@ -22,17 +22,7 @@ pytestmark = [
     ),
 ]
 
-SETTINGS = """
-[model]
-width = 16
-encoder_blocks = 1
-decoder_blocks = 1
-latent_dim = 16
-n_fft = 256
-hop = 64
-codebook_size = 16
-num_quantizers = 2
-
+TRAINING = """
 [training]
 window_seconds = 0.25
 min_epoch_steps = 10
@@ -63,9 +53,9 @@ def folder() -> Iterator[Path]:
 
 @pytest.mark.timeout(600)
 def test_a_job_from_a_third_machine_trains_over_two(
-    netns: ModuleType, folder: Path, small_corpus: Path
+    netns: ModuleType, folder: Path, small_corpus: Path, small_model: str
 ) -> None:
-    (folder / "settings.toml").write_text(SETTINGS)
+    (folder / "settings.toml").write_text(small_model + TRAINING)
     train = ["train", small_corpus, "--config", folder / "settings.toml", "--num-workers", 2]
     with netns.machines(folder) as cluster:
         submit = [

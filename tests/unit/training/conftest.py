@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 import soundfile
+import torch
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus, open_corpus, prepare_corpus
+from distill_ray.training.events import Event, TrainingCompleteEvent
+from distill_ray.training.vqvae import VQTask, train_vqvae
+from distill_ray.training.worker import LocalWorker, StopFlag
 
 RATE = 8_000
 SMALL: dict[str, object] = {
@@ -73,3 +78,30 @@ def small_config(corpus: Corpus, **overrides: object) -> VQTrainConfig:
 @pytest.fixture(scope="session", name="small_config")
 def small_config_fixture(corpus: Corpus):  # type: ignore[no-untyped-def]
     return lambda **overrides: small_config(corpus, **overrides)
+
+
+@pytest.fixture(scope="session")
+def train() -> Callable[..., tuple[TrainingCompleteEvent, list[Event]]]:
+    """Trains a codec in a folder; `stop_after` asks to stop after that many steps, as Ctrl-C would."""
+
+    def run(
+        corpus: Corpus, config: VQTrainConfig, folder: Path, *, stop_after: int | None = None
+    ) -> tuple[TrainingCompleteEvent, list[Event]]:
+        events: list[Event] = []
+        steps, train_step = 0, VQTask.train_step
+
+        def counted(task: VQTask, step: int, fraction: float) -> None:
+            nonlocal steps
+            train_step(task, step, fraction)
+            steps += 1
+
+        class Stop(StopFlag):
+            def requested(self) -> bool:  # asked once before each step, and once after each epoch
+                return stop_after is not None and steps >= stop_after
+
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(VQTask, "train_step", counted)
+            worker = LocalWorker(folder, device=torch.device("cpu"), listener=events.append, stop=Stop())
+            return train_vqvae(corpus.uri, config, worker), events
+
+    return run

@@ -13,14 +13,15 @@ from distill_ray.corpus import Corpus
 from distill_ray.training import checkpoint
 from distill_ray.training.events import Event, Notice, TrainingCompleteEvent, VQEpochMetrics
 from distill_ray.training.vq_objective import AdversarialObjective, Objective
-from distill_ray.training.vqvae import VQTask, train_vqvae
-from distill_ray.training.worker import LocalWorker, StopFlag
+from distill_ray.training.vqvae import VQTask
+from distill_ray.training.worker import LocalWorker
 from distill_ray.vqvae import VQVAE, ReconstructionLoss
 from distill_ray.vqvae.adversarial import adversarial_loss, discriminator_loss, feature_matching_loss
 from distill_ray.vqvae.discriminator import Discriminators
 
 CPU = torch.device("cpu")
 Config = Callable[..., VQTrainConfig]
+Train = Callable[..., tuple[TrainingCompleteEvent, list[Event]]]
 JUDGED = {"adversarial", "feature_matching", "discriminator"}
 
 
@@ -114,34 +115,12 @@ def test_discriminators_that_only_judge_get_no_gradient(config: VQTrainConfig) -
     assert all(torch.allclose(*pair) for pair in zip(results[0][1], results[1][1], strict=True))
 
 
-def train(
-    corpus: Corpus, config: VQTrainConfig, folder: Path, *, cut_after: int = -1
-) -> tuple[TrainingCompleteEvent, list[Event]]:
-    """Train; `cut_after` asks to stop after so many steps of this call."""
-    events: list[Event] = []
-
-    class Stop(StopFlag):
-        def requested(self) -> bool:  # asked once before each step, and once more after each epoch
-            return counted[0] == cut_after
-
-    counted, original = [0], VQTask.train_step
-
-    def counting(task: VQTask, step: int, fraction: float) -> None:
-        original(task, step, fraction)
-        counted[0] += 1
-
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(VQTask, "train_step", counting)
-        worker = LocalWorker(folder, device=CPU, listener=events.append, stop=Stop())
-        return train_vqvae(corpus.uri, config, worker), events
-
-
 def epochs(events: list[Event]) -> list[VQEpochMetrics]:
     return [event for event in events if isinstance(event, VQEpochMetrics)]
 
 
 def test_discriminators_take_part_from_their_share_of_the_budget_on(
-    corpus: Corpus, config: VQTrainConfig, small_config: Config, tmp_path: Path
+    train: Train, corpus: Corpus, config: VQTrainConfig, small_config: Config, tmp_path: Path
 ) -> None:
     completed, events = train(corpus, config, tmp_path / "with")
     _, plain = train(corpus, small_config(training__epochs=3), tmp_path / "without")
@@ -161,7 +140,7 @@ def test_discriminators_take_part_from_their_share_of_the_budget_on(
 
 @pytest.mark.parametrize(("cut_after", "every"), [(3, 1), (20, 1), (30, 2)])
 def test_a_resumed_adversarial_run_ends_as_an_uncut_one(
-    corpus: Corpus, small_config: Config, tmp_path: Path, cut_after: int, every: int
+    train: Train, corpus: Corpus, small_config: Config, tmp_path: Path, cut_after: int, every: int
 ) -> None:
     config = small_config(
         training__epochs=2,
@@ -171,7 +150,7 @@ def test_a_resumed_adversarial_run_ends_as_an_uncut_one(
         adversarial__every=every,
     )
     uncut, whole = train(corpus, config, tmp_path / "uncut")
-    cut, before = train(corpus, config, tmp_path / "cut", cut_after=cut_after)
+    cut, before = train(corpus, config, tmp_path / "cut", stop_after=cut_after)
     assert (cut.exit_reason, cut.steps) == ("cancelled", cut_after)
     resumed, after = train(corpus, config, tmp_path / "cut")
     pieces = epochs(before) + epochs(after)

@@ -13,43 +13,13 @@ from distill_ray.errors import TrainingError
 from distill_ray.training import checkpoint
 from distill_ray.training.events import Event, RunStarted, TrainingCompleteEvent, VQEpochMetrics
 from distill_ray.training.loop import Pace, Progress
-from distill_ray.training.vqvae import VQTask, train_vqvae
-from distill_ray.training.worker import LocalWorker, StopFlag
+from distill_ray.training.vqvae import VQTask
+from distill_ray.training.worker import LocalWorker
 from distill_ray.vqvae import VQVAE, codebook_health
 
 CPU = torch.device("cpu")
 Config = Callable[..., VQTrainConfig]
-
-
-def train(
-    corpus: Corpus, config: VQTrainConfig, folder: Path, *, stop_after: int | None = None
-) -> tuple[TrainingCompleteEvent, list[Event]]:
-    """Train; `stop_after` asks to stop after that many steps, as Ctrl-C would."""
-    events: list[Event] = []
-
-    class Stop(StopFlag):
-        asked = 0
-
-        def requested(self) -> bool:  # asked once before each step, and once after each epoch
-            return stop_after is not None and steps() >= stop_after
-
-    counter = {"steps": 0}
-
-    def steps() -> int:
-        return counter["steps"]
-
-    worker = LocalWorker(folder, device=CPU, listener=events.append, stop=Stop())
-    original = VQTask.train_step
-
-    def counted(task: VQTask, step: int, fraction: float) -> None:
-        original(task, step, fraction)
-        counter["steps"] += 1
-
-    VQTask.train_step = counted  # type: ignore[method-assign]
-    try:
-        return train_vqvae(corpus.uri, config, worker), events
-    finally:
-        VQTask.train_step = original  # type: ignore[method-assign]
+Train = Callable[..., tuple[TrainingCompleteEvent, list[Event]]]
 
 
 def epochs(events: list[Event]) -> list[VQEpochMetrics]:
@@ -70,7 +40,7 @@ def figures(event: VQEpochMetrics) -> tuple[object, ...]:
 
 
 def test_training_lowers_the_loss_and_keeps_the_best_weights(
-    corpus: Corpus, small_config: Config, tmp_path: Path
+    train: Train, corpus: Corpus, small_config: Config, tmp_path: Path
 ) -> None:
     config = small_config(training__epochs=4, training__min_epoch_steps=20)
     completed, events = train(corpus, config, tmp_path)
@@ -98,7 +68,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(
 @pytest.mark.parametrize("learning", ["gradient", "ema"])
 @pytest.mark.parametrize("stop_after", [2, 6])
 def test_a_resumed_run_ends_as_an_uncut_one(
-    corpus: Corpus, small_config: Config, tmp_path: Path, stop_after: int, learning: str
+    train: Train, corpus: Corpus, small_config: Config, tmp_path: Path, stop_after: int, learning: str
 ) -> None:
     config = small_config(model__codebook_learning=learning, model__dropout=0.1, training__epochs=3)
     uncut, uncut_events = train(corpus, config, tmp_path / "uncut")
@@ -118,7 +88,7 @@ def test_a_resumed_run_ends_as_an_uncut_one(
         assert all(torch.equal(one[key], two[key]) for key in one)
 
 
-def test_the_seed_decides(corpus: Corpus, small_config: Config, tmp_path: Path) -> None:
+def test_the_seed_decides(train: Train, corpus: Corpus, small_config: Config, tmp_path: Path) -> None:
     runs = [
         train(corpus, small_config(training__epochs=1, training__seed=seed), tmp_path / str(number))[0]
         for number, seed in enumerate([3, 3, 4])
@@ -167,7 +137,7 @@ def test_dead_codes_come_back_and_stay(
 
 
 def test_steps_with_nan_are_left_out_and_an_epoch_of_them_is_an_error(
-    corpus: Corpus, small_config: Config, tmp_path: Path
+    train: Train, corpus: Corpus, small_config: Config, tmp_path: Path
 ) -> None:
     task = VQTask(corpus, small_config(), LocalWorker(tmp_path, device=CPU))
     task.train_step(0, 0.0)
