@@ -3,7 +3,7 @@
 # each); run in the repository root on the GPU's machine:
 #
 #   tests/bench/gpu_codec.sh speed                      the step, its kernels, the RVQ, decoding, batch sizes
-#   tests/bench/gpu_codec.sh sixty FOLDER [ARG…]        60 s of ours and of each rival (--rival-lr 3e-4: EnCodec's own)
+#   tests/bench/gpu_codec.sh sixty FOLDER [ARG…]        60 s of ours and of each rival, or of $CODECS (--rival-lr 3e-4: EnCodec's own)
 #   tests/bench/gpu_codec.sh long FOLDER CODEC [ARG…]   300 s of one codec: ours-base, encodec, dac-small, dac
 #   tests/bench/gpu_codec.sh adversarial FOLDER [SECONDS]   ours with the adversarial stage and without, 200 s each
 #   tests/bench/gpu_codec.sh collect FOLDER OUT TAR…    afterwards, on any CPU: Opus, ViSQOL, table, pictures
@@ -68,7 +68,7 @@ case $phase in
     ;;
   sixty)
     name=$(basename "$1")-60
-    for codec in ours-base encodec dac-small dac; do
+    for codec in ${CODECS:-ours-base encodec dac-small dac}; do
       bake "$name" "$1" 60 130 $codec "${@:2}"
     done
     ;;
