@@ -115,6 +115,7 @@ class TrainingConfig(Section):
     capture: str = setting(
         "auto", "auto: steps without dropout as one CUDA graph on GPUs", choices=("auto", "off")
     )
+    kernels: str = setting("auto", "auto: Triton kernels on GPUs that run them", choices=("auto", "off"))
     seed: int = setting(0, "seed of weights, windows and augmentation", flag="--seed", low=0, high=2**31 - 1)
 
     def cross_checks(self) -> Iterator[Problem]:

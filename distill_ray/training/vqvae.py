@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Iterable, Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Self
 
@@ -25,6 +26,7 @@ from distill_ray.training.ema import WeightAverage
 from distill_ray.training.events import (
     DepthScore,
     Event,
+    Notice,
     ShownSetting,
     TrainingCompleteEvent,
     VQEpochMetrics,
@@ -46,6 +48,7 @@ from distill_ray.vqvae import (
     LevelHealth,
     ReconstructionLoss,
     codebook_health,
+    kernels,
     utilization_warnings,
 )
 
@@ -146,6 +149,10 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         bf16 = uses_bf16(training.precision, device)
         # A graph would draw the same random numbers at every step.
         capture = device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0
+        self.uses_kernels = training.kernels == "auto"
+        if device.type == "cuda" and self.uses_kernels and (reason := kernels.missing(device.type)):
+            message = f"steps run without Triton kernels, which makes them slower: {reason}"
+            worker.emit(Notice(level="warning", message=message))
         self.gradients = Gradients(
             Objective(model, self.loss, config.loss), worker, bf16=bf16, capture=capture
         )
@@ -173,21 +180,27 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
 
     def train_step(self, step: int, fraction: float) -> None:
         training = self.config.training
-        torch.manual_seed((training.seed << 32) + step)  # dropout: the same after a resume
+        if self.config.model.dropout > 0.0:
+            torch.manual_seed((training.seed << 32) + step)  # the same after a resume
         began = time.perf_counter()
         batch = self.batches.batch(step)
         self.waited_s += time.perf_counter() - began
         judge = self.adversary if self.adversary is not None and self.adversary.has_begun(fraction) else None
         gradients = judge.gradients() if judge is not None else self.gradients
-        _, terms, output = gradients(batch.audio_BCT, batch.depth_B)
+        with self._kernels():
+            _, terms, output = gradients(batch.audio_BCT, batch.depth_B)
         self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
         sound = torch.isfinite(self.grad_norm)
         if judge is not None:
             judge.step(fraction)
         self.average.update(step)
-        self.codes.follow(step, output, sound)
+        with self._kernels():
+            self.codes.follow(step, output, sound)
         self.sums[: len(terms)] += torch.where(sound, terms, 0.0)
         self.sums[-1 if judge is None else -2 :] += sound
+
+    def _kernels(self) -> AbstractContextManager[None]:
+        return nullcontext() if self.uses_kernels else kernels.disabled()
 
     def keeps_newest(self) -> bool:
         # Discriminators trade distance, which held-out loss measures, for what passes as a recording.
@@ -204,7 +217,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         return total / max(steps, 1.0), losses
 
     def validate(self) -> float:
-        scores = self.held_out.score_depths(self.average.module, self.loss, self.depths, bf16=self.bf16)
+        with self._kernels():
+            scores = self.held_out.score_depths(self.average.module, self.loss, self.depths, bf16=self.bf16)
         full = scores[self.config.model.num_quantizers]
         self.figures.val_loss, self.figures.val_losses = full.loss, full.terms
         self.depth_scores = tuple(

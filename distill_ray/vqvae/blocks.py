@@ -9,6 +9,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill_ray.vqvae import kernels
+
 KERNEL = 7
 """Frames that the depthwise convolution of a block sees."""
 
@@ -40,6 +42,16 @@ class ConvNeXtBlock(nn.Module):
         self.dropout = nn.Dropout(dropout)
 
     def forward(self, x_BFW: Tensor) -> Tensor:
+        if kernels.usable(x_BFW) and not (self.training and self.dropout.p > 0.0):
+            from distill_ray.vqvae.kernels.convnext import ConvNeXt
+
+            fused_BFW: Tensor = ConvNeXt.apply(
+                x_BFW,
+                *(self.depthwise.weight, self.depthwise.bias, self.norm.weight, self.norm.bias),
+                *(self.expand.weight, self.expand.bias, self.contract.weight, self.contract.bias),
+                *(self.scale, self.norm.eps),
+            )
+            return fused_BFW
         mixed_BFW = self.depthwise(x_BFW.transpose(1, 2)).transpose(1, 2)
         hidden = functional.gelu(self.expand(self.norm(mixed_BFW)))
         out_BFW: Tensor = x_BFW + self.dropout(self.scale * self.contract(hidden))

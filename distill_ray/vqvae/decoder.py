@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
-from distill_ray.vqvae.spectral import Stft, expand
+from distill_ray.vqvae.spectral import EXPANSION_FLOOR, Stft, expand
 
 
 class Decoder(nn.Module):
@@ -51,6 +53,26 @@ class Decoder(nn.Module):
         """Audio float32 [B, C, F · stride · hop], not clamped."""
         coarse_BFW = self.coarse(self.embed(latent_BFL))
         fine_BSW = self.fine(self.up(coarse_BFW).unflatten(2, (self.stride, -1)).flatten(1, 2))
-        parts = self.head(self.norm(fine_BSW)).float().unflatten(2, (self.channels, self.stft.bins, 2))
+        return self._synthesised(self.norm(fine_BSW))
+
+    def _synthesised(self, fine_BSW: Tensor) -> Tensor:
+        if kernels.usable(fine_BSW):
+            from distill_ray.vqvae.kernels.spectra import Synthesis, padded_features
+
+            missing = padded_features(self.channels, self.stft.bins) - self.head.out_features
+            weight_EW = functional.pad(self.head.weight, (0, 0, 0, missing))
+            parts_BSE = functional.linear(fine_BSW, weight_EW, functional.pad(self.head.bias, (0, missing)))
+            audio_BCT: Tensor = Synthesis.apply(
+                *(
+                    parts_BSE,
+                    self.stft.window,
+                    self.stft.hop,
+                    self.channels,
+                    self.compression,
+                    EXPANSION_FLOOR,
+                )
+            )
+            return audio_BCT
+        parts = self.head(fine_BSW).float().unflatten(2, (self.channels, self.stft.bins, 2))
         spectra_BCSK = torch.view_as_complex(parts.transpose(1, 2).contiguous())
         return self.stft.inverse(expand(spectra_BCSK, self.compression))

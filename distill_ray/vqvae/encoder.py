@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
-from distill_ray.vqvae.spectral import Stft, compress
+from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft, compress
 
 
 class Encoder(nn.Module):
@@ -47,10 +49,23 @@ class Encoder(nn.Module):
 
     def forward(self, audio_BCT: Tensor) -> Tensor:
         """Latents [B, F, L] of audio whose length is a multiple of hop · stride."""
-        spectra_BCSK = compress(self.stft(audio_BCT), self.compression)
-        features_BSE = torch.view_as_real(spectra_BCSK).transpose(1, 2).flatten(2)
-        fine_BSW = self.fine(self.embed_norm(self.embed(features_BSE)))
+        fine_BSW = self.fine(self.embed_norm(self._embedded(audio_BCT)))
         # A convolution whose kernel equals its stride is a matrix product on joined frames.
         joined = fine_BSW.unflatten(1, (-1, self.stride)).flatten(2)
         latent: Tensor = self.project(self.norm(self.coarse(self.down(joined))))
         return latent
+
+    def _embedded(self, audio_BCT: Tensor) -> Tensor:
+        """The compressed spectra of all channels, embedded: [B, S, W]."""
+        if kernels.usable(audio_BCT) and not audio_BCT.requires_grad:
+            from distill_ray.vqvae.kernels.spectra import features
+
+            features_BSE = features(
+                audio_BCT, self.stft.window, self.stft.hop, exponent=self.compression, floor=MAGNITUDE_FLOOR
+            )
+            missing = features_BSE.shape[-1] - self.embed.in_features
+            weight_WE = functional.pad(self.embed.weight, (0, missing))
+            return functional.linear(features_BSE, weight_WE, self.embed.bias)
+        spectra_BCSK = compress(self.stft(audio_BCT), self.compression)
+        embedded_BSW: Tensor = self.embed(torch.view_as_real(spectra_BCSK).transpose(1, 2).flatten(2))
+        return embedded_BSW

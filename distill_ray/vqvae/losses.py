@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -19,7 +20,8 @@ from torch.nn import functional
 from torchaudio.functional import melscale_fbanks
 
 from distill_ray.config.vqvae import LossConfig, VQVAEConfig
-from distill_ray.vqvae.spectral import Stft, compress
+from distill_ray.vqvae import kernels
+from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft, compress
 
 MEL_WINDOWS = (128, 256, 512, 1024, 2048)
 COMPLEX_WINDOWS = (512, 2048)
@@ -47,6 +49,7 @@ class ReconstructionLoss(nn.Module):
         self.transforms = nn.ModuleDict(
             {str(window): Stft(window, window // OVERLAP) for window in MEL_WINDOWS}
         )
+        self._windows: tuple[Any, ...] | None = None  # made when kernels first need them
         for window in MEL_WINDOWS:
             filters_KM = mel_filters(window, MEL_BINS[window], config.sample_rate)
             self.register_buffer(f"filters_{window}", filters_KM, persistent=False)
@@ -60,20 +63,10 @@ class ReconstructionLoss(nn.Module):
         """
         with torch.autocast(pred_BCT.device.type, enabled=False):
             pred_BCT, target_BCT = _views(pred_BCT.float()), _views(target_BCT.float())
-            mel, complex_stft = pred_BCT.new_zeros(()), pred_BCT.new_zeros(())
-            for window in MEL_WINDOWS:
-                pred_z, target_z = self._spectra(pred_BCT, window), self._spectra(target_BCT, window)
-                mel = mel + functional.l1_loss(self._log_mel(pred_z, window), self._log_mel(target_z, window))
-                if window in COMPLEX_WINDOWS:
-                    complex_stft = complex_stft + functional.l1_loss(
-                        self._compressed(pred_z, window), self._compressed(target_z, window)
-                    )
+            spectral = self._fused if kernels.usable(pred_BCT) else self._plain
+            mel, complex_stft = spectral(pred_BCT, target_BCT)
             waveform = functional.l1_loss(pred_BCT, target_BCT)
-            return {
-                "mel": mel / len(MEL_WINDOWS),
-                "complex_stft": complex_stft / len(COMPLEX_WINDOWS),
-                "waveform": waveform,
-            }
+            return {"mel": mel, "complex_stft": complex_stft, "waveform": waveform}
 
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Weighted sum of the terms that `forward` gives."""
@@ -82,6 +75,37 @@ class ReconstructionLoss(nn.Module):
             + self.weights.complex_stft * terms["complex_stft"]
             + self.weights.waveform * terms["waveform"]
         )
+
+    def _plain(self, pred_BCT: Tensor, target_BCT: Tensor) -> tuple[Tensor, Tensor]:
+        mel, complex_stft = pred_BCT.new_zeros(()), pred_BCT.new_zeros(())
+        for window in MEL_WINDOWS:
+            pred_z, target_z = self._spectra(pred_BCT, window), self._spectra(target_BCT, window)
+            mel = mel + functional.l1_loss(self._log_mel(pred_z, window), self._log_mel(target_z, window))
+            if window in COMPLEX_WINDOWS:
+                complex_stft = complex_stft + functional.l1_loss(
+                    self._compressed(pred_z, window), self._compressed(target_z, window)
+                )
+        return mel / len(MEL_WINDOWS), complex_stft / len(COMPLEX_WINDOWS)
+
+    def _fused(self, pred_BCT: Tensor, target_BCT: Tensor) -> tuple[Tensor, Tensor]:
+        from distill_ray.vqvae.kernels.losses import Scales, SpectralLosses, Window
+
+        if self._windows is None or self._windows[0].window_N.device != pred_BCT.device:
+            self._windows = tuple(
+                Window(
+                    self._transform(window).window,
+                    self._transform(window).hop,
+                    self.get_buffer(f"filters_{window}"),
+                    complex_term=window in COMPLEX_WINDOWS,
+                    gain=self._transform(window).gain,
+                )
+                for window in MEL_WINDOWS
+            )
+        scales = Scales(tiny=TINY, log_floor=LOG_FLOOR, exponent=self.compression, floor=MAGNITUDE_FLOOR)
+        mel, complex_stft = SpectralLosses.apply(
+            pred_BCT.flatten(0, 1).contiguous(), target_BCT.flatten(0, 1).contiguous(), self._windows, scales
+        )
+        return mel, complex_stft
 
     def _spectra(self, audio_BCT: Tensor, window: int) -> Tensor:
         transform = self._transform(window)

@@ -16,9 +16,12 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.vqvae import kernels
 from distill_ray.vqvae.kmeans import distinct_sample, kmeans, nearest_by_cosine, sums_by_code
 from distill_ray.vqvae.results import Quantization, QuantizerOutput
 
+MOST_CHANNELS = 256
+"""Latent channels that the kernel of `kernels/rvq.py` holds in registers."""
 SMALLEST_EMA_COUNT = 1e-3
 """EMA rows with less weight than this keep their place: their mean is no longer known."""
 
@@ -87,6 +90,8 @@ class ResidualVectorQuantizer(nn.Module):
         with torch.autocast(latent_BFL.device.type, enabled=False):
             residual_NL = latent_BFL.float().reshape(batch * frames, width)
             used_QN = self._used(depth_B, levels, batch, frames, residual_NL.device)
+            if kernels.usable(residual_NL) and width <= MOST_CHANNELS:
+                return self._fused(residual_NL, depth_B, levels, (batch, frames), used_QN)
             total_NL = torch.zeros_like(residual_NL)
             commitment, codebook = residual_NL.new_zeros(()), residual_NL.new_zeros(())
             codes, vectors = [], []
@@ -113,6 +118,40 @@ class ResidualVectorQuantizer(nn.Module):
                 residuals_QND=torch.stack(vectors),
                 used_QN=used_QN,
             )
+
+    def _fused(
+        self,
+        latent_NL: Tensor,
+        depth_B: Tensor | None,
+        levels: int,
+        shape: tuple[int, int],
+        used_QN: Tensor,
+    ) -> QuantizerOutput:
+        from distill_ray.vqvae.kernels.rvq import RVQ, Chain
+
+        batch, frames = shape
+        if depth_B is None:
+            depth_B = torch.full((batch,), levels, device=latent_NL.device)
+        inward, outward = list(self.project_in)[:levels], list(self.project_out)[:levels]
+        chain = Chain(
+            *RVQ.apply(
+                latent_NL,
+                depth_B,
+                *(torch.stack([getattr(part, name) for part in inward]) for name in ("weight", "bias")),
+                *(torch.stack([getattr(part, name) for part in outward]) for name in ("weight", "bias")),
+                self.codebooks_QKD,
+            )
+        )
+        count = levels * batch * frames * self.dim
+        learned = 1.0 if self.learning == "gradient" else 0.0
+        return QuantizerOutput(
+            latent_BFL=chain.total_NL.view(batch, frames, -1),
+            codes_BQT=chain.codes_QN.view(levels, batch, frames).transpose(0, 1),
+            commitment_loss=chain.commitment / count,
+            codebook_loss=learned * chain.codebook / count,
+            residuals_QND=chain.vectors_QND,
+            used_QN=used_QN,
+        )
 
     def _used(
         self, depth_B: Tensor | None, levels: int, batch: int, frames: int, device: torch.device
@@ -142,6 +181,10 @@ class ResidualVectorQuantizer(nn.Module):
     def ema_statistics(self, output: Quantization) -> Tensor:
         """Sum of the vectors that use each code, float32 [Q, K, D]; sum these over ranks."""
         codes_QN = output.codes_BQT.transpose(0, 1).flatten(1)
+        if kernels.usable(output.residuals_QND):
+            from distill_ray.vqvae.kernels.rvq import statistics
+
+            return statistics(codes_QN, output.residuals_QND, output.used_QN, self.size).sums_QKD
         levels = zip(output.residuals_QND, codes_QN, output.used_QN.float(), strict=True)
         return torch.stack([sums_by_code(*level, self.size) for level in levels])
 
