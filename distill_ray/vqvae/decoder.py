@@ -13,7 +13,7 @@ from torch.nn import functional
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
-from distill_ray.vqvae.spectral import EXPANSION_FLOOR, Stft, expand
+from distill_ray.vqvae.spectral import EXPANSION_FLOOR, Stft, expand, limited
 
 
 class Decoder(nn.Module):
@@ -30,6 +30,7 @@ class Decoder(nn.Module):
         self.stride = config.stride
         self.compression = config.compression
         self.stft = Stft(config.n_fft, config.hop)
+        self.most = self.stft.loudest**config.compression
         blocks = config.decoder_blocks
         self.embed = nn.Linear(config.latent_dim, config.width)
         self.coarse = convnext_stack(
@@ -63,16 +64,10 @@ class Decoder(nn.Module):
             weight_EW = functional.pad(self.head.weight, (0, 0, 0, missing))
             parts_BSE = functional.linear(fine_BSW, weight_EW, functional.pad(self.head.bias, (0, missing)))
             audio_BCT: Tensor = Synthesis.apply(
-                *(
-                    parts_BSE,
-                    self.stft.window,
-                    self.stft.hop,
-                    self.channels,
-                    self.compression,
-                    EXPANSION_FLOOR,
-                )
+                *(parts_BSE, self.stft.window, self.stft.hop, self.channels),
+                *(self.compression, EXPANSION_FLOOR, self.most),
             )
             return audio_BCT
         parts = self.head(fine_BSW).float().unflatten(2, (self.channels, self.stft.bins, 2))
         spectra_BCSK = torch.view_as_complex(parts.transpose(1, 2).contiguous())
-        return self.stft.inverse(expand(spectra_BCSK, self.compression))
+        return self.stft.inverse(expand(limited(spectra_BCSK, self.most), self.compression))

@@ -47,6 +47,8 @@ class Stft(nn.Module):
         # The norm of a Hann window. Times this, spectra are as `torch.stft` gives them.
         self.gain = math.sqrt(0.375 * n_fft)
         self.register_buffer("window", torch.hann_window(n_fft) / self.gain, persistent=False)
+        # The sum of the window: no bin of audio in [-1, 1] has a greater magnitude.
+        self.loudest = 0.5 * n_fft / self.gain
 
     def forward(self, audio: Tensor) -> Tensor:
         """Spectra of `audio` [..., T] with T a multiple of `hop`: complex64 [..., F, K].
@@ -90,6 +92,19 @@ def compress(spectra: Tensor, exponent: float) -> Tensor:
     power = spectra.real.square() + spectra.imag.square()
     compressed: Tensor = spectra * (power + MAGNITUDE_FLOOR**2) ** ((exponent - 1) / 2)
     return compressed
+
+
+def limited(compressed: Tensor, most: float) -> Tensor:
+    """Complex numbers with magnitudes m above `most` replaced by most · (1 + ln(m / most)).
+
+    For what is to be expanded: the power of 1 / 0.3 makes of a small step of the weights a loud burst, whose
+    gradient no later step outweighs. Above what audio in [-1, 1] can have, magnitudes therefore grow as their
+    logarithm, so that they never come to be out of a gradient's reach.
+    """
+    power = compressed.real.square() + compressed.imag.square()
+    ratio = (power / most**2).clamp(min=1.0)
+    bounded: Tensor = compressed * ((1 + 0.5 * ratio.log()) / ratio.sqrt())
+    return bounded
 
 
 def expand(compressed: Tensor, exponent: float) -> Tensor:

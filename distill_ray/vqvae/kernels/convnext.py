@@ -19,7 +19,6 @@ from torch import Tensor
 from distill_ray.vqvae.kernels import product_dtype
 
 _ROWS = 13  # consecutive frames for one program of the row kernels: windows of 0.75 s are five times that
-_TILE = 16  # rows for one program of the elementwise kernels; not fewer than `_ROWS`, whose grid they share
 _TAPS = 7  # of the depthwise convolution; the kernels name each
 _SUMS = 10  # sums over rows of the backward row kernel: seven taps, convolution bias, norm weight, norm bias
 
@@ -183,17 +182,26 @@ def _gelu_backward(
     chunk = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
-    row = chunk * ROWS + tl.arange(0, ROWS)
-    place = row[:, None] * width + at[None, :]
-    here = (row < rows)[:, None] & inside[None, :]
-    x = tl.load(x_ptr + place, mask=here, other=0.0).to(tl.float32)
-    grad = tl.load(grad_ptr + place, mask=here, other=0.0).to(tl.float32)
-    x += tl.load(bias_ptr + at, mask=inside, other=0.0)[None, :]
-    slope = 0.5 * (1.0 + tl.erf(x * 0.7071067811865476))
-    slope += x * 0.3989422804014327 * tl.exp(-0.5 * x * x)
-    out = grad * slope
-    tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=here)
-    tl.store(sums_ptr + chunk * stride + at, tl.sum(out, axis=0), mask=inside)
+    bias = tl.load(bias_ptr + at, mask=inside, other=0.0)
+    total = tl.zeros([BLOCK], tl.float32)
+    start = chunk * ROWS
+    x = tl.load(x_ptr + start * width + at, mask=inside & (start < rows), other=0.0)
+    grad = tl.load(grad_ptr + start * width + at, mask=inside & (start < rows), other=0.0)
+    for step in range(ROWS):
+        row = start + step
+        place = row * width + at
+        # what the next round needs, asked for before this round's stores
+        more = inside & (step + 1 < ROWS) & (row + 1 < rows)
+        next_x = tl.load(x_ptr + place + width, mask=more, other=0.0)
+        next_grad = tl.load(grad_ptr + place + width, mask=more, other=0.0)
+        y = x.to(tl.float32) + bias
+        slope = 0.5 * (1.0 + tl.erf(y * 0.7071067811865476))
+        slope += y * 0.3989422804014327 * tl.exp(-0.5 * y * y)
+        out = grad.to(tl.float32) * slope
+        tl.store(out_ptr + place, out.to(out_ptr.dtype.element_ty), mask=inside & (row < rows))
+        total += out
+        x, grad = next_x, next_grad
+    tl.store(sums_ptr + chunk * stride + at, total, mask=inside)
 
 
 @triton.jit
@@ -218,15 +226,25 @@ def _join_backward(
     chunk = tl.program_id(0).to(tl.int64)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < width
-    row = chunk * ROWS + tl.arange(0, ROWS)
-    place = row[:, None] * width + at[None, :]
-    here = (row < rows)[:, None] & inside[None, :]
-    grad = tl.load(grad_ptr + place, mask=here, other=0.0).to(tl.float32)
-    branch = tl.load(branch_ptr + place, mask=here, other=0.0).to(tl.float32)
-    scale = tl.load(scale_ptr + at, mask=inside, other=0.0)[None, :]
-    tl.store(out_ptr + place, (grad * scale).to(out_ptr.dtype.element_ty), mask=here)
-    tl.store(sums_ptr + chunk * stride + at, tl.sum(grad, axis=0), mask=inside)
-    tl.store(sums_ptr + chunk * stride + width + at, tl.sum(grad * branch, axis=0), mask=inside)
+    scale = tl.load(scale_ptr + at, mask=inside, other=0.0)
+    total = tl.zeros([BLOCK], tl.float32)
+    along = tl.zeros([BLOCK], tl.float32)
+    start = chunk * ROWS
+    grad = tl.load(grad_ptr + start * width + at, mask=inside & (start < rows), other=0.0)
+    branch = tl.load(branch_ptr + start * width + at, mask=inside & (start < rows), other=0.0)
+    for step in range(ROWS):
+        row = start + step
+        place = row * width + at
+        more = inside & (step + 1 < ROWS) & (row + 1 < rows)
+        next_grad = tl.load(grad_ptr + place + width, mask=more, other=0.0)
+        next_branch = tl.load(branch_ptr + place + width, mask=more, other=0.0)
+        wide = grad.to(tl.float32)
+        tl.store(out_ptr + place, (wide * scale).to(out_ptr.dtype.element_ty), mask=inside & (row < rows))
+        total += wide
+        along += wide * branch.to(tl.float32)
+        grad, branch = next_grad, next_branch
+    tl.store(sums_ptr + chunk * stride + at, total, mask=inside)
+    tl.store(sums_ptr + chunk * stride + width + at, along, mask=inside)
 
 
 def matmul_f32(left_XM: Tensor, right_MY: Tensor) -> Tensor:
@@ -302,18 +320,18 @@ class ConvNeXt(torch.autograd.Function):
         sums_PX = torch.empty(programs, stride, device=x_BFW.device)
 
         back_MW = torch.empty_like(branch_MW)
-        block = min(256, triton.next_power_of_2(width))
+        block = min(512, triton.next_power_of_2(width))
         _join_backward[(programs, triton.cdiv(width, block))](
             grad_BFW, branch_MW, scale_W, back_MW, sums_PX, stride, rows, width,
-            ROWS=_TILE, BLOCK=block, num_warps=4,
+            ROWS=_ROWS, BLOCK=block, num_warps=4,
         )  # fmt: skip
         active_grad_MH = back_MW @ second_WH
         grad_contract_WH = matmul_f32(back_MW.T, active_MH)
         before_grad_MH = torch.empty_like(active_grad_MH)
-        block = min(256, triton.next_power_of_2(hidden))
+        block = min(1024, triton.next_power_of_2(hidden))
         _gelu_backward[(programs, triton.cdiv(hidden, block))](
             active_grad_MH, before_MH, expand_bias_H, before_grad_MH, sums_PX[:, 2 * width :], stride,
-            rows, hidden, ROWS=_TILE, BLOCK=block, num_warps=4,
+            rows, hidden, ROWS=_ROWS, BLOCK=block, num_warps=4,
         )  # fmt: skip
         normed_grad_MW = before_grad_MH @ first_HW
         grad_expand_HW = matmul_f32(before_grad_MH.T, normed_MW)
@@ -329,9 +347,9 @@ class ConvNeXt(torch.autograd.Function):
         _conv_transposed[(triton.cdiv(count, 1024),)](
             mixed_grad_MW, taps_7W, grad_BFW, grad_x_BFW, frames, width, count, BLOCK=1024, num_warps=4
         )
-        total_W, along_W, grad_expand_bias_H, taps, bias_W, grad_gamma_W, grad_beta_W = sums_PX.sum(0).split(
-            [width, width, hidden, _TAPS * width, width, width, width]
-        )
+        total_W, along_W, grad_expand_bias_H, taps, bias_W, grad_gamma_W, grad_beta_W = (
+            sums_PX.T @ torch.ones(programs, device=x_BFW.device)
+        ).split([width, width, hidden, _TAPS * width, width, width, width])
         return (
             grad_x_BFW,
             taps.view(_TAPS, width).T.unsqueeze(1),

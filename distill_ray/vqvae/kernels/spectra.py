@@ -96,6 +96,15 @@ def scaled_gradient(real, imag, grad_real, grad_imag, floor, exponent):
 
 
 @triton.jit
+def _limit(real, imag, most):
+    """What magnitudes above `most` are scaled by (`spectral.limited`), and its derivative by the energy."""
+    energy = tl.maximum(real * real + imag * imag, most * most)
+    log = tl.log2(energy / (most * most)) * 0.6931471805599453
+    length = tl.sqrt(energy)
+    return most * (1.0 + 0.5 * log) / length, -0.25 * most * log / (energy * length)
+
+
+@triton.jit
 def _to_features(
     spectra_ptr,
     out_ptr,
@@ -125,8 +134,9 @@ def _to_features(
 
 @triton.jit
 def _from_features(
-    parts_ptr, out_ptr, frames, channels, pairs, count, exponent, floor, K: tl.constexpr, BLOCK: tl.constexpr
-):
+    parts_ptr, out_ptr, frames, channels, pairs, count, exponent, floor, most,
+    K: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Compressed parts [B, S, E] → complex [B, C, S, K]."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
@@ -135,6 +145,8 @@ def _from_features(
     source = parts_ptr + 2 * ((item * frames + frame) * pairs + channel * K + k)
     real = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     imag = tl.load(source + 1, mask=inside, other=0.0).to(tl.float32)
+    shrunk, _ = _limit(real, imag, most)
+    real, imag = real * shrunk, imag * shrunk
     scale = power(real * real + imag * imag + floor, exponent)
     tl.store(out_ptr + 2 * at, real * scale, mask=inside)
     tl.store(out_ptr + 2 * at + 1, imag * scale, mask=inside)
@@ -142,7 +154,7 @@ def _from_features(
 
 @triton.jit
 def _from_features_backward(
-    parts_ptr, grad_ptr, out_ptr, frames, channels, pairs, count, exponent, floor,
+    parts_ptr, grad_ptr, out_ptr, frames, channels, pairs, count, exponent, floor, most,
     K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """From the transform [B, C, S, K] of the frames' gradient to the gradient of the parts [B, S, E].
@@ -161,7 +173,12 @@ def _from_features_backward(
     weight = tl.where((k == 0) | (k == K - 1), 1.0, 2.0)
     grad_real = weight * tl.load(source, mask=there, other=0.0)
     grad_imag = weight * tl.load(source + 1, mask=there, other=0.0)
-    out_real, out_imag = scaled_gradient(real, imag, grad_real, grad_imag, floor, exponent)
+    shrunk, slope = _limit(real, imag, most)
+    grad_real, grad_imag = scaled_gradient(
+        shrunk * real, shrunk * imag, grad_real, grad_imag, floor, exponent
+    )
+    along = 2.0 * slope * (grad_real * real + grad_imag * imag)
+    out_real, out_imag = shrunk * grad_real + along * real, shrunk * grad_imag + along * imag
     tl.store(out_ptr + 2 * at, tl.where(there, out_real, 0.0).to(out_ptr.dtype.element_ty), mask=inside)
     tl.store(out_ptr + 2 * at + 1, tl.where(there, out_imag, 0.0).to(out_ptr.dtype.element_ty), mask=inside)
 
@@ -228,7 +245,14 @@ class Synthesis(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, parts_BSE: Tensor, window_N: Tensor, hop: int, channels: int, exponent: float, floor: float
+        ctx: Any,
+        parts_BSE: Tensor,
+        window_N: Tensor,
+        hop: int,
+        channels: int,
+        exponent: float,
+        floor: float,
+        most: float,
     ) -> Tensor:
         parts_BSE = parts_BSE.contiguous()
         batch, frames, width = parts_BSE.shape
@@ -239,19 +263,20 @@ class Synthesis(torch.autograd.Function):
         count = spectra.numel() // 2
         power_of = (1 / exponent - 1) / 2
         _from_features[(triton.cdiv(count, _BLOCK),)](
-            parts_BSE, spectra, frames, channels, width // 2, count, power_of, floor**2, K=bins, BLOCK=_BLOCK
-        )
+            parts_BSE, spectra, frames, channels, width // 2, count, power_of, floor**2, most,
+            K=bins, BLOCK=_BLOCK,
+        )  # fmt: skip
         waves_RSN = torch.fft.irfft(torch.view_as_complex(spectra), n=n_fft, norm="forward")
         audio_RT = torch.empty(batch * channels, frames * hop, device=parts_BSE.device)
         overlap_added(waves_RSN, window_N, hop, audio_RT, envelope=True, scale=1 / n_fft)
         ctx.save_for_backward(parts_BSE, window_N)
-        ctx.settings = (hop, channels, power_of, floor**2)
+        ctx.settings = (hop, channels, power_of, floor**2, most)
         return audio_RT.view(batch, channels, -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         parts_BSE, window_N = ctx.saved_tensors
-        hop, channels, power_of, floor = ctx.settings
+        hop, channels, power_of, floor, most = ctx.settings
         batch, frames, width = parts_BSE.shape
         n_fft = len(window_N)
         grad_RT = grads[0].reshape(batch * channels, -1).contiguous()
@@ -261,6 +286,6 @@ class Synthesis(torch.autograd.Function):
         count = out_BSE.numel() // 2
         _from_features_backward[(triton.cdiv(count, _BLOCK),)](
             parts_BSE, torch.view_as_real(grad_RSK), out_BSE, frames, channels, width // 2, count, power_of,
-            floor, K=n_fft // 2 + 1, BLOCK=_BLOCK,
+            floor, most, K=n_fft // 2 + 1, BLOCK=_BLOCK,
         )  # fmt: skip
-        return out_BSE, None, None, None, None, None
+        return out_BSE, None, None, None, None, None, None
