@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distill_ray.corpus import ensure_corpus, open_corpus, prepare_corpus
     from distill_ray.errors import DistillError
     from distill_ray.evaluate import evaluate_model
-    from distill_ray.generate import decode_file, encode_file, generate_samples
+    from distill_ray.generate import decode_file, encode_file, generate_samples, generate_stream
     from distill_ray.prior import (
         CodePrior,
         PriorConfig,
@@ -44,7 +44,7 @@ _WHERE = {
     "corpus": ("ensure_corpus", "open_corpus", "prepare_corpus"),
     "errors": ("DistillError",),
     "evaluate": ("evaluate_model",),
-    "generate": ("decode_file", "encode_file", "generate_samples"),
+    "generate": ("decode_file", "encode_file", "generate_samples", "generate_stream"),
     "prior": (
         "CodePrior",
         "PriorConfig",
@@ -90,6 +90,7 @@ __all__ = [
     "extract_code_sequences",
     "flatten_codes",
     "generate_samples",
+    "generate_stream",
     "get_adaptive_prior_config",
     "get_adaptive_vqvae_config",
     "load_model_v2",

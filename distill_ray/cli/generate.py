@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distill_ray.cli import options
 from distill_ray.cli.device import Device
-from distill_ray.cli.output import finish
+from distill_ray.cli.output import bytes_on_stdout, finish, shown_to_a_person
+from distill_ray.errors import UsageError
 from distill_ray.generate.settings import GenerationSettings
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from distill_ray.config.vqvae import VQVAEConfig
 
 
 def command(
@@ -33,20 +40,37 @@ def command(
             "--prompt", help="Audio to continue; the output begins with it and -d counts it.", metavar="AUDIO"
         ),
     ] = None,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder for the files.")] = Path("generated"),
+    out: Annotated[
+        Path | None, typer.Option("--out", "-o", help="Folder for the files.", show_default="generated")
+    ] = None,
     audio_format: Annotated[str, options.from_setting(GenerationSettings, "audio_format")] = "wav",
+    stream: Annotated[
+        bool,
+        typer.Option("--stream", help="Write one sound to stdout while it is made, as wav: … | aplay"),
+    ] = False,
     device: Device = "auto",
     as_json: options.Json = False,
 ) -> None:
-    """Generate audio; the same seed on the same kind of device gives the same files."""
+    """Generate audio; the same seed on the same kind of device gives the same files.
+
+    With --stream, exit code 141 says that whoever read stdout has gone.
+    """
+    if stream:
+        _refuse_beside_stream(count=count, out=out, audio_format=audio_format, as_json=as_json)
     from distill_ray.bundle import choose_device, load_model_v2
     from distill_ray.display import Display
-    from distill_ray.generate import generate_samples
+    from distill_ray.generate import generate_samples, generate_stream
     from distill_ray.prior import SamplingConfig
 
     sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     loaded = load_model_v2(model, device=choose_device(device))
     with Display() as display:
+        if stream:
+            blocks_CT = generate_stream(
+                loaded, seconds=seconds, sampling=sampling, seed=seed, prompt=prompt, on_progress=display
+            )
+            _play(blocks_CT, loaded.vqvae_config)
+            return
         report = generate_samples(
             loaded,
             count=count,
@@ -54,8 +78,28 @@ def command(
             sampling=sampling,
             seed=seed,
             prompt=prompt,
-            out_dir=out,
+            out_dir=out or Path("generated"),
             audio_format=audio_format,
             on_progress=display,
         )
     finish(report.to_json(), result="\n".join(report.files), as_json=as_json)
+
+
+def _refuse_beside_stream(*, count: int, out: Path | None, audio_format: str, as_json: bool) -> None:
+    if as_json:
+        raise UsageError("--stream puts the sound on stdout, where --json puts its document; leave one out")
+    if count != 1:
+        raise UsageError(f"--stream makes one sound and -n asks for {count}; leave one out")
+    if out is not None:
+        raise UsageError("--stream writes to stdout and -o names a folder; leave one out")
+    if audio_format != "wav":
+        raise UsageError(f"--stream writes wav and --format asks for {audio_format}; leave one out")
+    if shown_to_a_person():
+        raise UsageError("--stream writes wav to stdout, which is a terminal; add `| aplay` or `> FILE`")
+
+
+def _play(blocks_CT: Iterator[Tensor], config: VQVAEConfig) -> None:
+    from distill_ray.generate.audio import stream_wav
+
+    with bytes_on_stdout() as stdout:
+        stream_wav(stdout, blocks_CT, sample_rate=config.sample_rate, channels=config.channels)

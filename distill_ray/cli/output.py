@@ -1,7 +1,7 @@
 """How every command ends: one result on stdout, or one sentence on stderr and an exit code.
 
 `main.py` wraps each command in `only_results_on_stdout` and runs the app through `run`; a command's last
-act is `finish`. Nothing else in the package writes to stdout.
+act is `finish` (or its result goes through `bytes_on_stdout`). Nothing else in the package writes to stdout.
 """
 
 from __future__ import annotations
@@ -16,13 +16,14 @@ import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any, TextIO
+from typing import Any, BinaryIO, TextIO
 
 import typer
 
 from distill_ray.errors import CancelledError, ConfigError, DistillError
 from distill_ray.orchestrate import job_lines
 
+READER_GONE = 128 + 13  # SIGPIPE
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 _results: list[TextIO] = []  # the real stdout while a command runs; empty outside of one
 
@@ -64,6 +65,32 @@ def only_results_on_stdout() -> Iterator[None]:
             _results.pop()
             sys.stdout.flush()
             os.dup2(results.fileno(), stdout)
+
+
+@contextmanager
+def bytes_on_stdout() -> Iterator[BinaryIO]:
+    """stdout for a result that is bytes; used instead of `finish`. The bytes are flushed at the end.
+
+    Where their reader goes away, as a player that is closed, the command ends without a word and with the
+    code that a shell gives a program that SIGPIPE ended.
+    """
+    stream = _result_stream()
+    try:
+        yield stream.buffer
+        stream.buffer.flush()
+    except BaseException as error:
+        # Ctrl-C mostly falls into a write that waits for the player; closing would wait for it again.
+        _forget(stream)
+        if isinstance(error, BrokenPipeError):
+            raise typer.Exit(READER_GONE) from None
+        raise
+
+
+def _forget(stream: TextIO) -> None:
+    """Let what is still buffered go nowhere, so that no later flush fails or waits."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)
 
 
 def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
@@ -150,8 +177,8 @@ def _error_document(facts: Mapping[str, Any], exit_code: int, as_json: bool) -> 
     if as_json:
         try:
             _print(_json({"error": {**facts, "exit_code": exit_code}}))
-        except BrokenPipeError:  # whoever read stdout has gone: let the interpreter's last flush succeed
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        except BrokenPipeError:
+            _forget(sys.stdout)
     return exit_code
 
 

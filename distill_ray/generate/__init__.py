@@ -1,4 +1,4 @@
-"""From a `.distill` file to sound: generate, continue, encode, decode."""
+"""From a `.distill` file to sound: generate, continue, stream, encode, decode."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from distill_ray.generate.generate import generate_samples
     from distill_ray.generate.report import AudioReport, CodesReport, GenerationReport
     from distill_ray.generate.settings import AUDIO_FORMATS, GenerationSettings
+    from distill_ray.generate.stream import generate_stream
     from distill_ray.generate.transcode import decode_file, encode_file
 
 _WHERE = {
@@ -18,6 +19,7 @@ _WHERE = {
     "distill_ray.generate.generate": ("generate_samples",),
     "distill_ray.generate.report": ("AudioReport", "CodesReport", "GenerationReport"),
     "distill_ray.generate.settings": ("AUDIO_FORMATS", "GenerationSettings"),
+    "distill_ray.generate.stream": ("generate_stream",),
     "distill_ray.generate.transcode": ("decode_file", "encode_file"),
 }
 
@@ -31,6 +33,7 @@ __all__ = [
     "decode_file",
     "encode_file",
     "generate_samples",
+    "generate_stream",
     "load_codes",
     "save_codes",
 ]

@@ -1,13 +1,15 @@
-"""Audio files out: floats → 16-bit PCM → wav, flac, ogg (Vorbis) or mp3, block by block and atomically.
+"""Audio files out: floats → 16-bit PCM → wav, flac, ogg (Vorbis) or mp3, block by block and atomically;
+or wav to a pipe.
 
 Reading is `corpus/decode.py`'s. Legend: C channels, T samples.
 """
 
 from __future__ import annotations
 
+import struct
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import soundfile
@@ -67,8 +69,33 @@ def write_audio(path: Path, blocks_CT: Iterable[Tensor], *, sample_rate: int, ch
     return samples
 
 
+def stream_wav(file: BinaryIO, blocks_CT: Iterable[Tensor], *, sample_rate: int, channels: int) -> int:
+    """Write float blocks in [-1, 1] to a pipe as 16-bit WAV, each flushed at once; returns the samples.
+
+    The header comes before the first block is asked for. Its sizes are 0xFFFFFFFF, as ffmpeg's and sox's for
+    a pipe: a sound may be cut short or longer than the 4 GB of a WAV file, and readers then go by its end.
+    The samples are those of `write_audio`. Whatever `file` raises goes through, BrokenPipeError where its
+    reader has gone.
+    """
+    file.write(_wav_header(sample_rate, channels))
+    file.flush()
+    samples = 0
+    for block_CT in blocks_CT:
+        file.write(_values(block_CT, lossless=True).astype("<i2").tobytes())
+        file.flush()
+        samples += block_CT.shape[1]
+    return samples
+
+
+def _wav_header(sample_rate: int, channels: int) -> bytes:
+    frame_bytes = 2 * channels
+    pcm = struct.pack("<HHIIHH", 1, channels, sample_rate, frame_bytes * sample_rate, frame_bytes, 16)
+    unknown = b"\xff" * 4
+    return b"RIFF" + unknown + b"WAVEfmt " + struct.pack("<I", len(pcm)) + pcm + b"data" + unknown
+
+
 def _values(block_CT: Tensor, *, lossless: bool) -> NDArray[Any]:
-    """What libsndfile is given, [T, C]: rounded here to 16 bits, or floats for it to encode.
+    """What is written, [T, C]: rounded here to 16 bits, or floats for libsndfile to encode.
 
     (libsndfile 1.2.2 encodes int16 to mp3 as noise that differs from run to run.)
     """

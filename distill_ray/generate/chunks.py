@@ -1,14 +1,14 @@
-"""Codec passes over audio that is never whole in memory: PCM blocks → codes, codes → audio blocks.
+"""Encoding audio that is never whole in memory: PCM blocks → codes.
 
-Like `vqvae/streaming.py`, every chunk is computed with the context that its frames depend on and only its
-middle is kept, so the result is that of the whole signal; there, though, audio is one tensor.
+Like in `vqvae/streaming.py`, which has the way back, every chunk is computed with the context that its frames
+depend on and only its middle is kept, so the result is that of the whole signal.
 
 Legend: C channels, T samples, Q RVQ levels, F code frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 import numpy as np
@@ -69,29 +69,3 @@ def encode_blocks(
             first = keep_from
     encode(None)
     return EncodedAudio(codes_QF=torch.cat(codes, dim=1), samples=samples)
-
-
-@torch.inference_mode()
-def decode_blocks(
-    model: VQVAE,
-    codes_QF: Tensor,
-    samples: int,
-    *,
-    chunk_frames: int = CHUNK_FRAMES,
-    on_frames: Callable[[int], None] | None = None,
-) -> Iterator[Tensor]:
-    """Audio [C, T] in [-1, 1] of the first `samples` samples that the codes stand for, block by block.
-
-    The first levels of codes suffice. `on_frames` is called with the number of frames decoded so far.
-    """
-    hop, context = model.config.frame_hop, model.decoder.context_frames
-    device = next(model.parameters()).device
-    frames = codes_QF.shape[1]
-    assert 0 < samples <= frames * hop, "codes of another length"
-    for start in range(0, -(-samples // hop), chunk_frames):
-        stop = min(start + chunk_frames, frames)
-        seen_start, seen_stop = max(0, start - context), min(frames, stop + context)
-        audio_CT = model.decode(codes_QF[None, :, seen_start:seen_stop].to(device))[0]
-        if on_frames:
-            on_frames(stop)
-        yield audio_CT[:, (start - seen_start) * hop : min(stop * hop, samples) - seen_start * hop]

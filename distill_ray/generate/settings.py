@@ -24,3 +24,10 @@ class GenerationSettings(Section):
         0, "the same seed gives the same sounds; default 0", flag="--seed", low=0, high=2**31 - 1
     )
     audio_format: str = setting("wav", "file format; default wav", flag="--format", choices=AUDIO_FORMATS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings(GenerationSettings):
+    """The same for one sound that is played while it is made; its format and count are not used."""
+
+    block_frames: int = setting(32, "code frames of a block; default 32", low=1, high=100_000)

@@ -14,10 +14,11 @@ from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.corpus.decode import AudioDecoder
 from distill_ray.errors import AudioError, ConfigError, Problem, UsageError
 from distill_ray.generate.audio import check_suffix, write_audio
-from distill_ray.generate.chunks import decode_blocks, encode_blocks
+from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
 from distill_ray.generate.codes import Codes, check_fit, load_codes, save_codes
 from distill_ray.generate.report import AudioReport, CodesReport
 from distill_ray.training.events import StageProgress
+from distill_ray.vqvae import decode_blocks
 
 Progress = Callable[[StageProgress], None]
 
@@ -106,7 +107,9 @@ def decode_file(
         if on_progress:
             on_progress(StageProgress(stage="decode", done=frame, total=frames))
 
-    blocks = decode_blocks(loaded.model, stored.codes_QF, stored.samples, on_frames=tell)
+    blocks = decode_blocks(
+        loaded.model, [stored.codes_QF], stored.samples, chunk_frames=CHUNK_FRAMES, on_frames=tell
+    )
     write_audio(out, blocks, sample_rate=config.sample_rate, channels=config.channels)
     return AudioReport(
         model=str(loaded.path),

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
         flatten_codes,
         unflatten_codes,
     )
-    from distill_ray.prior.sampling import SamplingConfig, sample_codes
+    from distill_ray.prior.sampling import SamplingConfig, sample_codes, stream_codes
     from distill_ray.prior.windows import CodeWindows, CodeWindowSampler, validation_windows
 
 _WHERE = {
@@ -57,7 +57,7 @@ _WHERE = {
         "flatten_codes",
         "unflatten_codes",
     ),
-    "distill_ray.prior.sampling": ("SamplingConfig", "sample_codes"),
+    "distill_ray.prior.sampling": ("SamplingConfig", "sample_codes", "stream_codes"),
     "distill_ray.prior.windows": ("CodeWindowSampler", "CodeWindows", "validation_windows"),
 }
 
@@ -83,6 +83,7 @@ __all__ = [
     "load_code_sequences",
     "perplexity",
     "sample_codes",
+    "stream_codes",
     "unflatten_codes",
     "validation_windows",
 ]

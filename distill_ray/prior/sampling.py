@@ -5,25 +5,30 @@ of uniform numbers, seeded by (seed, i), so its codes depend neither on how many
 how many frames are asked for (up to the floating-point rounding of batched matrix products): the first four
 of eight outputs are the four outputs, and the first ten seconds of twenty are the ten seconds.
 
-Legend: B batch, Q RVQ levels, K codebook size, T code frames, S sequence steps, L codes in a step.
+Legend: B batch, Q RVQ levels, K codebook size, T code frames, S sequence steps, M the first of those to draw,
+L codes in a step.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections import deque
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import repeat
 from typing import ClassVar
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
 from distill_ray.config.setting import Section, setting
 from distill_ray.errors import CodeShapeError, UsageError
 from distill_ray.prior.model import CodePrior
-from distill_ray.prior.patterns import unflatten_codes
 from distill_ray.prior.transformer import KVCache
 
 PREFILL_STEPS = 1024
+NOISE_STEPS = 1024
+"""Steps whose uniform numbers are drawn, and moved to the device, at once."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,22 +65,50 @@ def sample_codes(
     on_frame: called with the number of new frames whose codes have been issued (the device may be behind).
 
     Any length works, in bounded memory besides the result: attention slides over the last
-    `config.context_frames` frames. The prior is put in eval mode meanwhile. Nothing waits for the device
-    between steps. Raises UsageError for no frames or rows and for a prompt that is not of this prior.
+    `config.context_frames` frames. The prior is put in eval mode meanwhile. Raises UsageError for no frames
+    or rows and for a prompt that is not of this prior.
+    """
+    blocks_BQT = stream_codes(
+        prior, frames=frames, batch=batch, prompt_BQT=prompt_BQT, sampling=sampling, generator=generator
+    )
+    prompt_frames = 0 if prompt_BQT is None else prompt_BQT.shape[2]
+    shape = (batch, prior.config.num_quantizers, prompt_frames + frames)
+    codes_BQT = torch.empty(shape, dtype=torch.int64, device=prior.heads_QKE.device)
+    filled = 0
+    for block_BQT in blocks_BQT:
+        codes_BQT[:, :, filled : filled + block_BQT.shape[2]] = block_BQT
+        filled += block_BQT.shape[2]
+        if on_frame is not None and filled > prompt_frames:
+            on_frame(filled - prompt_frames)
+    return codes_BQT
+
+
+def stream_codes(
+    prior: CodePrior,
+    *,
+    frames: int,
+    batch: int = 1,
+    prompt_BQT: Tensor | None = None,
+    sampling: SamplingConfig | None = None,
+    generator: torch.Generator | None = None,
+) -> Iterator[Tensor]:
+    """The codes of `sample_codes`, as soon as they are drawn: blocks codes_BQT int64 on the prior's device.
+
+    Joined along T they are what `sample_codes` returns for the same arguments. The first block is the prompt,
+    where there is one, and every other a single frame: codes [B, Q, 1] of frame t are drawn once t + Q steps
+    (delay) or (t + 1) · Q (flatten) have been taken, and no step is taken before it is asked for.
+
+    Memory is bounded at any length. On a GPU a block may still be on its way; nothing waits for it but the
+    uniform numbers of the next NOISE_STEPS steps. The prior is in eval mode until the iterator ends or is
+    closed. Raises UsageError, when called, for no frames or rows and for a prompt that is not of this prior.
     """
     if frames < 1 or batch < 1:
         raise UsageError(f"{frames} frames of {batch} outputs cannot be generated; ask for at least one each")
-    sampling = sampling or SamplingConfig()
-    was_training = prior.training
-    prior.eval()
-    try:
-        return _Run(prior, frames, batch, prompt_BQT, sampling, generator).codes(on_frame)
-    finally:
-        prior.train(was_training)
+    return _Run(prior, frames, batch, prompt_BQT, sampling or SamplingConfig(), generator).blocks()
 
 
 class _Run:
-    """One call of `sample_codes`: the sequence as far as it is filled, and the cache behind it."""
+    """One sequence being drawn: what precedes it, and the cache behind it."""
 
     def __init__(
         self,
@@ -86,82 +119,83 @@ class _Run:
         sampling: SamplingConfig,
         generator: torch.Generator | None,
     ) -> None:
-        self.prior, self.sampling = prior, sampling
-        device = prior.heads_QKE.device
-        levels = prior.config.num_quantizers
-        self.prompt_frames = 0
+        self.prior, self.sampling, self.batch = prior, sampling, batch
+        device, levels = prior.heads_QKE.device, prior.config.num_quantizers
+        self.prompt_BQT = torch.empty(batch, levels, 0, dtype=torch.int64, device=device)
         starts_B = None
         if prompt_BQT is not None:
-            prompt_BQT = _checked_prompt(prompt_BQT, prior, batch).to(device).long().expand(batch, -1, -1)
-            self.prompt_frames = prompt_BQT.shape[2]
+            prompt_BQT = _checked_prompt(prompt_BQT, prior, batch).to(device).long()
+            self.prompt_BQT = prompt_BQT.expand(batch, -1, -1)
             starts_B = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.frames = self.prompt_frames + frames
-        codes_BQT = torch.zeros(batch, levels, self.frames, dtype=torch.int64, device=device)
-        if prompt_BQT is not None:
-            codes_BQT[:, :, : self.prompt_frames] = prompt_BQT
-        self.tokens_BLS = prior.tokens(codes_BQT, starts_B)
-        self.first_BL1 = prior.first_tokens(batch, starts_B, device)
-        self.cache: KVCache = prior.transformer.new_cache()
+        self.prompt_frames = self.prompt_BQT.shape[2]
         self.first_step = prior.pattern.step(self.prompt_frames, 0)
-        self.last_step = self.tokens_BLS.shape[2]
-        self.drawn_LS = self._drawn(device)
-        self.noise_BLS = self._noise(batch, generator).to(device)
+        self.last_step = prior.pattern.steps(self.prompt_frames + frames)
+        # The first frame to draw is a blank: a sequence has at least one.
+        tokens_BLS = prior.tokens(functional.pad(self.prompt_BQT, (0, 1)), starts_B)
+        first_BL1 = prior.first_tokens(batch, starts_B, device)
+        self.inputs_BLS = torch.cat((first_BL1, tokens_BLS[:, :, : self.first_step]), dim=2)
+        # In the delay pattern fine levels lag: the first Q - 1 steps M still hold their codes of the prompt.
+        lag = 0 if prior.is_flat else levels - 1
+        self.known_BLM = tokens_BLS[:, :, self.first_step : self.first_step + lag]
+        level_Q1 = torch.arange(levels, device=device)[:, None]
+        self.drawn_LM = torch.arange(lag, device=device) >= level_Q1
+        self.cache: KVCache = prior.transformer.new_cache()
+        self.seed = 0
+        if generator is not None and sampling.temperature != 0.0:
+            self.seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
 
-    def codes(self, on_frame: Callable[[int], None] | None) -> Tensor:
+    @torch.inference_mode()
+    def blocks(self) -> Iterator[Tensor]:
+        was_training = self.prior.training
+        self.prior.eval()
+        try:
+            if self.prompt_frames:
+                yield self.prompt_BQT
+            yield from self._frames()
+        finally:
+            self.prior.train(was_training)
+
+    def _frames(self) -> Iterator[Tensor]:
+        """The new frames, [B, Q, 1] each.
+
+        In the delay pattern coarse levels run on past the last frame, so that the fine ones of the last
+        frames follow real codes, as in the middle of a recording; the surplus belongs to no frame.
+        """
         prior, pattern = self.prior, self.prior.pattern
+        recent: deque[Tensor] = deque(maxlen=pattern.num_quantizers)  # the steps of one frame
         inputs_BL1 = self._prefill()
-        for step in range(self.first_step, self.last_step):
+        for index, noise_BL in enumerate(self._noise()):
+            step = self.first_step + index
             hidden_BE = prior.hidden(inputs_BL1, self.cache)[:, -1]
-            logits_BLK = prior.step_logits(hidden_BE, step)
-            noise_BL = self.noise_BLS[:, :, step - self.first_step]
-            new_BL = draw(logits_BLK, noise_BL, self.sampling)
-            self.tokens_BLS[:, :, step] = torch.where(
-                self.drawn_LS[:, step], new_BL, self.tokens_BLS[:, :, step]
-            )
-            inputs_BL1 = self.tokens_BLS[:, :, step : step + 1]
-            done = step - pattern.step(0, pattern.num_quantizers - 1)
-            if on_frame is not None and done % pattern.stride == 0:
-                frame = done // pattern.stride + 1 - self.prompt_frames
-                if frame >= 1:
-                    on_frame(frame)
-        if prior.is_flat:
-            return unflatten_codes(self.tokens_BLS[:, 0], prior.config.num_quantizers).contiguous()
-        return pattern.collect(self.tokens_BLS, self.frames)
+            new_BL = draw(prior.step_logits(hidden_BE, step), noise_BL, self.sampling)
+            if index < self.known_BLM.shape[2]:
+                new_BL = torch.where(self.drawn_LM[:, index], new_BL, self.known_BLM[:, :, index])
+            recent.append(new_BL)
+            inputs_BL1 = new_BL[:, :, None]
+            done = step - pattern.step(self.prompt_frames, pattern.num_quantizers - 1)
+            if done >= 0 and done % pattern.stride == 0:
+                steps_BLQ = torch.stack(tuple(recent), dim=2)
+                yield (steps_BLQ[:, 0] if prior.is_flat else steps_BLQ.diagonal(dim1=1, dim2=2))[:, :, None]
 
     def _prefill(self) -> Tensor:
         """Fill the cache with the prompt; returns the input of the first step to draw."""
-        inputs_BLS = torch.cat((self.first_BL1, self.tokens_BLS[:, :, : self.first_step]), dim=2)
         for start in range(0, self.first_step, PREFILL_STEPS):
-            self.prior.hidden(
-                inputs_BLS[:, :, start : min(start + PREFILL_STEPS, self.first_step)], self.cache
-            )
-        return inputs_BLS[:, :, -1:]
+            stop = min(start + PREFILL_STEPS, self.first_step)
+            self.prior.hidden(self.inputs_BLS[:, :, start:stop], self.cache)
+        return self.inputs_BLS[:, :, -1:]
 
-    def _drawn(self, device: torch.device) -> Tensor:
-        """drawn_LS bool: what is drawn, neither prompt nor special.
-
-        In the delay pattern coarse levels run on past the last frame, so that the fine ones of the last
-        frames follow real codes, as in the middle of a recording; `collect` drops the surplus.
-        """
-        steps = torch.arange(self.last_step, device=device)
-        if self.prior.is_flat:
-            return (steps >= self.first_step)[None]
-        level_Q1 = torch.arange(self.prior.config.num_quantizers, device=device)[:, None]
-        return steps - level_Q1 >= self.prompt_frames
-
-    def _noise(self, batch: int, generator: torch.Generator | None) -> Tensor:
-        """noise_BLS float32 in [0, 1) on the CPU, the same on every device; nothing for greedy."""
-        slots, steps = self.tokens_BLS.shape[1], self.last_step - self.first_step
+    def _noise(self) -> Iterator[Tensor]:
+        """noise_BL float32 in [0, 1) of each step to draw, the same on every device; nothing for greedy."""
+        device, slots = self.inputs_BLS.device, self.inputs_BLS.shape[1]
+        steps = self.last_step - self.first_step
         if self.sampling.temperature == 0.0:
-            return torch.zeros(1, 1, 1).expand(batch, slots, steps)
-        seed = 0
-        if generator is not None:
-            seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-        rows = [
-            torch.rand(steps, slots, generator=torch.Generator().manual_seed(_row_seed(seed, row)))
-            for row in range(batch)
-        ]
-        return torch.stack(rows).transpose(1, 2).contiguous()
+            yield from repeat(torch.zeros(self.batch, slots, device=device), steps)
+            return
+        rows = [torch.Generator().manual_seed(_row_seed(self.seed, row)) for row in range(self.batch)]
+        for start in range(0, steps, NOISE_STEPS):
+            count = min(NOISE_STEPS, steps - start)
+            noise_BSL = torch.stack([torch.rand(count, slots, generator=row) for row in rows])
+            yield from noise_BSL.to(device).unbind(1)
 
 
 def _row_seed(seed: int, row: int) -> int:

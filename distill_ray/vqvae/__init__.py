@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from distill_ray.vqvae.model import VQVAE
     from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
     from distill_ray.vqvae.results import VQVAEOutput
-    from distill_ray.vqvae.streaming import decode_long, encode_long
+    from distill_ray.vqvae.streaming import decode_blocks, encode_long
 
 __all__ = [
     "VQVAE",
@@ -39,7 +39,7 @@ __all__ = [
     "VQVAEConfig",
     "VQVAEOutput",
     "codebook_health",
-    "decode_long",
+    "decode_blocks",
     "encode_long",
     "get_adaptive_vqvae_config",
     "utilization_warnings",
@@ -58,7 +58,7 @@ __getattr__ = lazy_exports(
         "VQVAEConfig": "distill_ray.config.vqvae",
         "VQVAEOutput": "distill_ray.vqvae.results",
         "codebook_health": "distill_ray.vqvae.health",
-        "decode_long": "distill_ray.vqvae.streaming",
+        "decode_blocks": "distill_ray.vqvae.streaming",
         "encode_long": "distill_ray.vqvae.streaming",
         "get_adaptive_vqvae_config": "distill_ray.config.resolve",
         "utilization_warnings": "distill_ray.vqvae.health",

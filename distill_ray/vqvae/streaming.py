@@ -1,19 +1,21 @@
 """Encoding and decoding of long audio in chunks: bounded memory, the result of the whole signal at once.
 
 Encoder and decoder see a bounded number of frames on each side of each output frame (`context_frames`).
-Each chunk is computed with that context and only its middle is kept, so that there are no seams.
+Each chunk is computed with that context and only its middle is kept, so that there are no seams. Decoding
+also takes codes that are only being made: its latency is a chunk and the context after it.
 
 Shapes: C channels, T samples, Q RVQ levels, F code frames.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
+from distill_ray.errors import UsageError
 from distill_ray.vqvae.model import VQVAE
 
 
@@ -68,28 +70,62 @@ def encode_long(
 
 
 @torch.no_grad()
-def decode_long(model: VQVAE, codes_QT: Tensor, *, chunk_frames: int, length: int | None = None) -> Tensor:
-    """Audio float32 [C, T] on the CPU of codes of any length; the inverse of `encode_long`.
+def decode_blocks(
+    model: VQVAE,
+    blocks_QF: Iterable[Tensor],
+    samples: int,
+    *,
+    chunk_frames: int,
+    on_frames: Callable[[int], None] | None = None,
+) -> Iterator[Tensor]:
+    """Audio float32 [C, T] on the model's device, block by block as its codes come in.
+
+    The codes may be whole or arrive in blocks of any size: a block of audio is computed once the
+    `chunk_frames` frames that it stands for and the `context_frames` after them are there, and no further
+    codes are asked for before it is taken. However the codes are cut, the audio is the same to the last bit.
 
     Args:
         model: in eval mode, on any device.
-        codes_QT: int64, the first levels suffice.
-        chunk_frames: code frames kept of each pass.
-        length: samples to return; None is all of F · frame_hop.
+        blocks_QF: int64, consecutive in time, each of at least one frame; the first levels suffice.
+        samples: how many the blocks of audio hold in all, at most those of all codes.
+        chunk_frames: code frames of a block of audio; memory and latency grow with it.
+        on_frames: called with the number of frames decoded so far.
 
     Raises:
-        UsageError: no frames, codes or levels that the model does not have, or a length beyond the codes.
+        UsageError: no samples; and when the codes in question come up, codes or levels that the model does
+            not have, or fewer of them than `samples` need.
     """
-    device, hop = next(model.parameters()).device, model.config.frame_hop
-    frames = codes_QT.shape[-1]
-    model.check_codes(codes_QT[None], length)
-    length = frames * hop if length is None else length
-    audio_CT = torch.empty(model.config.channels, length)
-    for chunk in _chunks(frames, chunk_frames, model.decoder.context_frames):
-        if chunk.start * hop >= length:
-            break
-        seen_CT = model.decode(codes_QT[None, :, chunk.seen_start : chunk.seen_stop].to(device))[0]
-        kept_CT = seen_CT[:, chunk.kept.start * hop : chunk.kept.stop * hop]
-        begin, end = chunk.start * hop, min(chunk.stop * hop, length)
-        audio_CT[:, begin:end] = kept_CT[:, : end - begin].cpu()
-    return audio_CT
+    assert chunk_frames >= 1, chunk_frames
+    if samples < 1:
+        raise UsageError(f"{samples} samples cannot be decoded; ask for at least one")
+    hop, context = model.config.frame_hop, model.decoder.context_frames
+    device = next(model.parameters()).device
+    wanted = -(-samples // hop)  # frames
+    held: list[Tensor] = []  # consecutive blocks from frame `first` up to frame `come`
+    first = come = done = 0
+
+    def decode(stop: int) -> Tensor:
+        """The audio of frames `done` to `stop`; forgets what no later frame depends on."""
+        nonlocal first, done
+        held_QF = torch.cat(held, dim=1) if len(held) > 1 else held[0]
+        seen_start, seen_stop = max(0, done - context), min(come, stop + context)
+        audio_CT = model.decode(held_QF[None, :, seen_start - first : seen_stop - first].to(device))[0]
+        begin, end = done * hop - seen_start * hop, min(stop * hop, samples) - seen_start * hop
+        forgotten = max(first, stop - context)
+        held[:] = [held_QF[:, forgotten - first :]]
+        first, done = forgotten, stop
+        if on_frames is not None:
+            on_frames(done)
+        return audio_CT[:, begin:end]
+
+    for block_QF in blocks_QF:
+        held.append(block_QF)
+        come += block_QF.shape[1]
+        while done < wanted and come >= done + chunk_frames + context:
+            yield decode(done + chunk_frames)
+        if done >= wanted:
+            return
+    if samples > come * hop:
+        raise UsageError(f"{samples} samples cannot be decoded: the codes hold {come * hop}")
+    while done < wanted:
+        yield decode(min(done + chunk_frames, come))

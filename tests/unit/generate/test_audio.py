@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import io
+import os
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +13,7 @@ import soundfile
 import torch
 
 from distill_ray.errors import AudioError
-from distill_ray.generate.audio import check_suffix, write_audio
+from distill_ray.generate.audio import check_suffix, stream_wav, write_audio
 from distill_ray.generate.settings import AUDIO_FORMATS
 
 
@@ -81,3 +84,35 @@ def test_what_cannot_be_written_is_said_in_a_sentence(tmp_path: Path) -> None:
     with pytest.raises(AudioError, match=r"end its name with \.wav, \.flac, \.ogg, \.mp3"):
         check_suffix(tmp_path / "a.aac")
     assert check_suffix(Path("A.FLAC")) == "flac"
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_a_wav_on_a_pipe_is_read_by_libsndfile_and_holds_what_a_file_does(
+    tmp_path: Path, channels: int
+) -> None:
+    lengths, form = (700, 1, 5_000), {"sample_rate": 44_100, "channels": channels}
+    ours, theirs = os.pipe()
+    with os.fdopen(theirs, "wb") as file:
+        assert stream_wav(file, blocks(*lengths, channels=channels), **form) == sum(lengths)
+    with soundfile.SoundFile(ours) as sound:  # a descriptor: libsndfile itself reads the pipe
+        assert (sound.samplerate, sound.channels, sound.subtype) == (44_100, channels, "PCM_16")
+        pcm = sound.read(10_000, dtype="int16", always_2d=True)
+    write_audio(tmp_path / "a.wav", blocks(*lengths, channels=channels), **form)
+    expected, _ = soundfile.read(tmp_path / "a.wav", dtype="int16", always_2d=True)
+    np.testing.assert_array_equal(pcm, expected)
+
+
+def test_a_wav_on_a_pipe_is_flushed_before_more_is_asked_for() -> None:
+    file = io.BytesIO()
+    buffered = io.BufferedWriter(file)  # type: ignore[arg-type]
+    sizes: list[int] = []
+
+    def watched() -> Iterator[torch.Tensor]:
+        for block_CT in blocks(10, 20, 30):
+            sizes.append(len(file.getvalue()))
+            yield block_CT
+
+    stream_wav(buffered, watched(), sample_rate=8_000, channels=2)
+    assert sizes == [44, 44 + 40, 44 + 120]
+    header = file.getvalue()[:44]
+    assert header[4:8] == header[40:44] == b"\xff" * 4

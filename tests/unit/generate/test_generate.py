@@ -11,7 +11,8 @@ import torch
 
 from distill_ray.bundle import LoadedVQModel
 from distill_ray.errors import AudioError, BundleError, ConfigError
-from distill_ray.generate import generate_samples
+from distill_ray.generate import GenerationSettings, generate_samples
+from distill_ray.generate.request import make_request
 from distill_ray.prior import SamplingConfig
 from distill_ray.training.events import StageProgress
 
@@ -40,7 +41,7 @@ def test_less_than_a_sample_is_one_sample(tmp_path: Path, make_loaded: MakeLoade
 def test_seeds_repeat_and_the_count_changes_nothing(
     tmp_path: Path, make_loaded: MakeLoaded, monkeypatch: pytest.MonkeyPatch, batch: int
 ) -> None:
-    monkeypatch.setattr("distill_ray.generate.generate._BATCH", {"cpu": batch})
+    monkeypatch.setattr("distill_ray.generate.request._BATCH", {"cpu": batch})
     loaded = make_loaded()
 
     def files(name: str, count: int, seed: int) -> list[bytes]:
@@ -58,11 +59,8 @@ def test_long_output_has_no_seams(tmp_path: Path, make_loaded: MakeLoaded) -> No
     """Beyond the prior's context of 16 frames and the decoder's chunk of 1024: one pass gives the same."""
     loaded = make_loaded()
     report = generate_samples(loaded, seconds=1_100 * HOP / RATE, out_dir=tmp_path)
-    from distill_ray.generate.generate import _sampled
-    from distill_ray.generate.settings import GenerationSettings
-
-    settings = GenerationSettings(seconds=report.seconds)
-    (codes_QF,) = _sampled(loaded, settings, SamplingConfig(), report.samples, None, None)
+    request = make_request(loaded, GenerationSettings(seconds=report.seconds), None, None)
+    (codes_QF,) = request.codes(0, lambda frame: None)
     assert codes_QF.shape == (3, 1_100)
     whole_CT = loaded.model.decode(codes_QF[None])[0]
     audio, _ = soundfile.read(report.files[0])

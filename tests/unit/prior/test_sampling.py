@@ -1,12 +1,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
 
 from distill_ray.errors import CodeShapeError, ConfigError, UsageError
-from distill_ray.prior import CodePrior, SamplingConfig, sample_codes
+from distill_ray.prior import CodePrior, SamplingConfig, sample_codes, stream_codes
 from distill_ray.prior.sampling import draw
 
 MakePrior = Callable[..., CodePrior]
@@ -102,6 +103,51 @@ def test_on_frame_counts_new_frames(make_prior: MakePrior, pattern: str, prompt_
     assert seen == [1, 2, 3, 4, 5, 6]
 
 
+@pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("prompt_frames", [0, 4])
+@pytest.mark.parametrize("changes", [{}, {"temperature": 0.0}, {"top_k": 5, "top_p": 0.9}])
+def test_streamed_frames_join_to_the_sample(
+    make_prior: MakePrior, pattern: str, prompt_frames: int, changes: dict[str, Any]
+) -> None:
+    prior, sampling = make_prior(pattern=pattern), SamplingConfig(**changes)
+    prompt_BQT = prompt(prompt_frames) if prompt_frames else None
+    request: dict[str, Any] = {"frames": 20, "batch": 2, "prompt_BQT": prompt_BQT, "sampling": sampling}
+    blocks = list(stream_codes(prior, **request, generator=seeded()))
+    assert [block_BQT.shape[2] for block_BQT in blocks] == [prompt_frames] * bool(prompt_frames) + [1] * 20
+    whole_BQT = sample_codes(prior, **request, generator=seeded())
+    assert torch.equal(torch.cat(blocks, dim=2), whole_BQT)
+
+
+@pytest.mark.parametrize(("pattern", "steps"), [("delay", [3, 4, 5, 6]), ("flatten", [3, 6, 9, 12])])
+def test_a_frame_takes_only_the_steps_it_needs(
+    make_prior: MakePrior, monkeypatch: pytest.MonkeyPatch, pattern: str, steps: list[int]
+) -> None:
+    prior = make_prior(pattern=pattern)
+    taken: list[int] = []
+    step_logits = prior.step_logits
+    monkeypatch.setattr(prior, "step_logits", lambda h, step: taken.append(step) or step_logits(h, step))
+    seen = [len(taken) for _, _ in zip(stream_codes(prior, frames=100_000_000), range(4), strict=False)]
+    assert seen == steps
+
+
+def test_uniform_numbers_do_not_depend_on_how_many_are_drawn_at_once(
+    make_prior: MakePrior, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prior = make_prior()
+    whole = sample_codes(prior, frames=20, batch=2, generator=seeded())
+    monkeypatch.setattr("distill_ray.prior.sampling.NOISE_STEPS", 3)
+    assert torch.equal(sample_codes(prior, frames=20, batch=2, generator=seeded()), whole)
+
+
+def test_a_stream_that_is_closed_restores_the_training_mode(make_prior: MakePrior) -> None:
+    prior = make_prior().train()
+    frames = stream_codes(prior, frames=10)
+    next(frames)
+    assert not prior.training
+    frames.close()  # type: ignore[attr-defined]
+    assert prior.training
+
+
 def test_training_mode_is_restored(make_prior: MakePrior) -> None:
     prior = make_prior(dropout=0.5).train()
     first = sample_codes(prior, frames=10, generator=seeded())
@@ -148,8 +194,9 @@ def test_wrong_settings_are_all_named() -> None:
 
 def test_wrong_requests(make_prior: MakePrior) -> None:
     prior = make_prior()
-    with pytest.raises(UsageError, match="0 frames"):
-        sample_codes(prior, frames=0)
+    for refuses in (sample_codes, stream_codes):  # a stream at once, not when its first frame is asked for
+        with pytest.raises(UsageError, match="0 frames"):
+            refuses(prior, frames=0)
     with pytest.raises(UsageError, match="of 0 outputs"):
         sample_codes(prior, frames=1, batch=0)
     for shape in ((1, 2, 5), (2, 3, 5), (3, 5)):

@@ -1,0 +1,129 @@
+"""A request for sound: what a model is asked for, checked, and the codes that answer it.
+
+`generate.py` makes files of the codes and `stream.py` audio while they are drawn.
+
+Legend: B batch, Q RVQ levels, F code frames.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.corpus.decode import AudioDecoder
+from distill_ray.errors import AudioError, BundleError
+from distill_ray.generate.chunks import encode_blocks
+from distill_ray.generate.settings import GenerationSettings
+from distill_ray.prior import CodePrior, SamplingConfig, sample_codes, stream_codes
+
+# Sounds are sampled in batches of a fixed size, the last one filled up: the rounding of a matrix product
+# depends on its size, and a sound must not depend on how many others were asked for. A GPU is as quick with
+# eight rows as with one; on a CPU each row costs.
+_BATCH = {"cpu": 1}
+_BATCH_ELSEWHERE = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Request:
+    """Sounds of `samples` samples each, drawn in groups of `batch`; group g has sounds g · batch and on."""
+
+    prior: CodePrior
+    sampling: SamplingConfig
+    seed: int
+    samples: int
+    prompt_QF: Tensor | None
+    frames: int
+    """New ones of each sound, beside the prompt's."""
+    batch: int
+
+    @property
+    def prompt_frames(self) -> int:
+        """Frames that each sound begins with."""
+        return 0 if self.prompt_QF is None else self.prompt_QF.shape[1]
+
+    def codes(self, group: int, on_frame: Callable[[int], None]) -> Tensor:
+        """codes_BQF of a group of sounds, prompt included; for `on_frame` see `sample_codes`."""
+        return sample_codes(
+            self.prior,
+            frames=self.frames,
+            batch=self.batch,
+            prompt_BQT=self._prompt_BQF,
+            sampling=self.sampling,
+            generator=self._generator(group),
+            on_frame=on_frame,
+        )
+
+    def first_codes(self) -> Iterator[Tensor]:
+        """The codes of sound 0 as they are drawn: the prompt's, then frame by frame, [Q, F] each."""
+        blocks_BQF = stream_codes(
+            self.prior,
+            frames=self.frames,
+            batch=self.batch,
+            prompt_BQT=self._prompt_BQF,
+            sampling=self.sampling,
+            generator=self._generator(0),
+        )
+        return (block_BQF[0] for block_BQF in blocks_BQF)
+
+    @property
+    def _prompt_BQF(self) -> Tensor | None:
+        return None if self.prompt_QF is None else self.prompt_QF[None]
+
+    def _generator(self, group: int) -> torch.Generator:
+        # Hashed, because neighbouring seeds must not share sounds: seed 1, group 0 is not seed 0, group 1.
+        mixed = hashlib.sha256(f"{self.seed} {group}".encode()).digest()
+        return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
+
+
+def make_request(
+    loaded: LoadedVQModel, settings: GenerationSettings, sampling: SamplingConfig | None, prompt: Path | None
+) -> Request:
+    """What `settings` ask of `loaded`; the prompt is encoded here.
+
+    Raises BundleError where the model has no prior and AudioError for a prompt that cannot be used, that is
+    shorter than a code frame or that leaves nothing to generate.
+    """
+    if loaded.prior is None:
+        raise BundleError(
+            f"{loaded.path} has no prior yet; train one with `distill-ray train-prior {loaded.path} DATA`"
+        )
+    config = loaded.vqvae_config
+    samples = max(1, round(settings.seconds * config.sample_rate))
+    prompt_QF = None if prompt is None else _prompt_codes(loaded, config, prompt, samples)
+    return Request(
+        prior=loaded.prior,
+        sampling=sampling or SamplingConfig(),
+        seed=settings.seed,
+        samples=samples,
+        prompt_QF=prompt_QF,
+        frames=-(-samples // config.frame_hop) - (0 if prompt_QF is None else prompt_QF.shape[1]),
+        batch=_BATCH.get(loaded.device.type, _BATCH_ELSEWHERE),
+    )
+
+
+def _prompt_codes(loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path, samples: int) -> Tensor:
+    """Codes [Q, F] of the prompt's whole frames; the rest of a frame would be continued from silence."""
+    decoder = AudioDecoder(prompt, sample_rate=config.sample_rate, channels=config.channels)
+    try:
+        encoded = encode_blocks(loaded.model, decoder.blocks())
+    except AudioError as error:
+        raise AudioError(f"the prompt {prompt} cannot be used: {error}") from error
+    frames = encoded.samples // config.frame_hop
+    if not frames:
+        raise AudioError(
+            f"the prompt {prompt} is shorter than one code frame ({config.frame_hop} samples at "
+            f"{config.sample_rate} Hz); give a longer one"
+        )
+    if frames * config.frame_hop >= samples:
+        raise AudioError(
+            f"the prompt {prompt} takes {encoded.samples / config.sample_rate:.3f} s and the output is to "
+            f"last {samples / config.sample_rate:.3f} s with it; ask for more seconds or cut the prompt"
+        )
+    return encoded.codes_QF[:, :frames]
