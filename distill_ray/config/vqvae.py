@@ -28,10 +28,10 @@ class VQVAEConfig(Section):
     codebook_dim: int = setting(8, "dimension in which codes are looked up", low=2, high=256)
     num_quantizers: int = setting(8, "RVQ levels", flag="--rvq-levels", low=2, high=16)
     commitment_weight: float = setting(
-        0.25, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
+        2.0, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
     )
     codebook_learning: str = setting("ema", "how codebooks follow the encoder", choices=("ema", "gradient"))
-    codebook_decay: float = setting(0.99, "decay of EMA codebooks", above=0.0, high=0.99999)
+    codebook_decay: float = setting(0.95, "decay of EMA codebooks", above=0.0, high=0.99999)
     reseed_threshold: float = setting(
         0.1, "codes used less than this share of uniform use are re-seeded; 0 turns it off", low=0.0, high=1.0
     )

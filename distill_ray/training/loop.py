@@ -84,6 +84,12 @@ class Task(Protocol):
         """Whether the newest epoch counts as the best, since held-out loss is not what is trained for."""
         ...
 
+    def recover(self, progress: Progress) -> Notice | None:
+        """Go back to the best weights where the epoch just finished shows that the run has diverged, and say
+        so; None where it has not (the same on every rank).
+        """
+        ...
+
     def consolidate(self) -> None:
         """Move what each rank has summed to rank 0, which is the one that writes (collective)."""
         ...
@@ -170,6 +176,8 @@ def run_loop(
         progress.step += 1
         if progress.step - progress.epoch_start_step >= budget.steps_per_epoch:
             worker.emit(end_epoch())
+            if (notice := task.recover(progress)) is not None:
+                worker.emit(notice)
             verdict = task.verdict()
             elapsed, stopping = _agree(worker, clock)
         elif clock.elapsed() - shown_at >= _STEP_EVENT_SECONDS:

@@ -68,6 +68,12 @@ class Optimizer:
         for name in ("exp_avg", "exp_avg_sq"):
             state[name].masked_fill_(rows.reshape(*rows.shape, *[1] * (parameter.ndim - rows.ndim)), 0.0)
 
+    def forget(self) -> None:
+        """Clear all moments, as before the first step."""
+        for state in self.adamw.state.values():
+            for value in state.values():
+                value.zero_()
+
     def state_dict(self) -> dict[str, object]:
         return {"adamw": self.adamw.state_dict(), "skipped": self.skipped}
 

@@ -135,6 +135,9 @@ class ModelTask(ABC, Generic[CompletedT]):
     def keeps_newest(self) -> bool:
         return False
 
+    def recover(self, progress: Progress) -> Notice | None:
+        return None
+
     def keep_best(self) -> None:
         self.best = {name: value.detach().clone() for name, value in self.kept.state_dict().items()}
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 import torch
+from torch import Tensor
 
 from distill_ray.config.resolve import measurable_steps, steps_per_epoch
 from distill_ray.config.vqvae import VQTrainConfig
@@ -53,6 +54,8 @@ from distill_ray.vqvae import (
 )
 
 _INITIAL_VECTORS_PER_CODE = 8
+_DIVERGED = 1.25
+"""A held-out loss that many times the best one is no noise and no overfitting: the weights are spoilt."""
 # Beside the event in an epoch's history: whether its health counts as a report for the health rule.
 _MEASURED = "measured"
 
@@ -176,6 +179,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.depths = depths
         self.depth_scores: tuple[DepthScore, ...] = ()
         self.waited_s = 0.0
+        self.lr_factor = 1.0
         self.batch_seconds = training.batch_size * config.window_samples / config.model.sample_rate
 
     def train_step(self, step: int, fraction: float) -> None:
@@ -198,6 +202,26 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             self.codes.follow(step, output, sound)
         self.sums[: len(terms)] += torch.where(sound, terms, 0.0)
         self.sums[-1 if judge is None else -2 :] += sound
+
+    def lr_scale(self, step: int, fraction: float) -> float:
+        return self.lr_factor * super().lr_scale(step, fraction)
+
+    def recover(self, progress: Progress) -> Notice | None:
+        loss = self.figures.val_loss
+        if self.keeps_newest() or self.best is None or loss <= _DIVERGED * progress.best_loss:
+            return None
+        self.rewind(self.best)
+        return self.warn(
+            f"epoch {progress.epoch}: held-out loss rose to {loss:.4g} from {progress.best_loss:.4g}; training goes "
+            f"on from the weights of epoch {progress.best_epoch} at half the learning rate"
+        )
+
+    def rewind(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from averaged weights of before, at half the learning rate and without the optimizer's past."""
+        for module in (self.model, self.average.module):
+            module.load_state_dict(weights)
+        self.optimizer.forget()
+        self.lr_factor /= 2
 
     def _kernels(self) -> AbstractContextManager[None]:
         return nullcontext() if self.uses_kernels else kernels.disabled()
@@ -315,6 +339,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         return {
             **super().state(),
             "average": self.average.module.state_dict(),
+            "lr_factor": self.lr_factor,
             "codes": self.codes.state_dict(),
             **({"adversary": self.adversary.state_dict()} if self.adversary is not None else {}),
         }
@@ -322,6 +347,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
     def load_state(self, state: Mapping[str, Any]) -> None:
         super().load_state(state)
         self.average.module.load_state_dict(state["average"])
+        self.lr_factor = state.get("lr_factor", 1.0)
         self.codes.load_state_dict(state["codes"])
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])

@@ -40,6 +40,8 @@ from distill_ray.training.vq_validation import HeldOut
 from distill_ray.training.worker import LocalWorker
 from distill_ray.vqvae import ReconstructionLoss
 
+DIVERGED = 1.25
+"""As in our own training, for every codec: a look that much above the best one takes it back to that."""
 STEPS_BETWEEN_CHECKS = 5
 """The host runs ahead of a GPU; it waits for it this often, so that the clock tells the truth."""
 
@@ -181,6 +183,9 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
         )
         if loss < best:
             best, best_state = loss, copy.deepcopy(trainee.coder.module.state_dict())
+        elif best_state is not None and not loss <= DIVERGED * best:
+            print(f"{name}: diverged, goes on from its best weights at half the learning rate", flush=True)
+            trainee.rewind(best_state)
     assert best_state is not None, "no held-out loss was finite"
     trainee.coder.module.load_state_dict(best_state)
     peak = torch.cuda.max_memory_allocated() / 1e9 if contest.device.type == "cuda" else math.nan

@@ -26,6 +26,7 @@ K codes, L latent channels.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -77,6 +78,9 @@ class Trainee(Protocol):
     def train_step(self, step: int, fraction: float) -> None:
         """One step; `fraction` is the part of the budget that is used."""
 
+    def rewind(self, weights: Mapping[str, Tensor]) -> None:
+        """Go on from weights of `coder` of before, at half the learning rate."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class Contest:
@@ -121,6 +125,9 @@ class Ours:
 
     def train_step(self, step: int, fraction: float) -> None:
         self._task.train_step(step, fraction)
+
+    def rewind(self, weights: Mapping[str, Tensor]) -> None:
+        self._task.rewind(weights)
 
 
 class Layout(nn.Module, ABC):
@@ -169,6 +176,7 @@ class RivalTraining:
             weight_decay=self._training.weight_decay,
             clip_norm=self._training.clip_norm,
         )
+        self._lr_factor = 1.0
         self._average = WeightAverage(layout, decay=self._training.ema_decay)
         self.coder: Coder = self._average.module
         self.parameters = sum(parameter.numel() for parameter in layout.parameters())
@@ -179,9 +187,16 @@ class RivalTraining:
             audio_BCT, quantiser_loss, seen = self._layout(batch.audio_BCT, batch.depth_B)
             total = self._loss.total(self._loss(audio_BCT, batch.audio_BCT)) + quantiser_loss
         total.backward()
-        self._optimizer.step(lr_scale(step, fraction, warmup_steps=self._training.warmup_steps))
+        scale = lr_scale(step, fraction, warmup_steps=self._training.warmup_steps)
+        self._optimizer.step(self._lr_factor * scale)
         self._layout.follow(seen)
         self._average.update(step)
+
+    def rewind(self, weights: Mapping[str, Tensor]) -> None:
+        for module in (self._layout, self._average.module):
+            module.load_state_dict(weights)
+        self._optimizer.forget()
+        self._lr_factor /= 2
 
 
 class EncodecLayout(Layout):

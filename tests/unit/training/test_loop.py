@@ -42,6 +42,7 @@ class CountingTask:
         self.validated = 0
         self.best: list[int] = []
         self.epochs: list[tuple[int, int]] = []
+        self.recovered: list[int] = []
 
     def train_step(self, step: int, fraction: float) -> None:
         self.steps.append(step)
@@ -68,6 +69,12 @@ class CountingTask:
 
     def verdict(self) -> str:
         return "health" if self.ends_after and self.validated >= self.ends_after else ""
+
+    def recover(self, progress: Progress) -> Notice | None:
+        if self.losses[min(self.validated, len(self.losses)) - 1] < 1000.0:
+            return None
+        self.recovered.append(progress.epoch)
+        return Notice(level="warning", message="recovered")
 
     def consolidate(self) -> None:
         pass
@@ -103,6 +110,13 @@ def test_epochs_and_best(tmp_path: Path) -> None:
     assert task.epochs == [(1, 4), (2, 8), (3, 12)]
     assert task.best == [1, 2]
     assert (progress.best_loss, progress.best_epoch, progress.ended) == (1.0, 2, "completed")
+
+
+def test_a_diverged_epoch_is_recovered_from_at_its_end(tmp_path: Path) -> None:
+    task = CountingTask([3.0, 5000.0, 2.0])
+    progress, _ = run(task, tmp_path)
+    assert task.recovered == [2]
+    assert (progress.best_epoch, progress.epochs_since_best, progress.ended) == (3, 0, "completed")
 
 
 def test_a_nan_loss_is_never_the_best(tmp_path: Path) -> None:
