@@ -52,11 +52,14 @@ class Fields:
     def child(self, key: str) -> Fields:
         return Fields(self.value(key, dict, "an object"), self._where, f"{self._prefix}{key}.")
 
-    def section(self, key: str, section: type[SectionT]) -> SectionT:
-        """A config. Settings that the file lacks take their defaults, which therefore must never change
-        what a file written before them means; settings that this version lacks are refused.
+    def section(
+        self, key: str, section: type[SectionT], *, before: Mapping[str, object] | None = None
+    ) -> SectionT:
+        """A config. Settings that the file lacks are as in `before`, which says what files meant that were
+        written before the setting existed, or else take their defaults, which then must not change that;
+        settings that this version lacks are refused.
         """
-        table = self.value(key, dict, "an object")
+        table = {**(before or {}), **self.value(key, dict, "an object")}
         unknown = sorted(set(table) - {field.name for field in dataclasses.fields(section)})
         if unknown:
             self.refuse(

@@ -26,6 +26,8 @@ NOUN = "a .distill file, as `distill-ray train` writes it"
 CODEC_PREFIX = "vqvae."
 PRIOR_PREFIX = "prior."
 
+_BEFORE = {"codebook_lookup": "cosine"}
+"""What codecs of files without these settings do."""
 NO_PRIOR = {"has_prior": False, "prior_config": None, "prior_metadata": None, "prior_codec_sha256": None}
 
 
@@ -95,7 +97,7 @@ class Manifest:
     def from_json(cls, document: Mapping[str, Any], where: Path) -> Manifest:
         """Read a document. Raises BundleError naming `where` and the first key that is wrong."""
         fields = Fields(document, where, "")
-        config = fields.section("vqvae_config", VQVAEConfig)
+        config = fields.section("vqvae_config", VQVAEConfig, before=_BEFORE)
         hashes = fields.child("sha256")
         health = tuple(
             _level_health(level, where) for level in fields.value("codebook_health", list, "a list")

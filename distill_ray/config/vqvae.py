@@ -31,6 +31,9 @@ class VQVAEConfig(Section):
         2.0, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
     )
     codebook_learning: str = setting("ema", "how codebooks follow the encoder", choices=("ema", "gradient"))
+    codebook_lookup: str = setting(
+        "euclidean", "which code is nearest to a vector", choices=("euclidean", "cosine")
+    )
     codebook_decay: float = setting(0.95, "decay of EMA codebooks", above=0.0, high=0.99999)
     reseed_threshold: float = setting(
         0.1, "codes used less than this share of uniform use are re-seeded; 0 turns it off", low=0.0, high=1.0

@@ -47,13 +47,13 @@ class Optimizer:
     def step(self, lr_scale: float) -> Tensor:
         """Clip, step unless a gradient is not finite, clear the gradients; the norm before clipping."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
         bad = (~torch.isfinite(norm)).float()
         self.skipped += bad
         for group in self.adamw.param_groups:
             group["lr"] = self.lr * lr_scale
-        # The fused kernel reads both, as torch.amp.GradScaler relies on: it divides gradients by the one, which
-        # saves a pass over them, and found_inf 1 skips the step.
+        # The fused kernel reads both, as torch.amp.GradScaler relies on: it divides gradients by the one,
+        # which saves a pass over them, and found_inf 1 skips the step.
         self.adamw.grad_scale = (norm / self.clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         self.adamw.found_inf = bad  # type: ignore[attr-defined]
         self.adamw.step()

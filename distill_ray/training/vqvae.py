@@ -8,6 +8,7 @@ Shapes: B windows of this rank, C channels, T samples, Q RVQ levels, K codes, N 
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterable, Mapping
 from contextlib import AbstractContextManager, nullcontext
@@ -54,6 +55,9 @@ from distill_ray.vqvae import (
 )
 
 _INITIAL_VECTORS_PER_CODE = 8
+# What Triton takes to compile all kernels, and what they save of a second and of a step of the base codec
+# (tests/bench/step_time.py on one H100: 12 to 14 s, and 19.0 ms a step instead of 8.2).
+_COMPILE_SECONDS, _SAVED_SHARE, _SAVED_SECONDS = 12.0, 0.57, 0.011
 _DIVERGED = 1.25
 """A held-out loss that many times the best one is no noise and no overfitting: the weights are spoilt."""
 # Beside the event in an epoch's history: whether its health counts as a report for the health rule.
@@ -152,7 +156,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         bf16 = uses_bf16(training.precision, device)
         # A graph would draw the same random numbers at every step.
         capture = device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0
-        self.uses_kernels = training.kernels == "auto"
+        self.uses_kernels = training.kernels == "auto" and _pays_off(config, self.steps_per_epoch)
         if device.type == "cuda" and self.uses_kernels and (reason := kernels.missing(device.type)):
             message = f"steps run without Triton kernels, which makes them slower: {reason}"
             worker.emit(Notice(level="warning", message=message))
@@ -212,19 +216,19 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             return None
         self.rewind(self.best)
         return self.warn(
-            f"epoch {progress.epoch}: held-out loss rose to {loss:.4g} from {progress.best_loss:.4g}; training goes "
-            f"on from the weights of epoch {progress.best_epoch} at half the learning rate"
+            f"epoch {progress.epoch}: held-out loss rose to {loss:.4g} from {progress.best_loss:.4g}; "
+            f"training goes on from the weights of epoch {progress.best_epoch} at half the learning rate"
         )
 
     def rewind(self, weights: Mapping[str, Tensor]) -> None:
-        """Go on from averaged weights of before, at half the learning rate and without the optimizer's past."""
+        """Go on from averaged weights of before, at half the learning rate and without moments."""
         for module in (self.model, self.average.module):
             module.load_state_dict(weights)
         self.optimizer.forget()
         self.lr_factor /= 2
 
     def _kernels(self) -> AbstractContextManager[None]:
-        return nullcontext() if self.uses_kernels else kernels.disabled()
+        return kernels.enabled() if self.uses_kernels else nullcontext()
 
     def keeps_newest(self) -> bool:
         # Discriminators trade distance, which held-out loss measures, for what passes as a recording.
@@ -351,6 +355,14 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.codes.load_state_dict(state["codes"])
         if self.adversary is not None:
             self.adversary.load_state_dict(state["adversary"])
+
+
+def _pays_off(config: VQTrainConfig, steps_per_epoch: int) -> bool:
+    """Whether a run is long enough for kernels to save more time than compiling them takes."""
+    training = config.training
+    seconds = math.inf if training.max_minutes is None else training.max_minutes * 60
+    steps = math.inf if training.epochs is None else training.epochs * steps_per_epoch
+    return min(seconds * _SAVED_SHARE, steps * _SAVED_SECONDS) > _COMPILE_SECONDS
 
 
 def _initialise_codebooks(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:

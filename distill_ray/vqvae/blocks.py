@@ -43,15 +43,15 @@ class ConvNeXtBlock(nn.Module):
 
     def forward(self, x_BFW: Tensor) -> Tensor:
         if kernels.usable(x_BFW) and not (self.training and self.dropout.p > 0.0):
-            from distill_ray.vqvae.kernels.convnext import ConvNeXt
+            from distill_ray.vqvae.kernels.convnext import convnext
 
-            fused_BFW: Tensor = ConvNeXt.apply(
+            return convnext(
                 x_BFW,
                 *(self.depthwise.weight, self.depthwise.bias, self.norm.weight, self.norm.bias),
                 *(self.expand.weight, self.expand.bias, self.contract.weight, self.contract.bias),
-                *(self.scale, self.norm.eps),
+                self.scale,
+                eps=self.norm.eps,
             )
-            return fused_BFW
         mixed_BFW = self.depthwise(x_BFW.transpose(1, 2)).transpose(1, 2)
         hidden = functional.gelu(self.expand(self.norm(mixed_BFW)))
         out_BFW: Tensor = x_BFW + self.dropout(self.scale * self.contract(hidden))

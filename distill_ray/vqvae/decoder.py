@@ -58,16 +58,20 @@ class Decoder(nn.Module):
 
     def _synthesised(self, fine_BSW: Tensor) -> Tensor:
         if kernels.usable(fine_BSW):
-            from distill_ray.vqvae.kernels.spectra import Synthesis, padded_features
+            from distill_ray.vqvae.kernels.spectra import padded_features, synthesis
 
             missing = padded_features(self.channels, self.stft.bins) - self.head.out_features
             weight_EW = functional.pad(self.head.weight, (0, 0, 0, missing))
             parts_BSE = functional.linear(fine_BSW, weight_EW, functional.pad(self.head.bias, (0, missing)))
-            audio_BCT: Tensor = Synthesis.apply(
-                *(parts_BSE, self.stft.window, self.stft.hop, self.channels),
-                *(self.compression, EXPANSION_FLOOR, self.most),
+            return synthesis(
+                parts_BSE,
+                self.stft.window,
+                self.stft.hop,
+                channels=self.channels,
+                exponent=self.compression,
+                floor=EXPANSION_FLOOR,
+                most=self.most,
             )
-            return audio_BCT
         parts = self.head(fine_BSW).float().unflatten(2, (self.channels, self.stft.bins, 2))
         spectra_BCSK = torch.view_as_complex(parts.transpose(1, 2).contiguous())
         return self.stft.inverse(expand(limited(spectra_BCSK, self.most), self.compression))

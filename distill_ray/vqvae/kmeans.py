@@ -1,4 +1,4 @@
-"""Spherical-assignment k-means: the start of a codebook that is searched by cosine (`quantizer.py`).
+"""Which code is nearest, and k-means that assigns as the search will: the start of a codebook.
 
 Shapes: N vectors, K centres, D dimensions.
 """
@@ -13,12 +13,21 @@ VECTORS_PER_CENTRE = 64
 """Vectors for each centre that are looked at; more change the centres little and cost time."""
 
 
-def nearest_by_cosine(vectors_ND: Tensor, codebook_KD: Tensor) -> Tensor:
-    """Index [N] of the codebook row with the greatest cosine similarity; the first one of equals."""
-    directions_KD = functional.normalize(codebook_KD, dim=-1)
-    # The length of a vector does not change which row is nearest, so it is left as it is.
-    similarity_NK: Tensor = vectors_ND @ directions_KD.T
-    return torch.argmax(similarity_NK, dim=-1)
+def search_terms(codebook_KD: Tensor, lookup: str) -> tuple[Tensor, Tensor]:
+    """Rows [..., K, D] and offsets [..., K]: the code nearest to v is the argmax of rows · v − offsets.
+
+    "euclidean": |v − c|² is |v|² − 2 (c · v − |c|² / 2). "cosine": the length of v does not change which row
+    is nearest, so v is left as it is.
+    """
+    if lookup == "euclidean":
+        return codebook_KD, 0.5 * codebook_KD.square().sum(-1)
+    return functional.normalize(codebook_KD, dim=-1), torch.zeros_like(codebook_KD[..., 0])
+
+
+def nearest(vectors_ND: Tensor, codebook_KD: Tensor, lookup: str) -> Tensor:
+    """Index [N] of the code that is nearest by `lookup`; the first one of equals."""
+    rows_KD, offsets_K = search_terms(codebook_KD, lookup)
+    return torch.argmax(torch.addmm(-offsets_K, vectors_ND, rows_KD.T), dim=-1)
 
 
 def sums_by_code(vectors_ND: Tensor, codes_N: Tensor, weights_N: Tensor, size: int) -> Tensor:
@@ -51,11 +60,13 @@ def distinct_sample(vectors_ND: Tensor, count: int, generator: torch.Generator) 
     return torch.cat([chosen, chosen[again] + 0.01 * spread * noise])
 
 
-def kmeans(vectors_ND: Tensor, size: int, generator: torch.Generator, iterations: int = 10) -> Tensor:
-    """`size` centres [K, D] of the vectors, assigned by cosine and averaged at full length.
+def kmeans(
+    vectors_ND: Tensor, size: int, generator: torch.Generator, *, lookup: str, iterations: int = 10
+) -> Tensor:
+    """`size` centres [K, D] of the vectors, assigned by `lookup` and averaged at full length.
 
     Lloyd's iterations from a random sample of different vectors; centres left without a vector are drawn
-    anew. With cosine look-up a decoded vector is the centre itself, so its length has to be the mean
+    anew. With cosine look-up too a decoded vector is the centre itself, so its length has to be the mean
     length of its vectors and not one.
 
     Args:
@@ -70,7 +81,7 @@ def kmeans(vectors_ND: Tensor, size: int, generator: torch.Generator, iterations
         vectors_ND = vectors_ND[chosen.to(vectors_ND.device)]
     centres_KD = distinct_sample(vectors_ND, size, generator)
     for _ in range(iterations):
-        sums_KD, counts_K = _assignment(vectors_ND, centres_KD)
+        sums_KD, counts_K = _assignment(vectors_ND, centres_KD, lookup)
         empty_K = counts_K == 0
         centres_KD = sums_KD / counts_K.clamp(min=1)[:, None]
         if empty := int(empty_K.sum()):
@@ -78,12 +89,12 @@ def kmeans(vectors_ND: Tensor, size: int, generator: torch.Generator, iterations
     return centres_KD
 
 
-def _assignment(vectors_ND: Tensor, centres_KD: Tensor) -> tuple[Tensor, Tensor]:
+def _assignment(vectors_ND: Tensor, centres_KD: Tensor, lookup: str) -> tuple[Tensor, Tensor]:
     """Sums [K, D] and counts [K] of the vectors nearest to each centre, in blocks of bounded memory."""
     size = len(centres_KD)
     sums_KD, counts_K = torch.zeros_like(centres_KD), centres_KD.new_zeros(size)
     for block in torch.split(vectors_ND, max(1, 2**25 // size)):
-        codes = nearest_by_cosine(block, centres_KD)
+        codes = nearest(block, centres_KD, lookup)
         ones = block.new_ones(len(block))
         sums_KD += sums_by_code(block, codes, ones, size)
         counts_K.scatter_add_(0, codes, ones)

@@ -88,7 +88,7 @@ class ReconstructionLoss(nn.Module):
         return mel / len(MEL_WINDOWS), complex_stft / len(COMPLEX_WINDOWS)
 
     def _fused(self, pred_BCT: Tensor, target_BCT: Tensor) -> tuple[Tensor, Tensor]:
-        from distill_ray.vqvae.kernels.losses import Scales, SpectralLosses, Window
+        from distill_ray.vqvae.kernels.losses import Scales, Window, spectral_losses
 
         if self._windows is None or self._windows[0].window_N.device != pred_BCT.device:
             self._windows = tuple(
@@ -102,10 +102,7 @@ class ReconstructionLoss(nn.Module):
                 for window in MEL_WINDOWS
             )
         scales = Scales(tiny=TINY, log_floor=LOG_FLOOR, exponent=self.compression, floor=MAGNITUDE_FLOOR)
-        mel, complex_stft = SpectralLosses.apply(
-            pred_BCT.flatten(0, 1).contiguous(), target_BCT.flatten(0, 1).contiguous(), self._windows, scales
-        )
-        return mel, complex_stft
+        return spectral_losses(pred_BCT.flatten(0, 1), target_BCT.flatten(0, 1), self._windows, scales)
 
     def _spectra(self, audio_BCT: Tensor, window: int) -> Tensor:
         transform = self._transform(window)

@@ -1,9 +1,11 @@
 """Factorised residual vector quantiser (Kumar et al. 2023, "High-Fidelity Audio Compression with Improved
 RVQGAN"), the maths only: what is summed over ranks, and when, is the training loop's business.
 
-Each level projects what the levels before it left over to a few dimensions, takes the codebook row with
-the greatest cosine similarity, and projects that row, at its full length, back. Everything runs in float32,
-also under autocast. `kmeans.py` starts the codebooks, `results.py` holds the output.
+Each level projects what the levels before it left over to a few dimensions, takes the nearest codebook row,
+and projects that row back. Nearest by Euclidean distance: rows are means of their vectors (EMA), and with
+the paper's cosine search, which puts vectors of all lengths together, that is no descent on anything
+(ARCHITECTURE.md, "Codec"). Everything runs in float32, also under autocast. `kmeans.py` starts the codebooks,
+`results.py` holds the output.
 
 Shapes: B batch, F code frames, N = B · F vectors, Q levels, K codebook size, D code dimension, L latent
 channels.
@@ -17,7 +19,7 @@ from torch.nn import functional
 
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
-from distill_ray.vqvae.kmeans import distinct_sample, kmeans, nearest_by_cosine, sums_by_code
+from distill_ray.vqvae.kmeans import distinct_sample, kmeans, nearest, sums_by_code
 from distill_ray.vqvae.results import Quantization, QuantizerOutput
 
 MOST_CHANNELS = 256
@@ -46,6 +48,7 @@ class ResidualVectorQuantizer(nn.Module):
         self.size = config.codebook_size
         self.dim = config.codebook_dim
         self.learning = config.codebook_learning
+        self.lookup = config.codebook_lookup
         self.decay = config.codebook_decay
         self.reseed_threshold = config.reseed_threshold
         self.project_in = nn.ModuleList(nn.Linear(config.latent_dim, self.dim) for _ in range(self.levels))
@@ -98,7 +101,7 @@ class ResidualVectorQuantizer(nn.Module):
             for level in range(levels):
                 used_N1 = used_QN[level, :, None].to(residual_NL.dtype)
                 vector_ND = self.project_in[level](residual_NL)
-                found_N = nearest_by_cosine(vector_ND, self.codebooks_QKD[level])
+                found_N = nearest(vector_ND, self.codebooks_QKD[level], self.lookup)
                 code_ND = functional.embedding(found_N, self.codebooks_QKD[level])
                 commitment = commitment + ((vector_ND - code_ND.detach()).square() * used_N1).sum()
                 codebook = codebook + ((code_ND - vector_ND.detach()).square() * used_N1).sum()
@@ -127,20 +130,19 @@ class ResidualVectorQuantizer(nn.Module):
         shape: tuple[int, int],
         used_QN: Tensor,
     ) -> QuantizerOutput:
-        from distill_ray.vqvae.kernels.rvq import RVQ, Chain
+        from distill_ray.vqvae.kernels.rvq import rvq
 
         batch, frames = shape
         if depth_B is None:
             depth_B = torch.full((batch,), levels, device=latent_NL.device)
         inward, outward = list(self.project_in)[:levels], list(self.project_out)[:levels]
-        chain = Chain(
-            *RVQ.apply(
-                latent_NL,
-                depth_B,
-                *(torch.stack([getattr(part, name) for part in inward]) for name in ("weight", "bias")),
-                *(torch.stack([getattr(part, name) for part in outward]) for name in ("weight", "bias")),
-                self.codebooks_QKD,
-            )
+        chain = rvq(
+            latent_NL,
+            depth_B,
+            *(torch.stack([getattr(part, name) for part in inward]) for name in ("weight", "bias")),
+            *(torch.stack([getattr(part, name) for part in outward]) for name in ("weight", "bias")),
+            self.codebooks_QKD,
+            lookup=self.lookup,
         )
         count = levels * batch * frames * self.dim
         learned = 1.0 if self.learning == "gradient" else 0.0
@@ -213,9 +215,9 @@ class ResidualVectorQuantizer(nn.Module):
         residual_NL = latents_NL.float()
         for level in range(self.levels):
             vectors_ND = self.project_in[level](residual_NL)
-            centres_KD = kmeans(vectors_ND, self.size, generator)
+            centres_KD = kmeans(vectors_ND, self.size, generator, lookup=self.lookup)
             self._place(level, torch.arange(self.size, device=centres_KD.device), centres_KD)
-            codes_N = nearest_by_cosine(vectors_ND, centres_KD)
+            codes_N = nearest(vectors_ND, centres_KD, self.lookup)
             residual_NL = residual_NL - self.project_out[level](centres_KD[codes_N])
 
     def dead_mask(self, counts_QK: Tensor) -> Tensor:

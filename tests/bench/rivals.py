@@ -43,7 +43,7 @@ from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker
-from distill_ray.vqvae import VQVAE, ReconstructionLoss
+from distill_ray.vqvae import VQVAE, ReconstructionLoss, kernels
 
 RATIOS = (8, 4, 4, 4)
 """EnCodec's strides at 44.1 kHz, decoder's order; their product is our hop of 512."""
@@ -185,7 +185,9 @@ class RivalTraining:
         batch = self._batches.batch(step)
         with torch.autocast(batch.audio_BCT.device.type, torch.bfloat16, enabled=self._bf16):
             audio_BCT, quantiser_loss, seen = self._layout(batch.audio_BCT, batch.depth_B)
-            total = self._loss.total(self._loss(audio_BCT, batch.audio_BCT)) + quantiser_loss
+            with kernels.enabled():  # the losses are everyone's
+                terms = self._loss(audio_BCT, batch.audio_BCT)
+            total = self._loss.total(terms) + quantiser_loss
         total.backward()
         scale = lr_scale(step, fraction, warmup_steps=self._training.warmup_steps)
         self._optimizer.step(self._lr_factor * scale)

@@ -27,6 +27,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.vqvae import kernels
 from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
 
 SHAPE = (64, 172, 128)
@@ -51,12 +52,15 @@ def our_step(levels: int, size: int, latent_BFL: Tensor) -> Step:
 
     def step() -> None:
         _forget(quantizer, latent_BFL)
-        output = quantizer(latent_BFL)
+        with kernels.enabled():
+            output = quantizer(latent_BFL)
         (
             config.commitment_weight * output.commitment_loss + (output.latent_BFL * output_BFL).mean()
         ).backward()
         counts_QK = quantizer.counts(output.codes_BQT, output.used_QN)
-        quantizer.ema_update(counts_QK, quantizer.ema_statistics(output), sound)
+        with kernels.enabled():
+            sums_QKD = quantizer.ema_statistics(output)
+        quantizer.ema_update(counts_QK, sums_QKD, sound)
 
     return step
 

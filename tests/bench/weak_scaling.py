@@ -5,8 +5,8 @@
     done
 
 Each run leaves OUT/ranks-N.json: the median step time of blocks, the throughput of all ranks, and by device
-events the milliseconds of gradients up to the all-reduce, of the all-reduces, and of what comes after. On CPUs
-it runs a small codec over gloo, to try the script.
+events the milliseconds of gradients up to the all-reduce, of the all-reduces, and of what comes after. On
+CPUs it runs a small codec over gloo, to try the script.
 """
 
 from __future__ import annotations

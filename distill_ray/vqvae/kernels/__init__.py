@@ -1,42 +1,40 @@
-"""Kernels for NVIDIA GPUs, written in Triton, of what a codec step spends its time on besides matrix products.
+"""Kernels for NVIDIA GPUs, written in Triton, of what a codec step spends its time on besides products.
 
 Each module here has the kernels of one part and the `torch.autograd.Function` that calls them: `convnext.py`,
-`rvq.py`, `spectra.py`. The plain modules beside this package (`blocks.py`, `quantizer.py`, `spectral.py`,
-`losses.py`) are the reference: they run wherever these cannot, with the same numbers within rounding, and
-ask `usable` which way to go. Nothing here imports Triton before a tensor on a GPU asks for it.
+`rvq.py`, `spectra.py`, `losses.py`. The plain modules beside this package (`blocks.py`, `quantizer.py`,
+`encoder.py`, `decoder.py`, `losses.py`) are the reference: they run wherever these cannot, with the same
+numbers within rounding, and ask `usable` which way to go. Only training turns kernels on: compiling them
+takes longer than most sounds take to be coded. Nothing here imports Triton before it is needed.
 """
 
 from __future__ import annotations
 
 import functools
 import importlib.util
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 import torch
 from torch import Tensor
 
-_disabled = 0
+_enabled = 0
 _MOST_NUMBERS = 2**27  # kernels count elements, of which there may be eight times as many, in 32 bits
 
 
 @contextmanager
-def disabled() -> Iterator[None]:
-    """Within it the plain modules run."""
-    global _disabled
-    _disabled += 1
+def enabled() -> Iterator[None]:
+    """Within it, kernels run where they can."""
+    global _enabled
+    _enabled += 1
     try:
         yield
     finally:
-        _disabled -= 1
+        _enabled -= 1
 
 
 def usable(tensor: Tensor) -> bool:
-    """Whether kernels can take `tensor`: on a GPU, or anywhere under Triton's interpreter (for tests)."""
-    if _disabled or tensor.numel() > _MOST_NUMBERS:
-        return False
-    return missing(tensor.device.type) == ""
+    """Whether kernels are to take `tensor`."""
+    return _enabled > 0 and tensor.numel() <= _MOST_NUMBERS and missing(tensor.device.type) == ""
 
 
 def product_dtype(tensor: Tensor) -> torch.dtype:
@@ -48,13 +46,10 @@ def product_dtype(tensor: Tensor) -> torch.dtype:
 @functools.cache
 def missing(device_type: str) -> str:
     """Why there are no kernels on such devices, or ""; found out once, by running one."""
-    interpreted = os.environ.get("TRITON_INTERPRET") == "1"
-    if device_type != "cuda" and not interpreted:
+    if device_type != "cuda":
         return "no CUDA device"
     if importlib.util.find_spec("triton") is None:
         return "triton is not installed"
-    if interpreted:
-        return ""
     if torch.version.hip is not None or torch.cuda.get_device_capability() < (8, 0):
         return "the GPU is older than NVIDIA's Ampere, or not NVIDIA's"
     try:
@@ -62,5 +57,6 @@ def missing(device_type: str) -> str:
 
         run_probe(torch.device(device_type))
     except Exception as error:  # whatever a compiler, a driver or a missing header may raise
-        return f"a trial kernel failed: {str(error).strip().splitlines()[0] if str(error) else type(error)}"
+        reason = str(error).strip().splitlines()
+        return f"a trial kernel failed: {reason[0] if reason else type(error).__name__}"
     return ""

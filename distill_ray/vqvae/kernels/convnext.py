@@ -248,7 +248,7 @@ def _join_backward(
 
 
 def matmul_f32(left_XM: Tensor, right_MY: Tensor) -> Tensor:
-    """Product with float32 output of operands of any dtype: a weight's gradient is not rounded to bfloat16."""
+    """Product with float32 output of operands of any dtype, so that no gradient of weights is rounded."""
     if left_XM.dtype == torch.float32 or not left_XM.is_cuda:
         return left_XM.float() @ right_MY.float()
     return torch.mm(left_XM, right_MY, out_dtype=torch.float32)
@@ -363,6 +363,12 @@ class ConvNeXt(torch.autograd.Function):
             along_W + contract_bias_W * total_W,
             None,
         )
+
+
+def convnext(x_BFW: Tensor, *parameters: Tensor | None, eps: float) -> Tensor:
+    """`ConvNeXt` on x [B, F, W] of any floating dtype; the result has at least the parameters' precision."""
+    out_BFW: Tensor = ConvNeXt.apply(x_BFW, *parameters, eps)
+    return out_BFW
 
 
 def _row_warps(block: int) -> int:

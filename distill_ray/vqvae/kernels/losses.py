@@ -89,8 +89,8 @@ def _magnitudes(
 
 @triton.jit
 def _log_distance(mel_ptr, grad_ptr, parts_ptr, half, width, mels, floor, BLOCK: tl.constexpr):
-    """Distance of the halves' log10 of a band of `width` mel magnitudes, and the gradient of its sum, which goes
-    to the band's columns of [rows, mels].
+    """Distance of the halves' log10 of a band of `width` mel magnitudes; the gradient of its sum goes to the
+    band's columns of [rows, mels].
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < half
@@ -144,9 +144,7 @@ def _spectra_gradient(
 
 
 class SpectralLosses(torch.autograd.Function):
-    """The "mel" and "complex_stft" terms of `ReconstructionLoss` for audio float32 [R, T]; the original has no
-    gradient.
-    """
+    """The "mel" and "complex_stft" terms of `ReconstructionLoss` for audio float32 [R, T]."""
 
     @staticmethod
     def forward(
@@ -206,8 +204,8 @@ class SpectralLosses(torch.autograd.Function):
             half = rows * frames * bins  # the original's rows come after
             grad_spectra = torch.empty(rows, frames, bins, 2, device=out_RT.device)
             _spectra_gradient[(triton.cdiv(half, _BLOCK),)](
-                torch.view_as_real(spectra_RFK), mel_grad, window.first_K, window.pair_2K, grad_mel, grad_complex,
-                grad_spectra, half, mel_grad.shape[1],
+                torch.view_as_real(spectra_RFK), mel_grad, window.first_K, window.pair_2K,
+                grad_mel, grad_complex, grad_spectra, half, mel_grad.shape[1],
                 1 / (mel_grad.numel() * len(windows)), 1 / (2 * half * max(1, complex_windows)),
                 scales.tiny, window.gain, (scales.exponent - 1) / 2, scales.floor**2,
                 K=bins, COMPLEX=window.complex_term, BLOCK=_BLOCK,
@@ -217,3 +215,11 @@ class SpectralLosses(torch.autograd.Function):
             )
             overlap_added(waves_RFN, window.window_N, window.hop, out_RT, add=index > 0)
         return out_RT, None, None, None
+
+
+def spectral_losses(
+    pred_RT: Tensor, target_RT: Tensor, windows: tuple[Window, ...], scales: Scales
+) -> tuple[Tensor, Tensor]:
+    """`SpectralLosses`: scalars "mel" and "complex_stft"; the original has no gradient."""
+    mel, complex_stft = SpectralLosses.apply(pred_RT.contiguous(), target_RT.contiguous(), windows, scales)
+    return mel, complex_stft

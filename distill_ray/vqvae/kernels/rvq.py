@@ -17,15 +17,17 @@ import torch
 import triton
 import triton.language as tl
 from torch import Tensor
-from torch.nn import functional
+
+from distill_ray.vqvae.kmeans import search_terms
 
 _VECTORS = 16  # for one program: few enough that a batch of 48 windows keeps every multiprocessor busy
 _CODES = 128  # compared at once
 
 
 class Chain(NamedTuple):
-    """What a forward pass gives: decoded sum [N, L], codes int64 [Q, N], looked-up vectors [Q, N, D], and twice
-    the sum of squares of vector − code over the levels in use: `commitment` moves vectors, `codebook` codes.
+    """What a forward pass gives: decoded sum [N, L], codes int64 [Q, N], looked-up vectors [Q, N, D], and the
+    sum of squares of vector − code over the levels in use, twice: `commitment` moves vectors, `codebook`
+    codes.
     """
 
     total_NL: Tensor
@@ -45,7 +47,7 @@ def _matrix(w_ptr, level, row, rows, row_stride, column, columns, column_stride)
 
 @triton.jit
 def _chain(
-    latent_ptr, depth_ptr, in_ptr, in_bias_ptr, out_ptr, out_bias_ptr, codes_ptr, directions_ptr,
+    latent_ptr, depth_ptr, in_ptr, in_bias_ptr, out_ptr, out_bias_ptr, codes_ptr, rows_ptr, offsets_ptr,
     total_ptr, left_ptr, found_ptr, vectors_ptr, squares_ptr,
     count, frames, channels, dim,
     LEVELS: tl.constexpr, SIZE: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr,
@@ -71,9 +73,9 @@ def _chain(
             code = first + k
             at_DK = (level * SIZE + code)[None, :] * dim + d[:, None]
             mask_DK = (code < SIZE)[None, :] & (d < dim)[:, None]
-            direction_DK = tl.load(directions_ptr + at_DK, mask=mask_DK, other=0.0)
-            likeness_NK = tl.dot(vector_ND, direction_DK, input_precision="tf32x3")
-            likeness_NK = tl.where((code < SIZE)[None, :], likeness_NK, float("-inf"))
+            row_DK = tl.load(rows_ptr + at_DK, mask=mask_DK, other=0.0)
+            offset_K = tl.load(offsets_ptr + level * SIZE + code, mask=code < SIZE, other=float("inf"))
+            likeness_NK = tl.dot(vector_ND, row_DK, input_precision="tf32x3") - offset_K[None, :]
             most_N = tl.max(likeness_NK, axis=1)
             where_N = first + tl.argmax(likeness_NK, axis=1, tie_break_left=True)
             # of equals the first, as torch.argmax has it
@@ -156,8 +158,10 @@ def _statistics(
     found_ptr, vectors_ptr, used_ptr, counts_ptr, sums_ptr, levels, count, dim,
     ROUNDS: tl.constexpr, SIZE: tl.constexpr, BN: tl.constexpr, BK: tl.constexpr, DP: tl.constexpr,
 ):  # fmt: skip
-    """Use of BK codes of one level and the sum of their vectors among ROUNDS · BN of these: a one-hot product,
-    no atomics. Ones are exact in TF32, and vectors are taken apart into a part that is and what is left.
+    """Use of BK codes of one level and the sum of their vectors among ROUNDS · BN, without atomics.
+
+    A product with the one-hot matrix: ones are exact in TF32, and vectors are taken apart into a part that is
+    and what is left.
     """
     level, part = tl.program_id(0), tl.program_id(2)
     code = tl.program_id(1) * BK + tl.arange(0, BK)
@@ -186,8 +190,8 @@ def _statistics(
 class RVQ(torch.autograd.Function):
     """The chain; gradients go straight through the look-up (see `ResidualVectorQuantizer.forward`).
 
-    Args of `apply`: latents float32 [N, L]; depth int64 [N / frames]; projections in [Q, D, L], [Q, D] and out
-    [Q, L, D], [Q, L]; codebooks [Q, K, D].
+    Args: latents float32 [N, L]; depth int64 [N / frames]; projections in [Q, D, L], [Q, D] and out
+    [Q, L, D], [Q, L]; codebooks [Q, K, D]; how codes are looked up.
     """
 
     @staticmethod
@@ -200,6 +204,7 @@ class RVQ(torch.autograd.Function):
         out_QLD: Tensor,
         out_bias_QL: Tensor,
         codebooks_QKD: Tensor,
+        lookup: str,
     ) -> Chain:
         latent_NL = latent_NL.contiguous()
         count, channels = latent_NL.shape
@@ -207,13 +212,14 @@ class RVQ(torch.autograd.Function):
         size = codebooks_QKD.shape[1]
         device = latent_NL.device
         programs = triton.cdiv(count, _VECTORS)
+        rows_QKD, offsets_QK = search_terms(codebooks_QKD, lookup)
         total_NL, left_NL = torch.empty(2, count, channels, device=device)
         codes_QN = torch.empty(levels, count, dtype=torch.int64, device=device)
         vectors_QND = torch.empty(levels, count, dim, device=device)
         squares_P = torch.empty(programs, device=device)
         _chain[(programs,)](
             latent_NL, depth_B, in_QDL, in_bias_QD, out_QLD, out_bias_QL,
-            codebooks_QKD, functional.normalize(codebooks_QKD, dim=-1),
+            codebooks_QKD, rows_QKD, offsets_QK,
             total_NL, left_NL, codes_QN, vectors_QND, squares_P,
             count, count // len(depth_B), channels, dim,
             LEVELS=levels, SIZE=size, BN=_VECTORS, BK=min(_CODES, triton.next_power_of_2(size)),
@@ -261,7 +267,13 @@ class RVQ(torch.autograd.Function):
             grad_out_PQDL.sum(0).transpose(1, 2),
             grad_out_bias_PQL.sum(0),
             grad_codebooks_QKD,
+            None,
         )
+
+
+def rvq(*arguments: Tensor, lookup: str) -> Chain:
+    """`RVQ` of its tensors, as `Chain`."""
+    return Chain(*RVQ.apply(*arguments, lookup))
 
 
 class Statistics(NamedTuple):
@@ -287,4 +299,4 @@ def statistics(codes_QN: Tensor, vectors_QND: Tensor, used_QN: Tensor, size: int
 
 def _block(size: int) -> int:
     # 16 is the least that a product of blocks takes.
-    return max(16, triton.next_power_of_2(size))
+    return int(max(16, triton.next_power_of_2(size)))

@@ -1,7 +1,7 @@
-"""Framing, overlap-add and power-law spectra in single kernels around cuFFT: what `spectral.py` does with views.
+"""Framing, overlap-add and power-law spectra in single kernels around cuFFT.
 
-`features` is the front of the encoder, `Synthesis` the end of the decoder; `losses.py` here builds on the
-same kernels.
+What `spectral.py` does with views. `features` is the front of the encoder, `synthesis` the end of the
+decoder; `losses.py` here builds on the same kernels.
 
 Shapes: R rows of audio (batch · channels), T samples, F frames, N window samples (n_fft), K = N / 2 + 1
 bins, B batch, C channels, S frames, E features (C · K · 2) padded to a multiple of `ALIGNMENT`.
@@ -226,7 +226,7 @@ def padded_features(channels: int, bins: int) -> int:
 
 
 def features(audio_BCT: Tensor, window_N: Tensor, hop: int, *, exponent: float, floor: float) -> Tensor:
-    """Compressed spectra of audio as the encoder's first product takes them in: [B, S, E]. Has no gradient."""
+    """Compressed spectra of audio for the encoder's first product: [B, S, E]. Has no gradient."""
     batch, channels, length = audio_BCT.shape
     spectra_RSK = torch.fft.rfft(windowed(audio_BCT.reshape(-1, length).float(), window_N, hop))
     frames, bins = spectra_RSK.shape[1:]
@@ -234,8 +234,8 @@ def features(audio_BCT: Tensor, window_N: Tensor, hop: int, *, exponent: float, 
     out_BSE = torch.empty(batch, frames, 2 * pairs, device=audio_BCT.device, dtype=product_dtype(audio_BCT))
     count = batch * frames * pairs
     _to_features[(triton.cdiv(count, _BLOCK),)](
-        torch.view_as_real(spectra_RSK), out_BSE, frames, channels, pairs, count, (exponent - 1) / 2, floor**2,
-        K=bins, BLOCK=_BLOCK,
+        torch.view_as_real(spectra_RSK), out_BSE, frames, channels, pairs, count,
+        (exponent - 1) / 2, floor**2, K=bins, BLOCK=_BLOCK,
     )  # fmt: skip
     return out_BSE
 
@@ -289,3 +289,18 @@ class Synthesis(torch.autograd.Function):
             floor, most, K=n_fft // 2 + 1, BLOCK=_BLOCK,
         )  # fmt: skip
         return out_BSE, None, None, None, None, None, None
+
+
+def synthesis(
+    parts_BSE: Tensor,
+    window_N: Tensor,
+    hop: int,
+    *,
+    channels: int,
+    exponent: float,
+    floor: float,
+    most: float,
+) -> Tensor:
+    """`Synthesis`; `exponent` and `floor` as for `spectral.expand`, `most` as for `spectral.limited`."""
+    audio_BCT: Tensor = Synthesis.apply(parts_BSE, window_N, hop, channels, exponent, floor, most)
+    return audio_BCT

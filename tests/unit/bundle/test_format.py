@@ -36,6 +36,11 @@ def test_settings_that_a_file_lacks_take_their_defaults(document: dict[str, Any]
     assert Manifest.from_json(document, HERE).vqvae_config.compression == 0.3
 
 
+def test_codecs_of_before_the_choice_look_codes_up_by_cosine(document: dict[str, Any]) -> None:
+    assert document["vqvae_config"].pop("codebook_lookup") == "euclidean"
+    assert Manifest.from_json(document, HERE).vqvae_config.codebook_lookup == "cosine"
+
+
 Change = Callable[[dict[str, Any]], object]
 
 

@@ -22,7 +22,11 @@ CPU = torch.device("cpu")
 Config = Callable[..., VQTrainConfig]
 COLLAPSING: dict[str, object] = {
     "model__codebook_size": 128,
+    # What keeps codebooks in use by default is turned off.
     "model__reseed_threshold": 0.0,
+    "model__codebook_lookup": "cosine",
+    "model__codebook_decay": 0.99,
+    "model__commitment_weight": 0.25,
     "model__quantizer_dropout": 0.0,
     "training__lr": 0.03,
     "training__batch_size": 16,

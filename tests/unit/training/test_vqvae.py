@@ -190,3 +190,55 @@ def test_an_epoch_cut_short_is_not_the_only_measure_of_health(
     cut = end_epoch(Progress(step=steps + 1, epoch=2, epoch_start_step=steps))
     assert first.codebook_health == codebook_health(whole)
     assert cut.codebook_health == codebook_health(both)
+
+
+def test_a_diverged_run_goes_on_from_its_best_weights_at_half_the_rate(
+    corpus: Corpus, small_config: Config, tmp_path: Path
+) -> None:
+    task = VQTask(corpus, small_config(), LocalWorker(tmp_path, device=CPU))
+    for step in range(6):
+        task.train_step(step, 0.3)
+    progress = Progress(epoch=2, best_epoch=1, best_loss=task.validate())
+    assert task.recover(progress) is None, "nothing has been kept yet"
+    task.keep_best()
+    kept = {name: value.clone() for name, value in task.average.module.state_dict().items()}
+    rate = task.lr_scale(6, 0.3)
+    assert task.recover(progress) is None, "the loss is that of the best weights"
+    for module in (task.model, task.average.module):
+        for parameter in module.parameters():
+            parameter.data.mul_(3.0)
+    assert task.validate() > 1.25 * progress.best_loss
+    notice = task.recover(progress)
+    assert notice is not None
+    assert "goes on from the weights of epoch 1 at half the learning rate" in notice.message
+    assert task.figures.warnings == [notice.message]
+    for module in (task.model, task.average.module):
+        assert all(torch.equal(value, kept[name]) for name, value in module.state_dict().items())
+    assert task.validate() == progress.best_loss
+    assert task.lr_scale(6, 0.3) == rate / 2
+    assert all(not state["exp_avg"].any() for state in task.optimizer.adamw.state.values())
+    # A resumed run stays at half the rate.
+    task.write(tmp_path)
+    other = VQTask(corpus, small_config(), LocalWorker(tmp_path / "other", device=CPU))
+    other.read(tmp_path)
+    assert other.lr_scale(6, 0.3) == rate / 2
+
+
+@pytest.mark.parametrize(
+    ("budget", "pays_off"),
+    [
+        ({"training__epochs": None, "training__max_minutes": 0.3}, False),
+        ({"training__epochs": None, "training__max_minutes": 0.5}, True),
+        ({"training__epochs": 50}, False),
+        ({"training__epochs": 100}, True),
+        ({"training__epochs": 100, "training__max_minutes": 0.3}, False),
+        ({"training__epochs": 100, "training__kernels": "off"}, False),
+    ],
+)
+def test_kernels_are_compiled_only_for_runs_that_win_it_back(
+    corpus: Corpus, small_config: Config, tmp_path: Path, budget: dict[str, object], pays_off: bool
+) -> None:
+    config = small_config(training__min_epoch_steps=10, model__codebook_size=16, **budget)
+    task = VQTask(corpus, config, LocalWorker(tmp_path, device=CPU))
+    assert 11 <= task.steps_per_epoch <= 21, "so that 50 epochs have fewer than 1,090 steps and 100 have more"
+    assert task.uses_kernels is pays_off

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import torch
 
-from distill_ray.vqvae.kmeans import distinct_sample, kmeans, nearest_by_cosine, sums_by_code
+from distill_ray.vqvae.kmeans import distinct_sample, kmeans, nearest, sums_by_code
 
 
 def seeded() -> torch.Generator:
@@ -14,7 +14,7 @@ def test_nearest_equals_a_naive_float64_search() -> None:
     v = vectors.double() / vectors.double().norm(dim=1, keepdim=True)
     c = codebook.double() / codebook.double().norm(dim=1, keepdim=True)
     naive = (v[:, None] - c[None]).square().sum(-1).argmin(1)
-    assert torch.equal(nearest_by_cosine(vectors, codebook), naive)
+    assert torch.equal(nearest(vectors, codebook, "cosine"), naive)
 
 
 def test_sums_by_code_equals_a_loop() -> None:
@@ -43,14 +43,29 @@ def test_kmeans_finds_clusters_with_their_lengths() -> None:
     lengths = torch.linspace(1.0, 4.0, 16)
     centres = directions * lengths[:, None]
     vectors = centres.repeat(100, 1) + 0.01 * torch.randn(1600, 8, generator=seeded())
-    found = kmeans(vectors, 32, seeded())
+    found = kmeans(vectors, 32, seeded(), lookup="cosine")
     error = torch.cdist(centres, found).min(dim=1).values
     assert error.max() < 0.05
-    assert torch.equal(found, kmeans(vectors, 32, seeded()))
+    assert torch.equal(found, kmeans(vectors, 32, seeded(), lookup="cosine"))
 
 
 def test_kmeans_takes_fewer_vectors_than_centres() -> None:
-    found = kmeans(torch.ones(3, 4), 16, seeded())
+    found = kmeans(torch.ones(3, 4), 16, seeded(), lookup="euclidean")
     assert found.shape == (16, 4)
     assert found.isfinite().all()
     assert (found - 1).abs().max() < 0.1
+
+
+def test_euclidean_search_is_that_of_distances() -> None:
+    vectors, codebook = torch.randn(500, 8, generator=seeded()), 3 * torch.randn(64, 8, generator=seeded())
+    naive = torch.cdist(vectors.double(), codebook.double()).argmin(1)
+    assert torch.equal(nearest(vectors, codebook, "euclidean"), naive)
+
+
+def test_euclidean_kmeans_tells_lengths_apart() -> None:
+    """Two clusters in one direction: by cosine one centre would stand for both."""
+    short, long = torch.tensor([1.0, 1.0]), torch.tensor([5.0, 5.0])
+    noise = 0.01 * torch.randn(200, 2, generator=seeded())
+    centres = kmeans(torch.cat([short + noise, long + noise]), 2, seeded(), lookup="euclidean")
+    found = centres[centres[:, 0].argsort()]
+    torch.testing.assert_close(found, torch.stack([short, long]), atol=0.01, rtol=0)

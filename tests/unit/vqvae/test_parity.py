@@ -29,6 +29,7 @@ def quantizer() -> ResidualVectorQuantizer:
         num_quantizers=LEVELS,
         latent_dim=LATENT,
         codebook_learning="ema",
+        codebook_lookup="cosine",
     )
     ours = ResidualVectorQuantizer(config).eval()
     with torch.no_grad():

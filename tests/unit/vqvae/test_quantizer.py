@@ -193,7 +193,12 @@ def test_reseed_is_equal_on_every_rank(config: VQVAEConfig, latent_BFL: Tensor) 
 @pytest.mark.parametrize("learning", ["gradient", "ema"])
 def test_ninety_percent_dead_codes_come_back(learning: str) -> None:
     config = VQVAEConfig(
-        codebook_size=64, codebook_dim=8, num_quantizers=2, latent_dim=16, codebook_learning=learning
+        codebook_size=64,
+        codebook_dim=8,
+        num_quantizers=2,
+        latent_dim=16,
+        codebook_learning=learning,
+        codebook_decay=0.99,
     )
     torch.manual_seed(0)
     quantizer = ResidualVectorQuantizer(config)

@@ -1,0 +1,110 @@
+from __future__ import annotations
+
+import pytest
+import torch
+
+from distill_ray.config.vqvae import LossConfig, VQVAEConfig
+from distill_ray.vqvae import VQVAE, ReconstructionLoss, kernels
+from distill_ray.vqvae.spectral import EXPANSION_FLOOR, MAGNITUDE_FLOOR, Stft, compress, expand, limited
+
+HOP, FRAMES = 16, 9
+
+
+@pytest.fixture
+def stft(device) -> Stft:
+    return Stft(4 * HOP, HOP).to(device)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_features_are_compressed_spectra_and_zeros(channels, stft, device, assert_near) -> None:
+    from distill_ray.vqvae.kernels.spectra import ALIGNMENT, features
+
+    audio_BCT = 0.3 * torch.randn(2, channels, FRAMES * HOP, device=device)
+    expected = torch.view_as_real(compress(stft(audio_BCT), 0.3)).transpose(1, 2).flatten(2)
+    found = features(audio_BCT, stft.window, HOP, exponent=0.3, floor=MAGNITUDE_FLOOR)
+    width = expected.shape[2]
+    assert found.shape[2] % ALIGNMENT == 0
+    assert_near(found[..., :width], expected)
+    assert not found[..., width:].any()
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+def test_synthesis_and_its_gradient(channels, stft, device, assert_near) -> None:
+    from distill_ray.vqvae.kernels.spectra import padded_features, synthesis
+
+    # Twice unit variance, so that many magnitudes are above the limit of 1.9.
+    width = padded_features(channels, stft.bins)
+    parts_BSE = (2 * torch.randn(2, FRAMES, width, device=device)).requires_grad_()
+    used = parts_BSE[..., : 2 * channels * stft.bins].unflatten(2, (channels, stft.bins, 2))
+    bounded = limited(torch.view_as_complex(used.transpose(1, 2).contiguous()), 1.9)
+    expected = stft.inverse(expand(bounded, 0.3))
+    weight_BCT = torch.randn_like(expected)
+    (gradient,) = torch.autograd.grad(expected, parts_BSE, weight_BCT)
+    settings = {"channels": channels, "exponent": 0.3, "floor": EXPANSION_FLOOR, "most": 1.9}
+    found = synthesis(parts_BSE, stft.window, HOP, **settings)
+    assert_near(found, expected)
+    assert_near(torch.autograd.grad(found, parts_BSE, weight_BCT)[0], gradient)
+
+
+@pytest.mark.parametrize(("channels", "sample_rate"), [(1, 44_100), (2, 96_000)])
+@pytest.mark.usefixtures("kernels_on")
+def test_losses_and_their_gradient(channels, sample_rate, device, assert_near, monkeypatch) -> None:
+    torch.manual_seed(0)
+    config = VQVAEConfig(channels=channels, sample_rate=sample_rate)
+    loss = ReconstructionLoss(config, LossConfig()).to(device)
+    # Not a whole number of hops, and silent in the second half, where logarithms meet their floor.
+    pred_BCT, target_BCT = 0.1 * torch.randn(2, 2, channels, 2500, device=device)
+    target_BCT[..., 1250:] = 0.0
+    pred_BCT.requires_grad_()
+
+    def measured() -> tuple[dict[str, torch.Tensor], torch.Tensor]:
+        terms = loss(pred_BCT, target_BCT)
+        return terms, torch.autograd.grad(loss.total(terms), pred_BCT)[0]
+
+    with monkeypatch.context() as plain:
+        plain.setattr(kernels, "missing", lambda device_type: "none")
+        expected, gradient = measured()
+    found, ours = measured()
+    for name, value in expected.items():
+        assert_near(found[name], value)
+    assert_near(ours, gradient)
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.usefixtures("kernels_on")
+def test_a_step_of_the_whole_codec(channels, device, assert_near, monkeypatch) -> None:
+    torch.manual_seed(0)
+    config = VQVAEConfig(
+        channels=channels,
+        width=24,
+        encoder_blocks=1,
+        decoder_blocks=1,
+        latent_dim=16,
+        n_fft=256,
+        hop=64,
+        codebook_size=16,
+        num_quantizers=3,
+    )
+    model, loss = VQVAE(config).to(device), ReconstructionLoss(config, LossConfig()).to(device)
+    audio_BCT = 0.2 * torch.randn(2, channels, 40 * config.frame_hop, device=device)
+    depth_B = torch.tensor([3, 2], device=device)
+    with monkeypatch.context() as plain:
+        plain.setattr(kernels, "missing", lambda device_type: "none")
+        model.initialise_codebooks(audio_BCT, torch.Generator().manual_seed(0))
+
+    def gradients() -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        model.zero_grad()
+        output = model(audio_BCT, depth_B)
+        total = loss.total(loss(output.audio_BCT, audio_BCT)) + output.commitment_loss
+        total.backward()
+        found = {name: value.grad for name, value in model.named_parameters() if value.grad is not None}
+        return output.codes_BQT, {name: gradient.clone() for name, gradient in found.items()}
+
+    with monkeypatch.context() as plain:
+        plain.setattr(kernels, "missing", lambda device_type: "none")
+        codes, expected = gradients()
+    ours_codes, ours = gradients()
+    assert torch.equal(ours_codes, codes)
+    assert ours.keys() == expected.keys()
+    for name, gradient in expected.items():
+        assert_near(ours[name], gradient, 1e-4)
