@@ -10,8 +10,6 @@ from torch import Tensor
 
 from distill_ray.vqvae import kernels
 
-pytest.importorskip("triton")
-
 
 @pytest.fixture
 def device() -> torch.device:

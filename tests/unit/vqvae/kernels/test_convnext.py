@@ -5,6 +5,8 @@ import torch
 
 from distill_ray.vqvae.blocks import ConvNeXtBlock
 
+pytest.importorskip("triton")
+
 
 @pytest.mark.parametrize(("width", "frames"), [(24, 1), (24, 19), (64, 33)])
 @pytest.mark.usefixtures("kernels_on")

@@ -7,6 +7,8 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
 from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
 
+pytest.importorskip("triton")
+
 TIE = 0.999
 """Share of codes that must be the same: two that are equally near may be told apart by rounding."""
 

@@ -7,6 +7,8 @@ from distill_ray.config.vqvae import LossConfig, VQVAEConfig
 from distill_ray.vqvae import VQVAE, ReconstructionLoss, kernels
 from distill_ray.vqvae.spectral import EXPANSION_FLOOR, MAGNITUDE_FLOOR, Stft, compress, expand, limited
 
+pytest.importorskip("triton")
+
 HOP, FRAMES = 16, 9
 
 
