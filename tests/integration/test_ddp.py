@@ -106,7 +106,7 @@ def check_same(one: dict[str, Any], ranks: list[dict[str, Any]], *, tolerance: f
         assert [score["levels"] for score in scores] == [1, 2]
         assert scores[1]["val_loss"] == shared["val_loss"]
         for score, other in zip(alone["depth_scores"], scores, strict=True):
-            assert other["val_loss"] == pytest.approx(score["val_loss"], rel=1e-4)
+            assert other["val_loss"] == pytest.approx(score["val_loss"], rel=tolerance)
     books = "quantizer.codebooks_QKD"
     assert torch.allclose(one["model"][books], first["model"][books], atol=2e-3)
     assert first["completed"]["final_val_loss"] == second["completed"]["final_val_loss"]
