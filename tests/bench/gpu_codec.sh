@@ -5,6 +5,8 @@
 #   tests/bench/gpu_codec.sh speed                      the step, its kernels, the RVQ, decoding, batch sizes
 #   tests/bench/gpu_codec.sh sixty FOLDER [ARG…]        60 s of ours and of each rival, or of $CODECS (--rival-lr 3e-4: EnCodec's own)
 #   tests/bench/gpu_codec.sh long FOLDER CODEC [ARG…]   300 s of one codec: ours-base, encodec, dac-small, dac
+#   tests/bench/gpu_codec.sh stable FOLDER RECIPE…      stability.py: which recipes blow up (8 min for some 50,000 steps)
+#   tests/bench/gpu_codec.sh ablate FOLDER LABEL=SETTING[,SETTING]…   36 s of ours with each change of the recipe
 #   tests/bench/gpu_codec.sh adversarial FOLDER [SECONDS]   ours with the adversarial stage and without, 200 s each
 #   tests/bench/gpu_codec.sh collect FOLDER OUT TAR…    afterwards, on any CPU: Opus, ViSQOL, table, pictures
 #
@@ -54,7 +56,7 @@ bake() {
 case $phase in
   speed)
     # Each part leaves its file when it is done; what the limit cuts off is only the last.
-    timeout 200 python3 "$bench/step_time.py" "$out" base small || echo "step_time failed"
+    timeout 200 python3 "$bench/step_time.py" "$out" base small --batches 96 192 || echo "step_time failed"
     timeout 90 python3 "$bench/rvq_step.py" --out "$out/rvq_step.json" || echo "rvq_step failed"
     timeout 120 python3 "$bench/realtime.py" --device cuda --seconds 30 --rounds 5 --stream \
       --out "$out/realtime.json" || echo "realtime failed"
@@ -77,6 +79,23 @@ case $phase in
     shift 2
     bake "$(basename "$folder")-300" "$folder" 300 530 "$codec" "$@"
     ;;
+  stable)
+    timeout 520 python3 "$bench/stability.py" "$1" /tmp/stable "${@:2}" 2>&1 | tee "$out/stable.log" || true
+    cp /tmp/stable/*.json "$out/" || true
+    ;;
+  ablate)
+    folder=$1
+    # What the first process compiles and loads is no recipe's fault.
+    timeout 60 python3 "$bench/bakeoff.py" "$folder" /tmp/bake/ablate --seconds 25 --looks 1 --codecs ours-base_warm \
+      --excerpts 1 --listen 0 >/dev/null 2>&1 || true
+    for change in "${@:2}"; do
+      IFS=, read -ra settings <<<"${change#*=}"
+      timeout 75 python3 "$bench/bakeoff.py" "$folder" /tmp/bake/ablate --seconds 36 --looks 6 --listen 0 \
+        --codecs "ours-base_${change%%=*}" --set "${settings[@]}" || echo "$change failed"
+    done
+    rm -f /tmp/bake/ablate/row-ours-base_warm.json
+    tar -C /tmp/bake/ablate -cf "$out/ablation.tar" $(cd /tmp/bake/ablate && ls row-*.json)
+    ;;
   adversarial)
     seconds=${2:-200}
     bake "$(basename "$1")-$seconds" "$1" "$seconds" 265 ours-base
@@ -93,7 +112,7 @@ case $phase in
     "$python" "$bench/pictures.py" "$place"
     ;;
   *)
-    sed -n '2,12p' "$0"
+    sed -n '2,14p' "$0"
     exit 2
     ;;
 esac
