@@ -197,12 +197,11 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         gradients = judge.gradients() if judge is not None else self.gradients
         with self._kernels():
             _, terms, output = gradients(batch.audio_BCT, batch.depth_B)
-        self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
-        sound = torch.isfinite(self.grad_norm)
-        if judge is not None:
-            judge.step(fraction)
-        self.average.update(step)
-        with self._kernels():
+            self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
+            sound = torch.isfinite(self.grad_norm)
+            if judge is not None:
+                judge.step(fraction)
+            self.average.update(step)
             self.codes.follow(step, output, sound)
         self.sums[: len(terms)] += torch.where(sound, terms, 0.0)
         self.sums[-1 if judge is None else -2 :] += sound

@@ -28,14 +28,16 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_device import wait
 from held_out import Excerpt, bench_corpus, excerpts, save_originals, score_codec
 from opus import KBPS, write_opus_rows
 from rivals import Coder, Contest, Trainee, build
 from table import write_table
 
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus
+from distill_ray.orchestrate.inputs import corpus_facts
 from distill_ray.training.vq_validation import HeldOut
 from distill_ray.training.worker import LocalWorker
 from distill_ray.vqvae import ReconstructionLoss
@@ -118,17 +120,15 @@ def _config(corpus: Corpus, name: str, options: argparse.Namespace, device: torc
     if not ours and options.rival_lr is not None:
         overrides["training.lr"] = options.rival_lr
     if ours:
-        overrides |= {
-            key: _value(text) for key, _, text in (each.partition("=") for each in options.settings)
-        }
-    facts = CorpusFacts(
-        file_count=len(corpus.manifest.files),
-        train_seconds=corpus.seconds("train"),
-        sample_rate=corpus.sample_rate,
-        channels=corpus.channels,
-    )
+        overrides |= settings_of(options.settings)
+    facts = corpus_facts(corpus)
     gpu = device.type == "cuda"
     return resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=1).config
+
+
+def settings_of(texts: list[str]) -> dict[str, Any]:
+    """Settings written key=value; a value that is no JSON is a word."""
+    return {key: _value(text) for key, _, text in (each.partition("=") for each in texts)}
 
 
 def _value(text: str) -> object:
@@ -163,7 +163,7 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
     began = time.perf_counter()
     torch.manual_seed(contest.config.training.seed)
     trainee, look = build(name, contest), Look(contest)
-    _wait(contest.device)
+    wait(contest.device)
     setup_s = time.perf_counter() - began
     if contest.device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
@@ -211,20 +211,15 @@ def _until(
     trainee: Trainee, contest: Contest, *, step: int, spent: float, end: float, seconds: float
 ) -> tuple[int, float]:
     """Train until the part `end` of the budget is used; the steps and seconds so far."""
-    _wait(contest.device)
+    wait(contest.device)
     began = time.perf_counter() - spent
     while spent < end * seconds:
         for _ in range(STEPS_BETWEEN_CHECKS if contest.device.type == "cuda" else 1):
             trainee.train_step(step, min(1.0, spent / seconds))
             step += 1
-        _wait(contest.device)
+        wait(contest.device)
         spent = time.perf_counter() - began
     return step, spent
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def batch_seconds(config: VQTrainConfig) -> float:

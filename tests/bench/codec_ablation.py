@@ -21,9 +21,10 @@ import torch
 
 from distill_ray.bundle import load_model_v2, save_model_v2
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import resolve_vqvae
 from distill_ray.corpus import Corpus, open_corpus, prepare_corpus
 from distill_ray.evaluate import evaluate_model
+from distill_ray.orchestrate.inputs import corpus_facts
 from distill_ray.training.checkpoint import read_weights
 from distill_ray.training.vqvae import train_vqvae
 from distill_ray.training.worker import LocalWorker
@@ -62,12 +63,7 @@ def _unit_scale(stack: Any, *arguments: Any, **settings: Any) -> Any:
 
 
 def run(name: str, corpus: Corpus, seconds: float, out: Path) -> dict[str, Any]:
-    facts = CorpusFacts(
-        file_count=len(corpus.manifest.files),
-        train_seconds=corpus.seconds("train"),
-        sample_rate=corpus.sample_rate,
-        channels=corpus.channels,
-    )
+    facts = corpus_facts(corpus)
     overrides = {"model.size": "base", "training.max_minutes": seconds / 60, **CODES, **RECIPES[name]}
     config = resolve_vqvae(
         facts, overrides=overrides, size=None, accelerator=torch.cuda.is_available(), workers=1

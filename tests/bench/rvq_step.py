@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bench_device import wait
 from torch import Tensor
 
 from distill_ray.config.vqvae import VQVAEConfig
@@ -106,19 +107,14 @@ def in_turn(steps: dict[str, Step], *, rounds: int, count: int, device: torch.de
     times: dict[str, list[float]] = {name: [] for name in steps}
     for turn in range(rounds + 1):  # the first one warms up
         for name, step in steps.items():
-            _wait(device)
+            wait(device)
             began = time.perf_counter()
             for _ in range(count):
                 step()
-            _wait(device)
+            wait(device)
             if turn:
                 times[name].append(1e3 * (time.perf_counter() - began) / count)
     return {name: statistics.median(each) for name, each in times.items()}
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 def main() -> None:

@@ -21,10 +21,12 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from bakeoff import settings_of
 from held_out import bench_corpus
 
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import resolve_vqvae
 from distill_ray.corpus import Corpus
+from distill_ray.orchestrate.inputs import corpus_facts
 from distill_ray.training.vq_objective import Objective
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker
@@ -37,8 +39,7 @@ def main(audio: str, out: Path, recipes: list[str]) -> None:
     corpus = bench_corpus(audio, out / "corpus")
     for recipe in recipes:
         name, *settings = recipe.split()
-        given = {key: _value(text) for key, _, text in (each.partition("=") for each in settings)}
-        rows = run(corpus, name, out, given)
+        rows = run(corpus, name, out, settings_of(settings))
         (out / f"{name}.json").write_text(json.dumps({"recipe": recipe, "rows": rows}, indent=1))
 
 
@@ -47,12 +48,7 @@ def run(corpus: Corpus, name: str, out: Path, given: dict[str, Any]) -> list[dic
         given.pop(key, default) for key, default in (("steps", 6000), ("every", 250), ("size", "base"))
     )
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
-    facts = CorpusFacts(
-        file_count=len(corpus.manifest.files),
-        train_seconds=corpus.seconds("train"),
-        sample_rate=corpus.sample_rate,
-        channels=corpus.channels,
-    )
+    facts = corpus_facts(corpus)
     overrides = {**LEVELS, "training.epochs": 1000, "training.val_seconds": 30.0, **given}
     config = resolve_vqvae(
         facts, overrides=overrides, size=size, accelerator=device.type == "cuda", workers=1
@@ -87,14 +83,6 @@ def run(corpus: Corpus, name: str, out: Path, given: dict[str, Any]) -> list[dic
         rows.append(row)
         print(name, row, flush=True)
     return rows
-
-
-def _value(text: str) -> object:
-    try:
-        value: object = json.loads(text)
-    except json.JSONDecodeError:
-        return text
-    return value
 
 
 if __name__ == "__main__":

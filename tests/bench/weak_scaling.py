@@ -25,6 +25,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
+from bench_device import wait
 from scaling import synthetic_corpus
 
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
@@ -119,11 +120,6 @@ def parts(task: VQTask, worker: TimedWorker) -> dict[str, float]:
     return {
         name: statistics.median(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)
     }
-
-
-def wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize()
 
 
 if __name__ == "__main__":

@@ -35,7 +35,7 @@ class Window:
         self, window_N: Tensor, hop: int, filters_KM: Tensor, *, complex_term: bool, gain: float
     ) -> None:
         self.window_N, self.hop, self.complex_term, self.gain = window_N, hop, complex_term, gain
-        self.bins, self.mels = filters_KM.shape
+        self.mels = filters_KM.shape[1]
         filters, device = filters_KM.cpu(), filters_KM.device
         held = filters > 0
         assert int(held.sum(1).max()) <= 2, "a bin in three mel filters"

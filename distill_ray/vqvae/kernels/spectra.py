@@ -106,17 +106,9 @@ def _limit(real, imag, most):
 
 @triton.jit
 def _to_features(
-    spectra_ptr,
-    out_ptr,
-    frames,
-    channels,
-    pairs,
-    count,
-    exponent,
-    floor,
-    K: tl.constexpr,
-    BLOCK: tl.constexpr,
-):
+    spectra_ptr, out_ptr, frames, channels, pairs, count, exponent, floor,
+    K: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
     """Complex [B, C, S, K] → compressed real and imaginary parts [B, S, E]; `pairs` is E / 2."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
