@@ -77,7 +77,10 @@ class LossConfig(Section):
 
     mel: float = setting(15.0, "multi-scale log-mel L1", low=0.0)
     complex_stft: float = setting(60.0, "power-compressed complex STFT L1", low=0.0)
-    waveform: float = setting(10.0, "waveform L1", low=0.0)
+    phase_hz: float = setting(
+        2_000.0, "frequency in Hz above which the complex STFT term compares magnitudes only", low=0.0
+    )
+    waveform: float = setting(60.0, "waveform L1", low=0.0)
     codebook: float = setting(1.0, "codebook loss (gradient-learned codebooks)", low=0.0)
 
 
@@ -90,6 +93,8 @@ class AugmentConfig(Section):
     gain_db: float = setting(6.0, "largest gain change in dB, up or down", low=0.0, high=40.0)
     polarity: float = setting(0.5, "chance of flipping the polarity", low=0.0, high=1.0)
     mix: float = setting(0.0, "chance of adding another window of the corpus", low=0.0, high=1.0)
+    speed: float = setting(0.0, "largest change of speed and pitch in semitones", low=0.0, high=12.0)
+    equaliser_db: float = setting(0.0, "largest gain of a random equaliser in dB", low=0.0, high=24.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -102,12 +107,12 @@ class TrainingConfig(Section):
     max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
     batch_size: int = setting(48, "windows in a step, over all workers", flag="--batch-size", low=1)
     window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
-    lr: float = setting(1e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
+    lr: float = setting(2e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
     beta1: float = setting(0.8, "AdamW beta 1", low=0.0, high=0.9999)
-    beta2: float = setting(0.99, "AdamW beta 2", low=0.0, high=0.99999)
+    beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
     weight_decay: float = setting(0.01, "AdamW weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(300, "steps of linear warm-up", low=0)
-    clip_norm: float = setting(5.0, "gradient norm limit", above=0.0)
+    clip_norm: float = setting(1.0, "gradient norm limit", above=0.0)
     ema_decay: float = setting(0.999, "decay of the weights used for evaluation", low=0.0, high=0.999999)
     reseed_every: int = setting(50, "steps between checks for dead codes", low=1)
     patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)

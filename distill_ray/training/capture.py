@@ -66,7 +66,7 @@ class Gradients:
             for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
                 parameter.grad = gradient
         if self._joined is not None:
-            self._worker.all_reduce(self._joined).div_(self._worker.world_size)
+            self._worker.average(self._joined)
             for parameter, gradient in zip(self._parameters, self._parts, strict=True):
                 parameter.grad = gradient
         return outcome

@@ -16,9 +16,12 @@ from torch import Tensor
 
 from distill_ray.config.vqvae import AugmentConfig, VQTrainConfig
 from distill_ray.corpus import PCM_SCALE, AudioStore, WindowBatch, WindowSampler
+from distill_ray.training.augment import MARGIN, POINTS, changed, source_samples
 
 # Added to the seed, so that the streams differ from that of the windows.
 _AUGMENT_SEED, _MIX_SEED = 1 << 40, 2 << 40
+_SPEEDS = 4
+"""Speeds in a batch: windows are transformed together with those of the same speed."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,9 +56,9 @@ class VQBatches:
         rng = np.random.Generator(np.random.Philox(key=[config.training.seed + _AUGMENT_SEED, step]))
         gain_B, mix_B = _draw_gains(rng, augment, count)
         depth_B = _draw_depths(rng, model.quantizer_dropout, model.num_quantizers, count)
-        audio_BCT = self._windows(self._sampler, step) * self._own(gain_B)[:, None, None]
+        audio_BCT = self._windows(self._sampler, step, rng) * self._own(gain_B)[:, None, None]
         if augment.mix > 0.0:
-            audio_BCT = audio_BCT + self._windows(self._mixed, step) * self._own(mix_B)[:, None, None]
+            audio_BCT = audio_BCT + self._windows(self._mixed, step, rng) * self._own(mix_B)[:, None, None]
         # A sum or a raised gain may pass full scale, where no recording is.
         peak_B11 = audio_BCT.abs().amax(dim=(1, 2), keepdim=True)
         return VQBatch(audio_BCT=audio_BCT / peak_B11.clamp(min=1.0), depth_B=self._own(depth_B))
@@ -64,12 +67,35 @@ class VQBatches:
         """The whole batch of `step`, of all ranks, as it was recorded: [batch size, C, T]."""
         return self._gather(self._sampler.batch(step, self._config.training.batch_size))
 
-    def _windows(self, sampler: WindowSampler, step: int) -> Tensor:
-        return self._gather(sampler.batch(step, self._config.training.batch_size)[self._slice])
+    def _windows(self, sampler: WindowSampler, step: int, rng: np.random.Generator) -> Tensor:
+        """This rank's windows of `step`, with their changes of speed and timbre."""
+        augment, count = self._config.augment, self._config.training.batch_size
+        windows = sampler.batch(step, count)[self._slice]
+        if augment.speed == 0.0 and augment.equaliser_db == 0.0:
+            return self._gather(windows)
+        speeds = 2.0 ** (rng.uniform(-augment.speed, augment.speed, size=_SPEEDS) / 12.0)
+        points_BP = rng.uniform(-augment.equaliser_db, augment.equaliser_db, size=(count, POINTS))
+        gains_BP = self._own(points_BP.astype(np.float32)) if augment.equaliser_db > 0.0 else None
+        samples = self._config.window_samples
+        own = len(windows.file_B)
+        audio_BCT = torch.empty(own, self._config.model.channels, samples, device=self._device)
+        for group, speed in enumerate(speeds):
+            rows = slice((group - self._slice.start) % _SPEEDS, None, _SPEEDS)  # by place in the whole batch
+            if rows.start >= own:
+                continue
+            length = source_samples(samples, speed)
+            source_BCS = self._gather(self._within(windows[rows], length), length)
+            audio_BCT[rows] = changed(source_BCS, samples, None if gains_BP is None else gains_BP[rows])
+        return audio_BCT
 
-    def _gather(self, windows: WindowBatch) -> Tensor:
-        pcm_BCT = self._store.gather(windows.file_B, windows.start_B, self._config.window_samples)
-        return pcm_BCT.float() / PCM_SCALE
+    def _within(self, windows: WindowBatch, length: int) -> WindowBatch:
+        """Windows that begin a margin earlier, and end with their file where they fit into it."""
+        spare_B = np.maximum(self._store.lengths_N[windows.file_B] - length, 0)
+        return WindowBatch(file_B=windows.file_B, start_B=np.clip(windows.start_B - MARGIN, 0, spare_B))
+
+    def _gather(self, windows: WindowBatch, samples: int | None = None) -> Tensor:
+        samples = self._config.window_samples if samples is None else samples
+        return self._store.gather(windows.file_B, windows.start_B, samples).float() / PCM_SCALE
 
     def _own(self, values_B: np.ndarray) -> Tensor:
         return torch.from_numpy(values_B[self._slice]).to(self._device)

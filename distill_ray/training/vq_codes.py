@@ -52,8 +52,8 @@ class CodeKeeper:
         if self._learns_by_ema:
             # A NaN times a share of zero would still be a NaN.
             sums_QKD = torch.where(sound, self._quantizer.ema_statistics(output), 0.0)
-            step_counts_QK = self._worker.all_reduce(counts_QK.clone())
-            self._quantizer.ema_update(step_counts_QK, self._worker.all_reduce(sums_QKD), sound)
+            joined_QKE = self._worker.all_reduce(torch.cat([counts_QK[..., None], sums_QKD], dim=-1))
+            self._quantizer.ema_update(joined_QKE[..., 0], joined_QKE[..., 1:], sound)
         self.epoch_counts_QK += counts_QK
         self.recent_counts_QK += counts_QK
         if self._reseeds and (step + 1) % self._every == 0:

@@ -46,6 +46,10 @@ class Worker(Protocol):
         """Sum over ranks, in place (collective)."""
         ...
 
+    def average(self, tensor: Tensor) -> Tensor:
+        """Mean over ranks, in place (collective)."""
+        ...
+
     def all_gather(self, tensor: Tensor) -> Tensor:
         """[world_size * n, ...] from each rank's [n, ...], in rank order (collective)."""
         ...
@@ -107,6 +111,9 @@ class LocalWorker:
     def all_reduce(self, tensor: Tensor) -> Tensor:
         return tensor
 
+    def average(self, tensor: Tensor) -> Tensor:
+        return tensor
+
     def all_gather(self, tensor: Tensor) -> Tensor:
         return tensor
 
@@ -154,6 +161,12 @@ class ProcessGroupWorker(LocalWorker):
         if self.world_size > 1:
             dist.all_reduce(tensor)
         return tensor
+
+    def average(self, tensor: Tensor) -> Tensor:
+        if tensor.is_cuda and self.world_size > 1:  # NCCL divides on the way, which saves a pass
+            dist.all_reduce(tensor, op=dist.ReduceOp.AVG)
+            return tensor
+        return self.all_reduce(tensor).div_(self.world_size)
 
     def all_gather(self, tensor: Tensor) -> Tensor:
         if self.world_size == 1:

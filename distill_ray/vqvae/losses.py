@@ -2,7 +2,9 @@
 
 Without the complex term the phase stays wrong and SI-SDR far below zero; its balance against the mel term
 decides how soon the phase is learned, so the terms are means over windows and the complex one has the scale
-of an unnormalised STFT (ARCHITECTURE.md has figures). Every loss is a mean over items, so that the mean over
+of an unnormalised STFT (ARCHITECTURE.md has figures). Where the phase cannot be coded, at high frequencies,
+the least L1 distance of complex numbers is silence, and the term would fight the mel term about the level:
+there it compares magnitudes. Every loss is a mean over items, so that the mean over
 DDP ranks with equal shards is the loss of the joined batch, and is computed in float32 also under autocast.
 
 Shapes: B batch, C channels (stereo adds mid and side), T samples, F frames, K frequency bins, M mel bins.
@@ -32,6 +34,8 @@ MEL_BINS = {128: 20, 256: 40, 512: 80, 1024: 160, 2048: 320}
 LOG_FLOOR = 1e-5
 """Added to mel magnitudes before the logarithm: about the noise of 16-bit rounding."""
 TINY = 1e-12
+MAGNITUDE_SHARE = 0.5
+"""Weight of a bin's distance of magnitudes beside the mean distance of real and imaginary parts."""
 
 
 class ReconstructionLoss(nn.Module):
@@ -46,6 +50,7 @@ class ReconstructionLoss(nn.Module):
         super().__init__()
         self.weights = weights
         self.compression = config.compression
+        self.sample_rate = config.sample_rate
         self.transforms = nn.ModuleDict(
             {str(window): Stft(window, window // OVERLAP) for window in MEL_WINDOWS}
         )
@@ -58,8 +63,8 @@ class ReconstructionLoss(nn.Module):
         """Unweighted scalar terms of equally shaped audio.
 
         "mel": mean over windows of the L1 distance of log10 mel magnitudes. "complex_stft": mean over
-        windows of the L1 distance of compressed real and imaginary parts, at the scale of an
-        unnormalised Hann STFT. "waveform": L1 distance of samples.
+        windows of the L1 distance of compressed real and imaginary parts, above `phase_hz` of compressed
+        magnitudes, at the scale of an unnormalised Hann STFT. "waveform": L1 distance of samples.
         """
         with torch.autocast(pred_BCT.device.type, enabled=False):
             pred_BCT, target_BCT = _views(pred_BCT.float()), _views(target_BCT.float())
@@ -82,9 +87,7 @@ class ReconstructionLoss(nn.Module):
             pred_z, target_z = self._spectra(pred_BCT, window), self._spectra(target_BCT, window)
             mel = mel + functional.l1_loss(self._log_mel(pred_z, window), self._log_mel(target_z, window))
             if window in COMPLEX_WINDOWS:
-                complex_stft = complex_stft + functional.l1_loss(
-                    self._compressed(pred_z, window), self._compressed(target_z, window)
-                )
+                complex_stft = complex_stft + self._compressed_distance(pred_z, target_z, window)
         return mel / len(MEL_WINDOWS), complex_stft / len(COMPLEX_WINDOWS)
 
     def _fused(self, pred_BCT: Tensor, target_BCT: Tensor) -> tuple[Tensor, Tensor]:
@@ -97,11 +100,18 @@ class ReconstructionLoss(nn.Module):
                     self._transform(window).hop,
                     self.get_buffer(f"filters_{window}"),
                     complex_term=window in COMPLEX_WINDOWS,
+                    phases=self._phases(window),
                     gain=self._transform(window).gain,
                 )
                 for window in MEL_WINDOWS
             )
-        scales = Scales(tiny=TINY, log_floor=LOG_FLOOR, exponent=self.compression, floor=MAGNITUDE_FLOOR)
+        scales = Scales(
+            tiny=TINY,
+            log_floor=LOG_FLOOR,
+            exponent=self.compression,
+            floor=MAGNITUDE_FLOOR,
+            magnitude_share=MAGNITUDE_SHARE,
+        )
         return spectral_losses(pred_BCT.flatten(0, 1), target_BCT.flatten(0, 1), self._windows, scales)
 
     def _spectra(self, audio_BCT: Tensor, window: int) -> Tensor:
@@ -114,14 +124,27 @@ class ReconstructionLoss(nn.Module):
         assert isinstance(transform, Stft)
         return transform
 
-    def _compressed(self, spectra_BCFK: Tensor, window: int) -> Tensor:
-        gain = self._transform(window).gain
-        return torch.view_as_real(compress(gain * spectra_BCFK, self.compression))
+    def _compressed_distance(self, pred_BCFK: Tensor, target_BCFK: Tensor, window: int) -> Tensor:
+        gain, phases = self._transform(window).gain, self._phases(window)
+        pred_BCFK, target_BCFK = (
+            compress(gain * spectra, self.compression) for spectra in (pred_BCFK, target_BCFK)
+        )
+        parts = torch.view_as_real(pred_BCFK - target_BCFK)[..., :phases, :].abs().sum() / 2
+        lengths = [_magnitude(spectra[..., phases:]) for spectra in (pred_BCFK, target_BCFK)]
+        return (parts + MAGNITUDE_SHARE * (lengths[0] - lengths[1]).abs().sum()) / pred_BCFK.numel()
+
+    def _phases(self, window: int) -> int:
+        """How many frequency bins, from 0 Hz on, are compared with their phases."""
+        return min(window // 2, int(self.weights.phase_hz * window / self.sample_rate)) + 1
 
     def _log_mel(self, spectra_BCFK: Tensor, window: int) -> Tensor:
-        power = spectra_BCFK.real.square() + spectra_BCFK.imag.square()
-        mel_BCFM: Tensor = (power + TINY).sqrt() @ self.get_buffer(f"filters_{window}")
+        mel_BCFM: Tensor = _magnitude(spectra_BCFK) @ self.get_buffer(f"filters_{window}")
         return torch.log10(mel_BCFM + LOG_FLOOR)
+
+
+def _magnitude(spectra: Tensor) -> Tensor:
+    """Magnitudes whose derivative at zero is finite."""
+    return (spectra.real.square() + spectra.imag.square() + TINY).sqrt()
 
 
 def _views(audio_BCT: Tensor) -> Tensor:

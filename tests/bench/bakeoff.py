@@ -4,13 +4,14 @@
 
 `rivals.py` says what the rivals are, `held_out.py` what is scored. The clock runs while steps are made (what
 a codec compiles or captures on the way is inside it); it stands still for set-up and for the looks: `--looks`
-times, evenly over the budget, every codec's averaged weights are scored on the same held-out windows by the
-weighted reconstruction loss, and the best of them are what the table shows, as our own training chooses.
+times, evenly over the budget, every codec's averaged weights are scored by the weighted reconstruction loss
+on the same held-out windows, and on as many of the training files, to see what is learnt by heart. The best
+of them are what the table shows, as our own training chooses.
 
 Each codec leaves OUT/row-NAME.json and OUT/heard/NAME/*.flac, so that a long bake-off can be spread over
 several calls; the table (OUT/table.md, OUT/bakeoff.json) is made of all rows found there. `listening.py` adds
-ViSQOL to the rows afterwards, on a CPU. "ours-SIZE" or "ours-SIZE_LABEL" is ours; --set key=value overrides
-its settings, as --set does for no rival.
+ViSQOL to the rows afterwards, on a CPU. "ours-SIZE" is ours, and "ours-SIZE_LABEL:KEY=VALUE,KEY=VALUE" ours
+with settings of its own; --set gives settings to all of ours, and to no rival.
 
 Shapes: B windows, C channels, T samples.
 """
@@ -20,6 +21,7 @@ from __future__ import annotations
 import argparse
 import copy
 import dataclasses
+import gc
 import json
 import math
 import statistics
@@ -29,7 +31,7 @@ from typing import Any
 
 import torch
 from bench_device import wait
-from held_out import Excerpt, bench_corpus, excerpts, save_originals, score_codec
+from held_out import Excerpt, bench_corpus, excerpts, limited_corpus, save_originals, score_codec
 from opus import KBPS, write_opus_rows
 from rivals import Coder, Contest, Trainee, build
 from table import write_table
@@ -62,22 +64,34 @@ def main() -> None:
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True  # fixed shapes; what full-rate convolutions want
     corpus = bench_corpus(options.audio, options.out / "corpus")
+    trained_on = corpus
+    if options.train_seconds is not None:
+        trained_on = limited_corpus(corpus, options.train_seconds, options.out / "limited")
     chosen = excerpts(corpus, count=options.excerpts, seconds=options.excerpt_seconds)
     save_originals(options.out, chosen[: options.listen])
     print(
-        f"{device}: train {corpus.seconds('train'):.0f} s, held out {corpus.seconds('val'):.0f} s, scored "
-        f"{len(chosen)} excerpts",
+        f"{device}: train {trained_on.seconds('train'):.0f} s, held out {corpus.seconds('val'):.0f} s, "
+        f"scored {len(chosen)} excerpts",
         flush=True,
     )
-    for name in options.codecs:
-        config = _config(corpus, name, options, device)
-        contest = Contest(corpus=corpus, config=config, device=device, scratch=options.out / "scratch" / name)
+    for codec in options.codecs:
+        name, _, own = codec.partition(":")
+        given = settings_of([*options.settings, *filter(None, own.split(","))]) if _is_ours(name) else {}
+        config = _config(trained_on, name, given, options, device)
+        contest = Contest(
+            corpus=trained_on,
+            held_out=corpus,
+            config=config,
+            device=device,
+            scratch=options.out / "scratch" / name,
+        )
         trained = train(name, contest, seconds=options.seconds, looks=options.looks)
-        row = _row(name, trained, chosen, config, device, options)
+        row = {**_row(name, trained, chosen, config, device, options), "settings": given}
         (options.out / f"row-{name}.json").write_text(json.dumps(row, indent=1))
         print({key: value for key, value in row.items() if isinstance(value, float | int | str)}, flush=True)
         del trained
         if device.type == "cuda":
+            gc.collect()  # a captured step refers to itself
             torch.cuda.empty_cache()
     if options.opus:
         write_opus_rows(chosen, options.out, rates=list(KBPS), listen=options.listen)
@@ -99,6 +113,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--batch", type=int, default=None)
     parser.add_argument("--rival-lr", type=float, default=None, help="peak rate of the rivals")
     parser.add_argument("--val-seconds", type=float, default=30.0)
+    parser.add_argument("--train-seconds", type=float, default=None, help="train on so much only")
     parser.add_argument("--excerpts", type=int, default=24)
     parser.add_argument("--excerpt-seconds", type=float, default=15.0)
     parser.add_argument("--listen", type=int, default=6, help="excerpts kept for ViSQOL and pictures")
@@ -106,8 +121,14 @@ def _options() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def _config(corpus: Corpus, name: str, options: argparse.Namespace, device: torch.device) -> VQTrainConfig:
-    ours = name.startswith("ours")
+def _is_ours(name: str) -> bool:
+    return name.startswith("ours")
+
+
+def _config(
+    corpus: Corpus, name: str, given: dict[str, Any], options: argparse.Namespace, device: torch.device
+) -> VQTrainConfig:
+    ours = _is_ours(name)
     size = name.partition("-")[2].partition("_")[0] if ours else "base"
     overrides: dict[str, object] = {
         "model.codebook_size": options.size,
@@ -119,8 +140,7 @@ def _config(corpus: Corpus, name: str, options: argparse.Namespace, device: torc
         overrides["training.batch_size"] = options.batch
     if not ours and options.rival_lr is not None:
         overrides["training.lr"] = options.rival_lr
-    if ours:
-        overrides |= settings_of(options.settings)
+    overrides |= given
     facts = corpus_facts(corpus)
     gpu = device.type == "cuda"
     return resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=1).config
@@ -140,12 +160,11 @@ def _value(text: str) -> object:
 
 
 class Look:
-    """The weighted reconstruction loss of a codec on fixed held-out windows."""
+    """The weighted reconstruction loss of a codec on fixed windows of one split."""
 
-    def __init__(self, contest: Contest) -> None:
-        store = AudioStore(contest.corpus, "val", contest.device)
+    def __init__(self, contest: Contest, corpus: Corpus, split: str) -> None:
         worker = LocalWorker(contest.scratch, device=contest.device)
-        self._windows = HeldOut(store, contest.config, worker)
+        self._windows = HeldOut(AudioStore(corpus, split, contest.device), contest.config, worker)
         self._loss = ReconstructionLoss(contest.config.model, contest.config.loss).to(contest.device)
 
     @torch.no_grad()
@@ -162,7 +181,8 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
     """Train the codec called `name` and leave it with the best weights of all looks."""
     began = time.perf_counter()
     torch.manual_seed(contest.config.training.seed)
-    trainee, look = build(name, contest), Look(contest)
+    trainee = build(name, contest)
+    look, look_back = Look(contest, contest.held_out, "val"), Look(contest, contest.corpus, "train")
     wait(contest.device)
     setup_s = time.perf_counter() - began
     if contest.device.type == "cuda":
@@ -175,11 +195,21 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
         step, spent = _until(trainee, contest, step=step, spent=spent, end=number / looks, seconds=seconds)
         if step == first:
             continue  # one step took longer than the part of the budget that this look ends
-        loss = look.loss(trainee.coder)
+        loss, train_loss = look.loss(trainee.coder), look_back.loss(trainee.coder)
         pace = (step - first) * batch_seconds(contest.config) / (spent - started)
-        curve.append({"seconds": spent, "steps": step, "val_loss": loss, "audio_s_per_s": pace})
+        curve.append(
+            {
+                "seconds": spent,
+                "steps": step,
+                "val_loss": loss,
+                "train_loss": train_loss,
+                "audio_s_per_s": pace,
+            }
+        )
         print(
-            f"{name}: {spent:.1f} s, {step} steps, held-out loss {loss:.3f}, {pace:.0f} audio-s/s", flush=True
+            f"{name}: {spent:.1f} s, {step} steps, loss held out {loss:.3f}, of training files "
+            f"{train_loss:.3f}, {pace:.0f} audio-s/s",
+            flush=True,
         )
         if loss < best:
             best, best_state = loss, copy.deepcopy(trainee.coder.module.state_dict())
@@ -252,7 +282,6 @@ def _row(
         "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
         "torch": torch.__version__,
         "lr": config.training.lr,
-        "settings": options.settings if name.startswith("ours") else [],
         "kbps": full["kbps"],
         "kbps_entropy": full["kbps_entropy"],
         "efficiency": full["efficiency"],

@@ -6,7 +6,7 @@
 #   tests/bench/gpu_codec.sh sixty FOLDER [ARG…]        60 s of ours and of each rival, or of $CODECS (--rival-lr 3e-4: EnCodec's own)
 #   tests/bench/gpu_codec.sh long FOLDER CODEC [ARG…]   300 s of one codec: ours-base, encodec, dac-small, dac
 #   tests/bench/gpu_codec.sh stable FOLDER RECIPE…      stability.py: which recipes blow up (8 min for some 50,000 steps)
-#   tests/bench/gpu_codec.sh ablate FOLDER LABEL=SETTING[,SETTING]…   36 s of ours with each change of the recipe
+#   tests/bench/gpu_codec.sh ablate FOLDER LABEL:SETTING[,SETTING]…   36 s of ours with each change of the recipe
 #   tests/bench/gpu_codec.sh adversarial FOLDER [SECONDS]   ours with the adversarial stage and without, 200 s each
 #   tests/bench/gpu_codec.sh collect FOLDER OUT TAR…    afterwards, on any CPU: Opus, ViSQOL, table, pictures
 #
@@ -85,15 +85,12 @@ case $phase in
     ;;
   ablate)
     folder=$1
-    # What the first process compiles and loads is no recipe's fault.
-    timeout 60 python3 "$bench/bakeoff.py" "$folder" /tmp/bake/ablate --seconds 25 --looks 1 --codecs ours-base_warm \
-      --excerpts 1 --listen 0 >/dev/null 2>&1 || true
-    for change in "${@:2}"; do
-      IFS=, read -ra settings <<<"${change#*=}"
-      timeout 75 python3 "$bench/bakeoff.py" "$folder" /tmp/bake/ablate --seconds 36 --looks 6 --listen 0 \
-        --codecs "ours-base_${change%%=*}" --set "${settings[@]}" || echo "$change failed"
-    done
-    rm -f /tmp/bake/ablate/row-ours-base_warm.json
+    shift
+    # What the first steps compile and load is no recipe's fault.
+    timeout 60 python3 "$bench/bakeoff.py" "$folder" /tmp/bake/warm --seconds 2 --looks 1 --excerpts 1 --listen 0 \
+      --codecs ours-base:training.max_minutes=1 >/dev/null 2>&1 || true
+    timeout "${LIMIT:-520}" python3 "$bench/bakeoff.py" "$folder" /tmp/bake/ablate --seconds "${BUDGET:-36}" --looks 6 \
+      --listen 0 --codecs "${@/#/ours-base_}" || echo "ablation failed"
     tar -C /tmp/bake/ablate -cf "$out/ablation.tar" $(cd /tmp/bake/ablate && ls row-*.json)
     ;;
   adversarial)

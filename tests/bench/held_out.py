@@ -44,6 +44,23 @@ def bench_corpus(audio: str, folder: Path) -> Corpus:
     return open_corpus(folder)
 
 
+def limited_corpus(corpus: Corpus, seconds: float, folder: Path) -> Corpus:
+    """A corpus in `folder` of `seconds` from the middle of the training files, evenly over them, all of it
+    for training.
+    """
+    files = corpus.files("train")
+    share = seconds / len(files)
+    (folder / "audio").mkdir(parents=True, exist_ok=True)
+    for index, file in enumerate(files):
+        length = min(file.samples, round(share * corpus.sample_rate))
+        pcm_CT = np.empty((corpus.channels, length), dtype=np.int16)
+        corpus.read_into(pcm_CT, file, (file.samples - length) // 2)
+        soundfile.write(folder / "audio" / f"{index:04d}.flac", pcm_CT.T, corpus.sample_rate)
+    config = CorpusConfig(sample_rate=SAMPLE_RATE, channels=1, val_fraction=0.0)
+    prepare_corpus([str(folder / "audio")], folder / "corpus", config=config)
+    return open_corpus(folder / "corpus")
+
+
 def excerpts(corpus: Corpus, *, count: int, seconds: float) -> list[Excerpt]:
     """About `count` excerpts of at most `seconds`, evenly over the held-out files.
 

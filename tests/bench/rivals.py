@@ -87,6 +87,7 @@ class Contest:
     """What all codecs of a bake-off share."""
 
     corpus: Corpus
+    held_out: Corpus
     config: VQTrainConfig
     device: torch.device
     scratch: Path

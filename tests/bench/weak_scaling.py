@@ -17,6 +17,8 @@ import os
 import statistics
 import sys
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +31,7 @@ from bench_device import wait
 from scaling import synthetic_corpus
 
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.corpus import Corpus
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import ProcessGroupWorker
 
@@ -44,14 +47,23 @@ class TimedWorker(ProcessGroupWorker):
         self.noting = False
 
     def all_reduce(self, tensor: Tensor) -> Tensor:
-        if not self.noting:
+        with self._noted():
             return super().all_reduce(tensor)
+
+    def average(self, tensor: Tensor) -> Tensor:
+        with self._noted():
+            return super().average(tensor)
+
+    @contextmanager
+    def _noted(self) -> Iterator[None]:
+        if not self.noting:
+            yield
+            return
         span = (torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True))
         span[0].record()
-        result = super().all_reduce(tensor)
+        yield
         span[1].record()
         self.spans.append(span)
-        return result
 
 
 def main() -> None:
@@ -59,7 +71,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--batch", type=int, default=48, help="windows of one rank")
+    parser.add_argument("--batches", type=int, nargs="*", default=[48], help="windows of one rank")
     options = parser.parse_args()
     ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
     gpu = torch.cuda.is_available()
@@ -68,13 +80,23 @@ def main() -> None:
         torch.cuda.set_device(device)
     dist.init_process_group("nccl" if gpu else "gloo")
     corpus = synthetic_corpus(Path(f"/tmp/weak-scaling-{rank}"), 0.1)
+    rows = [scaled(corpus, batch if gpu else 2, ranks, device, options.out) for batch in options.batches]
+    if rank == 0:
+        options.out.mkdir(parents=True, exist_ok=True)
+        (options.out / f"ranks-{ranks}.json").write_text(json.dumps(rows, indent=1))
+    dist.destroy_process_group()
+
+
+def scaled(corpus: Corpus, batch: int, ranks: int, device: torch.device, out: Path) -> dict[str, Any]:
+    """What a step of `ranks` times `batch` windows takes."""
+    gpu = device.type == "cuda"
     facts = CorpusFacts(file_count=30, train_seconds=corpus.seconds("train"), sample_rate=44_100, channels=1)
-    overrides: dict[str, object] = {"training.batch_size": ranks * (options.batch if gpu else 2)}
+    overrides: dict[str, object] = {"training.batch_size": ranks * batch}
     if gpu:
         overrides |= {"model.codebook_size": 1024, "model.num_quantizers": 9}
     size = "base" if gpu else "tiny"
     config = resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=ranks).config
-    worker = TimedWorker(options.out / f"run-{ranks}", device=device, listener=lambda event: None)
+    worker = TimedWorker(out / f"run-{ranks}", device=device, listener=lambda event: None)
     task = VQTask(corpus, config, worker)
     for step in range(BLOCK):
         task.train_step(step, 0.1)
@@ -89,17 +111,16 @@ def main() -> None:
     seconds = config.training.batch_size * config.window_samples / config.model.sample_rate
     row: dict[str, Any] = {
         "ranks": ranks,
+        "windows_per_rank": batch,
         "device": torch.cuda.get_device_name() if gpu else "cpu",
         "step_ms": statistics.median(blocks),
         "audio_s_per_s": 1e3 * seconds / statistics.median(blocks),
         "blocks_ms": blocks,
         **(parts(task, worker) if gpu else {}),
     }
-    if rank == 0:
-        options.out.mkdir(parents=True, exist_ok=True)
-        (options.out / f"ranks-{ranks}.json").write_text(json.dumps(row, indent=1))
+    if worker.rank == 0:
         print({key: value for key, value in row.items() if key != "blocks_ms"}, flush=True)
-    dist.destroy_process_group()
+    return row
 
 
 def parts(task: VQTask, worker: TimedWorker) -> dict[str, float]:

@@ -25,16 +25,24 @@ _FILTERS = 80  # in one band
 
 class Window:
     """One transform of the losses: its window [N], hop, mel filters [K, M], and whether the complex term has
-    it, at spectra times `gain`.
+    it, at spectra times `gain`, with the phases of the first `phases` bins.
 
     Filters are triangles: a bin is in two of them at most, and neighbouring filters need few bins, so the
     product with all of them is done in bands, each (first filter, first bin, matrix).
     """
 
     def __init__(
-        self, window_N: Tensor, hop: int, filters_KM: Tensor, *, complex_term: bool, gain: float
+        self,
+        window_N: Tensor,
+        hop: int,
+        filters_KM: Tensor,
+        *,
+        complex_term: bool,
+        phases: int,
+        gain: float,
     ) -> None:
-        self.window_N, self.hop, self.complex_term, self.gain = window_N, hop, complex_term, gain
+        self.window_N, self.hop, self.gain = window_N, hop, gain
+        self.complex_term, self.phases = complex_term, phases
         self.mels = filters_KM.shape[1]
         filters, device = filters_KM.cpu(), filters_KM.device
         held = filters > 0
@@ -60,14 +68,21 @@ class Scales:
     log_floor: float
     exponent: float
     floor: float
+    magnitude_share: float
+
+
+@triton.jit
+def _length(scale, energy, tiny):
+    """The magnitude of numbers of `energy` times `scale` (`_magnitude` of `vqvae/losses.py`)."""
+    return tl.sqrt(scale * scale * energy + tiny)
 
 
 @triton.jit
 def _magnitudes(
-    spectra_ptr, out_ptr, parts_ptr, half, tiny, gain, exponent, floor,
-    COMPLEX: tl.constexpr, BLOCK: tl.constexpr,
+    spectra_ptr, out_ptr, parts_ptr, half, tiny, gain, exponent, floor, phases, magnitude_share,
+    K: tl.constexpr, COMPLEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Magnitudes of both halves, and the distance of their compressed parts."""
+    """Magnitudes of both halves, and the distance of what the complex term compares, twice."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < half
     real = tl.load(spectra_ptr + 2 * at, mask=inside, other=0.0)
@@ -84,6 +99,8 @@ def _magnitudes(
         other_scale = gain * power(gain * gain * other_energy + floor, exponent)
         apart = tl.abs(scale * real - other_scale * other_real)
         apart += tl.abs(scale * imag - other_scale * other_imag)
+        length, other_length = _length(scale, energy, tiny), _length(other_scale, other_energy, tiny)
+        apart = tl.where(at % K < phases, apart, 2 * magnitude_share * tl.abs(length - other_length))
         tl.store(parts_ptr + tl.program_id(0), tl.sum(tl.where(inside, apart, 0.0), axis=0))
 
 
@@ -106,7 +123,7 @@ def _log_distance(mel_ptr, grad_ptr, parts_ptr, half, width, mels, floor, BLOCK:
 @triton.jit
 def _spectra_gradient(
     spectra_ptr, mel_ptr, first_ptr, pair_ptr, grad_mel_ptr, grad_complex_ptr, out_ptr, half, mels,
-    mel_share, complex_share, tiny, gain, exponent, floor,
+    mel_share, complex_share, tiny, gain, exponent, floor, phases, magnitude_share,
     K: tl.constexpr, COMPLEX: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The gradient of the first half's spectra, halved where the inverse FFT will count a bin twice."""
@@ -133,6 +150,13 @@ def _spectra_gradient(
         apart_imag = scale * gain * imag - other_scale * other_imag
         sign_real = tl.where(apart_real > 0, share, 0.0) - tl.where(apart_real < 0, share, 0.0)
         sign_imag = tl.where(apart_imag > 0, share, 0.0) - tl.where(apart_imag < 0, share, 0.0)
+        # above `phases`, along the compressed number
+        length = _length(gain * scale, energy, tiny)
+        apart = length - _length(other_scale, other_real * other_real + other_imag * other_imag, tiny)
+        share *= 2 * magnitude_share * gain * scale / length
+        sign = tl.where(apart > 0, share, 0.0) - tl.where(apart < 0, share, 0.0)
+        sign_real = tl.where(k < phases, sign_real, sign * real)
+        sign_imag = tl.where(k < phases, sign_imag, sign * imag)
         more_real, more_imag = scaled_gradient(
             gain * real, gain * imag, sign_real, sign_imag, floor, exponent
         )
@@ -164,7 +188,8 @@ class SpectralLosses(torch.autograd.Function):
             parts_P = torch.empty(programs, device=pred_RT.device)
             _magnitudes[(programs,)](
                 torch.view_as_real(spectra_RFK), magnitudes, parts_P, half, scales.tiny, window.gain,
-                (scales.exponent - 1) / 2, scales.floor**2, COMPLEX=window.complex_term, BLOCK=_BLOCK,
+                (scales.exponent - 1) / 2, scales.floor**2, window.phases, scales.magnitude_share,
+                K=bins, COMPLEX=window.complex_term, BLOCK=_BLOCK,
             )  # fmt: skip
             if window.complex_term:
                 complex_term = complex_term + parts_P.sum() / (2 * half * complex_windows)
@@ -208,7 +233,7 @@ class SpectralLosses(torch.autograd.Function):
                 grad_mel, grad_complex, grad_spectra, half, mel_grad.shape[1],
                 1 / (mel_grad.numel() * len(windows)), 1 / (2 * half * max(1, complex_windows)),
                 scales.tiny, window.gain, (scales.exponent - 1) / 2, scales.floor**2,
-                K=bins, COMPLEX=window.complex_term, BLOCK=_BLOCK,
+                window.phases, scales.magnitude_share, K=bins, COMPLEX=window.complex_term, BLOCK=_BLOCK,
             )  # fmt: skip
             waves_RFN = torch.fft.irfft(
                 torch.view_as_complex(grad_spectra), n=len(window.window_N), norm="forward"

@@ -28,7 +28,8 @@ def test_equal_audio_costs_nothing(loss: ReconstructionLoss) -> None:
     }
 
 
-def test_known_values(loss: ReconstructionLoss) -> None:
+def test_known_values(config: VQVAEConfig) -> None:
+    loss = ReconstructionLoss(config, LossConfig(phase_hz=config.sample_rate / 2))
     audio = noise(2, 1, 8192)
     halved = loss(audio / 2, audio)
     assert halved["mel"].item() == pytest.approx(math.log10(2), rel=0.02)
@@ -38,6 +39,25 @@ def test_known_values(loss: ReconstructionLoss) -> None:
     # A flipped sign keeps magnitudes: only the terms that see phase notice.
     assert flipped["complex_stft"].item() > 5 * halved["complex_stft"].item()
     assert flipped["waveform"].item() == pytest.approx(2 * audio.abs().mean().item(), rel=1e-5)
+
+
+def test_phases_count_below_a_frequency_and_magnitudes_above(config: VQVAEConfig) -> None:
+    audio = noise(2, 1, 8192)
+    distances = {}
+    for share in (0.0, 0.25, 0.5, 1.0):
+        loss = ReconstructionLoss(config, LossConfig(phase_hz=share * config.sample_rate / 2))
+        distances[share] = loss(-audio, audio)["complex_stft"].item()
+        assert loss(audio, audio)["complex_stft"].item() == 0.0
+    assert distances[0.0] < 0.01 * distances[1.0]  # the sign of what is at 0 Hz
+    assert distances[0.25] == pytest.approx(distances[1.0] / 4, rel=0.03)
+    assert distances[0.5] == pytest.approx(distances[1.0] / 2, rel=0.03)
+
+
+def test_halved_magnitudes_cost_what_compression_leaves(config: VQVAEConfig) -> None:
+    audio, quiet = noise(2, 1, 8192), 0.5**config.compression
+    loss = ReconstructionLoss(config, LossConfig(phase_hz=0.0))
+    silent = loss(torch.zeros_like(audio), audio)["complex_stft"].item()
+    assert loss(audio / 2, audio)["complex_stft"].item() == pytest.approx((1 - quiet) * silent, rel=1e-3)
 
 
 def test_total_is_the_weighted_sum(config: VQVAEConfig) -> None:
