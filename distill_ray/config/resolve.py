@@ -44,6 +44,10 @@ _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 
 # Steps of a run for which neither epochs nor minutes were given: minutes on a GPU, some more on two cores.
 _AUTO_STEPS = {"vqvae": {True: 20_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
 
+# So little audio is learnt by heart within a minute of a GPU.
+_LITTLE_AUDIO = HOUR / 4
+_VARIED: dict[str, object] = {"augment.speed": 2.0, "augment.equaliser_db": 6.0}
+
 ConfigT = TypeVar("ConfigT")
 SectionT = TypeVar("SectionT", bound=Section)
 
@@ -123,6 +127,7 @@ def resolve_vqvae(
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
         "training.batch_size": _shareable(48 if accelerator else 8, workers, fewest_workers),
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
+        **(_VARIED if facts.train_seconds < _LITTLE_AUDIO and accelerator else {}),
         **{f"model.{key}": value for key, value in _SIZES.get(str(chosen), _SIZES["small"]).items()},
     }
     known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}

@@ -46,6 +46,7 @@ class VQVAEConfig(Section):
     decoder_blocks: int = setting(5, "ConvNeXt blocks before and again after the upsampling", low=1, high=64)
     mlp_ratio: int = setting(4, "hidden width of a block over its width", low=1, high=8)
     latent_dim: int = setting(128, "channels that enter the quantiser", low=2, high=4096)
+    decoder_norm: bool = setting(True, "normalise what the decoder begins with")
     dropout: float = setting(0.0, "dropout inside the blocks", low=0.0, high=0.9)
     n_fft: int = setting(1024, "STFT window in samples", low=64, high=8192)
     hop: int = setting(256, "STFT hop in samples", low=16, high=4096)
@@ -80,7 +81,7 @@ class LossConfig(Section):
     phase_hz: float = setting(
         2_000.0, "frequency in Hz above which the complex STFT term compares magnitudes only", low=0.0
     )
-    waveform: float = setting(60.0, "waveform L1", low=0.0)
+    waveform: float = setting(10.0, "waveform L1", low=0.0)
     codebook: float = setting(1.0, "codebook loss (gradient-learned codebooks)", low=0.0)
 
 
@@ -108,7 +109,7 @@ class TrainingConfig(Section):
     batch_size: int = setting(48, "windows in a step, over all workers", flag="--batch-size", low=1)
     window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
     lr: float = setting(2e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
-    beta1: float = setting(0.8, "AdamW beta 1", low=0.0, high=0.9999)
+    beta1: float = setting(0.9, "AdamW beta 1", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
     weight_decay: float = setting(0.01, "AdamW weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(300, "steps of linear warm-up", low=0)

@@ -16,11 +16,19 @@ MARGIN = 512
 """Samples to give and take away on both ends: the transform joins the ends, which rings near them."""
 POINTS = 8
 """Points of an equaliser's curve, an octave apart up to the Nyquist frequency."""
+_STEPS = 64
+"""A change of speed is a multiple of about one part in so many."""
 
 
 def source_samples(samples: int, speed: float) -> int:
-    """Samples of the recording that become `samples` at `speed`, both with margins: an even number."""
-    return 2 * round((samples + 2 * MARGIN) * speed / 2)
+    """Samples of the recording that become `samples` at about `speed`, both with margins: an even number.
+
+    Of few numbers, about a quarter of a semitone apart: a GPU plans a transform for each length, which takes
+    it longer than the transform.
+    """
+    whole = samples + 2 * MARGIN
+    grid = max(2, 1 << ((whole // _STEPS).bit_length() - 1))
+    return grid * round(whole * speed / grid)
 
 
 def changed(audio_BCS: Tensor, samples: int, gains_BP: Tensor | None = None) -> Tensor:

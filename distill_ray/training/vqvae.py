@@ -152,7 +152,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size, device=device)
         held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
         self.held_out = HeldOut(held_out, config, worker)
-        _initialise_codebooks(model, self.batches, config)
+        _initialise(model, self.batches, config)
         bf16 = uses_bf16(training.precision, device)
         # A graph would draw the same random numbers at every step.
         capture = device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0
@@ -364,9 +364,9 @@ def _pays_off(config: VQTrainConfig, steps_per_epoch: int) -> bool:
     return min(seconds * _SAVED_SHARE, steps * _SAVED_SECONDS) > _COMPILE_SECONDS
 
 
-def _initialise_codebooks(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:
+def _initialise(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:
     """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result."""
     frames = config.training.batch_size * config.window_frames
     count = -(-_INITIAL_VECTORS_PER_CODE * config.model.codebook_size // frames)
     audio_BCT = torch.cat([batches.unchanged(step) for step in range(count)])
-    model.initialise_codebooks(audio_BCT, torch.Generator().manual_seed(config.training.seed))
+    model.initialise(audio_BCT, torch.Generator().manual_seed(config.training.seed))

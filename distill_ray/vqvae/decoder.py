@@ -13,7 +13,10 @@ from torch.nn import functional
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
-from distill_ray.vqvae.spectral import EXPANSION_FLOOR, Stft, expand, limited
+from distill_ray.vqvae.spectral import EXPANSION_FLOOR, Stft, compress, expand, limited
+
+HEAD_SHARE = 0.1
+"""Of the usual start of matrices: at first the head gives little more than its bias."""
 
 
 class Decoder(nn.Module):
@@ -33,6 +36,7 @@ class Decoder(nn.Module):
         self.most = self.stft.loudest**config.compression
         blocks = config.decoder_blocks
         self.embed = nn.Linear(config.latent_dim, config.width)
+        self.embed_norm = nn.LayerNorm(config.width, eps=1e-6) if config.decoder_norm else nn.Identity()
         self.coarse = convnext_stack(
             config.width, blocks, total=2 * blocks, mlp_ratio=config.mlp_ratio, dropout=config.dropout
         )
@@ -43,6 +47,24 @@ class Decoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.head = nn.Linear(config.width, config.channels * self.stft.bins * 2)
         self.apply(init_linear)
+        with torch.no_grad():
+            self.head.weight.mul_(HEAD_SHARE)
+
+    @torch.no_grad()
+    def start_from(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
+        """Let the head's bias give the mean spectrum of recordings, with random phases.
+
+        A decoder that knows nothing of its latents does best to give that whatever they are. Learnt, it
+        makes features of which 99 % are the same in all frames: every step then moves all frames' spectra
+        together, and what tells them apart is learnt slowly, or the run blows up.
+
+        Args:
+            audio_BCT: recordings; T is a multiple of the hop.
+            generator: CPU generator in the same state on every rank.
+        """
+        mean_CK = compress(self.stft(audio_BCT), self.compression).abs().mean((0, 2))
+        angle_CK = 2 * torch.pi * torch.rand(mean_CK.shape, generator=generator).to(mean_CK.device)
+        self.head.bias.copy_(torch.view_as_real(torch.polar(mean_CK, angle_CK)).flatten())
 
     @property
     def context_frames(self) -> int:
@@ -52,7 +74,7 @@ class Decoder(nn.Module):
 
     def forward(self, latent_BFL: Tensor) -> Tensor:
         """Audio float32 [B, C, F · stride · hop], not clamped."""
-        coarse_BFW = self.coarse(self.embed(latent_BFL))
+        coarse_BFW = self.coarse(self.embed_norm(self.embed(latent_BFL)))
         fine_BSW = self.fine(self.up(coarse_BFW).unflatten(2, (self.stride, -1)).flatten(1, 2))
         return self._synthesised(self.norm(fine_BSW))
 

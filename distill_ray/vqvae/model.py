@@ -45,14 +45,16 @@ class VQVAE(nn.Module):
         )
 
     @torch.no_grad()
-    def initialise_codebooks(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
-        """Start the codebooks by k-means on the latents of a first batch, level by level.
+    def initialise(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
+        """Start from a first batch: the codebooks by k-means on its latents, level by level, and the decoder
+        from its mean spectrum.
 
         Args:
             audio_BCT: as for `forward`; the windows of all ranks in the same order everywhere.
             generator: CPU generator in the same state everywhere.
         """
         self.quantizer.initialise(self.encoder(audio_BCT).float().flatten(0, 1), generator)
+        self.decoder.start_from(audio_BCT, generator)
 
     @torch.no_grad()
     def encode(self, audio_BCT: Tensor, num_quantizers: int | None = None) -> Tensor:

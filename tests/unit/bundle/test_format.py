@@ -38,7 +38,9 @@ def test_settings_that_a_file_lacks_take_their_defaults(document: dict[str, Any]
 
 def test_codecs_of_before_the_choice_look_codes_up_by_cosine(document: dict[str, Any]) -> None:
     assert document["vqvae_config"].pop("codebook_lookup") == "euclidean"
-    assert Manifest.from_json(document, HERE).vqvae_config.codebook_lookup == "cosine"
+    assert document["vqvae_config"].pop("decoder_norm") is True
+    config = Manifest.from_json(document, HERE).vqvae_config
+    assert (config.codebook_lookup, config.decoder_norm) == ("cosine", False)
 
 
 Change = Callable[[dict[str, Any]], object]

@@ -62,7 +62,7 @@ def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
         codec = VQVAE(dataclasses.replace(CODEC, **changes))
         generator = torch.Generator().manual_seed(0)
         audio_BTC = np.stack([recording(index, 1.024, codec.config.channels) for index in range(4)])
-        codec.initialise_codebooks(torch.from_numpy(audio_BTC).transpose(1, 2), generator)
+        codec.initialise(torch.from_numpy(audio_BTC).transpose(1, 2), generator)
         return load_model_v2(save_model_v2(tmp_path / "m.distill", codec, metadata={}, codebook_health=()))
 
     return make

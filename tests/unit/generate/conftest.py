@@ -66,7 +66,7 @@ def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
         config = codec.config
         audio_BTC = np.stack([recording(index, 1.024, config.channels, RATE) for index in range(4)])
         generator = torch.Generator().manual_seed(seed)
-        codec.initialise_codebooks(torch.from_numpy(audio_BTC).transpose(1, 2), generator)
+        codec.initialise(torch.from_numpy(audio_BTC).transpose(1, 2), generator)
         with torch.no_grad():  # an untrained decoder whispers
             codec.decoder.head.weight.mul_(8)
         own = CodePrior(

@@ -45,7 +45,7 @@ class Step:
 def step_of(config: VQTrainConfig, *, learns: bool = True) -> Step:
     torch.manual_seed(0)
     model, loss = VQVAE(config.model), ReconstructionLoss(config.model, config.loss)
-    model.initialise_codebooks(torch.randn(4, 1, 2048), torch.Generator().manual_seed(0))
+    model.initialise(torch.randn(4, 1, 2048), torch.Generator().manual_seed(0))
     judges = Discriminators(config.model, config.adversarial.width)
     return Step(
         objective=AdversarialObjective(model, loss, config.loss, judges, config.adversarial, learns=learns),

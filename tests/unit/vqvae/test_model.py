@@ -73,7 +73,7 @@ def test_every_parameter_learns(model: VQVAE, audio_BCT: Tensor) -> None:
 def test_silence_trains_without_nan(model: VQVAE) -> None:
     loss = ReconstructionLoss(model.config, LossConfig())
     silence = torch.zeros(2, 1, 1024)
-    model.initialise_codebooks(silence, torch.Generator().manual_seed(0))
+    model.initialise(silence, torch.Generator().manual_seed(0))
     output = model(silence)
     (loss.total(loss(output.audio_BCT, silence)) + output.commitment_loss + output.codebook_loss).backward()
     assert all(p.grad is not None and p.grad.isfinite().all() for p in model.parameters())
@@ -81,7 +81,7 @@ def test_silence_trains_without_nan(model: VQVAE) -> None:
 
 def test_bfloat16_autocast_is_close(model: VQVAE, audio_BCT: Tensor) -> None:
     audio_BCT = audio_BCT[..., :6400]
-    model.initialise_codebooks(audio_BCT, torch.Generator().manual_seed(0))
+    model.initialise(audio_BCT, torch.Generator().manual_seed(0))
     plain = model(audio_BCT)
     with torch.autocast("cpu", torch.bfloat16):
         cast = model(audio_BCT)
@@ -102,7 +102,7 @@ def test_a_short_training_run_fits_its_batch(config: VQVAEConfig, audio_BCT: Ten
     torch.manual_seed(0)
     model, loss = VQVAE(dataclasses.replace(config, width=32)), ReconstructionLoss(config, LossConfig())
     target = audio_BCT[..., :4096]
-    model.initialise_codebooks(target, torch.Generator().manual_seed(0))
+    model.initialise(target, torch.Generator().manual_seed(0))
     optimizer = torch.optim.AdamW(model.parameters(), lr=2e-3, betas=(0.8, 0.99))
     totals = []
     for _ in range(40):

@@ -17,7 +17,7 @@ from distill_ray.vqvae.streaming import decode_blocks, encode_long
 def model(config: object, audio_BCT: Tensor) -> VQVAE:
     torch.manual_seed(0)
     model = VQVAE(config).eval()  # type: ignore[arg-type]
-    model.initialise_codebooks(audio_BCT[..., :12_800], torch.Generator().manual_seed(0))
+    model.initialise(audio_BCT[..., :12_800], torch.Generator().manual_seed(0))
     return model
 
 
