@@ -108,7 +108,7 @@ class TrainingConfig(Section):
     max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
     batch_size: int = setting(48, "windows in a step, over all workers", flag="--batch-size", low=1)
     window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
-    lr: float = setting(2e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
+    lr: float = setting(1e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
     beta1: float = setting(0.9, "AdamW beta 1", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
     weight_decay: float = setting(0.01, "AdamW weight decay of matrices", low=0.0, high=1.0)
