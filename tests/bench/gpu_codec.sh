@@ -5,6 +5,7 @@
 #   tests/bench/gpu_codec.sh speed                      the step, its kernels, the RVQ, decoding, batch sizes
 #   tests/bench/gpu_codec.sh sixty FOLDER [ARG…]        60 s of ours and of each rival, or of $CODECS (--rival-lr 3e-4: EnCodec's own)
 #   tests/bench/gpu_codec.sh long FOLDER CODEC [ARG…]   300 s of one codec: ours-base, encodec, dac-small, dac
+#   tests/bench/gpu_codec.sh duel FOLDER…               60 s ($BUDGET) of ours ($SIZE) and of EnCodec's layout at once, on two GPUs
 #   tests/bench/gpu_codec.sh stable FOLDER RECIPE…      stability.py: which recipes blow up (8 min for some 50,000 steps)
 #   tests/bench/gpu_codec.sh ablate FOLDER LABEL:SETTING[,SETTING]…   36 s of ours with each change of the recipe
 #   tests/bench/gpu_codec.sh adversarial FOLDER [SECONDS]   ours with the adversarial stage and without, 200 s each
@@ -78,6 +79,20 @@ case $phase in
     folder=$1 codec=$2
     shift 2
     bake "$(basename "$folder")-300" "$folder" 300 530 "$codec" "$@"
+    ;;
+  duel)
+    budget=${BUDGET:-60}
+    for side in 0 1; do
+      codec=ours-${SIZE:-base} given=()
+      if [ $side = 1 ]; then codec=encodec given=(--rival-lr 0.001); fi
+      (
+        export CUDA_VISIBLE_DEVICES=$side
+        for folder in "$@"; do
+          bake "$(basename "$folder")-$budget-$side" "$folder" "$budget" $((budget + 70)) $codec "${given[@]}"
+        done
+      ) &
+    done
+    wait
     ;;
   stable)
     timeout 520 python3 "$bench/stability.py" "$1" /tmp/stable "${@:2}" 2>&1 | tee "$out/stable.log" || true

@@ -8,8 +8,12 @@ A recipe is a name and settings; besides dotted keys `steps` (6000), `every` (25
 follows a cosine over the steps, and nothing is rewound: what blows up is seen to. Prints a line for every
 `every` steps and writes OUT/NAME.json. On a CPU give "size=tiny training.batch_size=4" or a few blocks.
 
-Columns: mean loss and its terms, held-out loss and mel of averaged weights, gradient norms' median, 95th
-percentile and maximum before clipping, re-seeded codes, mean length of the first and last level's codes.
+Columns: mean loss and its terms; held-out loss, mel and waveform distance of averaged weights; gradient
+norms' median, 95th percentile and maximum before clipping; re-seeded codes; mean length of the first and last
+level's codes; root mean square of the decoder's residual stream at its end, and the share of the energy of
+the features after its norm that is the same in all frames of a batch.
+
+Shapes: F frames of a batch, W width.
 """
 
 from __future__ import annotations
@@ -73,16 +77,31 @@ def run(corpus: Corpus, name: str, out: Path, given: dict[str, Any]) -> list[dic
             **{term: round(value, 3) for term, value in terms.items()},
             "held_out": round(task.validate(), 3),
             "held_out_mel": round(task.figures.val_losses["mel"], 3),
+            "held_out_waveform": round(task.figures.val_losses["waveform"], 3),
             "norm_50": round(float(norms_S.quantile(0.5)), 1),
             "norm_95": round(float(norms_S.quantile(0.95)), 1),
             "norm_most": round(float(norms_S.max()), 1),
             "reseeded": task.codes.reseeded,
             "lengths": [round(lengths[0], 2), round(lengths[-1], 2)],
+            **stream(task, step),
             "seconds": round(time.perf_counter() - began, 1),
         }
         rows.append(row)
         print(name, row, flush=True)
     return rows
+
+
+@torch.no_grad()
+def stream(task: VQTask, step: int) -> dict[str, float]:
+    """Size of the decoder's residual stream, and the common part of the features made of it."""
+    seen: list[torch.Tensor] = []
+    norm = task.average.module.decoder.norm
+    hook = norm.register_forward_hook(lambda _, given, made: seen.extend((given[0].float(), made.float())))
+    task.average.module(task.batches.unchanged(step))
+    hook.remove()
+    stream_FW, features_FW = (each.flatten(0, 1) for each in seen)
+    common = features_FW.mean(0).square().sum() / features_FW.square().sum(1).mean()
+    return {"stream": round(float(stream_FW.square().mean().sqrt()), 2), "common": round(float(common), 3)}
 
 
 if __name__ == "__main__":

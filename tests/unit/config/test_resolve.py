@@ -68,6 +68,25 @@ def test_sources() -> None:
     assert resolve(size="base").source("model.size") == "override"
 
 
+def test_the_rate_goes_by_width_and_yields_to_the_user() -> None:
+    rates = [resolve(size=size).config.training.lr for size in ("tiny", "small", "base")]
+    assert rates == [2e-3, 1e-3, 5e-4]
+    assert resolve({"training.lr": 3e-4}, size="base").config.training.lr == 3e-4
+
+
+def test_little_audio_is_varied_on_a_gpu() -> None:
+    def varied(minutes: float, accelerator: bool = True, **given: object) -> tuple[float, float]:
+        facts = CorpusFacts(file_count=5, train_seconds=60 * minutes, sample_rate=44_100, channels=1)
+        overrides = {f"augment.{key}": value for key, value in given.items()}
+        augment = resolve(overrides, facts=facts, accelerator=accelerator).config.augment
+        return augment.speed, augment.equaliser_db
+
+    assert varied(14.0) == (2.0, 6.0)
+    assert varied(15.0) == (0.0, 0.0)
+    assert varied(1.0, accelerator=False) == (0.0, 0.0)
+    assert varied(1.0, speed=0.0) == (0.0, 6.0)
+
+
 def test_size_from_the_file_wins_over_auto() -> None:
     assert resolve({"model.size": "small"}).config.model.width == 256
     assert resolve(accelerator=True).size == "small"
