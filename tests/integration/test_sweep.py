@@ -125,7 +125,7 @@ def test_depths_are_scored_by_one_trial_and_finalists_trained_at_their_own(uncut
     assert (started.trials, started.finalists, started.concurrent) == (2, 2, 2)
     said = {item.name: (item.value, item.source) for item in started.settings}
     assert said["size"] == ("tiny", "override")
-    assert said["lr"] == ("0.001", "auto")
+    assert said["lr"] == ("0.002", "auto")
 
     assert json.loads((out / "leaderboard.json").read_text()) == json.loads(json.dumps(report.to_json()))
     records, rows = read_trials(out / "trials.parquet")
