@@ -31,27 +31,27 @@ def source_samples(samples: int, speed: float) -> int:
     return grid * round(whole * speed / grid)
 
 
-def changed(audio_BCS: Tensor, samples: int, gains_BP: Tensor | None = None) -> Tensor:
+def changed(audio_BCS: Tensor, samples: int, gains_BK: Tensor | None = None) -> Tensor:
     """The windows `audio_BCS` with both margins, played in `samples`: [B, C, samples].
 
     Faster or slower by S over `samples` with its margins, band-limited (the spectrum is cut or padded), and
-    through the equaliser `gains_BP` in dB.
+    through an `equaliser` for `samples`.
     """
     whole = samples + 2 * MARGIN
     spectra_BCK = torch.fft.rfft(audio_BCS)
-    bins, kept = whole // 2 + 1, min(spectra_BCK.shape[-1], whole // 2 + 1)
+    kept = min(spectra_BCK.shape[-1], whole // 2 + 1)
     spectra_BCK = spectra_BCK[..., :kept] * (whole / audio_BCS.shape[-1])
-    if gains_BP is not None:
-        spectra_BCK = spectra_BCK * equaliser(gains_BP, bins)[:, None, :kept]
+    if gains_BK is not None:
+        spectra_BCK = spectra_BCK * gains_BK[:, None, :kept]
     played: Tensor = torch.fft.irfft(spectra_BCK, n=whole)[..., MARGIN : MARGIN + samples]
     return played
 
 
-def equaliser(gains_BP: Tensor, bins: int) -> Tensor:
-    """Linear gains [B, K] at `bins` frequencies from 0 to Nyquist: between points, an octave apart, straight
-    in dB over the logarithm of frequency, and level below the first.
+def equaliser(gains_BP: Tensor, samples: int) -> Tensor:
+    """Linear gains [B, K] of the bins of `samples` with their margins, from 0 Hz to Nyquist: between points,
+    an octave apart, straight in dB over the logarithm of frequency, and level below the first.
     """
-    points = gains_BP.shape[1]
+    points, bins = gains_BP.shape[1], samples // 2 + MARGIN + 1
     frequency_K = torch.linspace(0.0, 1.0, bins, dtype=gains_BP.dtype, device=gains_BP.device)
     place_K = (frequency_K.clamp(min=2.0 ** (1 - points)).log2() + points - 1).clamp(max=points - 1)
     low_K = place_K.floor().long().clamp(max=points - 2)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from distill_ray.config.vqvae import AugmentConfig, VQTrainConfig
 from distill_ray.corpus import PCM_SCALE, AudioStore, WindowBatch, WindowSampler
-from distill_ray.training.augment import MARGIN, POINTS, changed, source_samples
+from distill_ray.training.augment import MARGIN, POINTS, changed, equaliser, source_samples
 
 # Added to the seed, so that the streams differ from that of the windows.
 _AUGMENT_SEED, _MIX_SEED = 1 << 40, 2 << 40
@@ -75,8 +75,9 @@ class VQBatches:
             return self._gather(windows)
         speeds = 2.0 ** (rng.uniform(-augment.speed, augment.speed, size=_SPEEDS) / 12.0)
         points_BP = rng.uniform(-augment.equaliser_db, augment.equaliser_db, size=(count, POINTS))
-        gains_BP = self._own(points_BP.astype(np.float32)) if augment.equaliser_db > 0.0 else None
-        samples = self._config.window_samples
+        samples, gains_BK = self._config.window_samples, None
+        if augment.equaliser_db > 0.0:
+            gains_BK = equaliser(self._own(points_BP.astype(np.float32)), samples)
         own = len(windows.file_B)
         audio_BCT = torch.empty(own, self._config.model.channels, samples, device=self._device)
         for group, speed in enumerate(speeds):
@@ -85,7 +86,7 @@ class VQBatches:
                 continue
             length = source_samples(samples, speed)
             source_BCS = self._gather(self._within(windows[rows], length), length)
-            audio_BCT[rows] = changed(source_BCS, samples, None if gains_BP is None else gains_BP[rows])
+            audio_BCT[rows] = changed(source_BCS, samples, None if gains_BK is None else gains_BK[rows])
         return audio_BCT
 
     def _within(self, windows: WindowBatch, length: int) -> WindowBatch:

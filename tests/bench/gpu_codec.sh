@@ -93,6 +93,15 @@ case $phase in
       ) &
     done
     wait
+    # One file for each folder, since only eight come back.
+    for folder in "$@"; do
+      name=$(basename "$folder")-$budget kept=()
+      for work in "/tmp/bake/$name-0" "/tmp/bake/$name-1"; do
+        if ls "$work"/row-*.json >/dev/null 2>&1; then kept+=(-C "$work" $(cd "$work" && ls -d row-*.json heard)); fi
+      done
+      rm -f "$out/$name"-[01]-*.tar
+      if [ ${#kept[@]} -gt 0 ]; then tar -cf "$out/$name.tar" "${kept[@]}"; fi
+    done
     ;;
   stable)
     timeout 520 python3 "$bench/stability.py" "$1" /tmp/stable "${@:2}" 2>&1 | tee "$out/stable.log" || true

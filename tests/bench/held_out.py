@@ -37,9 +37,9 @@ class Excerpt:
     """float32 in [-1, 1] on the CPU: int16 values over `PCM_SCALE`."""
 
 
-def bench_corpus(audio: str, folder: Path) -> Corpus:
+def bench_corpus(audio: str, folder: Path, *, val_fraction: float = VAL_FRACTION) -> Corpus:
     """The recordings at `audio` as a 44.1 kHz mono corpus in `folder`; the same split on every machine."""
-    config = CorpusConfig(sample_rate=SAMPLE_RATE, channels=1, val_fraction=VAL_FRACTION)
+    config = CorpusConfig(sample_rate=SAMPLE_RATE, channels=1, val_fraction=val_fraction)
     prepare_corpus([audio], folder, config=config)
     return open_corpus(folder)
 
@@ -56,9 +56,7 @@ def limited_corpus(corpus: Corpus, seconds: float, folder: Path) -> Corpus:
         pcm_CT = np.empty((corpus.channels, length), dtype=np.int16)
         corpus.read_into(pcm_CT, file, (file.samples - length) // 2)
         soundfile.write(folder / "audio" / f"{index:04d}.flac", pcm_CT.T, corpus.sample_rate)
-    config = CorpusConfig(sample_rate=SAMPLE_RATE, channels=1, val_fraction=0.0)
-    prepare_corpus([str(folder / "audio")], folder / "corpus", config=config)
-    return open_corpus(folder / "corpus")
+    return bench_corpus(str(folder / "audio"), folder / "corpus", val_fraction=0.0)
 
 
 def excerpts(corpus: Corpus, *, count: int, seconds: float) -> list[Excerpt]:

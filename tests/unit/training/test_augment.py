@@ -48,13 +48,13 @@ def test_what_would_alias_is_cut() -> None:
 
 def test_nothing_changed_is_the_recording() -> None:
     audio = torch.randn(3, 2, SAMPLES + 2 * MARGIN, dtype=torch.float64)
-    found = changed(audio, SAMPLES, torch.zeros(3, POINTS, dtype=torch.float64))
+    found = changed(audio, SAMPLES, equaliser(torch.zeros(3, POINTS, dtype=torch.float64), SAMPLES))
     assert (found - audio[..., MARGIN:-MARGIN]).abs().max() < 1e-9
 
 
 def test_an_equaliser_has_its_gains_at_its_points() -> None:
     gains = torch.tensor([[6.0, -6.0, 3.0, 0.0, 12.0, -12.0, 1.0, -1.0]])
-    curve = 20 * equaliser(gains, 1_025)[0].log10()
+    curve = 20 * equaliser(gains, 2_048 - 2 * MARGIN)[0].log10()
     # Points an octave apart: Nyquist / 128 … Nyquist.
     assert curve[[8, 16, 32, 64, 128, 256, 512, 1024]].tolist() == pytest.approx(gains[0].tolist(), abs=1e-4)
     assert curve[0] == pytest.approx(6.0, abs=1e-4)
@@ -64,6 +64,6 @@ def test_an_equaliser_has_its_gains_at_its_points() -> None:
 def test_an_equaliser_changes_a_tone_by_its_gain() -> None:
     gains = torch.full((1, POINTS), -6.0)
     source = SAMPLES + 2 * MARGIN
-    found = changed(tone(1_000.0, source).float(), SAMPLES, gains)
+    found = changed(tone(1_000.0, source).float(), SAMPLES, equaliser(gains, SAMPLES))
     expected = tone(1_000.0, source)[..., MARGIN:-MARGIN] * 10 ** (-6 / 20)
     assert (found - expected).abs().max() < 0.01
