@@ -30,5 +30,6 @@ class AdversarialConfig(Section):
         2.0, "weight of feature matching beside the adversarial loss", low=0.0, high=100.0
     )
     every: int = setting(1, "steps of the codec for each step of the discriminators", low=1, high=100)
+    judged_every: int = setting(4, "one of so many windows of a step is judged", low=1, high=100)
     width: int = setting(16, "first channels of each discriminator", low=4, high=256)
     lr: float = setting(2e-4, "peak learning rate of the discriminators", above=0.0, high=1.0)

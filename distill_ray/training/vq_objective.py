@@ -70,10 +70,12 @@ class Objective(nn.Module):
 class AdversarialObjective(Objective):
     """Reconstruction, and passing for a recording before discriminators that learn in the same step.
 
-    The discriminators look at each recording and each reconstruction once: from one pass come the gradient
-    of their own loss, which `forward` leaves in their parameters, and that of the codec's. The latter is
-    balanced against the reconstruction loss at the audio (`balanced_gradient`) and goes through the codec by
-    a product whose derivative it is. "total" stays the loss of `Objective`, so that both stages compare.
+    The discriminators look at every `judged_every`-th window, which are random ones (a step of theirs costs
+    more than the codec's), and at each recording and each reconstruction once: from one pass come the
+    gradient of their own loss, which `forward` leaves in their parameters, and that of the codec's. The
+    latter is balanced against the reconstruction loss at the audio (`balanced_gradient`) and goes through
+    the codec by a product whose derivative it is. "total" stays the loss of `Objective`, so that both stages
+    compare.
 
     Args:
         learns: whether the discriminators get a gradient.
@@ -110,11 +112,13 @@ class AdversarialObjective(Objective):
         audio_fake_BCT = output.audio_BCT.detach().requires_grad_()
         terms = self.loss(audio_fake_BCT, audio_BCT)
         reconstruction = self.loss.total(terms)
-        (base_BCT,) = torch.autograd.grad(reconstruction, audio_fake_BCT)
+        (gradient_BCT,) = torch.autograd.grad(reconstruction, audio_fake_BCT)
 
+        judged = slice(None, None, settings.judged_every)
+        judged_fake_BCT = output.audio_BCT[judged].detach().requires_grad_()
         with torch.set_grad_enabled(self.learns):
-            real = self.discriminators(audio_BCT)
-        fake = self.discriminators(audio_fake_BCT)
+            real = self.discriminators(audio_BCT[judged])
+        fake = self.discriminators(judged_fake_BCT)
         found = discriminator_loss(real, fake, kind=settings.loss)
         if self.learns:
             parameters = list(self.discriminators.parameters())
@@ -123,10 +127,10 @@ class AdversarialObjective(Objective):
                 parameter.grad = gradient
         passing = adversarial_loss(fake, kind=settings.loss)
         matching = feature_matching_loss(real, fake)
-        (other_BCT,) = torch.autograd.grad(passing + settings.feature_matching * matching, audio_fake_BCT)
+        (other_BCT,) = torch.autograd.grad(passing + settings.feature_matching * matching, judged_fake_BCT)
 
-        gradient_BCT = balanced_gradient(base_BCT, other_BCT, settings.share)
+        gradient_BCT[judged] = balanced_gradient(gradient_BCT[judged], other_BCT, settings.share)
         codes = self.of_codes(output)
         each = self.named(reconstruction + codes, terms, output)
-        judged = torch.stack([value.detach().float() for value in (passing, matching, found)])
-        return (output.audio_BCT * gradient_BCT).sum() + codes, torch.cat([each, judged]), output
+        verdicts = torch.stack([value.detach().float() for value in (passing, matching, found)])
+        return (output.audio_BCT * gradient_BCT).sum() + codes, torch.cat([each, verdicts]), output

@@ -63,7 +63,7 @@ def main() -> None:
     options.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
     torch.backends.cudnn.benchmark = True  # fixed shapes; what full-rate convolutions want
-    corpus = bench_corpus(options.audio, options.out / "corpus")
+    corpus = bench_corpus(options.audio, options.corpus or options.out / "corpus")
     trained_on = corpus
     if options.train_seconds is not None:
         trained_on = limited_corpus(corpus, options.train_seconds, options.out / "limited")
@@ -84,6 +84,7 @@ def main() -> None:
             config=config,
             device=device,
             scratch=options.out / "scratch" / name,
+            snake_front=options.snake_front,
         )
         trained = train(name, contest, seconds=options.seconds, looks=options.looks)
         row = {**_row(name, trained, chosen, config, device, options), "settings": given}
@@ -104,6 +105,7 @@ def _options() -> argparse.Namespace:
     )
     parser.add_argument("audio")
     parser.add_argument("out", type=Path)
+    parser.add_argument("--corpus", type=Path, default=None, help="where it is prepared, if not in OUT")
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--codecs", nargs="*", default=["ours-base", "encodec", "dac-small", "dac"])
     parser.add_argument("--opus", action="store_true")
@@ -117,6 +119,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--excerpts", type=int, default=24)
     parser.add_argument("--excerpt-seconds", type=float, default=15.0)
     parser.add_argument("--listen", type=int, default=6, help="excerpts kept for ViSQOL and pictures")
+    parser.add_argument("--snake-front", action="store_true", help="ours with DAC's encoder")
     parser.add_argument("--set", nargs="*", default=[], metavar="KEY=VALUE", dest="settings")
     return parser.parse_args()
 

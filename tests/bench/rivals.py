@@ -30,13 +30,14 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
+from unittest.mock import patch
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils import parametrize
 
-from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.config.vqvae import VQTrainConfig, VQVAEConfig
 from distill_ray.corpus import AudioStore, Corpus
 from distill_ray.training.ema import WeightAverage
 from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
@@ -44,6 +45,7 @@ from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker
 from distill_ray.vqvae import VQVAE, ReconstructionLoss, kernels
+from distill_ray.vqvae import model as codec_model
 
 RATIOS = (8, 4, 4, 4)
 """EnCodec's strides at 44.1 kHz, decoder's order; their product is our hop of 512."""
@@ -91,6 +93,8 @@ class Contest:
     config: VQTrainConfig
     device: torch.device
     scratch: Path
+    snake_front: bool = False
+    """Whether ours begins with `SnakeEncoder`."""
 
 
 def build(name: str, contest: Contest) -> Trainee:
@@ -115,12 +119,30 @@ class OursInUse:
         return self.module.decode(codes_BQT, length)
 
 
+class SnakeEncoder(nn.Module):
+    """DAC's strided Snake convolutions at DAC's own width, in the place of our `Encoder`."""
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        from transformers import DacConfig, DacModel
+
+        super().__init__()
+        settings = DacConfig(encoder_hidden_size=DAC_WIDTHS["dac"][0], downsampling_ratios=list(DAC_RATIOS))
+        self.convolutions = DacModel(settings).encoder
+        self.project = nn.Linear(settings.hidden_size, config.latent_dim)
+
+    def forward(self, audio_BCT: Tensor) -> Tensor:
+        latent_BFL: Tensor = self.project(self.convolutions(audio_BCT).transpose(1, 2))
+        return latent_BFL
+
+
 class Ours:
     """Our codec, trained by the product's own step."""
 
     def __init__(self, contest: Contest) -> None:
         worker = LocalWorker(contest.scratch, device=contest.device)
-        self._task = VQTask(contest.corpus, contest.config, worker)
+        front = SnakeEncoder if contest.snake_front else codec_model.Encoder
+        with patch.object(codec_model, "Encoder", front):
+            self._task = VQTask(contest.corpus, contest.config, worker)
         self.coder: Coder = OursInUse(self._task.average.module)
         self.parameters = sum(parameter.numel() for parameter in self._task.model.parameters())
 

@@ -55,34 +55,41 @@ def step_of(config: VQTrainConfig, *, learns: bool = True) -> Step:
     )
 
 
-def test_gradients_are_those_of_the_losses_written_out(config: VQTrainConfig) -> None:
+@pytest.mark.parametrize("judged_every", [1, 2])
+def test_gradients_are_those_of_the_losses_written_out(small_config: Config, judged_every: int) -> None:
     """One pass through each network against passes of their own for each loss."""
+    config = small_config(
+        adversarial__enabled=True, adversarial__width=4, adversarial__judged_every=judged_every
+    )
     step = step_of(config)
     model, judges, settings = step.objective.model, step.objective.discriminators, config.adversarial
+    judged_BCT = step.audio_BCT[::judged_every]
     loss, terms, output = step.objective(step.audio_BCT, step.depth_B)
     loss.backward()
     of_model = [value.grad for value in step.plain.trained()]
     of_judges = [value.grad for value in judges.parameters()]
 
     again = model(step.audio_BCT, step.depth_B)
-    fake_BCT = again.audio_BCT.detach()
-    found = discriminator_loss(judges(step.audio_BCT), judges(fake_BCT), kind="hinge")
+    fake_BCT = again.audio_BCT[::judged_every]
+    found = discriminator_loss(judges(judged_BCT), judges(fake_BCT.detach()), kind="hinge")
     for one, other in zip(of_judges, torch.autograd.grad(found, list(judges.parameters())), strict=True):
         assert torch.allclose(one, other, atol=1e-6)
 
-    fake = judges(again.audio_BCT)
+    fake = judges(fake_BCT)
     reconstruction = step.objective.loss.total(step.objective.loss(again.audio_BCT, step.audio_BCT))
-    matching = feature_matching_loss(judges(step.audio_BCT), fake)
-    judged = adversarial_loss(fake, kind="hinge") + settings.feature_matching * matching
+    matching = feature_matching_loss(judges(judged_BCT), fake)
+    passing = adversarial_loss(fake, kind="hinge") + settings.feature_matching * matching
     scale_B = torch.stack(
         [
             torch.autograd.grad(value, again.audio_BCT, retain_graph=True)[0].flatten(1).norm(dim=1)
-            for value in (reconstruction, judged)
+            for value in (reconstruction, passing)
         ]
     )
-    share_B = settings.share * scale_B[0] / scale_B[1]
-    (judged_BCT,) = torch.autograd.grad(judged, again.audio_BCT, retain_graph=True)
-    weighted = (again.audio_BCT * (share_B[:, None, None] * judged_BCT)).sum()
+    # Windows that were not judged have no such gradient.
+    share_B = settings.share * scale_B[0] / scale_B[1].clamp(min=1e-8)
+    (passing_BCT,) = torch.autograd.grad(passing, again.audio_BCT, retain_graph=True)
+    assert [bool(each.any()) for each in passing_BCT] == [index % judged_every == 0 for index in range(3)]
+    weighted = (again.audio_BCT * (share_B[:, None, None] * passing_BCT)).sum()
     expected = torch.autograd.grad(
         reconstruction + weighted + step.objective.of_codes(again), step.plain.trained()
     )
