@@ -47,6 +47,9 @@ class VQVAEConfig(Section):
     mlp_ratio: int = setting(4, "hidden width of a block over its width", low=1, high=8)
     latent_dim: int = setting(128, "channels that enter the quantiser", low=2, high=4096)
     decoder_norm: bool = setting(True, "normalise what the decoder begins with")
+    decoder_head: str = setting(
+        "polar", "what the decoder's spectra are made of", choices=("polar", "compressed")
+    )
     dropout: float = setting(0.0, "dropout inside the blocks", low=0.0, high=0.9)
     n_fft: int = setting(1024, "STFT window in samples", low=64, high=8192)
     hop: int = setting(256, "STFT hop in samples", low=16, high=4096)
@@ -94,6 +97,7 @@ class AugmentConfig(Section):
     gain_db: float = setting(6.0, "largest gain change in dB, up or down", low=0.0, high=40.0)
     polarity: float = setting(0.5, "chance of flipping the polarity", low=0.0, high=1.0)
     mix: float = setting(0.0, "chance of adding another window of the corpus", low=0.0, high=1.0)
+    silence: float = setting(0.1, "chance of silencing a window up to a point or from it on", low=0.0, high=1.0)
     speed: float = setting(0.0, "largest change of speed and pitch in semitones", low=0.0, high=12.0)
     equaliser_db: float = setting(0.0, "largest gain of a random equaliser in dB", low=0.0, high=24.0)
 

@@ -56,12 +56,16 @@ class VQBatches:
         rng = np.random.Generator(np.random.Philox(key=[config.training.seed + _AUGMENT_SEED, step]))
         gain_B, mix_B = _draw_gains(rng, augment, count)
         depth_B = _draw_depths(rng, model.quantizer_dropout, model.num_quantizers, count)
+        heard_B2 = _draw_heard(rng, augment.silence, config.window_samples, count)
         audio_BCT = self._windows(self._sampler, step, rng) * self._own(gain_B)[:, None, None]
         if augment.mix > 0.0:
             audio_BCT = audio_BCT + self._windows(self._mixed, step, rng) * self._own(mix_B)[:, None, None]
         # A sum or a raised gain may pass full scale, where no recording is.
         peak_B11 = audio_BCT.abs().amax(dim=(1, 2), keepdim=True)
-        return VQBatch(audio_BCT=audio_BCT / peak_B11.clamp(min=1.0), depth_B=self._own(depth_B))
+        audio_BCT = audio_BCT / peak_B11.clamp(min=1.0)
+        if augment.silence > 0.0:
+            audio_BCT = audio_BCT * self._heard(heard_B2)
+        return VQBatch(audio_BCT=audio_BCT, depth_B=self._own(depth_B))
 
     def unchanged(self, step: int) -> Tensor:
         """The whole batch of `step`, of all ranks, as it was recorded: [batch size, C, T]."""
@@ -98,6 +102,16 @@ class VQBatches:
         samples = self._config.window_samples if samples is None else samples
         return self._store.gather(windows.file_B, windows.start_B, samples).float() / PCM_SCALE
 
+    def _heard(self, heard_B2: np.ndarray) -> Tensor:
+        """1 between the given samples of this rank's windows and 0 elsewhere: [B, 1, T].
+
+        Windows lie inside of recordings (a shorter one is looped), so that without this the codec would meet
+        silence only in use, and answer it with bursts.
+        """
+        begin_B11, end_B11 = self._own(heard_B2)[:, None, :].split(1, dim=2)
+        place_T = torch.arange(self._config.window_samples, device=self._device)
+        return ((place_T >= begin_B11) & (place_T < end_B11)).float()
+
     def _own(self, values_B: np.ndarray) -> Tensor:
         return torch.from_numpy(values_B[self._slice]).to(self._device)
 
@@ -111,6 +125,14 @@ def _draw_gains(
     gains = (signs * 10.0 ** (decibels / 20.0)).astype(np.float32)
     gains[1] *= rng.random(count) < augment.mix
     return gains[0], gains[1]
+
+
+def _draw_heard(rng: np.random.Generator, chance: float, samples: int, count: int) -> np.ndarray:
+    """Where each window begins and ends to be heard, int64 [B, 2]: all of it, or from or up to a point."""
+    point_B = rng.integers(0, samples, size=count)
+    cut_B, from_start_B = rng.random(count) < chance, rng.random(count) < 0.5
+    begin_B = np.where(cut_B & from_start_B, point_B, 0)
+    return np.stack([begin_B, np.where(cut_B & ~from_start_B, point_B, samples)], axis=1)
 
 
 def _draw_depths(rng: np.random.Generator, share: float, levels: int, count: int) -> np.ndarray:

@@ -45,10 +45,11 @@ class Decoder(nn.Module):
             config.width, blocks, total=2 * blocks, mlp_ratio=config.mlp_ratio, dropout=config.dropout
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.head = nn.Linear(config.width, config.channels * self.stft.bins * 2)
+        self.polar = config.decoder_head == "polar"
+        self.head = nn.Linear(config.width, config.channels * self.stft.bins * (3 if self.polar else 2))
         self.apply(init_linear)
         with torch.no_grad():
-            self.head.weight.mul_(HEAD_SHARE)
+            self.head.weight[: config.channels * self.stft.bins if self.polar else None].mul_(HEAD_SHARE)
 
     @torch.no_grad()
     def start_from(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
@@ -62,6 +63,11 @@ class Decoder(nn.Module):
             audio_BCT: recordings; T is a multiple of the hop.
             generator: CPU generator in the same state on every rank.
         """
+        if self.polar:
+            log_CK = (self.stft(audio_BCT).abs() + 1e-4).log().mean((0, 2))
+            share = (log_CK.exp() / self.stft.loudest).clamp(max=0.9)
+            self.head.bias[: log_CK.numel()].copy_(torch.logit(share).flatten())
+            return
         mean_CK = compress(self.stft(audio_BCT), self.compression).abs().mean((0, 2))
         angle_CK = 2 * torch.pi * torch.rand(mean_CK.shape, generator=generator).to(mean_CK.device)
         self.head.bias.copy_(torch.view_as_real(torch.polar(mean_CK, angle_CK)).flatten())
@@ -79,6 +85,12 @@ class Decoder(nn.Module):
         return self._synthesised(self.norm(fine_BSW))
 
     def _synthesised(self, fine_BSW: Tensor) -> Tensor:
+        if self.polar:
+            gain, real, imag = (
+                self.head(fine_BSW).float().unflatten(2, (3, self.channels, self.stft.bins)).transpose(1, 3).unbind(2)
+            )
+            size = self.stft.loudest * torch.sigmoid(gain) * torch.rsqrt(real.square() + imag.square() + 1e-4)
+            return self.stft.inverse(torch.complex(size * real, size * imag).contiguous())
         if kernels.usable(fine_BSW):
             from distill_ray.vqvae.kernels.spectra import padded_features, synthesis
 

@@ -8,8 +8,8 @@ A recipe is a name and settings; besides dotted keys `steps` (6000), `every` (25
 follows a cosine over the steps, and nothing is rewound: what blows up is seen to. Prints a line for every
 `every` steps and writes OUT/NAME.json. On a CPU give "size=tiny training.batch_size=4" or a few blocks.
 
-Columns: mean loss and its terms; held-out loss, mel and waveform distance of averaged weights; gradient
-norms' median, 95th percentile and maximum before clipping; re-seeded codes; mean length of the first and last
+Columns: mean loss and its terms; held-out loss of averaged weights and of those that are trained; mel and
+waveform distance of averaged weights; gradient norms' median, 95th percentile and maximum before clipping; re-seeded codes; mean length of the first and last
 level's codes; root mean square of the decoder's residual stream at its end, and the share of the energy of
 the features after its norm that is the same in all frames of a batch.
 
@@ -76,6 +76,7 @@ def run(corpus: Corpus, name: str, out: Path, given: dict[str, Any]) -> list[dic
             "steps": step,
             **{term: round(value, 3) for term, value in terms.items()},
             "held_out": round(task.validate(), 3),
+            "held_out_live": round(live(task), 3),
             "held_out_mel": round(task.figures.val_losses["mel"], 3),
             "held_out_waveform": round(task.figures.val_losses["waveform"], 3),
             "norm_50": round(float(norms_S.quantile(0.5)), 1),
@@ -89,6 +90,12 @@ def run(corpus: Corpus, name: str, out: Path, given: dict[str, Any]) -> list[dic
         rows.append(row)
         print(name, row, flush=True)
     return rows
+
+
+def live(task: VQTask) -> float:
+    """The held-out loss of the weights that are trained, not of their average."""
+    with task._kernels():
+        return task.held_out.score(task.model, task.loss, bf16=task.bf16)[0]
 
 
 @torch.no_grad()

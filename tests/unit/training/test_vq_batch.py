@@ -42,14 +42,14 @@ def test_a_step_decides_its_batch(corpus: Corpus, small_config: Config) -> None:
 
 
 def test_without_augmentation_it_is_the_recording(corpus: Corpus, small_config: Config) -> None:
-    config = small_config(augment__gain_db=0.0, augment__polarity=0.0)
+    config = small_config(augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0)
     source = batches(corpus, config)
     assert torch.equal(source.batch(2).audio_BCT, source.unchanged(2))
 
 
 def test_windows_are_played_at_other_speeds(corpus: Corpus, small_config: Config) -> None:
-    plain = small_config(augment__gain_db=0.0, augment__polarity=0.0)
-    config = small_config(augment__gain_db=0.0, augment__polarity=0.0, augment__speed=3.0)
+    plain = small_config(augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0)
+    config = small_config(augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0, augment__speed=3.0)
     recorded, played = (batches(corpus, each).batch(5).audio_BCT for each in (plain, config))
     assert played.shape == recorded.shape
     moved = (centroid(played) / centroid(recorded)).log2().abs() * 12
@@ -64,7 +64,7 @@ def centroid(audio_BCT: torch.Tensor) -> torch.Tensor:
 
 
 def test_gains_stay_in_range_and_flip_about_half(corpus: Corpus, small_config: Config) -> None:
-    config = small_config(augment__gain_db=6.0, training__batch_size=16)
+    config = small_config(augment__gain_db=6.0, augment__silence=0.0, training__batch_size=16)
     source = batches(corpus, config)
     ratios = []
     for step in range(20):
@@ -93,3 +93,17 @@ def test_half_of_the_windows_drop_levels(corpus: Corpus, small_config: Config) -
     assert all(0.06 < float(share) < 0.2 for share in shares[:3])
     config = small_config(model__quantizer_dropout=0.0)
     assert (batches(corpus, config).batch(0).depth_B == 2).all()
+
+
+def test_some_windows_are_silent_up_to_a_point_or_from_it_on(corpus: Corpus, small_config: Config) -> None:
+    changes = {"augment__gain_db": 0.0, "augment__polarity": 0.0, "training__batch_size": 64}
+    plain = batches(corpus, small_config(augment__silence=0.0, **changes)).batch(3).audio_BCT
+    cut = batches(corpus, small_config(augment__silence=0.5, **changes)).batch(3).audio_BCT
+    kept_BT = (cut == plain).all(dim=1)
+    assert ((cut == 0) | (cut == plain)).all()
+    whole_B = kept_BT.all(dim=1)
+    assert 20 <= int(whole_B.sum()) <= 44
+    silent_BT = (cut == 0).all(dim=1)[~whole_B]
+    assert (silent_BT[:, 0] | silent_BT[:, -1]).all()
+    assert 0.3 < silent_BT[:, 0].float().mean() < 0.7
+    assert 0.35 < silent_BT.float().mean() < 0.65
