@@ -97,7 +97,7 @@ class AugmentConfig(Section):
     gain_db: float = setting(6.0, "largest gain change in dB, up or down", low=0.0, high=40.0)
     polarity: float = setting(0.5, "chance of flipping the polarity", low=0.0, high=1.0)
     mix: float = setting(0.0, "chance of adding another window of the corpus", low=0.0, high=1.0)
-    silence: float = setting(0.1, "chance of silencing a window up to a point or from it on", low=0.0, high=1.0)
+    silence: float = setting(0.05, "chance of silencing a window up to a point or from it on", low=0.0, high=1.0)
     speed: float = setting(0.0, "largest change of speed and pitch in semitones", low=0.0, high=12.0)
     equaliser_db: float = setting(0.0, "largest gain of a random equaliser in dB", low=0.0, high=24.0)
 

@@ -20,6 +20,7 @@ from distill_ray.training.augment import MARGIN, POINTS, changed, equaliser, sou
 
 # Added to the seed, so that the streams differ from that of the windows.
 _AUGMENT_SEED, _MIX_SEED = 1 << 40, 2 << 40
+_FADE_SECONDS = (0.01, 0.2)
 _SPEEDS = 4
 """Speeds in a batch: windows are transformed together with those of the same speed."""
 
@@ -56,7 +57,7 @@ class VQBatches:
         rng = np.random.Generator(np.random.Philox(key=[config.training.seed + _AUGMENT_SEED, step]))
         gain_B, mix_B = _draw_gains(rng, augment, count)
         depth_B = _draw_depths(rng, model.quantizer_dropout, model.num_quantizers, count)
-        heard_B2 = _draw_heard(rng, augment.silence, config.window_samples, count)
+        heard_B3 = _draw_heard(rng, augment.silence, config.window_samples, model.sample_rate, count)
         audio_BCT = self._windows(self._sampler, step, rng) * self._own(gain_B)[:, None, None]
         if augment.mix > 0.0:
             audio_BCT = audio_BCT + self._windows(self._mixed, step, rng) * self._own(mix_B)[:, None, None]
@@ -64,7 +65,7 @@ class VQBatches:
         peak_B11 = audio_BCT.abs().amax(dim=(1, 2), keepdim=True)
         audio_BCT = audio_BCT / peak_B11.clamp(min=1.0)
         if augment.silence > 0.0:
-            audio_BCT = audio_BCT * self._heard(heard_B2)
+            audio_BCT = audio_BCT * self._heard(heard_B3)
         return VQBatch(audio_BCT=audio_BCT, depth_B=self._own(depth_B))
 
     def unchanged(self, step: int) -> Tensor:
@@ -102,15 +103,17 @@ class VQBatches:
         samples = self._config.window_samples if samples is None else samples
         return self._store.gather(windows.file_B, windows.start_B, samples).float() / PCM_SCALE
 
-    def _heard(self, heard_B2: np.ndarray) -> Tensor:
-        """1 between the given samples of this rank's windows and 0 elsewhere: [B, 1, T].
+    def _heard(self, heard_B3: np.ndarray) -> Tensor:
+        """Gains of this rank's windows [B, 1, T]: 1 between two samples, 0 outside, with soft edges.
 
         Windows lie inside of recordings (a shorter one is looped), so that without this the codec would meet
-        silence only in use, and answer it with bursts.
+        silence only in use, and answer it with bursts. Hard edges, which few recordings have and no spectral
+        frame can make, spoil training (ARCHITECTURE.md).
         """
-        begin_B11, end_B11 = self._own(heard_B2)[:, None, :].split(1, dim=2)
+        begin_B11, end_B11, fade_B11 = self._own(heard_B3)[:, None, :].split(1, dim=2)
         place_T = torch.arange(self._config.window_samples, device=self._device)
-        return ((place_T >= begin_B11) & (place_T < end_B11)).float()
+        inside_B1T = torch.minimum(place_T - begin_B11, end_B11 - place_T) / fade_B11
+        return torch.sin(0.5 * torch.pi * inside_B1T.clamp(0.0, 1.0)).square()
 
     def _own(self, values_B: np.ndarray) -> Tensor:
         return torch.from_numpy(values_B[self._slice]).to(self._device)
@@ -127,12 +130,16 @@ def _draw_gains(
     return gains[0], gains[1]
 
 
-def _draw_heard(rng: np.random.Generator, chance: float, samples: int, count: int) -> np.ndarray:
-    """Where each window begins and ends to be heard, int64 [B, 2]: all of it, or from or up to a point."""
+def _draw_heard(
+    rng: np.random.Generator, chance: float, samples: int, sample_rate: int, count: int
+) -> np.ndarray:
+    """Where each window begins and ends to be heard, and the length of the fade there, in samples: [B, 3]."""
     point_B = rng.integers(0, samples, size=count)
+    fade_B = sample_rate * np.exp(rng.uniform(*np.log(_FADE_SECONDS), size=count))
     cut_B, from_start_B = rng.random(count) < chance, rng.random(count) < 0.5
-    begin_B = np.where(cut_B & from_start_B, point_B, 0)
-    return np.stack([begin_B, np.where(cut_B & ~from_start_B, point_B, samples)], axis=1)
+    begin_B = np.where(cut_B & from_start_B, point_B, -samples)
+    end_B = np.where(cut_B & ~from_start_B, point_B, 2 * samples)
+    return np.stack([begin_B, end_B, np.where(cut_B, fade_B, 1.0)], axis=1).astype(np.float32)
 
 
 def _draw_depths(rng: np.random.Generator, share: float, levels: int, count: int) -> np.ndarray:

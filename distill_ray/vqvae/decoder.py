@@ -13,7 +13,7 @@ from torch.nn import functional
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
-from distill_ray.vqvae.spectral import EXPANSION_FLOOR, Stft, compress, expand, limited
+from distill_ray.vqvae.spectral import DIRECTION_FLOOR, MAGNITUDE_FLOOR, Stft, directed, expand, limited
 
 HEAD_SHARE = 0.1
 """Of the usual start of matrices: at first the head gives little more than its bias."""
@@ -52,25 +52,21 @@ class Decoder(nn.Module):
             self.head.weight[: config.channels * self.stft.bins if self.polar else None].mul_(HEAD_SHARE)
 
     @torch.no_grad()
-    def start_from(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
-        """Let the head's bias give the mean spectrum of recordings, with random phases.
+    def start_from(self, audio_BCT: Tensor) -> None:
+        """Let the head's bias give the mean log spectrum of recordings.
 
         A decoder that knows nothing of its latents does best to give that whatever they are. Learnt, it
         makes features of which 99 % are the same in all frames: every step then moves all frames' spectra
-        together, and what tells them apart is learnt slowly, or the run blows up.
+        together, and what tells them apart is learnt slowly.
 
         Args:
             audio_BCT: recordings; T is a multiple of the hop.
-            generator: CPU generator in the same state on every rank.
         """
-        if self.polar:
-            log_CK = (self.stft(audio_BCT).abs() + 1e-4).log().mean((0, 2))
-            share = (log_CK.exp() / self.stft.loudest).clamp(max=0.9)
-            self.head.bias[: log_CK.numel()].copy_(torch.logit(share).flatten())
+        if not self.polar:
             return
-        mean_CK = compress(self.stft(audio_BCT), self.compression).abs().mean((0, 2))
-        angle_CK = 2 * torch.pi * torch.rand(mean_CK.shape, generator=generator).to(mean_CK.device)
-        self.head.bias.copy_(torch.view_as_real(torch.polar(mean_CK, angle_CK)).flatten())
+        log_CK = (self.stft(audio_BCT).abs() + MAGNITUDE_FLOOR).log().mean((0, 2))
+        share_CK = (log_CK.exp() / self.stft.loudest).clamp(max=0.5)
+        self.head.bias[: share_CK.numel()].copy_(share_CK.logit().flatten())
 
     @property
     def context_frames(self) -> int:
@@ -85,16 +81,10 @@ class Decoder(nn.Module):
         return self._synthesised(self.norm(fine_BSW))
 
     def _synthesised(self, fine_BSW: Tensor) -> Tensor:
-        if self.polar:
-            gain, real, imag = (
-                self.head(fine_BSW).float().unflatten(2, (3, self.channels, self.stft.bins)).transpose(1, 3).unbind(2)
-            )
-            size = self.stft.loudest * torch.sigmoid(gain) * torch.rsqrt(real.square() + imag.square() + 1e-4)
-            return self.stft.inverse(torch.complex(size * real, size * imag).contiguous())
-        if kernels.usable(fine_BSW):
-            from distill_ray.vqvae.kernels.spectra import padded_features, synthesis
+        if self.polar and kernels.usable(fine_BSW):
+            from distill_ray.vqvae.kernels.spectra import padded, synthesis
 
-            missing = padded_features(self.channels, self.stft.bins) - self.head.out_features
+            missing = padded(self.head.out_features) - self.head.out_features
             weight_EW = functional.pad(self.head.weight, (0, 0, 0, missing))
             parts_BSE = functional.linear(fine_BSW, weight_EW, functional.pad(self.head.bias, (0, missing)))
             return synthesis(
@@ -102,10 +92,13 @@ class Decoder(nn.Module):
                 self.stft.window,
                 self.stft.hop,
                 channels=self.channels,
-                exponent=self.compression,
-                floor=EXPANSION_FLOOR,
-                most=self.most,
+                loudest=self.stft.loudest,
+                floor=DIRECTION_FLOOR,
             )
-        parts = self.head(fine_BSW).float().unflatten(2, (self.channels, self.stft.bins, 2))
+        parts_BSE = self.head(fine_BSW).float()
+        if self.polar:
+            parts = parts_BSE.unflatten(2, (3, self.channels, self.stft.bins)).permute(0, 3, 1, 2, 4)
+            return self.stft.inverse(directed(parts, self.stft.loudest))
+        parts = parts_BSE.unflatten(2, (self.channels, self.stft.bins, 2))
         spectra_BCSK = torch.view_as_complex(parts.transpose(1, 2).contiguous())
         return self.stft.inverse(expand(limited(spectra_BCSK, self.most), self.compression))

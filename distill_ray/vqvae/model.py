@@ -54,7 +54,7 @@ class VQVAE(nn.Module):
             generator: CPU generator in the same state everywhere.
         """
         self.quantizer.initialise(self.encoder(audio_BCT).float().flatten(0, 1), generator)
-        self.decoder.start_from(audio_BCT, generator)
+        self.decoder.start_from(audio_BCT)
 
     @torch.no_grad()
     def encode(self, audio_BCT: Tensor, num_quantizers: int | None = None) -> Tensor:

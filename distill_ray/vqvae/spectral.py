@@ -21,6 +21,9 @@ MAGNITUDE_FLOOR = 1e-4
 EXPANSION_FLOOR = 1e-6
 """Keeps the derivative of `expand` finite at zero for exponents above 1/2."""
 
+DIRECTION_FLOOR = 1e-4
+"""Squared length of a direction below which it loses its say, and its gradient stops growing."""
+
 
 class Stft(nn.Module):
     """Hann-window STFT of T = F · hop samples into exactly F frames, and back.
@@ -112,3 +115,15 @@ def expand(compressed: Tensor, exponent: float) -> Tensor:
     power = compressed.real.square() + compressed.imag.square()
     spectra: Tensor = compressed * (power + EXPANSION_FLOOR**2) ** ((1 / exponent - 1) / 2)
     return spectra
+
+
+def directed(parts: Tensor, loudest: float) -> Tensor:
+    """Complex spectra [..., K] of `parts` [..., 3, K], a gain and the two components of a direction a bin.
+
+    The magnitude is `loudest` times the logistic function of the gain: its logarithm, which is what mel
+    distances compare, follows the gain one to one however quiet a bin is, and no gain makes it louder than
+    audio can be.
+    """
+    gain, real, imag = parts.unbind(-2)
+    size = loudest * torch.sigmoid(gain) * torch.rsqrt(real.square() + imag.square() + DIRECTION_FLOOR)
+    return torch.complex(size * real, size * imag)

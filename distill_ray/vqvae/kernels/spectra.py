@@ -4,7 +4,7 @@ What `spectral.py` does with views. `features` is the front of the encoder, `syn
 decoder; `losses.py` here builds on the same kernels.
 
 Shapes: R rows of audio (batch · channels), T samples, F frames, N window samples (n_fft), K = N / 2 + 1
-bins, B batch, C channels, S frames, E features (C · K · 2) padded to a multiple of `ALIGNMENT`.
+bins, B batch, C channels, S frames, E features (2 · C · K or 3 · C · K) padded to a multiple of `ALIGNMENT`.
 """
 
 from __future__ import annotations
@@ -96,15 +96,6 @@ def scaled_gradient(real, imag, grad_real, grad_imag, floor, exponent):
 
 
 @triton.jit
-def _limit(real, imag, most):
-    """What magnitudes above `most` are scaled by (`spectral.limited`), and its derivative by the energy."""
-    energy = tl.maximum(real * real + imag * imag, most * most)
-    log = tl.log2(energy / (most * most)) * 0.6931471805599453
-    length = tl.sqrt(energy)
-    return most * (1.0 + 0.5 * log) / length, -0.25 * most * log / (energy * length)
-
-
-@triton.jit
 def _to_features(
     spectra_ptr, out_ptr, frames, channels, pairs, count, exponent, floor,
     K: tl.constexpr, BLOCK: tl.constexpr,
@@ -125,28 +116,27 @@ def _to_features(
 
 
 @triton.jit
-def _from_features(
-    parts_ptr, out_ptr, frames, channels, pairs, count, exponent, floor, most,
+def _to_spectra(
+    parts_ptr, out_ptr, frames, channels, width, count, loudest, floor,
     K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Compressed parts [B, S, E] → complex [B, C, S, K]."""
+    """Gains and directions [B, S, E] → complex [B, C, S, K] (`spectral.directed`)."""
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
     k, frame = at % K, (at // K) % frames
     channel, item = (at // (K * frames)) % channels, at // (K * frames * channels)
-    source = parts_ptr + 2 * ((item * frames + frame) * pairs + channel * K + k)
-    real = tl.load(source, mask=inside, other=0.0).to(tl.float32)
-    imag = tl.load(source + 1, mask=inside, other=0.0).to(tl.float32)
-    shrunk, _ = _limit(real, imag, most)
-    real, imag = real * shrunk, imag * shrunk
-    scale = power(real * real + imag * imag + floor, exponent)
-    tl.store(out_ptr + 2 * at, real * scale, mask=inside)
-    tl.store(out_ptr + 2 * at + 1, imag * scale, mask=inside)
+    source = parts_ptr + (item * frames + frame) * width + channel * K + k
+    gain = tl.load(source, mask=inside, other=0.0).to(tl.float32)
+    real = tl.load(source + channels * K, mask=inside, other=0.0).to(tl.float32)
+    imag = tl.load(source + 2 * channels * K, mask=inside, other=0.0).to(tl.float32)
+    size = loudest * tl.sigmoid(gain) * tl.rsqrt(real * real + imag * imag + floor)
+    tl.store(out_ptr + 2 * at, size * real, mask=inside)
+    tl.store(out_ptr + 2 * at + 1, size * imag, mask=inside)
 
 
 @triton.jit
-def _from_features_backward(
-    parts_ptr, grad_ptr, out_ptr, frames, channels, pairs, count, exponent, floor, most,
+def _to_spectra_backward(
+    parts_ptr, grad_ptr, out_ptr, frames, channels, width, count, loudest, floor,
     K: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
     """From the transform [B, C, S, K] of the frames' gradient to the gradient of the parts [B, S, E].
@@ -155,24 +145,27 @@ def _from_features_backward(
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
-    pair, item = at % pairs, at // (pairs * frames)
-    frame = (at // pairs) % frames
-    channel, k = pair // K, pair % K
-    there = inside & (channel < channels)
-    real = tl.load(parts_ptr + 2 * at, mask=there, other=0.0).to(tl.float32)
-    imag = tl.load(parts_ptr + 2 * at + 1, mask=there, other=0.0).to(tl.float32)
-    source = grad_ptr + 2 * (((item * channels + channel) * frames + frame) * K + k)
+    k, frame = at % K, (at // K) % frames
+    channel, item = (at // (K * frames)) % channels, at // (K * frames * channels)
+    place = (item * frames + frame) * width + channel * K + k
+    apart = channels * K
+    gain = tl.load(parts_ptr + place, mask=inside, other=0.0).to(tl.float32)
+    real = tl.load(parts_ptr + place + apart, mask=inside, other=0.0).to(tl.float32)
+    imag = tl.load(parts_ptr + place + 2 * apart, mask=inside, other=0.0).to(tl.float32)
     weight = tl.where((k == 0) | (k == K - 1), 1.0, 2.0)
-    grad_real = weight * tl.load(source, mask=there, other=0.0)
-    grad_imag = weight * tl.load(source + 1, mask=there, other=0.0)
-    shrunk, slope = _limit(real, imag, most)
-    grad_real, grad_imag = scaled_gradient(
-        shrunk * real, shrunk * imag, grad_real, grad_imag, floor, exponent
+    grad_real = weight * tl.load(grad_ptr + 2 * at, mask=inside, other=0.0)
+    grad_imag = weight * tl.load(grad_ptr + 2 * at + 1, mask=inside, other=0.0)
+    share, over = tl.sigmoid(gain), tl.rsqrt(real * real + imag * imag + floor)
+    size = loudest * share * over
+    along = grad_real * real + grad_imag * imag
+    kept = out_ptr.dtype.element_ty
+    tl.store(out_ptr + place, (size * (1.0 - share) * along).to(kept), mask=inside)
+    tl.store(
+        out_ptr + place + apart, (size * (grad_real - over * over * along * real)).to(kept), mask=inside
     )
-    along = 2.0 * slope * (grad_real * real + grad_imag * imag)
-    out_real, out_imag = shrunk * grad_real + along * real, shrunk * grad_imag + along * imag
-    tl.store(out_ptr + 2 * at, tl.where(there, out_real, 0.0).to(out_ptr.dtype.element_ty), mask=inside)
-    tl.store(out_ptr + 2 * at + 1, tl.where(there, out_imag, 0.0).to(out_ptr.dtype.element_ty), mask=inside)
+    tl.store(
+        out_ptr + place + 2 * apart, (size * (grad_imag - over * over * along * imag)).to(kept), mask=inside
+    )
 
 
 def windowed(
@@ -212,9 +205,9 @@ def overlap_added(
     return out_RT
 
 
-def padded_features(channels: int, bins: int) -> int:
-    """E: real and imaginary parts of all channels' bins, rounded up."""
-    return -(-2 * channels * bins // ALIGNMENT) * ALIGNMENT
+def padded(count: int) -> int:
+    """E for so many features."""
+    return -(-count // ALIGNMENT) * ALIGNMENT
 
 
 def features(audio_BCT: Tensor, window_N: Tensor, hop: int, *, exponent: float, floor: float) -> Tensor:
@@ -222,7 +215,7 @@ def features(audio_BCT: Tensor, window_N: Tensor, hop: int, *, exponent: float, 
     batch, channels, length = audio_BCT.shape
     spectra_RSK = torch.fft.rfft(windowed(audio_BCT.reshape(-1, length).float(), window_N, hop))
     frames, bins = spectra_RSK.shape[1:]
-    pairs = padded_features(channels, bins) // 2
+    pairs = padded(2 * channels * bins) // 2
     out_BSE = torch.empty(batch, frames, 2 * pairs, device=audio_BCT.device, dtype=product_dtype(audio_BCT))
     count = batch * frames * pairs
     _to_features[(triton.cdiv(count, _BLOCK),)](
@@ -233,7 +226,7 @@ def features(audio_BCT: Tensor, window_N: Tensor, hop: int, *, exponent: float, 
 
 
 class Synthesis(torch.autograd.Function):
-    """Compressed parts [B, S, E] → audio float32 [B, C, S · hop]: expansion, inverse FFT, overlap-add."""
+    """Gains and directions [B, S, E] → audio float32 [B, C, S · hop]: spectra, inverse FFT, overlap-add."""
 
     @staticmethod
     def forward(
@@ -242,57 +235,47 @@ class Synthesis(torch.autograd.Function):
         window_N: Tensor,
         hop: int,
         channels: int,
-        exponent: float,
+        loudest: float,
         floor: float,
-        most: float,
     ) -> Tensor:
         parts_BSE = parts_BSE.contiguous()
         batch, frames, width = parts_BSE.shape
         n_fft = len(window_N)
         bins = n_fft // 2 + 1
-        assert width == padded_features(channels, bins), (width, channels, bins)
+        assert width == padded(3 * channels * bins), (width, channels, bins)
         spectra = torch.empty(batch * channels, frames, bins, 2, device=parts_BSE.device)
         count = spectra.numel() // 2
-        power_of = (1 / exponent - 1) / 2
-        _from_features[(triton.cdiv(count, _BLOCK),)](
-            parts_BSE, spectra, frames, channels, width // 2, count, power_of, floor**2, most,
-            K=bins, BLOCK=_BLOCK,
+        _to_spectra[(triton.cdiv(count, _BLOCK),)](
+            parts_BSE, spectra, frames, channels, width, count, loudest, floor, K=bins, BLOCK=_BLOCK,
         )  # fmt: skip
         waves_RSN = torch.fft.irfft(torch.view_as_complex(spectra), n=n_fft, norm="forward")
         audio_RT = torch.empty(batch * channels, frames * hop, device=parts_BSE.device)
         overlap_added(waves_RSN, window_N, hop, audio_RT, envelope=True, scale=1 / n_fft)
         ctx.save_for_backward(parts_BSE, window_N)
-        ctx.settings = (hop, channels, power_of, floor**2, most)
+        ctx.settings = (hop, channels, loudest, floor)
         return audio_RT.view(batch, channels, -1)
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
         parts_BSE, window_N = ctx.saved_tensors
-        hop, channels, power_of, floor, most = ctx.settings
+        hop, channels, loudest, floor = ctx.settings
         batch, frames, width = parts_BSE.shape
         n_fft = len(window_N)
         grad_RT = grads[0].reshape(batch * channels, -1).contiguous()
         waves_RSN = windowed(grad_RT, window_N, hop, envelope=True, scale=1 / n_fft)
         grad_RSK = torch.fft.rfft(waves_RSN)
-        out_BSE = torch.empty_like(parts_BSE)
-        count = out_BSE.numel() // 2
-        _from_features_backward[(triton.cdiv(count, _BLOCK),)](
-            parts_BSE, torch.view_as_real(grad_RSK), out_BSE, frames, channels, width // 2, count, power_of,
-            floor, most, K=n_fft // 2 + 1, BLOCK=_BLOCK,
+        out_BSE = torch.zeros_like(parts_BSE)  # what pads it stays so
+        count = grad_RSK.numel()
+        _to_spectra_backward[(triton.cdiv(count, _BLOCK),)](
+            parts_BSE, torch.view_as_real(grad_RSK), out_BSE, frames, channels, width, count, loudest, floor,
+            K=n_fft // 2 + 1, BLOCK=_BLOCK,
         )  # fmt: skip
-        return out_BSE, None, None, None, None, None, None
+        return out_BSE, None, None, None, None, None
 
 
 def synthesis(
-    parts_BSE: Tensor,
-    window_N: Tensor,
-    hop: int,
-    *,
-    channels: int,
-    exponent: float,
-    floor: float,
-    most: float,
+    parts_BSE: Tensor, window_N: Tensor, hop: int, *, channels: int, loudest: float, floor: float
 ) -> Tensor:
-    """`Synthesis`; `exponent` and `floor` as for `spectral.expand`, `most` as for `spectral.limited`."""
-    audio_BCT: Tensor = Synthesis.apply(parts_BSE, window_N, hop, channels, exponent, floor, most)
+    """`Synthesis`; `loudest` and `floor` as for `spectral.directed`."""
+    audio_BCT: Tensor = Synthesis.apply(parts_BSE, window_N, hop, channels, loudest, floor)
     return audio_BCT

@@ -99,11 +99,13 @@ def test_some_windows_are_silent_up_to_a_point_or_from_it_on(corpus: Corpus, sma
     changes = {"augment__gain_db": 0.0, "augment__polarity": 0.0, "training__batch_size": 64}
     plain = batches(corpus, small_config(augment__silence=0.0, **changes)).batch(3).audio_BCT
     cut = batches(corpus, small_config(augment__silence=0.5, **changes)).batch(3).audio_BCT
-    kept_BT = (cut == plain).all(dim=1)
-    assert ((cut == 0) | (cut == plain)).all()
-    whole_B = kept_BT.all(dim=1)
+    # Of equal sign and never louder; the untouched to the last digit.
+    assert (cut.abs() <= plain.abs() * (1 + 1e-6)).all()
+    whole_B = (cut == plain).all(dim=(1, 2))
     assert 20 <= int(whole_B.sum()) <= 44
     silent_BT = (cut == 0).all(dim=1)[~whole_B]
-    assert (silent_BT[:, 0] | silent_BT[:, -1]).all()
-    assert 0.3 < silent_BT[:, 0].float().mean() < 0.7
-    assert 0.35 < silent_BT.float().mean() < 0.65
+    assert (silent_BT[:, 0] | silent_BT[:, -1]).float().mean() > 0.9
+    assert 0.25 < silent_BT[:, 0].float().mean() < 0.75
+    assert 0.3 < silent_BT.float().mean() < 0.7
+    steps = cut.diff(dim=2).abs().amax() / plain.diff(dim=2).abs().amax()
+    assert steps < 1.2
