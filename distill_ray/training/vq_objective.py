@@ -48,16 +48,6 @@ class Objective(nn.Module):
     def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
         """The total loss, each of `terms`, and the model's output."""
         output = self.model(audio_BCT, depth_B)
-        import os
-        if "CAP" in os.environ:
-            fake = output.audio_BCT.detach().requires_grad_()
-            terms = self.loss(fake, audio_BCT)
-            rec = self.loss.total(terms)
-            (g,) = torch.autograd.grad(rec, fake)
-            n = g.flatten(1).norm(dim=1)
-            scale = (float(os.environ["CAP"]) * n.sort().values[len(n) // 2] / n).clamp(max=1.0)
-            codes = self.of_codes(output)
-            return (output.audio_BCT * (g * scale[:, None, None])).sum() + codes, self.named(rec + codes, terms, output), output
         terms = self.loss(output.audio_BCT, audio_BCT)
         total = self.loss.total(terms) + self.of_codes(output)
         return total, self.named(total, terms, output), output
