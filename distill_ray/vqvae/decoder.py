@@ -6,6 +6,8 @@ bins, W width, L latent channels.
 
 from __future__ import annotations
 
+import math
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -65,8 +67,7 @@ class Decoder(nn.Module):
         if not self.polar:
             return
         log_CK = (self.stft(audio_BCT).abs() + MAGNITUDE_FLOOR).log().mean((0, 2))
-        share_CK = (log_CK.exp() / self.stft.loudest).clamp(max=0.5)
-        self.head.bias[: share_CK.numel()].copy_(share_CK.logit().flatten())
+        self.head.bias[: log_CK.numel()].copy_(log_CK.flatten() - math.log(self.stft.loudest))
 
     @property
     def context_frames(self) -> int:
@@ -100,5 +101,9 @@ class Decoder(nn.Module):
             parts = parts_BSE.unflatten(2, (3, self.channels, self.stft.bins)).permute(0, 3, 1, 2, 4)
             return self.stft.inverse(directed(parts, self.stft.loudest))
         parts = parts_BSE.unflatten(2, (self.channels, self.stft.bins, 2))
+        import os
+        if "MASK" in os.environ:
+            inner = functional.pad(torch.ones(self.stft.bins - 2, device=parts.device), (1, 1))
+            parts = parts * inner[:, None]
         spectra_BCSK = torch.view_as_complex(parts.transpose(1, 2).contiguous())
         return self.stft.inverse(expand(limited(spectra_BCSK, self.most), self.compression))

@@ -120,10 +120,12 @@ def expand(compressed: Tensor, exponent: float) -> Tensor:
 def directed(parts: Tensor, loudest: float) -> Tensor:
     """Complex spectra [..., K] of `parts` [..., 3, K], a gain and the two components of a direction a bin.
 
-    The magnitude is `loudest` times the logistic function of the gain: its logarithm, which is what mel
-    distances compare, follows the gain one to one however quiet a bin is, and no gain makes it louder than
-    audio can be.
+    The magnitude is `loudest` times e to the gain, so that its logarithm, which is what mel distances
+    compare, follows the gain one to one however quiet a bin is. Above `loudest`, where no audio is, it grows
+    as the gain itself: a burst is never out of a gradient's reach. The first and the last bin are zero.
     """
     gain, real, imag = parts.unbind(-2)
-    size = loudest * torch.sigmoid(gain) * torch.rsqrt(real.square() + imag.square() + DIRECTION_FLOOR)
-    return torch.complex(size * real, size * imag)
+    share = torch.where(gain < 0, gain.clamp(max=0.0).exp(), 1.0 + gain)
+    size = loudest * share * torch.rsqrt(real.square() + imag.square() + DIRECTION_FLOOR)
+    inner = functional.pad(torch.ones(gain.shape[-1] - 2, device=gain.device), (1, 1))
+    return torch.complex(size * real * inner, size * imag * inner)

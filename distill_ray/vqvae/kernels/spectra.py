@@ -116,6 +116,13 @@ def _to_features(
 
 
 @triton.jit
+def _magnitude(gain):
+    """The magnitude of a gain over the loudest one, and its derivative."""
+    grown = tl.exp(tl.minimum(gain, 0.0))
+    return tl.where(gain < 0.0, grown, 1.0 + gain), grown
+
+
+@triton.jit
 def _to_spectra(
     parts_ptr, out_ptr, frames, channels, width, count, loudest, floor,
     K: tl.constexpr, BLOCK: tl.constexpr,
@@ -129,7 +136,9 @@ def _to_spectra(
     gain = tl.load(source, mask=inside, other=0.0).to(tl.float32)
     real = tl.load(source + channels * K, mask=inside, other=0.0).to(tl.float32)
     imag = tl.load(source + 2 * channels * K, mask=inside, other=0.0).to(tl.float32)
-    size = loudest * tl.sigmoid(gain) * tl.rsqrt(real * real + imag * imag + floor)
+    share, _ = _magnitude(gain)
+    size = tl.where((k == 0) | (k == K - 1), 0.0, loudest * share)
+    size *= tl.rsqrt(real * real + imag * imag + floor)
     tl.store(out_ptr + 2 * at, size * real, mask=inside)
     tl.store(out_ptr + 2 * at + 1, size * imag, mask=inside)
 
@@ -141,7 +150,7 @@ def _to_spectra_backward(
 ):  # fmt: skip
     """From the transform [B, C, S, K] of the frames' gradient to the gradient of the parts [B, S, E].
 
-    The inverse transform counts every bin but the first and the last twice.
+    The inverse transform counts every bin but the first and the last twice, and those are zero.
     """
     at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
     inside = at < count
@@ -152,14 +161,15 @@ def _to_spectra_backward(
     gain = tl.load(parts_ptr + place, mask=inside, other=0.0).to(tl.float32)
     real = tl.load(parts_ptr + place + apart, mask=inside, other=0.0).to(tl.float32)
     imag = tl.load(parts_ptr + place + 2 * apart, mask=inside, other=0.0).to(tl.float32)
-    weight = tl.where((k == 0) | (k == K - 1), 1.0, 2.0)
+    weight = tl.where((k == 0) | (k == K - 1), 0.0, 2.0 * loudest)
     grad_real = weight * tl.load(grad_ptr + 2 * at, mask=inside, other=0.0)
     grad_imag = weight * tl.load(grad_ptr + 2 * at + 1, mask=inside, other=0.0)
-    share, over = tl.sigmoid(gain), tl.rsqrt(real * real + imag * imag + floor)
-    size = loudest * share * over
+    share, slope = _magnitude(gain)
+    over = tl.rsqrt(real * real + imag * imag + floor)
+    size = share * over
     along = grad_real * real + grad_imag * imag
     kept = out_ptr.dtype.element_ty
-    tl.store(out_ptr + place, (size * (1.0 - share) * along).to(kept), mask=inside)
+    tl.store(out_ptr + place, (slope * over * along).to(kept), mask=inside)
     tl.store(
         out_ptr + place + apart, (size * (grad_real - over * over * along * real)).to(kept), mask=inside
     )
