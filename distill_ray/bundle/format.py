@@ -26,7 +26,7 @@ NOUN = "a .distill file, as `distill-ray train` writes it"
 CODEC_PREFIX = "vqvae."
 PRIOR_PREFIX = "prior."
 
-_BEFORE = {"codebook_lookup": "cosine", "decoder_norm": False}
+_BEFORE = {"codebook_lookup": "cosine", "decoder_norm": False, "decoder_head": "compressed"}
 """What codecs of files without these settings do."""
 NO_PRIOR = {"has_prior": False, "prior_config": None, "prior_metadata": None, "prior_codec_sha256": None}
 

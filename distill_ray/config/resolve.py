@@ -39,7 +39,7 @@ _SIZES: dict[str, dict[str, Any]] = {
     "base": {"width": 512, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
 }
 # Wider matrices move a sum of more terms by each step.
-_RATES = {"tiny": 2e-3, "small": 1e-3, "base": 5e-4}
+_RATES = {"tiny": 2e-3, "small": 1e-3, "base": 1e-3}
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -220,7 +220,7 @@ def _codebook_size(file_count: int, total_seconds: float | None) -> int:
 def _auto_size(total_seconds: float, accelerator: bool) -> str:
     if not accelerator:
         return "tiny"
-    return "base" if total_seconds >= HOUR / 6 else "small"
+    return "base" if total_seconds >= HOUR / 30 else "small"
 
 
 def _prior_size(file_count: int, total_seconds: float | None, *, accelerator: bool) -> dict[str, Any]:

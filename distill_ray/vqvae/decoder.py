@@ -17,16 +17,16 @@ from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
 from distill_ray.vqvae.spectral import DIRECTION_FLOOR, MAGNITUDE_FLOOR, Stft, directed, expand, limited
 
-HEAD_SHARE = 0.1
-"""Of the usual start of matrices: at first the head gives little more than its bias."""
+GAIN_SHARE = 0.1
+"""Of the usual start of matrices: at first gains are little more than their bias."""
 
 
 class Decoder(nn.Module):
-    """ConvNeXt → `stride` frames out of one → ConvNeXt → compressed complex spectra → inverse STFT.
+    """ConvNeXt → `stride` frames out of one → ConvNeXt → complex spectra → inverse STFT.
 
-    The head gives real and imaginary parts as the encoder takes them in, with compressed magnitudes. A
-    logarithmic magnitude with a phase angle (Vocos), and uncompressed parts, both learned more slowly
-    (ARCHITECTURE.md).
+    The head gives a gain and a direction in the complex plane for each bin (`spectral.directed`). Vocos'
+    phase angle instead of the direction learns more slowly, compressed real and imaginary parts, which files
+    of before 2026-11-26 have, reach less (ARCHITECTURE.md).
     """
 
     def __init__(self, config: VQVAEConfig) -> None:
@@ -47,11 +47,13 @@ class Decoder(nn.Module):
             config.width, blocks, total=2 * blocks, mlp_ratio=config.mlp_ratio, dropout=config.dropout
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
-        self.polar = config.decoder_head == "polar"
-        self.head = nn.Linear(config.width, config.channels * self.stft.bins * (3 if self.polar else 2))
+        self.directed = config.decoder_head == "directed"
+        self.gains = config.channels * self.stft.bins
+        self.head = nn.Linear(config.width, (3 if self.directed else 2) * self.gains)
         self.apply(init_linear)
-        with torch.no_grad():
-            self.head.weight[: config.channels * self.stft.bins if self.polar else None].mul_(HEAD_SHARE)
+        if self.directed:
+            with torch.no_grad():
+                self.head.weight[: self.gains].mul_(GAIN_SHARE)
 
     @torch.no_grad()
     def start_from(self, audio_BCT: Tensor) -> None:
@@ -64,10 +66,9 @@ class Decoder(nn.Module):
         Args:
             audio_BCT: recordings; T is a multiple of the hop.
         """
-        if not self.polar:
-            return
-        log_CK = (self.stft(audio_BCT).abs() + MAGNITUDE_FLOOR).log().mean((0, 2))
-        self.head.bias[: log_CK.numel()].copy_(log_CK.flatten() - math.log(self.stft.loudest))
+        if self.directed:
+            log_CK = (self.stft(audio_BCT).abs() + MAGNITUDE_FLOOR).log().mean((0, 2))
+            self.head.bias[: self.gains].copy_(log_CK.flatten() - math.log(self.stft.loudest))
 
     @property
     def context_frames(self) -> int:
@@ -82,7 +83,7 @@ class Decoder(nn.Module):
         return self._synthesised(self.norm(fine_BSW))
 
     def _synthesised(self, fine_BSW: Tensor) -> Tensor:
-        if self.polar and kernels.usable(fine_BSW):
+        if self.directed and kernels.usable(fine_BSW):
             from distill_ray.vqvae.kernels.spectra import padded, synthesis
 
             missing = padded(self.head.out_features) - self.head.out_features
@@ -97,13 +98,9 @@ class Decoder(nn.Module):
                 floor=DIRECTION_FLOOR,
             )
         parts_BSE = self.head(fine_BSW).float()
-        if self.polar:
+        if self.directed:
             parts = parts_BSE.unflatten(2, (3, self.channels, self.stft.bins)).permute(0, 3, 1, 2, 4)
             return self.stft.inverse(directed(parts, self.stft.loudest))
         parts = parts_BSE.unflatten(2, (self.channels, self.stft.bins, 2))
-        import os
-        if "MASK" in os.environ:
-            inner = functional.pad(torch.ones(self.stft.bins - 2, device=parts.device), (1, 1))
-            parts = parts * inner[:, None]
         spectra_BCSK = torch.view_as_complex(parts.transpose(1, 2).contiguous())
         return self.stft.inverse(expand(limited(spectra_BCSK, self.most), self.compression))

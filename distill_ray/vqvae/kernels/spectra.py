@@ -170,9 +170,7 @@ def _to_spectra_backward(
     along = grad_real * real + grad_imag * imag
     kept = out_ptr.dtype.element_ty
     tl.store(out_ptr + place, (slope * over * along).to(kept), mask=inside)
-    tl.store(
-        out_ptr + place + apart, (size * (grad_real - over * over * along * real)).to(kept), mask=inside
-    )
+    tl.store(out_ptr + place + apart, (size * (grad_real - over * over * along * real)).to(kept), mask=inside)
     tl.store(
         out_ptr + place + 2 * apart, (size * (grad_imag - over * over * along * imag)).to(kept), mask=inside
     )

@@ -49,7 +49,9 @@ def test_without_augmentation_it_is_the_recording(corpus: Corpus, small_config: 
 
 def test_windows_are_played_at_other_speeds(corpus: Corpus, small_config: Config) -> None:
     plain = small_config(augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0)
-    config = small_config(augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0, augment__speed=3.0)
+    config = small_config(
+        augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0, augment__speed=3.0
+    )
     recorded, played = (batches(corpus, each).batch(5).audio_BCT for each in (plain, config))
     assert played.shape == recorded.shape
     moved = (centroid(played) / centroid(recorded)).log2().abs() * 12
