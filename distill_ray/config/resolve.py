@@ -38,8 +38,6 @@ _SIZES: dict[str, dict[str, Any]] = {
     "small": {"width": 256, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
     "base": {"width": 512, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
 }
-# Wider matrices move a sum of more terms by each step.
-_RATES = {"tiny": 2e-3, "small": 1e-3, "base": 1e-3}
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -128,7 +126,8 @@ def resolve_vqvae(
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
         "training.batch_size": _shareable(48 if accelerator else 8, workers, fewest_workers),
-        "training.lr": _RATES.get(str(chosen), _RATES["small"]),
+        # Narrow matrices move less by each step.
+        "training.lr": 2e-3 if chosen == "tiny" else 1e-3,
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
         **(_VARIED if facts.train_seconds < _LITTLE_AUDIO and accelerator else {}),
         **{f"model.{key}": value for key, value in _SIZES.get(str(chosen), _SIZES["small"]).items()},

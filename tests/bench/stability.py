@@ -9,9 +9,10 @@ follows a cosine over the steps, and nothing is rewound: what blows up is seen t
 `every` steps and writes OUT/NAME.json. On a CPU give "size=tiny training.batch_size=4" or a few blocks.
 
 Columns: mean loss and its terms; held-out loss of averaged weights and of those that are trained; mel and
-waveform distance of averaged weights; gradient norms' median, 95th percentile and maximum before clipping; re-seeded codes; mean length of the first and last
-level's codes; root mean square of the decoder's residual stream at its end, and the share of the energy of
-the features after its norm that is the same in all frames of a batch.
+waveform distance of averaged weights; gradient norms' median, 95th percentile and maximum before clipping;
+re-seeded codes; mean length of the first and last level's codes; root mean square of the decoder's residual
+stream at its end, and the share of the energy of the features after its norm that is the same in all frames
+of a batch. Where held-out loss and gradient norms rise while the loss falls, look at the decoder's gains.
 
 Shapes: F frames of a batch, W width.
 """

@@ -70,7 +70,7 @@ def test_sources() -> None:
 
 def test_the_rate_goes_by_width_and_yields_to_the_user() -> None:
     rates = [resolve(size=size).config.training.lr for size in ("tiny", "small", "base")]
-    assert rates == [2e-3, 1e-3, 5e-4]
+    assert rates == [2e-3, 1e-3, 1e-3]
     assert resolve({"training.lr": 3e-4}, size="base").config.training.lr == 3e-4
 
 
@@ -89,7 +89,12 @@ def test_little_audio_is_varied_on_a_gpu() -> None:
 
 def test_size_from_the_file_wins_over_auto() -> None:
     assert resolve({"model.size": "small"}).config.model.width == 256
-    assert resolve(accelerator=True).size == "small"
+    minute, two = (
+        CorpusFacts(file_count=5, train_seconds=60.0 * minutes, sample_rate=44_100, channels=1)
+        for minutes in (1, 2)
+    )
+    assert resolve(facts=minute, accelerator=True).size == "small"
+    assert resolve(facts=two, accelerator=True).size == "base"
     hour = CorpusFacts(file_count=30, train_seconds=3600.0, sample_rate=44_100, channels=2)
     assert resolve(facts=hour, accelerator=True).size == "base"
     assert resolve(facts=hour).config.model.channels == 2

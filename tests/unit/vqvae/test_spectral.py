@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 
-from distill_ray.vqvae.spectral import Stft, compress, expand, limited
+from distill_ray.vqvae.spectral import Stft, compress, directed, expand, limited
 
 
 @pytest.mark.parametrize(("n_fft", "hop"), [(1024, 256), (64, 32), (128, 16)])
@@ -101,3 +103,19 @@ def test_the_gradient_of_a_burst_is_bounded_by_its_limit() -> None:
 
     assert slope(2.7) == pytest.approx(2.7 ** (7 / 3) / 0.3, rel=1e-3)
     assert slope(100.0) < slope(2.7)
+
+
+def test_a_gain_is_the_logarithm_of_a_magnitude_up_to_the_loudest() -> None:
+    gain = torch.tensor([0.0, -9.0, -2.0, 0.0, 1.5, 0.0])
+    parts = torch.stack([gain, torch.full((6,), 3.0), torch.full((6,), -4.0)])
+    spectra = directed(parts, 20.0)
+    expected = 20.0 * torch.tensor([0.0, math.exp(-9.0), math.exp(-2.0), 1.0, 2.5, 0.0])
+    torch.testing.assert_close(spectra.abs(), expected, rtol=1e-5, atol=0)
+    torch.testing.assert_close(spectra[1:5], expected[1:5] * complex(0.6, -0.8), rtol=1e-5, atol=0)
+
+
+def test_no_gain_is_out_of_a_gradients_reach() -> None:
+    parts = torch.tensor([[0.0, -12.0, 0.0, 30.0, 0.0], [1.0] * 5, [0.0] * 5], requires_grad=True)
+    directed(parts, 20.0).abs().clamp(min=1e-12).log().sum().backward()
+    assert parts.grad is not None
+    torch.testing.assert_close(parts.grad[0], torch.tensor([0.0, 1.0, 1.0, 1 / 31, 0.0]), rtol=1e-4, atol=0)
