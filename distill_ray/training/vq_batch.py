@@ -21,6 +21,7 @@ from distill_ray.training.augment import MARGIN, POINTS, changed, equaliser, sou
 # Added to the seed, so that the streams differ from that of the windows.
 _AUGMENT_SEED, _MIX_SEED = 1 << 40, 2 << 40
 _FADE_SECONDS = (0.01, 0.2)
+"""Shortest and longest edge of silence."""
 _SPEEDS = 4
 """Speeds in a batch: windows are transformed together with those of the same speed."""
 
@@ -110,7 +111,7 @@ class VQBatches:
         silence only in use, and answer it with bursts. Hard edges, which few recordings have and no spectral
         frame can make, spoil training (ARCHITECTURE.md).
         """
-        begin_B11, end_B11, fade_B11 = self._own(heard_B3)[:, None, :].split(1, dim=2)
+        begin_B11, end_B11, fade_B11 = torch.split(self._own(heard_B3)[:, None, :], 1, dim=2)
         place_T = torch.arange(self._config.window_samples, device=self._device)
         inside_B1T = torch.minimum(place_T - begin_B11, end_B11 - place_T) / fade_B11
         return torch.sin(0.5 * torch.pi * inside_B1T.clamp(0.0, 1.0)).square()
@@ -135,7 +136,8 @@ def _draw_heard(
 ) -> np.ndarray:
     """Where each window begins and ends to be heard, and the length of the fade there, in samples: [B, 3]."""
     point_B = rng.integers(0, samples, size=count)
-    fade_B = sample_rate * np.exp(rng.uniform(*np.log(_FADE_SECONDS), size=count))
+    shortest, longest = np.log(_FADE_SECONDS)
+    fade_B = sample_rate * np.exp(rng.uniform(shortest, longest, size=count))
     cut_B, from_start_B = rng.random(count) < chance, rng.random(count) < 0.5
     begin_B = np.where(cut_B & from_start_B, point_B, -samples)
     end_B = np.where(cut_B & ~from_start_B, point_B, 2 * samples)

@@ -40,7 +40,7 @@ class Encoder(nn.Module):
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.project = nn.Linear(config.width, config.latent_dim)
         self.apply(init_linear)
-        # Silence would otherwise be zeros that the norm divides by nothing, with a million times the gradient.
+        # Silence would otherwise be zeros that the norm divides by nothing: a million times the gradient.
         nn.init.normal_(self.embed.bias, std=0.02)
 
     @property
