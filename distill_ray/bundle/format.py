@@ -16,7 +16,7 @@ from typing import Any
 
 from distill_ray.bundle.fields import Fields
 from distill_ray.config.prior import PriorConfig
-from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.config.vqvae import MODEL_BEFORE, VQVAEConfig
 from distill_ray.errors import BundleError
 from distill_ray.vqvae.health import LevelHealth
 
@@ -26,8 +26,6 @@ NOUN = "a .distill file, as `distill-ray train` writes it"
 CODEC_PREFIX = "vqvae."
 PRIOR_PREFIX = "prior."
 
-_BEFORE = {"codebook_lookup": "cosine", "decoder_norm": False, "decoder_head": "compressed"}
-"""What codecs of files without these settings do."""
 NO_PRIOR = {"has_prior": False, "prior_config": None, "prior_metadata": None, "prior_codec_sha256": None}
 
 
@@ -97,7 +95,7 @@ class Manifest:
     def from_json(cls, document: Mapping[str, Any], where: Path) -> Manifest:
         """Read a document. Raises BundleError naming `where` and the first key that is wrong."""
         fields = Fields(document, where, "")
-        config = fields.section("vqvae_config", VQVAEConfig, before=_BEFORE)
+        config = fields.section("vqvae_config", VQVAEConfig, before=MODEL_BEFORE)
         hashes = fields.child("sha256")
         health = tuple(
             _level_health(level, where) for level in fields.value("codebook_health", list, "a list")

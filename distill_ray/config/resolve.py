@@ -44,9 +44,11 @@ _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 
 # Steps of a run for which neither epochs nor minutes were given: minutes on a GPU, some more on two cores.
 _AUTO_STEPS = {"vqvae": {True: 20_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
 
-# So little audio is learnt by heart within a minute of a GPU.
-_LITTLE_AUDIO = HOUR / 4
-_VARIED: dict[str, object] = {"augment.speed": 2.0, "augment.equaliser_db": 6.0}
+# Held-out losses of 1, 7 and 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): audio is
+# learnt by heart after some 100 passes as it is, after some 2,000 with speed and timbre varied.
+_PASSES_UNVARIED, _MOST_PASSES = 100, 2_000
+_VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
+_GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
 
 ConfigT = TypeVar("ConfigT")
 SectionT = TypeVar("SectionT", bound=Section)
@@ -129,7 +131,6 @@ def resolve_vqvae(
         # Narrow matrices move less by each step.
         "training.lr": 2e-3 if chosen == "tiny" else 1e-3,
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
-        **(_VARIED if facts.train_seconds < _LITTLE_AUDIO and accelerator else {}),
         **{f"model.{key}": value for key, value in _SIZES.get(str(chosen), _SIZES["small"]).items()},
     }
     known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}
@@ -141,9 +142,12 @@ def resolve_vqvae(
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
     built = _build(sections, values, problems)
     config = VQTrainConfig(**built)
-    if not budgeted:
-        epochs = math.ceil(_AUTO_STEPS["vqvae"][accelerator] / steps_per_epoch(config, facts.train_seconds))
+    if not budgeted or config.training.epochs is None:
+        epochs = _auto_epochs(config, facts.train_seconds, accelerator, budgeted=budgeted)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
+    if accelerator and _passes(config, facts.train_seconds, workers) > _PASSES_UNVARIED:
+        varied = {key: value for key, value in _VARIED.items() if f"augment.{key}" not in given}
+        config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, **varied))
     _shared_batch(config.training, workers, fewest_workers)
     named = frozenset(given) | ({"model.size"} if size_given else frozenset())
     return Resolved(config=config, overrides=frozenset(named), size=str(chosen))
@@ -207,6 +211,34 @@ def build_section(section: type[SectionT], values: Mapping[str, object]) -> Sect
     if problems:
         raise ConfigError(problems)
     return section(**values)
+
+
+def _auto_epochs(
+    config: VQTrainConfig, train_seconds: float, accelerator: bool, *, budgeted: bool
+) -> int | None:
+    """Epochs of a run for which none were given; on a GPU as many as a corpus is worth at most."""
+    steps = math.inf if budgeted else _AUTO_STEPS["vqvae"][accelerator]
+    if accelerator:
+        steps = min(steps, _MOST_PASSES * _pass_steps(config, train_seconds))
+    per_epoch = steps_per_epoch(config, train_seconds)
+    return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
+
+
+def _passes(config: VQTrainConfig, train_seconds: float, workers: int) -> float:
+    """How often GPUs will have been through the corpus at the end of the budget."""
+    training, once = config.training, max(_pass_steps(config, train_seconds), 1e-9)
+    ends = [math.inf]
+    if training.epochs is not None:
+        ends.append(training.epochs * steps_per_epoch(config, train_seconds) / once)
+    if training.max_minutes is not None:
+        step_seconds = training.batch_size * training.window_seconds / (_GPU_PACE * max(1, workers))
+        ends.append(60 * training.max_minutes / step_seconds / once)
+    return min(ends)
+
+
+def _pass_steps(config: VQTrainConfig, train_seconds: float) -> float:
+    """Steps that take as much audio as there is."""
+    return train_seconds / (config.training.batch_size * config.training.window_seconds)
 
 
 def _codebook_size(file_count: int, total_seconds: float | None) -> int:

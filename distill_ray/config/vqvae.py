@@ -15,6 +15,13 @@ SIZES = ("tiny", "small", "base")
 VECTORS_PER_CODE = 50
 """Count at least this many vectors for each code of a codebook; fewer make live codes look dead."""
 
+MODEL_BEFORE: dict[str, object] = {
+    "codebook_lookup": "cosine",
+    "decoder_norm": False,
+    "decoder_head": "compressed",
+}
+"""What codecs of files, and of runs, without these settings do."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class VQVAEConfig(Section):

@@ -14,10 +14,17 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
+from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
-from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.config.vqvae import (
+    MODEL_BEFORE,
+    AugmentConfig,
+    TrainingConfig,
+    VQTrainConfig,
+    VQVAEConfig,
+)
 from distill_ray.corpus.filesystem import joined
 from distill_ray.errors import UsageError
 from distill_ray.orchestrate.checkpoints import discard
@@ -32,6 +39,12 @@ from distill_ray.orchestrate.settings_file import (
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 
 # What may change when a run goes on, as its health rule may; anything else would make it another run.
+# What runs did whose settings were recorded before these existed.
+_BEFORE: dict[str, object] = {
+    **{f"{VQVAEConfig.table}.{key}": value for key, value in MODEL_BEFORE.items()},
+    f"{AugmentConfig.table}.silence": 0.0,
+    f"{AdversarialConfig.table}.judged_every": 1,
+}
 _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
 
 
@@ -165,6 +178,8 @@ def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -
     begun = read_settings(folder.path / RUN_SETTINGS)
     begun.refuse_changes(given, _may_change, what="run")
     recorded, budget = dict(begun.settings), (f"{table}.epochs", f"{table}.max_minutes")
+    if table == TrainingConfig.table:
+        recorded = _BEFORE | recorded
     if any(key in given for key in budget):
         recorded = {key: value for key, value in recorded.items() if key not in budget}
     return Start(

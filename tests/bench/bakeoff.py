@@ -36,7 +36,7 @@ from opus import KBPS, write_opus_rows
 from rivals import Coder, Contest, Trainee, build
 from table import write_table
 
-from distill_ray.config.resolve import resolve_vqvae
+from distill_ray.config.resolve import resolve_vqvae, steps_per_epoch
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus
 from distill_ray.orchestrate.inputs import corpus_facts
@@ -197,7 +197,7 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
         first, started = step, spent
         step, spent = _until(trainee, contest, step=step, spent=spent, end=number / looks, seconds=seconds)
         if step == first:
-            continue  # one step took longer than the part of the budget that this look ends
+            continue  # one step took longer than this part of the budget, or the corpus is worth no more
         loss, train_loss = look.loss(trainee.coder), look_back.loss(trainee.coder)
         pace = (step - first) * batch_seconds(contest.config) / (spent - started)
         curve.append(
@@ -243,12 +243,19 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
 def _until(
     trainee: Trainee, contest: Contest, *, step: int, spent: float, end: float, seconds: float
 ) -> tuple[int, float]:
-    """Train until the part `end` of the budget is used; the steps and seconds so far."""
+    """Train until the part `end` of the budget is used; the steps and seconds so far.
+
+    A corpus that is worth no more steps (`config.training.epochs`) ends the training before its time.
+    """
     wait(contest.device)
     began = time.perf_counter() - spent
-    while spent < end * seconds:
+    training = contest.config.training
+    most = math.inf
+    if training.epochs is not None:
+        most = training.epochs * steps_per_epoch(contest.config, contest.corpus.seconds("train"))
+    while spent < end * seconds and step < most:
         for _ in range(STEPS_BETWEEN_CHECKS if contest.device.type == "cuda" else 1):
-            trainee.train_step(step, min(1.0, spent / seconds))
+            trainee.train_step(step, min(1.0, max(spent / seconds, step / most)))
             step += 1
         wait(contest.device)
         spent = time.perf_counter() - began

@@ -2,14 +2,19 @@
 # The codec's GPU programme, in calls that each end within 9 minutes. Written to $OUT (at most 8 files, 16 MiB
 # each); run in the repository root on the GPU's machine:
 #
-#   tests/bench/gpu_codec.sh speed                      the step, its kernels, the RVQ, decoding, batch sizes
-#   tests/bench/gpu_codec.sh sixty FOLDER [ARG…]        60 s of ours and of each rival, or of $CODECS (--rival-lr 3e-4: EnCodec's own)
-#   tests/bench/gpu_codec.sh long FOLDER CODEC [ARG…]   300 s of one codec: ours-base, encodec, dac-small, dac
-#   tests/bench/gpu_codec.sh duel FOLDER…               60 s ($BUDGET) of ours ($SIZE) and of EnCodec's layout at once, on two GPUs
+#   tests/bench/gpu_codec.sh speed [FOLDER]             the step, its kernels, the RVQ, decoding, batch sizes
+#   tests/bench/gpu_codec.sh pool JOBS                  bake-off runs, ablations and budgets over all GPUs (pool.py)
 #   tests/bench/gpu_codec.sh stable FOLDER RECIPE…      stability.py: which recipes blow up (8 min for some 50,000 steps)
-#   tests/bench/gpu_codec.sh ablate FOLDER LABEL:SETTING[,SETTING]…   36 s of ours with each change of the recipe
-#   tests/bench/gpu_codec.sh adversarial FOLDER [SECONDS]   ours with the adversarial stage and without, 200 s each
-#   tests/bench/gpu_codec.sh collect FOLDER OUT TAR…    afterwards, on any CPU: Opus, ViSQOL, table, pictures
+#   tests/bench/gpu_codec.sh scale                      weak scaling on one GPU, two, and all
+#   tests/bench/gpu_codec.sh stereo FOLDER MINUTES      48 kHz stereo by the commands themselves: prepare, train, evaluate
+#   tests/bench/gpu_codec.sh collect FOLDER OUT NAME    afterwards, on any CPU, of what was unpacked to OUT/NAME: Opus, ViSQOL, pictures
+#
+# A line of JOBS for each codec of a bake-off (whose runs share a name) and for each change of an ablation:
+#
+#   music-300  .bench/corpora/music 300 ours-base --looks 10
+#   music-300  .bench/corpora/music 300 encodec --looks 10 --rival-lr 0.001
+#   minute     .bench/corpora/music 300 ours-small --looks 10 --train-seconds 60
+#   lr2        .bench/corpora/music 36 ours-base_lr2:training.lr=0.002 --listen 0
 #
 # FOLDER is one of the three that `corpora.py` makes of Debian's warzone2100-music, sonic-pi-samples and
 # gcin-voice (23, 11 and 33 MiB: carry one a call, the limit of a call is 64 MiB with the working tree):
@@ -40,20 +45,6 @@ if [ -d .whl ] && [ ! -d /tmp/site ]; then
   python3 -m pip install -q --no-index --no-deps --no-compile --no-cache-dir --target /tmp/site .whl/*.whl
 fi
 
-# bake NAME FOLDER SECONDS LIMIT CODEC ARG…: one codec, whose row and reconstructions become $out/NAME-CODEC.tar.
-# A rival that fails or runs over its limit must not take the others' results along.
-bake() {
-  local name=$1 folder=$2 seconds=$3 limit=$4 codec=$5
-  shift 5
-  local work=/tmp/bake/$name
-  timeout "$limit" python3 "$bench/bakeoff.py" "$folder" "$work" --seconds "$seconds" --codecs "$codec" "$@" \
-    2>&1 | tee "/tmp/$name-$codec.log" || echo "$codec failed: $(tail -n 1 "/tmp/$name-$codec.log")"
-  if [ -f "$work/row-$codec.json" ]; then
-    tar -C "$work" -cf "$out/$name-$codec.tar" "row-$codec.json" "heard/$codec"
-    tar -C "$work" -cf "$out/$name-original.tar" heard/original
-  fi
-}
-
 case $phase in
   speed)
     # Each part leaves its file when it is done; what the limit cuts off is only the last.
@@ -69,71 +60,39 @@ case $phase in
       tar -C /tmp/bake -cf "$out/batches.tar" $(cd /tmp/bake && ls batch-*/row-*.json)
     fi
     ;;
-  sixty)
-    name=$(basename "$1")-60
-    for codec in ${CODECS:-ours-base encodec dac-small dac}; do
-      bake "$name" "$1" 60 130 $codec "${@:2}"
+  pool)
+    # What the first steps compile is no run's fault, and all that follow have it.
+    for size in ${SIZES:-base}; do
+      timeout 60 python3 "$bench/bakeoff.py" "$(awk '$1 !~ /^#/ { print $2; exit }' "$1")" /tmp/warm --seconds 2 --looks 1 \
+        --codecs "ours-$size" --excerpts 1 --listen 0 >/dev/null 2>&1 || true
     done
-    ;;
-  long)
-    folder=$1 codec=$2
-    shift 2
-    bake "$(basename "$folder")-300" "$folder" 300 530 "$codec" "$@"
-    ;;
-  duel)
-    budget=${BUDGET:-60}
-    for side in 0 1; do
-      codec=ours-${SIZE:-base} given=()
-      if [ $side = 1 ]; then codec=encodec given=(--rival-lr 0.001); fi
-      (
-        export CUDA_VISIBLE_DEVICES=$side
-        for folder in "$@"; do
-          bake "$(basename "$folder")-$budget-$side" "$folder" "$budget" $((budget + 70)) $codec "${given[@]}"
-        done
-      ) &
-    done
-    wait
-    # One file for each folder, since only eight come back.
-    for folder in "$@"; do
-      name=$(basename "$folder")-$budget kept=()
-      for work in "/tmp/bake/$name-0" "/tmp/bake/$name-1"; do
-        if ls "$work"/row-*.json >/dev/null 2>&1; then kept+=(-C "$work" $(cd "$work" && ls -d row-*.json heard)); fi
-      done
-      rm -f "$out/$name"-[01]-*.tar
-      if [ ${#kept[@]} -gt 0 ]; then tar -cf "$out/$name.tar" "${kept[@]}"; fi
-    done
+    python3 "$bench/pool.py" "$1" "$out" --limit "${LIMIT:-500}"
     ;;
   stable)
     timeout 520 python3 "$bench/stability.py" "$1" /tmp/stable "${@:2}" 2>&1 | tee "$out/stable.log" || true
     cp /tmp/stable/*.json "$out/" || true
     ;;
-  ablate)
-    folder=$1
-    shift
-    # What the first steps compile and load is no recipe's fault.
-    timeout 60 python3 "$bench/bakeoff.py" "$folder" /tmp/bake/warm --seconds 2 --looks 1 --excerpts 1 --listen 0 \
-      --codecs ours-base:training.max_minutes=1 >/dev/null 2>&1 || true
-    timeout "${LIMIT:-520}" python3 "$bench/bakeoff.py" "$folder" /tmp/bake/ablate --seconds "${BUDGET:-36}" --looks 6 \
-      --listen 0 --codecs "${@/#/ours-base_}" || echo "ablation failed"
-    tar -C /tmp/bake/ablate -cf "$out/ablation.tar" $(cd /tmp/bake/ablate && ls row-*.json)
+  scale)
+    for ranks in 1 2 $(nvidia-smi -L | wc -l); do
+      timeout 60 python3 -m torch.distributed.run --standalone --nproc-per-node="$ranks" "$bench/weak_scaling.py" \
+        "$out" --batches 48 96
+    done
     ;;
-  adversarial)
-    seconds=${2:-200}
-    bake "$(basename "$1")-$seconds" "$1" "$seconds" 265 ours-base
-    bake "$(basename "$1")-$seconds" "$1" "$seconds" 265 ours-base_adversarial --set adversarial.enabled=true
+  stereo)
+    python3 -m distill_ray prepare "$1" --out /tmp/stereo/corpus --sample-rate 48000 --channels 2 --val-fraction 0.2
+    python3 -m distill_ray train /tmp/stereo/corpus --out /tmp/stereo/run --name stereo --num-workers 0 --size base \
+      --codebook-size 1024 --rvq-levels 9 --max-minutes "$2"
+    python3 -m distill_ray evaluate /tmp/stereo/run/stereo.distill /tmp/stereo/corpus --json | tee "$out/stereo.json"
     ;;
   collect)
-    folder=$1 place=$2
-    shift 2
-    mkdir -p "$place"
-    for archive in "$@"; do tar -C "$place" -xf "$archive"; done
+    folder=$1 place=$2/$3
     python=${PYTHON:-.venv/bin/python}
     "$python" "$bench/opus.py" "$folder" "$place"
     "$python" "$bench/listening.py" "$place"
     "$python" "$bench/pictures.py" "$place"
     ;;
   *)
-    sed -n '2,14p' "$0"
+    sed -n '2,21p' "$0"
     exit 2
     ;;
 esac

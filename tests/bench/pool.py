@@ -2,8 +2,9 @@
 
 JOBS is a file of lines "NAME FOLDER SECONDS CODEC [ARG…]", the last two as `bakeoff.py` has them; # begins a
 comment. Each GPU takes the next line when it is free, so put the longest first. Runs that would end after
-`--limit` seconds are not begun. Each run leaves WORK/NAME/{row-CODEC.json, heard/, log}; what comes back is
-OUT/rows.tar, OUT/heard-N.tar (each under the 16 MiB that one file may have) and one line a run on stdout.
+`--limit` seconds are not begun. Each run leaves WORK/NAME/{row-CODEC.json, log-CODEC, heard/}, so that runs
+of one NAME make one table; what comes back is OUT/rows.tar, OUT/heard-N.tar (each under the 16 MiB that one
+file may have) and one line a run on stdout.
 """
 
 from __future__ import annotations
@@ -21,6 +22,8 @@ import time
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import torch
 
 sys.path.insert(0, str(Path(__file__).parent))
 from held_out import bench_corpus
@@ -52,7 +55,7 @@ def main() -> None:
     parser.add_argument("jobs", type=Path)
     parser.add_argument("out", type=Path)
     parser.add_argument("--work", type=Path, default=Path("/tmp/pool"))
-    parser.add_argument("--gpus", nargs="*", default=["0", "1", "2", "3"])
+    parser.add_argument("--gpus", nargs="*", default=[str(gpu) for gpu in range(torch.cuda.device_count())])
     parser.add_argument("--limit", type=float, default=540.0)
     options = parser.parse_args()
     began = time.monotonic()
@@ -100,7 +103,8 @@ def run(job: Job, gpu: str, corpus: Path, place: Path, left: float) -> None:
     ]
     began = time.monotonic()
     limit = min(left, job.seconds + SET_UP_SECONDS + SCORING_SECONDS)
-    with (place / "log").open("w") as log:
+    told_in = place / f"log-{job.codec.partition(':')[0]}"
+    with told_in.open("w") as log:
         try:
             code: int | str = subprocess.run(
                 command,
@@ -112,18 +116,23 @@ def run(job: Job, gpu: str, corpus: Path, place: Path, left: float) -> None:
             ).returncode
         except subprocess.TimeoutExpired:
             code = f"over {limit:.0f} s"
-    rows = [json.loads(path.read_text()) for path in place.glob("row-*.json")]
-    told: object = [{key: round(row[key], 3) for key in SHOWN} for row in rows]
-    if not rows:
-        told = ((place / "log").read_text().strip().splitlines() or [""])[-1][:300]
-    print(f"{job.name} on {gpu}, {time.monotonic() - began:.0f} s, exit {code}: {told}", flush=True)
+    row = place / f"row-{job.codec.partition(':')[0]}.json"
+    if row.exists():
+        figures = json.loads(row.read_text())
+        told: object = {key: round(figures[key], 3) for key in SHOWN}
+    else:
+        told = (told_in.read_text().strip().splitlines() or [""])[-1][:300]
+    print(
+        f"{job.name} {row.stem} on {gpu}, {time.monotonic() - began:.0f} s, exit {code}: {told}", flush=True
+    )
 
 
 def pack(work: Path, names: list[str], out: Path) -> None:
     """The rows and logs as one archive; what is to be heard in archives of a size that comes back."""
+    names = list(dict.fromkeys(names))
     with tarfile.open(out / "rows.tar", "w") as archive:
         for name in names:
-            for path in [*(work / name).glob("row-*.json"), *(work / name).glob("log")]:
+            for path in [*(work / name).glob("row-*.json"), *(work / name).glob("log-*")]:
                 archive.add(path, path.relative_to(work))
     parts: list[list[Path]] = []
     size = LARGEST_BYTES

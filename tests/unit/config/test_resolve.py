@@ -74,17 +74,42 @@ def test_the_rate_goes_by_width_and_yields_to_the_user() -> None:
     assert resolve({"training.lr": 3e-4}, size="base").config.training.lr == 3e-4
 
 
-def test_little_audio_is_varied_on_a_gpu() -> None:
+def of_minutes(minutes: float) -> CorpusFacts:
+    return CorpusFacts(file_count=5, train_seconds=60 * minutes, sample_rate=44_100, channels=1)
+
+
+def test_what_is_played_often_on_a_gpu_is_varied() -> None:
     def varied(minutes: float, accelerator: bool = True, **given: object) -> tuple[float, float]:
-        facts = CorpusFacts(file_count=5, train_seconds=60 * minutes, sample_rate=44_100, channels=1)
-        overrides = {f"augment.{key}": value for key, value in given.items()}
-        augment = resolve(overrides, facts=facts, accelerator=accelerator).config.augment
+        overrides = {key.replace("__", "."): value for key, value in given.items()}
+        augment = resolve(overrides, facts=of_minutes(minutes), accelerator=accelerator).config.augment
         return augment.speed, augment.equaliser_db
 
-    assert varied(14.0) == (2.0, 6.0)
-    assert varied(15.0) == (0.0, 0.0)
+    # A minute of a GPU is 4,000 minutes of audio.
+    assert varied(39.0, training__max_minutes=1.0) == (2.0, 6.0)
+    assert varied(41.0, training__max_minutes=1.0) == (0.0, 0.0)
+    assert varied(41.0, training__max_minutes=1.1) == (2.0, 6.0)
+    assert varied(41.0) == (2.0, 6.0)  # 20,000 steps
+    assert varied(60 * 24.0) == (0.0, 0.0)
+    assert varied(41.0, training__epochs=1) == (0.0, 0.0)
     assert varied(1.0, accelerator=False) == (0.0, 0.0)
-    assert varied(1.0, speed=0.0) == (0.0, 6.0)
+    assert varied(1.0, augment__speed=0.0) == (0.0, 6.0)
+
+
+def test_a_corpus_is_worth_so_many_passes_on_a_gpu() -> None:
+    def passes(minutes: float, **given: object) -> float | None:
+        overrides = {f"training.{key}": value for key, value in given.items()}
+        config = resolve(overrides, facts=of_minutes(minutes), accelerator=True).config
+        if config.training.epochs is None:
+            return None
+        steps = config.training.epochs * steps_per_epoch(config, 60 * minutes)
+        return steps * config.training.batch_size * config.training.window_seconds / (60 * minutes)
+
+    # An epoch has 200 steps at least, 120 passes of a minute.
+    assert 2_000 <= (passes(1.0, max_minutes=5.0) or 0) < 2_120
+    assert 2_000 <= (passes(1.0) or 0) < 2_120
+    assert 2_000 <= (passes(47.0, max_minutes=5.0) or 0) < 2_003
+    assert passes(1.0, epochs=100) == pytest.approx(12_000)
+    assert resolve({"training.max_minutes": 5.0}, facts=of_minutes(1.0)).config.training.epochs is None
 
 
 def test_size_from_the_file_wins_over_auto() -> None:

@@ -46,6 +46,20 @@ def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path) -> None:
     assert "training.lr" not in start.overrides
 
 
+def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path) -> None:
+    begun(tmp_path)
+    settings = tmp_path / "run.toml"
+    lines = settings.read_text().splitlines(keepends=True)
+    new = ("decoder_head", "decoder_norm", "codebook_lookup", "silence", "judged_every")
+    kept = [line for line in lines if not line.startswith(new)]
+    assert len(kept) == len(lines) - len(new)
+    settings.write_text("".join(kept))
+    recorded = resumed_run(RunFolder(path=tmp_path), {}, table="training").settings
+    assert recorded["model.decoder_head"] == "compressed"
+    assert recorded["model.decoder_norm"] is False
+    assert recorded["augment.silence"] == 0.0
+
+
 def test_the_settings_file_of_the_first_part_is_welcome_again(tmp_path: Path) -> None:
     begun(tmp_path)
     start = resumed_run(
