@@ -126,7 +126,7 @@ def test_two_ranks_average_codebooks_as_one_process(corpus: str, tmp_path: Path)
 
 
 def test_two_ranks_have_one_set_of_discriminators(corpus: str, tmp_path: Path) -> None:
-    adversarial = {"enabled": True, "start": 0.4, "width": 4, "lr": 1e-3}
+    adversarial = {"enabled": True, "start": 0.4, "width": 4, "lr": 1e-3, "judged_every": 2}
     overrides = {**OVERRIDES, **{f"adversarial.{key}": value for key, value in adversarial.items()}}
     one = train(corpus, tmp_path / "one", 1, overrides)[0]
     two = train(corpus, tmp_path / "two", 2, overrides)
