@@ -38,13 +38,13 @@ from distill_ray.orchestrate.settings_file import (
 
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 
-# What may change when a run goes on, as its health rule may; anything else would make it another run.
 # What runs did whose settings were recorded before these existed.
 _BEFORE: dict[str, object] = {
     **{f"{VQVAEConfig.table}.{key}": value for key, value in MODEL_BEFORE.items()},
     f"{AugmentConfig.table}.silence": 0.0,
     f"{AdversarialConfig.table}.judged_every": 1,
 }
+# What may change when a run goes on, as its health rule may; anything else would make it another run.
 _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
 
 
