@@ -44,9 +44,10 @@ _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 
 # Steps of a run for which neither epochs nor minutes were given: minutes on a GPU, some more on two cores.
 _AUTO_STEPS = {"vqvae": {True: 20_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
 
-# Held-out losses of 1, 7 and 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): audio is
-# learnt by heart after some 100 passes as it is, after some 2,000 with speed and timbre varied.
+# By held-out losses of 1, 7 and 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): audio
+# is learnt by heart after some 200 passes as it is, after some 2,000 with speed and timbre varied.
 _PASSES_UNVARIED, _MOST_PASSES = 100, 2_000
+_LEAST_STEPS = 1_000  # however little audio there is
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
 
@@ -142,7 +143,7 @@ def resolve_vqvae(
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
     built = _build(sections, values, problems)
     config = VQTrainConfig(**built)
-    if not budgeted or config.training.epochs is None:
+    if not budgeted or "training.epochs" not in given:
         epochs = _auto_epochs(config, facts.train_seconds, accelerator, budgeted=budgeted)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     if accelerator and _passes(config, facts.train_seconds, workers) > _PASSES_UNVARIED:
@@ -219,7 +220,7 @@ def _auto_epochs(
     """Epochs of a run for which none were given; on a GPU as many as a corpus is worth at most."""
     steps = math.inf if budgeted else _AUTO_STEPS["vqvae"][accelerator]
     if accelerator:
-        steps = min(steps, _MOST_PASSES * _pass_steps(config, train_seconds))
+        steps = min(steps, max(_LEAST_STEPS, _MOST_PASSES * _pass_steps(config, train_seconds)))
     per_epoch = steps_per_epoch(config, train_seconds)
     return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
 

@@ -14,17 +14,10 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TypeVar
 
-from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
-from distill_ray.config.vqvae import (
-    MODEL_BEFORE,
-    AugmentConfig,
-    TrainingConfig,
-    VQTrainConfig,
-    VQVAEConfig,
-)
+from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig
 from distill_ray.corpus.filesystem import joined
 from distill_ray.errors import UsageError
 from distill_ray.orchestrate.checkpoints import discard
@@ -32,18 +25,13 @@ from distill_ray.orchestrate.settings_file import (
     RUN_SETTINGS,
     SEARCH_SETTINGS,
     Beginning,
+    as_begun,
     read_settings,
     write_settings,
 )
 
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 
-# What runs did whose settings were recorded before these existed.
-_BEFORE: dict[str, object] = {
-    **{f"{VQVAEConfig.table}.{key}": value for key, value in MODEL_BEFORE.items()},
-    f"{AugmentConfig.table}.silence": 0.0,
-    f"{AdversarialConfig.table}.judged_every": 1,
-}
 # What may change when a run goes on, as its health rule may; anything else would make it another run.
 _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
 
@@ -176,12 +164,14 @@ def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -
             "output"
         )
     begun = read_settings(folder.path / RUN_SETTINGS)
+    if table == TrainingConfig.table:
+        begun = as_begun(begun)
     begun.refuse_changes(given, _may_change, what="run")
     recorded, budget = dict(begun.settings), (f"{table}.epochs", f"{table}.max_minutes")
-    if table == TrainingConfig.table:
-        recorded = _BEFORE | recorded
     if any(key in given for key in budget):
         recorded = {key: value for key, value in recorded.items() if key not in budget}
+    elif table == TrainingConfig.table:
+        recorded.setdefault(f"{table}.epochs", None)  # a time budget alone stays one
     return Start(
         folder=folder,
         settings={**recorded, **given},

@@ -6,18 +6,26 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distill_ray.bundle.atomic import atomic_file
+from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.toml import read_toml, write_toml
+from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
 
 RUN_SETTINGS = "run.toml"
 SEARCH_SETTINGS = "sweep.toml"
 _RUN = "run."
 _OVERRIDES = _RUN + "overrides"
+# What codecs' runs and searches did whose settings were recorded before these existed.
+_BEFORE: dict[str, object] = {
+    **{f"{VQVAEConfig.table}.{key}": value for key, value in MODEL_BEFORE.items()},
+    f"{AugmentConfig.table}.silence": 0.0,
+    f"{AdversarialConfig.table}.judged_every": 1,
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,6 +78,11 @@ def read_settings(path: Path) -> Beginning:
             if key.startswith(_RUN) and key != _OVERRIDES
         },
     )
+
+
+def as_begun(begun: Beginning) -> Beginning:
+    """A codec's run or search with what it did about settings that did not exist when it was recorded."""
+    return replace(begun, settings=_BEFORE | dict(begun.settings))
 
 
 def write_settings(

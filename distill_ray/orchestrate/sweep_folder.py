@@ -21,7 +21,13 @@ from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import CheckpointError, UsageError
 from distill_ray.orchestrate.results import uri_of
 from distill_ray.orchestrate.run_folder import RunFolder
-from distill_ray.orchestrate.settings_file import SEARCH_SETTINGS, Beginning, read_settings, write_settings
+from distill_ray.orchestrate.settings_file import (
+    SEARCH_SETTINGS,
+    Beginning,
+    as_begun,
+    read_settings,
+    write_settings,
+)
 from distill_ray.search.trial import ROUNDS, TrialRecord, from_json, to_json
 
 
@@ -131,7 +137,7 @@ def resumed_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
             f"{folder.shown} holds no search to resume; give the folder that an earlier `tune` printed as "
             "its output"
         )
-    begun = read_settings(folder.path / SEARCH_SETTINGS)
+    begun = as_begun(read_settings(folder.path / SEARCH_SETTINGS))
     begun.refuse_changes(given, lambda key: key in RESOURCES, what="search")
     return SweepStart(
         folder=folder,

@@ -22,8 +22,10 @@ from distill_ray.training.augment import MARGIN, POINTS, changed, equaliser, sou
 _AUGMENT_SEED, _MIX_SEED = 1 << 40, 2 << 40
 _FADE_SECONDS = (0.01, 0.2)
 """Shortest and longest edge of silence."""
-_SPEEDS = 4
-"""Speeds in a batch: windows are transformed together with those of the same speed."""
+_SPEEDS = 3
+"""Speeds in a batch: windows are transformed together with those of the same speed. Discriminators look at
+every fourth window, which are of all speeds.
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,7 +60,6 @@ class VQBatches:
         rng = np.random.Generator(np.random.Philox(key=[config.training.seed + _AUGMENT_SEED, step]))
         gain_B, mix_B = _draw_gains(rng, augment, count)
         depth_B = _draw_depths(rng, model.quantizer_dropout, model.num_quantizers, count)
-        heard_B3 = _draw_heard(rng, augment.silence, config.window_samples, model.sample_rate, count)
         audio_BCT = self._windows(self._sampler, step, rng) * self._own(gain_B)[:, None, None]
         if augment.mix > 0.0:
             audio_BCT = audio_BCT + self._windows(self._mixed, step, rng) * self._own(mix_B)[:, None, None]
@@ -66,6 +67,7 @@ class VQBatches:
         peak_B11 = audio_BCT.abs().amax(dim=(1, 2), keepdim=True)
         audio_BCT = audio_BCT / peak_B11.clamp(min=1.0)
         if augment.silence > 0.0:
+            heard_B3 = _draw_heard(rng, augment.silence, config.window_samples, model.sample_rate, count)
             audio_BCT = audio_BCT * self._heard(heard_B3)
         return VQBatch(audio_BCT=audio_BCT, depth_B=self._own(depth_B))
 
@@ -139,8 +141,8 @@ def _draw_heard(
     shortest, longest = np.log(_FADE_SECONDS)
     fade_B = sample_rate * np.exp(rng.uniform(shortest, longest, size=count))
     cut_B, from_start_B = rng.random(count) < chance, rng.random(count) < 0.5
-    begin_B = np.where(cut_B & from_start_B, point_B, -samples)
-    end_B = np.where(cut_B & ~from_start_B, point_B, 2 * samples)
+    begin_B = np.where(cut_B & from_start_B, point_B, -fade_B)
+    end_B = np.where(cut_B & ~from_start_B, point_B, samples + fade_B)
     return np.stack([begin_B, end_B, np.where(cut_B, fade_B, 1.0)], axis=1).astype(np.float32)
 
 

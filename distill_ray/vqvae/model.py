@@ -47,7 +47,7 @@ class VQVAE(nn.Module):
     @torch.no_grad()
     def initialise(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
         """Start from a first batch: the codebooks by k-means on its latents, level by level, and the decoder
-        from its mean spectrum.
+        from its mean log spectrum.
 
         Args:
             audio_BCT: as for `forward`; the windows of all ranks in the same order everywhere.

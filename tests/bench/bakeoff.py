@@ -66,7 +66,9 @@ def main() -> None:
     corpus = bench_corpus(options.audio, options.corpus or options.out / "corpus")
     trained_on = corpus
     if options.train_seconds is not None:
-        trained_on = limited_corpus(corpus, options.train_seconds, options.out / "limited")
+        trained_on = limited_corpus(
+            corpus, options.train_seconds, options.out / f"limited-{options.train_seconds:g}"
+        )
     chosen = excerpts(corpus, count=options.excerpts, seconds=options.excerpt_seconds)
     save_originals(options.out, chosen[: options.listen])
     print(

@@ -5,7 +5,7 @@
 #   tests/bench/gpu_codec.sh speed [FOLDER]             the step, its kernels, the RVQ, decoding, batch sizes
 #   tests/bench/gpu_codec.sh pool JOBS                  bake-off runs, ablations and budgets over all GPUs (pool.py)
 #   tests/bench/gpu_codec.sh stable FOLDER RECIPE…      stability.py: which recipes blow up (8 min for some 50,000 steps)
-#   tests/bench/gpu_codec.sh scale                      weak scaling on one GPU, two, and all
+#   tests/bench/gpu_codec.sh scale                      weak scaling on 1, 2, 4 and 8 GPUs
 #   tests/bench/gpu_codec.sh stereo FOLDER MINUTES      48 kHz stereo by the commands themselves: prepare, train, evaluate
 #   tests/bench/gpu_codec.sh collect FOLDER OUT NAME    afterwards, on any CPU, of what was unpacked to OUT/NAME: Opus, ViSQOL, pictures
 #
@@ -13,7 +13,7 @@
 #
 #   music-300  .bench/corpora/music 300 ours-base --looks 10
 #   music-300  .bench/corpora/music 300 encodec --looks 10 --rival-lr 0.001
-#   minute     .bench/corpora/music 300 ours-small --looks 10 --train-seconds 60
+#   minute     .bench/corpora/music 300 ours-small:training.epochs=10000 --looks 10 --train-seconds 60
 #   lr2        .bench/corpora/music 36 ours-base_lr2:training.lr=0.002 --listen 0
 #
 # FOLDER is one of the three that `corpora.py` makes of Debian's warzone2100-music, sonic-pi-samples and
@@ -66,14 +66,16 @@ case $phase in
       timeout 60 python3 "$bench/bakeoff.py" "$(awk '$1 !~ /^#/ { print $2; exit }' "$1")" /tmp/warm --seconds 2 --looks 1 \
         --codecs "ours-$size" --excerpts 1 --listen 0 >/dev/null 2>&1 || true
     done
-    python3 "$bench/pool.py" "$1" "$out" --limit "${LIMIT:-500}"
+    python3 "$bench/pool.py" "$1" "$out" --limit "${LIMIT:-440}"
     ;;
   stable)
     timeout 520 python3 "$bench/stability.py" "$1" /tmp/stable "${@:2}" 2>&1 | tee "$out/stable.log" || true
     cp /tmp/stable/*.json "$out/" || true
     ;;
   scale)
-    for ranks in 1 2 $(nvidia-smi -L | wc -l); do
+    gpus=$(nvidia-smi -L | wc -l)
+    for ranks in 1 2 4 8; do
+      [ "$ranks" -le "$gpus" ] || break
       timeout 60 python3 -m torch.distributed.run --standalone --nproc-per-node="$ranks" "$bench/weak_scaling.py" \
         "$out" --batches 48 96
     done

@@ -63,7 +63,10 @@ def main() -> None:
     jobs = [Job.parse(line) for line in lines if line]
     options.out.mkdir(parents=True, exist_ok=True)
     folders = sorted({job.folder for job in jobs})
-    corpora = {folder: options.work / "corpora" / Path(folder).name for folder in folders}
+    corpora = {
+        folder: options.work / "corpora" / f"{number}-{Path(folder).name}"
+        for number, folder in enumerate(folders)
+    }
     with ProcessPoolExecutor() as pool:
         list(pool.map(prepare, corpora, corpora.values()))
     print(f"{len(folders)} corpora after {time.monotonic() - began:.0f} s", flush=True)
@@ -103,7 +106,9 @@ def run(job: Job, gpu: str, corpus: Path, place: Path, left: float) -> None:
     ]
     began = time.monotonic()
     limit = min(left, job.seconds + SET_UP_SECONDS + SCORING_SECONDS)
-    told_in = place / f"log-{job.codec.partition(':')[0]}"
+    codec = job.codec.partition(":")[0]
+    told_in, row = place / f"log-{codec}", place / f"row-{codec}.json"
+    row.unlink(missing_ok=True)  # of a call before this one
     with told_in.open("w") as log:
         try:
             code: int | str = subprocess.run(
@@ -116,10 +121,9 @@ def run(job: Job, gpu: str, corpus: Path, place: Path, left: float) -> None:
             ).returncode
         except subprocess.TimeoutExpired:
             code = f"over {limit:.0f} s"
-    row = place / f"row-{job.codec.partition(':')[0]}.json"
     if row.exists():
         figures = json.loads(row.read_text())
-        told: object = {key: round(figures[key], 3) for key in SHOWN}
+        told: object = {key: figures.get(key) for key in SHOWN}
     else:
         told = (told_in.read_text().strip().splitlines() or [""])[-1][:300]
     print(

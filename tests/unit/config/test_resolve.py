@@ -108,7 +108,9 @@ def test_a_corpus_is_worth_so_many_passes_on_a_gpu() -> None:
     assert 2_000 <= (passes(1.0, max_minutes=5.0) or 0) < 2_120
     assert 2_000 <= (passes(1.0) or 0) < 2_120
     assert 2_000 <= (passes(47.0, max_minutes=5.0) or 0) < 2_003
+    assert passes(0.1) == pytest.approx(6_000)  # a thousand steps
     assert passes(1.0, epochs=100) == pytest.approx(12_000)
+    assert passes(1.0, max_minutes=5.0, epochs=None) is None
     assert resolve({"training.max_minutes": 5.0}, facts=of_minutes(1.0)).config.training.epochs is None
 
 
