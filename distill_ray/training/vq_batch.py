@@ -110,8 +110,8 @@ class VQBatches:
         """Gains of this rank's windows [B, 1, T]: 1 between two samples, 0 outside, with soft edges.
 
         Windows lie inside of recordings (a shorter one is looped), so that without this the codec would meet
-        silence only in use, and answer it with bursts. Hard edges, which few recordings have and no spectral
-        frame can make, spoil training (ARCHITECTURE.md).
+        silence only in use, and answer it with bursts. Few recordings have hard edges, and no spectral frame
+        can make one.
         """
         begin_B11, end_B11, fade_B11 = torch.split(self._own(heard_B3)[:, None, :], 1, dim=2)
         place_T = torch.arange(self._config.window_samples, device=self._device)
