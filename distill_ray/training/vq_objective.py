@@ -12,6 +12,7 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrize
 
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.vqvae import LossConfig
@@ -116,9 +117,10 @@ class AdversarialObjective(Objective):
 
         judged = slice(None, None, settings.judged_every)
         judged_fake_BCT = output.audio_BCT[judged].detach().requires_grad_()
-        with torch.set_grad_enabled(self.learns):
-            real = self.discriminators(audio_BCT[judged])
-        fake = self.discriminators(judged_fake_BCT)
+        with parametrize.cached():  # weights are normalised once for both
+            with torch.set_grad_enabled(self.learns):
+                real = self.discriminators(audio_BCT[judged])
+            fake = self.discriminators(judged_fake_BCT)
         found = discriminator_loss(real, fake, kind=settings.loss)
         if self.learns:
             parameters = list(self.discriminators.parameters())
