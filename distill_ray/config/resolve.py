@@ -90,7 +90,7 @@ def get_adaptive_prior_config(file_count: int, total_seconds: float | None = Non
 
 def steps_per_epoch(config: VQTrainConfig, train_seconds: float) -> int:
     """One pass over the corpus, and enough steps that health can be measured."""
-    one_pass = math.ceil(train_seconds / (config.training.batch_size * config.training.window_seconds))
+    one_pass = math.ceil(_pass_steps(config, train_seconds))
     return max(one_pass, measurable_steps(config), config.training.min_epoch_steps)
 
 
@@ -227,13 +227,13 @@ def _auto_epochs(
 
 def _passes(config: VQTrainConfig, train_seconds: float, workers: int) -> float:
     """How often GPUs will have been through the corpus at the end of the budget."""
-    training, once = config.training, max(_pass_steps(config, train_seconds), 1e-9)
-    ends = [math.inf]
+    training, ends = config.training, [math.inf]
     if training.epochs is not None:
-        ends.append(training.epochs * steps_per_epoch(config, train_seconds) / once)
+        ends.append(
+            training.epochs * steps_per_epoch(config, train_seconds) / _pass_steps(config, train_seconds)
+        )
     if training.max_minutes is not None:
-        step_seconds = training.batch_size * training.window_seconds / (_GPU_PACE * max(1, workers))
-        ends.append(60 * training.max_minutes / step_seconds / once)
+        ends.append(60 * training.max_minutes * _GPU_PACE * max(1, workers) / train_seconds)
     return min(ends)
 
 

@@ -127,5 +127,5 @@ def directed(parts: Tensor, loudest: float) -> Tensor:
     gain, real, imag = parts.unbind(-2)
     share = torch.where(gain < 0, gain.clamp(max=0.0).exp(), 1.0 + gain)
     size = loudest * share * torch.rsqrt(real.square() + imag.square() + DIRECTION_FLOOR)
-    inner = functional.pad(torch.ones(gain.shape[-1] - 2, device=gain.device), (1, 1))
-    return torch.complex(size * real * inner, size * imag * inner)
+    size = functional.pad(size[..., 1:-1], (1, 1))
+    return torch.complex(size * real, size * imag)

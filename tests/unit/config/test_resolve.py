@@ -116,12 +116,8 @@ def test_a_corpus_is_worth_so_many_passes_on_a_gpu() -> None:
 
 def test_size_from_the_file_wins_over_auto() -> None:
     assert resolve({"model.size": "small"}).config.model.width == 256
-    minute, two = (
-        CorpusFacts(file_count=5, train_seconds=60.0 * minutes, sample_rate=44_100, channels=1)
-        for minutes in (1, 2)
-    )
-    assert resolve(facts=minute, accelerator=True).size == "small"
-    assert resolve(facts=two, accelerator=True).size == "base"
+    assert resolve(facts=of_minutes(1), accelerator=True).size == "small"
+    assert resolve(facts=of_minutes(2), accelerator=True).size == "base"
     hour = CorpusFacts(file_count=30, train_seconds=3600.0, sample_rate=44_100, channels=2)
     assert resolve(facts=hour, accelerator=True).size == "base"
     assert resolve(facts=hour).config.model.channels == 2
