@@ -31,5 +31,6 @@ class AdversarialConfig(Section):
     )
     every: int = setting(1, "steps of the codec for each step of the discriminators", low=1, high=100)
     judged_every: int = setting(4, "one of so many windows of a step is judged", low=1, high=100)
+    banded: bool = setting(False, "spectral discriminators have filters of their own for each of five bands")
     width: int = setting(16, "first channels of each discriminator", low=4, high=256)
     lr: float = setting(2e-4, "peak learning rate of the discriminators", above=0.0, high=1.0)

@@ -39,7 +39,9 @@ class Adversary:
         self._warmup = training.warmup_steps
         self._worker = worker
         torch.manual_seed(training.seed)
-        self._discriminators = Discriminators(config.model, self._settings.width).to(worker.device)
+        self._discriminators = Discriminators(
+            config.model, self._settings.width, banded=self._settings.banded
+        ).to(worker.device)
         self._optimizer = Optimizer(
             self._discriminators,
             lr=self._settings.lr,

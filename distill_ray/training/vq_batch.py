@@ -36,6 +36,17 @@ class VQBatch:
     depth_B: Tensor
 
 
+@dataclass(frozen=True, kw_only=True)
+class _Source:
+    """Windows of this rank that enter its batch with a gain each."""
+
+    windows: WindowBatch
+    gain_B11: Tensor
+
+    def __getitem__(self, rows: slice) -> _Source:
+        return _Source(windows=self.windows[rows], gain_B11=self.gain_B11[rows])
+
+
 class VQBatches:
     """The batches of one rank, by step."""
 
@@ -60,9 +71,14 @@ class VQBatches:
         rng = np.random.Generator(np.random.Philox(key=[config.training.seed + _AUGMENT_SEED, step]))
         gain_B, mix_B = _draw_gains(rng, augment, count)
         depth_B = _draw_depths(rng, model.quantizer_dropout, model.num_quantizers, count)
-        audio_BCT = self._windows(self._sampler, step, rng) * self._own(gain_B)[:, None, None]
+        sources = [
+            _Source(windows=self._drawn(self._sampler, step), gain_B11=self._own(gain_B)[:, None, None])
+        ]
         if augment.mix > 0.0:
-            audio_BCT = audio_BCT + self._windows(self._mixed, step, rng) * self._own(mix_B)[:, None, None]
+            sources.append(
+                _Source(windows=self._drawn(self._mixed, step), gain_B11=self._own(mix_B)[:, None, None])
+            )
+        audio_BCT = self._varied(sources, rng)
         # A sum or a raised gain may pass full scale, where no recording is.
         peak_B11 = audio_BCT.abs().amax(dim=(1, 2), keepdim=True)
         audio_BCT = audio_BCT / peak_B11.clamp(min=1.0)
@@ -75,27 +91,40 @@ class VQBatches:
         """The whole batch of `step`, of all ranks, as it was recorded: [batch size, C, T]."""
         return self._gather(self._sampler.batch(step, self._config.training.batch_size))
 
-    def _windows(self, sampler: WindowSampler, step: int, rng: np.random.Generator) -> Tensor:
-        """This rank's windows of `step`, with their changes of speed and timbre."""
+    def _drawn(self, sampler: WindowSampler, step: int) -> WindowBatch:
+        """This rank's windows of `step`."""
+        return sampler.batch(step, self._config.training.batch_size)[self._slice]
+
+    def _varied(self, sources: list[_Source], rng: np.random.Generator) -> Tensor:
+        """The sum of the sources, with its changes of speed and timbre."""
         augment, count = self._config.augment, self._config.training.batch_size
-        windows = sampler.batch(step, count)[self._slice]
         if augment.speed == 0.0 and augment.equaliser_db == 0.0:
-            return self._gather(windows)
+            return self._sum(sources)
         speeds = 2.0 ** (rng.uniform(-augment.speed, augment.speed, size=_SPEEDS) / 12.0)
         points_BP = rng.uniform(-augment.equaliser_db, augment.equaliser_db, size=(count, POINTS))
         samples, gains_BK = self._config.window_samples, None
         if augment.equaliser_db > 0.0:
             gains_BK = equaliser(self._own(points_BP.astype(np.float32)), samples)
-        own = len(windows.file_B)
+        own = self._slice.stop - self._slice.start
         audio_BCT = torch.empty(own, self._config.model.channels, samples, device=self._device)
         for group, speed in enumerate(speeds):
             rows = slice((group - self._slice.start) % _SPEEDS, None, _SPEEDS)  # by place in the whole batch
             if rows.start >= own:
                 continue
-            length = source_samples(samples, speed)
-            source_BCS = self._gather(self._within(windows[rows], length), length)
+            source_BCS = self._sum([source[rows] for source in sources], source_samples(samples, speed))
             audio_BCT[rows] = changed(source_BCS, samples, None if gains_BK is None else gains_BK[rows])
         return audio_BCT
+
+    def _sum(self, sources: list[_Source], samples: int | None = None) -> Tensor:
+        """The sources as they were recorded, of `samples` with both margins, times their gains."""
+        parts = [
+            self._gather(
+                source.windows if samples is None else self._within(source.windows, samples), samples
+            )
+            * source.gain_B11
+            for source in sources
+        ]
+        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
 
     def _within(self, windows: WindowBatch, length: int) -> WindowBatch:
         """Windows that begin a margin earlier, and end with their file where they fit into it."""

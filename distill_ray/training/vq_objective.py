@@ -12,7 +12,6 @@ from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
-from torch.nn.utils import parametrize
 
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.vqvae import LossConfig
@@ -117,10 +116,10 @@ class AdversarialObjective(Objective):
 
         judged = slice(None, None, settings.judged_every)
         judged_fake_BCT = output.audio_BCT[judged].detach().requires_grad_()
-        with parametrize.cached():  # weights are normalised once for both
-            with torch.set_grad_enabled(self.learns):
-                real = self.discriminators(audio_BCT[judged])
-            fake = self.discriminators(judged_fake_BCT)
+        verdicts = self.discriminators(torch.cat([audio_BCT[judged], judged_fake_BCT]))
+        count = len(judged_fake_BCT)
+        real = [each.part(slice(None, count)) for each in verdicts]
+        fake = [each.part(slice(count, None)) for each in verdicts]
         found = discriminator_loss(real, fake, kind=settings.loss)
         if self.learns:
             parameters = list(self.discriminators.parameters())
@@ -134,5 +133,5 @@ class AdversarialObjective(Objective):
         gradient_BCT[judged] = balanced_gradient(gradient_BCT[judged], other_BCT, settings.share)
         codes = self.of_codes(output)
         each = self.named(reconstruction + codes, terms, output)
-        verdicts = torch.stack([value.detach().float() for value in (passing, matching, found)])
-        return (output.audio_BCT * gradient_BCT).sum() + codes, torch.cat([each, verdicts]), output
+        judged_terms = torch.stack([value.detach().float() for value in (passing, matching, found)])
+        return (output.audio_BCT * gradient_BCT).sum() + codes, torch.cat([each, judged_terms]), output

@@ -54,9 +54,9 @@ def feature_matching_loss(real: Judgements, fake: Judgements) -> Tensor:
     distances = []
     for one, other in zip(real, fake, strict=True):
         for target, value in zip(one.features, other.features, strict=True):
-            target = target.detach().float().flatten(1)
-            distance_B = (value.float().flatten(1) - target).abs().mean(1)
-            distances.append((distance_B / target.abs().mean(1).clamp(min=_TINY)).mean())
+            target = target.detach().flatten(1)
+            apart_B = (value.flatten(1) - target).abs().mean(1, dtype=torch.float32)
+            distances.append(apart_B / target.abs().mean(1, dtype=torch.float32).clamp(min=_TINY))
     return torch.stack(distances).mean()
 
 

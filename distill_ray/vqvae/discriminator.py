@@ -1,8 +1,8 @@
 """Discriminators of the adversarial stage: do spectra, and periods, look like those of a recording?
 
-Two kinds, narrower than their models, since the codec they judge trains in minutes: a complex multi-band
-spectrogram discriminator at several resolutions (Kumar et al. 2023, DAC, section 3.3) and a multi-period
-discriminator on the waveform (Kong et al. 2020, HiFi-GAN, section 2.3). All channels of a recording enter
+Two kinds, narrower than their models, since the codec they judge trains in minutes: a complex spectrogram
+discriminator at several resolutions (Défossez et al. 2022, EnCodec, section 3.4; with bands Kumar et al.
+2023, DAC, section 3.3) and a multi-period discriminator on the waveform (Kong et al. 2020, HiFi-GAN, section 2.3). All channels of a recording enter
 together, so that the stereo image is judged too. `adversarial.py` holds the losses.
 
 Shapes: B batch, C channels, T samples, S STFT frames, K frequency bins, P samples of a period.
@@ -22,9 +22,9 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae.spectral import Stft, compress
 
 WINDOWS = (2048, 1024, 512)
-"""STFT windows in samples; hops are a quarter."""
+"""STFT windows in samples."""
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-"""Edges of the frequency bands, each of which has filters of its own, over the Nyquist frequency."""
+"""Edges of the frequency bands over the Nyquist frequency."""
 PERIODS = (2, 3, 5, 7, 11)
 _SLOPE = 0.1
 
@@ -38,6 +38,10 @@ class Judgement:
     logits: Tensor
     features: tuple[Tensor, ...]
 
+    def part(self, items: slice) -> Judgement:
+        """What it says of some items of the batch."""
+        return Judgement(logits=self.logits[items], features=tuple(value[items] for value in self.features))
+
 
 class Discriminators(nn.Module):
     """All discriminators of a codec.
@@ -45,11 +49,12 @@ class Discriminators(nn.Module):
     Args:
         config: for channels and compression exponent.
         width: channels of the first layers.
+        banded: whether each band of frequencies has filters of its own, as DAC's have.
     """
 
-    def __init__(self, config: VQVAEConfig, width: int) -> None:
+    def __init__(self, config: VQVAEConfig, width: int, *, banded: bool = False) -> None:
         super().__init__()
-        spectral = (SpectralDiscriminator(config, window, width) for window in WINDOWS)
+        spectral = (SpectralDiscriminator(config, window, width, banded=banded) for window in WINDOWS)
         periodic = (PeriodDiscriminator(config.channels, period, width) for period in PERIODS)
         self.judges = nn.ModuleList([*spectral, *periodic])
 
@@ -59,18 +64,21 @@ class Discriminators(nn.Module):
 
 
 class SpectralDiscriminator(nn.Module):
-    """Looks at the power-compressed complex STFT, each band through convolutions of its own.
+    """Looks at the power-compressed complex STFT.
 
-    DAC's takes uncompressed spectra, in which what is 40 dB below the loudest is out of sight.
+    DAC's takes uncompressed spectra, in which what is 40 dB below the loudest is out of sight. `banded` it is
+    DAC's otherwise: hops of a quarter window, each band through convolutions of its own, the first of them at
+    full resolution. Hops of half a window and strides from the first layer on make it four times cheaper
+    (ARCHITECTURE.md).
     """
 
-    def __init__(self, config: VQVAEConfig, window: int, width: int) -> None:
+    def __init__(self, config: VQVAEConfig, window: int, width: int, *, banded: bool) -> None:
         super().__init__()
         self.compression = config.compression
-        self.stft = Stft(window, window // 4)
-        edges = [round(edge * self.stft.bins) for edge in BANDS]
+        self.stft = Stft(window, window // (4 if banded else 2))
+        edges = [round(edge * self.stft.bins) for edge in (BANDS if banded else (0.0, 1.0))]
         self.sizes = [high - low for low, high in pairwise(edges)]
-        self.bands = nn.ModuleList(_band(2 * config.channels, width) for _ in self.sizes)
+        self.bands = nn.ModuleList(_band(2 * config.channels, width, slim=not banded) for _ in self.sizes)
         self.judge = weight_norm(nn.Conv2d(width, 1, (3, 3), padding=(1, 1)))
 
     def forward(self, audio_BCT: Tensor) -> Judgement:
@@ -87,9 +95,11 @@ class SpectralDiscriminator(nn.Module):
         return Judgement(logits=self.judge(torch.cat(ends, dim=-1)), features=tuple(features))
 
 
-def _band(inputs: int, width: int) -> nn.ModuleList:
-    """Five layers that halve the frequency axis three times."""
-    shapes = [(inputs, (3, 9), 1), *[(width, (3, 9), 2)] * 3, (width, (3, 3), 1)]
+def _band(inputs: int, width: int, *, slim: bool) -> nn.ModuleList:
+    """Layers that halve the frequency axis three times, without `slim` after one that does not."""
+    halving = (width, (3, 9), 2)
+    first = [(inputs, (3, 9), 2)] if slim else [(inputs, (3, 9), 1), halving]
+    shapes = [*first, halving, halving, (width, (3, 3), 1)]
     return nn.ModuleList(
         weight_norm(
             nn.Conv2d(count, width, kernel, stride=(1, stride), padding=(kernel[0] // 2, kernel[1] // 2))

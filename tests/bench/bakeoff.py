@@ -6,7 +6,7 @@
 a codec compiles or captures on the way is inside it); it stands still for set-up and for the looks: `--looks`
 times, evenly over the budget, every codec's averaged weights are scored by the weighted reconstruction loss
 on the same held-out windows, and on as many of the training files, to see what is learnt by heart. The best
-of them are what the table shows, as our own training chooses.
+of them are what the table shows, the newest once discriminators take part, as our own training chooses.
 
 Each codec leaves OUT/row-NAME.json and OUT/heard/NAME/*.flac, so that a long bake-off can be spread over
 several calls; the table (OUT/table.md, OUT/bakeoff.json) is made of all rows found there. `listening.py` adds
@@ -24,13 +24,14 @@ import dataclasses
 import gc
 import json
 import math
+import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
-from bench_device import wait
+from bench_device import begin, wait, worker_in
 from held_out import Excerpt, bench_corpus, excerpts, limited_corpus, save_originals, score_codec
 from opus import KBPS, write_opus_rows
 from rivals import Coder, Contest, Trainee, build
@@ -41,7 +42,7 @@ from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus
 from distill_ray.orchestrate.inputs import corpus_facts
 from distill_ray.training.vq_validation import HeldOut
-from distill_ray.training.worker import LocalWorker
+from distill_ray.training.worker import LocalWorker, Worker
 from distill_ray.vqvae import ReconstructionLoss
 
 DIVERGED = 1.25
@@ -61,7 +62,7 @@ class Trained:
 def main() -> None:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
-    device = torch.device("cuda:0" if torch.cuda.is_available() else "cpu")
+    device = begin()
     torch.backends.cudnn.benchmark = True  # fixed shapes; what full-rate convolutions want
     corpus = bench_corpus(options.audio, options.corpus or options.out / "corpus")
     trained_on = corpus
@@ -79,23 +80,27 @@ def main() -> None:
     for codec in options.codecs:
         name, _, own = codec.partition(":")
         given = settings_of([*options.settings, *filter(None, own.split(","))]) if _is_ours(name) else {}
-        config = _config(trained_on, name, given, options, device)
+        worker = worker_in(options.out / "scratch" / name, device)
+        config = _config(trained_on, name, given, options, worker)
         contest = Contest(
             corpus=trained_on,
             held_out=corpus,
             config=config,
-            device=device,
-            scratch=options.out / "scratch" / name,
+            worker=worker,
             snake_front=options.snake_front,
         )
-        trained = train(name, contest, seconds=options.seconds, looks=options.looks)
-        row = {**_row(name, trained, chosen, config, device, options), "settings": given}
+        trained = train(name, contest, seconds=options.seconds, looks=options.looks, most=options.most_steps)
+        if worker.rank > 0:
+            continue
+        row = {**_row(name, trained, chosen, config, worker, options), "settings": given}
         (options.out / f"row-{name}.json").write_text(json.dumps(row, indent=1))
         print({key: value for key, value in row.items() if isinstance(value, float | int | str)}, flush=True)
         del trained
         if device.type == "cuda":
             gc.collect()  # a captured step refers to itself
             torch.cuda.empty_cache()
+    if int(os.environ.get("RANK", "0")) > 0:
+        return
     if options.opus:
         write_opus_rows(chosen, options.out, rates=list(KBPS), listen=options.listen)
     print(write_table(options.out))
@@ -111,6 +116,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--seconds", type=float, default=60.0)
     parser.add_argument("--codecs", nargs="*", default=["ours-base", "encodec", "dac-small", "dac"])
     parser.add_argument("--opus", action="store_true")
+    parser.add_argument("--most-steps", type=float, default=math.inf, help="end after so many")
     parser.add_argument("--looks", type=int, default=6)
     parser.add_argument("--levels", type=int, default=9)
     parser.add_argument("--size", type=int, default=1024)
@@ -131,7 +137,7 @@ def _is_ours(name: str) -> bool:
 
 
 def _config(
-    corpus: Corpus, name: str, given: dict[str, Any], options: argparse.Namespace, device: torch.device
+    corpus: Corpus, name: str, given: dict[str, Any], options: argparse.Namespace, worker: Worker
 ) -> VQTrainConfig:
     ours = _is_ours(name)
     size = name.partition("-")[2].partition("_")[0] if ours else "base"
@@ -147,8 +153,8 @@ def _config(
         overrides["training.lr"] = options.rival_lr
     overrides |= given
     facts = corpus_facts(corpus)
-    gpu = device.type == "cuda"
-    return resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=1).config
+    gpu, ranks = worker.device.type == "cuda", worker.world_size
+    return resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=ranks).config
 
 
 def settings_of(texts: list[str]) -> dict[str, Any]:
@@ -168,8 +174,8 @@ class Look:
     """The weighted reconstruction loss of a codec on fixed windows of one split."""
 
     def __init__(self, contest: Contest, corpus: Corpus, split: str) -> None:
-        worker = LocalWorker(contest.scratch, device=contest.device)
-        self._windows = HeldOut(AudioStore(corpus, split, contest.device), contest.config, worker)
+        alone = LocalWorker(Path(), device=contest.device)  # every rank looks at all of it
+        self._windows = HeldOut(AudioStore(corpus, split, contest.device), contest.config, alone)
         self._loss = ReconstructionLoss(contest.config.model, contest.config.loss).to(contest.device)
 
     @torch.no_grad()
@@ -182,9 +188,17 @@ class Look:
         return total / count
 
 
-def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained:
-    """Train the codec called `name` and leave it with the best weights of all looks."""
+def train(name: str, contest: Contest, *, seconds: float, looks: int, most: float = math.inf) -> Trained:
+    """Train the codec called `name` and leave it with the best weights of all looks.
+
+    A corpus that is worth no more steps (`config.training.epochs`) ends the training before its time, and so
+    do `most` steps.
+    """
     began = time.perf_counter()
+    training = contest.config.training
+    if training.epochs is not None:
+        per_epoch = steps_per_epoch(contest.config, contest.corpus.seconds("train"))
+        most = min(most, training.epochs * per_epoch)
     torch.manual_seed(contest.config.training.seed)
     trainee = build(name, contest)
     look, look_back = Look(contest, contest.held_out, "val"), Look(contest, contest.corpus, "train")
@@ -197,7 +211,9 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
     step, spent = 0, 0.0
     for number in range(1, looks + 1):
         first, started = step, spent
-        step, spent = _until(trainee, contest, step=step, spent=spent, end=number / looks, seconds=seconds)
+        step, spent = _until(
+            trainee, contest, step=step, spent=spent, end=number / looks, seconds=seconds, most=most
+        )
         if step == first:
             continue  # one step took longer than this part of the budget, or the corpus is worth no more
         loss, train_loss = look.loss(trainee.coder), look_back.loss(trainee.coder)
@@ -216,7 +232,7 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
             f"{train_loss:.3f}, {pace:.0f} audio-s/s",
             flush=True,
         )
-        if loss < best:
+        if loss < best or trainee.keeps_newest():
             best, best_state = loss, copy.deepcopy(trainee.coder.module.state_dict())
         elif best_state is not None and not loss <= DIVERGED * best:
             print(f"{name}: diverged, goes on from its best weights at half the learning rate", flush=True)
@@ -243,24 +259,20 @@ def train(name: str, contest: Contest, *, seconds: float, looks: int) -> Trained
 
 
 def _until(
-    trainee: Trainee, contest: Contest, *, step: int, spent: float, end: float, seconds: float
+    trainee: Trainee, contest: Contest, *, step: int, spent: float, end: float, seconds: float, most: float
 ) -> tuple[int, float]:
-    """Train until the part `end` of the budget is used; the steps and seconds so far.
-
-    A corpus that is worth no more steps (`config.training.epochs`) ends the training before its time.
+    """Train until the part `end` of the budget is used, or `most` steps are made; the steps and seconds so
+    far.
     """
     wait(contest.device)
     began = time.perf_counter() - spent
-    training = contest.config.training
-    most = math.inf
-    if training.epochs is not None:
-        most = training.epochs * steps_per_epoch(contest.config, contest.corpus.seconds("train"))
     while spent < end * seconds and step < most:
         for _ in range(STEPS_BETWEEN_CHECKS if contest.device.type == "cuda" else 1):
             trainee.train_step(step, min(1.0, max(spent / seconds, step / most)))
             step += 1
         wait(contest.device)
-        spent = time.perf_counter() - began
+        spent = time.perf_counter() - began if contest.worker.rank == 0 else 0.0
+        spent = float(contest.worker.all_reduce(torch.tensor(spent, device=contest.device)))
     return step, spent
 
 
@@ -274,14 +286,14 @@ def _row(
     trained: Trained,
     chosen: list[Excerpt],
     config: VQTrainConfig,
-    device: torch.device,
+    worker: Worker,
     options: argparse.Namespace,
 ) -> dict[str, Any]:
     began = time.perf_counter()
     scores = score_codec(
         trained.coder,
         chosen,
-        device=device,
+        device=worker.device,
         levels=config.model.num_quantizers,
         size=config.model.codebook_size,
         hop=config.model.frame_hop,
@@ -291,7 +303,8 @@ def _row(
     return {
         "codec": name,
         "budget_s": options.seconds,
-        "device": torch.cuda.get_device_name() if device.type == "cuda" else "cpu",
+        "device": torch.cuda.get_device_name() if worker.device.type == "cuda" else "cpu",
+        "ranks": worker.world_size,
         "torch": torch.__version__,
         "lr": config.training.lr,
         "kbps": full["kbps"],

@@ -63,7 +63,7 @@ case $phase in
   pool)
     # What the first steps compile is no run's fault, and all that follow have it.
     for size in ${SIZES:-base}; do
-      timeout 60 python3 "$bench/bakeoff.py" "$(awk '$1 !~ /^#/ { print $2; exit }' "$1")" /tmp/warm --seconds 2 --looks 1 \
+      timeout 60 python3 "$bench/bakeoff.py" "$(awk '$1 !~ /^#/ { print $2; exit }' "$1")" /tmp/warm --seconds 60 --most-steps 10 --looks 1 \
         --codecs "ours-$size" --excerpts 1 --listen 0 >/dev/null 2>&1 || true
     done
     python3 "$bench/pool.py" "$1" "$out" --limit "${LIMIT:-440}"

@@ -28,7 +28,6 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Protocol
 from unittest.mock import patch
 
@@ -43,7 +42,7 @@ from distill_ray.training.ema import WeightAverage
 from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vqvae import VQTask
-from distill_ray.training.worker import LocalWorker
+from distill_ray.training.worker import Worker
 from distill_ray.vqvae import VQVAE, ReconstructionLoss, kernels
 from distill_ray.vqvae import model as codec_model
 
@@ -80,6 +79,9 @@ class Trainee(Protocol):
     def train_step(self, step: int, fraction: float) -> None:
         """One step; `fraction` is the part of the budget that is used."""
 
+    def keeps_newest(self) -> bool:
+        """Whether its newest weights are to be kept whatever the held-out loss."""
+
     def rewind(self, weights: Mapping[str, Tensor]) -> None:
         """Go on from weights of `coder` of before, at half the learning rate."""
 
@@ -91,10 +93,13 @@ class Contest:
     corpus: Corpus
     held_out: Corpus
     config: VQTrainConfig
-    device: torch.device
-    scratch: Path
+    worker: Worker
     snake_front: bool = False
     """Whether ours begins with `SnakeEncoder`."""
+
+    @property
+    def device(self) -> torch.device:
+        return self.worker.device
 
 
 def build(name: str, contest: Contest) -> Trainee:
@@ -139,15 +144,17 @@ class Ours:
     """Our codec, trained by the product's own step."""
 
     def __init__(self, contest: Contest) -> None:
-        worker = LocalWorker(contest.scratch, device=contest.device)
         front = SnakeEncoder if contest.snake_front else codec_model.Encoder
         with patch.object(codec_model, "Encoder", front):
-            self._task = VQTask(contest.corpus, contest.config, worker)
+            self._task = VQTask(contest.corpus, contest.config, contest.worker)
         self.coder: Coder = OursInUse(self._task.average.module)
         self.parameters = sum(parameter.numel() for parameter in self._task.model.parameters())
 
     def train_step(self, step: int, fraction: float) -> None:
         self._task.train_step(step, fraction)
+
+    def keeps_newest(self) -> bool:
+        return self._task.keeps_newest()
 
     def rewind(self, weights: Mapping[str, Tensor]) -> None:
         self._task.rewind(weights)
@@ -216,6 +223,9 @@ class RivalTraining:
         self._optimizer.step(self._lr_factor * scale)
         self._layout.follow(seen)
         self._average.update(step)
+
+    def keeps_newest(self) -> bool:
+        return False
 
     def rewind(self, weights: Mapping[str, Tensor]) -> None:
         for module in (self._layout, self._average.module):

@@ -8,23 +8,26 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae.discriminator import PERIODS, WINDOWS, Discriminators, PeriodDiscriminator
 
 
-def judges(channels: int = 1, width: int = 4) -> Discriminators:
+def judges(channels: int = 1, *, banded: bool = False) -> Discriminators:
     torch.manual_seed(0)
-    return Discriminators(VQVAEConfig(channels=channels), width)
+    return Discriminators(VQVAEConfig(channels=channels), 4, banded=banded)
 
 
+@pytest.mark.parametrize(("banded", "hops", "layers"), [(False, 2, 4), (True, 4, 5 * 5)])
 @pytest.mark.parametrize("channels", [1, 2])
 @pytest.mark.parametrize("samples", [4096, 4999])
-def test_one_judgement_of_each_window_and_period(channels: int, samples: int) -> None:
-    found = judges(channels)(torch.randn(3, channels, samples))
+def test_one_judgement_of_each_window_and_period(
+    channels: int, samples: int, banded: bool, hops: int, layers: int
+) -> None:
+    found = judges(channels, banded=banded)(torch.randn(3, channels, samples))
     assert len(found) == len(WINDOWS) + len(PERIODS)
     for judgement in found:
         assert judgement.logits.shape[:2] == (3, 1)
         assert all(len(value) == 3 for value in judgement.features)
     spectral, periodic = found[: len(WINDOWS)], found[len(WINDOWS) :]
     for window, judgement in zip(WINDOWS, spectral, strict=True):
-        assert judgement.logits.shape[2] == -(-samples // (window // 4))  # one row a hop
-        assert len(judgement.features) == 5 * 5
+        assert judgement.logits.shape[2] == -(-samples // (window // hops))  # one row a hop
+        assert len(judgement.features) == layers
     for period, judgement in zip(PERIODS, periodic, strict=True):
         assert judgement.logits.shape[3] == period
         assert len(judgement.features) == 5
