@@ -32,9 +32,9 @@ from distill_ray.errors import ConfigError, Problem
 
 HOUR = 3600.0
 
-# Parameters: under 1 M, about 10 M, about 60 M (tests/unit/vqvae holds the exact counts to that).
+# Parameters: about 1 M, 10 M, 60 M (tests/unit/vqvae holds the exact counts to that).
 _SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"width": 64, "encoder_blocks": 2, "decoder_blocks": 2, "latent_dim": 64},
+    "tiny": {"width": 128, "encoder_blocks": 1, "decoder_blocks": 1, "latent_dim": 64},
     "small": {"width": 256, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
     "base": {"width": 1024, "encoder_blocks": 1, "decoder_blocks": 2, "latent_dim": 128},
 }
@@ -44,10 +44,9 @@ _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 
 # Steps of a run for which neither epochs nor minutes were given: minutes on a GPU, some more on two cores.
 _AUTO_STEPS = {"vqvae": {True: 20_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
 
-# By held-out losses of 1, 7 and 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): audio
-# is learnt by heart after some 200 passes as it is, after some 2,000 with speed and timbre varied.
-_PASSES_UNVARIED, _MOST_PASSES = 100, 2_000
-_LEAST_STEPS = 1_000  # however little audio there is
+# By held-out losses of 1 to 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): varied in
+# speed and timbre a corpus is worth some 10,000 passes, and is better varied from about 150 passes on.
+_PASSES_UNVARIED, _MOST_PASSES = 100, 10_000
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
 
@@ -222,7 +221,7 @@ def _auto_epochs(
     """Epochs of a run for which none were given; on a GPU as many as a corpus is worth at most."""
     steps = math.inf if budgeted else _AUTO_STEPS["vqvae"][accelerator]
     if accelerator:
-        steps = min(steps, max(_LEAST_STEPS, _MOST_PASSES * _pass_steps(config, train_seconds)))
+        steps = min(steps, _MOST_PASSES * _pass_steps(config, train_seconds))
     per_epoch = steps_per_epoch(config, train_seconds)
     return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
 

@@ -2,8 +2,9 @@
 
 Two kinds, narrower than their models, since the codec they judge trains in minutes: a complex spectrogram
 discriminator at several resolutions (Défossez et al. 2022, EnCodec, section 3.4; with bands Kumar et al.
-2023, DAC, section 3.3) and a multi-period discriminator on the waveform (Kong et al. 2020, HiFi-GAN, section 2.3). All channels of a recording enter
-together, so that the stereo image is judged too. `adversarial.py` holds the losses.
+2023, DAC, section 3.3) and a multi-period discriminator on the waveform (Kong et al. 2020, HiFi-GAN,
+section 2.3). All channels of a recording enter together, so that the stereo image is judged too.
+`adversarial.py` holds the losses.
 
 Shapes: B batch, C channels, T samples, S STFT frames, K frequency bins, P samples of a period.
 """
@@ -68,8 +69,8 @@ class SpectralDiscriminator(nn.Module):
 
     DAC's takes uncompressed spectra, in which what is 40 dB below the loudest is out of sight. `banded` it is
     DAC's otherwise: hops of a quarter window, each band through convolutions of its own, the first of them at
-    full resolution. Hops of half a window and strides from the first layer on make it four times cheaper
-    (ARCHITECTURE.md).
+    full resolution. Hops of half a window and strides from the first layer on leave a quarter of the values
+    (ARCHITECTURE.md has what a step costs).
     """
 
     def __init__(self, config: VQVAEConfig, window: int, width: int, *, banded: bool) -> None:

@@ -10,7 +10,8 @@ of them are what the table shows, the newest once discriminators take part, as o
 
 Each codec leaves OUT/row-NAME.json and OUT/heard/NAME/*.flac, so that a long bake-off can be spread over
 several calls; the table (OUT/table.md, OUT/bakeoff.json) is made of all rows found there. `listening.py` adds
-ViSQOL to the rows afterwards, on a CPU. "ours-SIZE" is ours, and "ours-SIZE_LABEL:KEY=VALUE,KEY=VALUE" ours
+ViSQOL to the rows afterwards, on a CPU. Under torchrun (and with --corpus, prepared before) ours trains on
+several GPUs. "ours-SIZE" is ours, and "ours-SIZE_LABEL:KEY=VALUE,KEY=VALUE" ours
 with settings of its own; --set gives settings to all of ours, and to no rival.
 
 Shapes: B windows, C channels, T samples.
@@ -24,13 +25,13 @@ import dataclasses
 import gc
 import json
 import math
-import os
 import statistics
 import time
 from pathlib import Path
 from typing import Any
 
 import torch
+import torch.distributed as dist
 from bench_device import begin, wait, worker_in
 from held_out import Excerpt, bench_corpus, excerpts, limited_corpus, save_originals, score_codec
 from opus import KBPS, write_opus_rows
@@ -99,8 +100,11 @@ def main() -> None:
         if device.type == "cuda":
             gc.collect()  # a captured step refers to itself
             torch.cuda.empty_cache()
-    if int(os.environ.get("RANK", "0")) > 0:
-        return
+    if dist.is_initialized():
+        rank = dist.get_rank()
+        dist.destroy_process_group()
+        if rank > 0:
+            return
     if options.opus:
         write_opus_rows(chosen, options.out, rates=list(KBPS), listen=options.listen)
     print(write_table(options.out))

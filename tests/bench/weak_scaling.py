@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 import statistics
 import sys
 import time
@@ -27,7 +26,7 @@ import torch.distributed as dist
 from torch import Tensor
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_device import wait
+from bench_device import begin, wait
 from scaling import synthetic_corpus
 
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
@@ -73,12 +72,8 @@ def main() -> None:
     parser.add_argument("out", type=Path)
     parser.add_argument("--batches", type=int, nargs="*", default=[48], help="windows of one rank")
     options = parser.parse_args()
-    ranks, rank = int(os.environ["WORLD_SIZE"]), int(os.environ["RANK"])
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpu else "gloo")
+    device = begin()
+    gpu, ranks, rank = device.type == "cuda", dist.get_world_size(), dist.get_rank()
     corpus = synthetic_corpus(Path(f"/tmp/weak-scaling-{rank}"), 0.1)
     rows = [scaled(corpus, batch if gpu else 2, ranks, device, options.out) for batch in options.batches]
     if rank == 0:

@@ -95,6 +95,15 @@ def test_what_is_played_often_on_a_gpu_is_varied() -> None:
     assert varied(1.0, augment__speed=0.0) == (0.0, 6.0)
 
 
+def test_windows_are_mixed_on_a_gpu() -> None:
+    def mix(overrides: dict[str, object], accelerator: bool) -> float:
+        return resolve(overrides, accelerator=accelerator).config.augment.mix
+
+    assert mix({}, True) == 0.5
+    assert mix({}, False) == 0.0
+    assert mix({"augment.mix": 0.1}, True) == 0.1
+
+
 def test_a_corpus_is_worth_so_many_passes_on_a_gpu() -> None:
     def passes(minutes: float, **given: object) -> float | None:
         overrides = {f"training.{key}": value for key, value in given.items()}
@@ -105,10 +114,10 @@ def test_a_corpus_is_worth_so_many_passes_on_a_gpu() -> None:
         return steps * config.training.batch_size * config.training.window_seconds / (60 * minutes)
 
     # An epoch has 200 steps at least, 120 passes of a minute.
-    assert 2_000 <= (passes(1.0, max_minutes=5.0) or 0) < 2_120
-    assert 2_000 <= (passes(1.0) or 0) < 2_120
-    assert 2_000 <= (passes(47.0, max_minutes=5.0) or 0) < 2_003
-    assert passes(0.1) == pytest.approx(6_000)  # a thousand steps
+    assert 10_000 <= (passes(1.0, max_minutes=5.0) or 0) < 10_120
+    assert 10_000 <= (passes(1.0) or 0) < 10_120
+    assert 10_000 <= (passes(47.0, max_minutes=5.0) or 0) < 10_003
+    assert passes(2.0) == pytest.approx(6_000)  # 20,000 steps
     assert passes(1.0, epochs=100) == pytest.approx(12_000)
     assert passes(1.0, max_minutes=5.0, epochs=None) is None
     assert resolve({"training.max_minutes": 5.0}, facts=of_minutes(1.0)).config.training.epochs is None

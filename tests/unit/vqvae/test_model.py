@@ -6,6 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
+from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.config.vqvae import LossConfig, VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.vqvae.losses import ReconstructionLoss
@@ -19,16 +20,13 @@ def model(config: VQVAEConfig) -> VQVAE:
 
 
 @pytest.mark.parametrize(
-    ("width", "encoder_blocks", "decoder_blocks", "low", "high"),
-    [(64, 2, 3, 0.3e6, 1e6), (256, 4, 5, 9e6, 12e6), (512, 4, 5, 37e6, 44e6)],
-    ids=["tiny", "small", "base"],
+    ("size", "low", "high"), [("tiny", 0.8e6, 1.1e6), ("small", 9e6, 12e6), ("base", 53e6, 62e6)]
 )
-def test_parameter_budget(
-    width: int, encoder_blocks: int, decoder_blocks: int, low: float, high: float
-) -> None:
-    config = VQVAEConfig(width=width, encoder_blocks=encoder_blocks, decoder_blocks=decoder_blocks)
+def test_parameter_budget(size: str, low: float, high: float) -> None:
+    facts = CorpusFacts(file_count=5, train_seconds=60.0, sample_rate=44_100, channels=1)
+    config = resolve_vqvae(facts, overrides={}, size=size, accelerator=True, workers=1).config
     with torch.device("meta"):
-        count = sum(parameter.numel() for parameter in VQVAE(config).parameters())
+        count = sum(parameter.numel() for parameter in VQVAE(config.model).parameters())
     assert low < count < high
 
 
