@@ -46,7 +46,8 @@ _AUTO_STEPS = {"vqvae": {True: 20_000, False: 2_000}, "prior": {True: 8_000, Fal
 
 # By held-out losses of 1 to 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): varied in
 # speed and timbre a corpus is worth some 10,000 passes, and is better varied from about 150 passes on.
-_PASSES_UNVARIED, _MOST_PASSES = 100, 10_000
+_PASSES_UNVARIED, _MOST_PASSES = 150, 10_000
+_LEAST_STEPS = 1_000  # however little audio there is, and however many workers share a step
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
 
@@ -221,7 +222,7 @@ def _auto_epochs(
     """Epochs of a run for which none were given; on a GPU as many as a corpus is worth at most."""
     steps = math.inf if budgeted else _AUTO_STEPS["vqvae"][accelerator]
     if accelerator:
-        steps = min(steps, _MOST_PASSES * _pass_steps(config, train_seconds))
+        steps = min(steps, max(_LEAST_STEPS, _MOST_PASSES * _pass_steps(config, train_seconds)))
     per_epoch = steps_per_epoch(config, train_seconds)
     return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
 

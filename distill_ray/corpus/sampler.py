@@ -21,7 +21,7 @@ class WindowBatch:
     file_B: Index
     start_B: Index
 
-    def __getitem__(self, part: slice) -> WindowBatch:
+    def __getitem__(self, part: slice | Index) -> WindowBatch:
         return WindowBatch(file_B=self.file_B[part], start_B=self.start_B[part])
 
 

@@ -17,7 +17,7 @@ from typing import TypeVar
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import Resolved, dotted
-from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig
+from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.corpus.filesystem import joined
 from distill_ray.errors import UsageError
 from distill_ray.orchestrate.checkpoints import discard
@@ -178,6 +178,14 @@ def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -
         overrides=begun.overrides | frozenset(given),
         identity=begun.identity,
     )
+
+
+def begun_codec(folder: RunFolder) -> dict[str, object]:
+    """The codec that a run of one has begun with, by dotted key; empty where there is no run."""
+    if not folder.is_begun:
+        return {}
+    settings = as_begun(read_settings(folder.path / RUN_SETTINGS)).settings
+    return {key: value for key, value in settings.items() if key.startswith(f"{VQVAEConfig.table}.")}
 
 
 def _may_change(key: str) -> bool:

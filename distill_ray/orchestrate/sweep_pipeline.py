@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.resolve import build_section
+from distill_ray.config.resolve import Resolved, build_section
+from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import CancelledError
 from distill_ray.orchestrate.export import corpus_record
 from distill_ray.orchestrate.inputs import (
@@ -28,7 +29,7 @@ from distill_ray.orchestrate.inputs import (
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.ledger import Ledger
 from distill_ray.orchestrate.results import Place, enter_free_folder, result_folder, uri_of
-from distill_ray.orchestrate.run_folder import RunFolder, Start
+from distill_ray.orchestrate.run_folder import RunFolder, Start, begun_codec
 from distill_ray.orchestrate.sweep_folder import SweepStart, new_sweep, resumed_sweep
 from distill_ray.orchestrate.sweep_machine import Machine, find_machine
 from distill_ray.orchestrate.sweep_report import SweepReport, provenance
@@ -261,12 +262,15 @@ class _Search:
                 )
             )
 
+    def _resolved(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
+        return self.planner.resolve(spec, begun_codec(RunFolder(path=self.start.folder.trial(spec.id))))
+
     def _task(self, spec: TrialSpec) -> TrialTask:
         """What the trial does; its run folder is begun."""
         from distill_ray.orchestrate.trial import TrialTask
         from distill_ray.training.vqvae import train_vqvae
 
-        resolved = self.planner.resolve(spec)
+        resolved = self._resolved(spec)
         model = resolved.config.model
         folder = RunFolder(path=self.start.folder.trial(spec.id))
         if not folder.is_begun:
@@ -308,7 +312,7 @@ class _Search:
             record = finalist.record
             if record is None or record.prior_bits_per_second is not None:
                 continue
-            config = self.planner.resolve(record.spec).config
+            config = self._resolved(record.spec).config
             rate = short.bits_per_second(record, self.start.folder.trial(record.spec.id), config)
             if rate is None:
                 return False
@@ -346,7 +350,7 @@ class _Search:
             record,
             self.start.folder.trial(chosen.trial),
             path,
-            self.planner.resolve(record.spec).config,
+            self._resolved(record.spec).config,
             corpus_record(self.corpus, self.data),
             sweep=provenance(report, self.settings.health, seed=self.settings.seed, chosen=chosen),
         )

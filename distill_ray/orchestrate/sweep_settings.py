@@ -128,9 +128,13 @@ class TrialPlanner:
             _check_rates([codec.model for codec in codecs], settings.sweep)
         self._shared[_EPOCH_STEPS] = max(steps_per_epoch(codec, facts.train_seconds) for codec in codecs)
 
-    def resolve(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
-        """The configuration of a trial; what the search chose counts as override."""
-        resolved = self._resolve(spec)
+    def resolve(self, spec: TrialSpec, begun: Mapping[str, object] | None = None) -> Resolved[VQTrainConfig]:
+        """The configuration of a trial; what the search chose counts as override.
+
+        begun: the codec that the trial has begun with, by dotted key, which stays its codec whatever a size
+        means by now.
+        """
+        resolved = self._resolve(spec, begun)
         return replace(resolved, overrides=self._said | {CODEBOOK_SIZE, RVQ_LEVELS, *spec.overrides})
 
     def shared(self) -> dict[str, object]:
@@ -151,10 +155,10 @@ class TrialPlanner:
         """The weights of the losses."""
         return self._resolve(_corners(self._settings.sweep)[0]).config.loss
 
-    def _resolve(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
+    def _resolve(self, spec: TrialSpec, begun: Mapping[str, object] | None = None) -> Resolved[VQTrainConfig]:
         return _resolve(
             spec,
-            self._shared,
+            {**self._shared, **(begun or {})},
             self._settings.size,
             self._facts,
             accelerator=self._accelerator,

@@ -37,14 +37,21 @@ class VQBatch:
 
 
 @dataclass(frozen=True, kw_only=True)
-class _Source:
-    """Windows of this rank that enter its batch with a gain each."""
+class _Drawn:
+    """Windows of this rank with a gain each, and those mixed into them (with a gain of 0 into none)."""
 
     windows: WindowBatch
-    gain_B11: Tensor
+    gain_B: np.ndarray
+    mixed: WindowBatch
+    mix_B: np.ndarray
 
-    def __getitem__(self, rows: slice) -> _Source:
-        return _Source(windows=self.windows[rows], gain_B11=self.gain_B11[rows])
+    def __getitem__(self, rows: slice) -> _Drawn:
+        return _Drawn(
+            windows=self.windows[rows],
+            gain_B=self.gain_B[rows],
+            mixed=self.mixed[rows],
+            mix_B=self.mix_B[rows],
+        )
 
 
 class VQBatches:
@@ -71,14 +78,13 @@ class VQBatches:
         rng = np.random.Generator(np.random.Philox(key=[config.training.seed + _AUGMENT_SEED, step]))
         gain_B, mix_B = _draw_gains(rng, augment, count)
         depth_B = _draw_depths(rng, model.quantizer_dropout, model.num_quantizers, count)
-        sources = [
-            _Source(windows=self._drawn(self._sampler, step), gain_B11=self._own(gain_B)[:, None, None])
-        ]
-        if augment.mix > 0.0:
-            sources.append(
-                _Source(windows=self._drawn(self._mixed, step), gain_B11=self._own(mix_B)[:, None, None])
-            )
-        audio_BCT = self._varied(sources, rng)
+        drawn = _Drawn(
+            windows=self._sampler.batch(step, count),
+            gain_B=gain_B,
+            mixed=self._mixed.batch(step, count),
+            mix_B=mix_B,
+        )
+        audio_BCT = self._varied(drawn[self._slice], rng)
         # A sum or a raised gain may pass full scale, where no recording is.
         peak_B11 = audio_BCT.abs().amax(dim=(1, 2), keepdim=True)
         audio_BCT = audio_BCT / peak_B11.clamp(min=1.0)
@@ -91,40 +97,34 @@ class VQBatches:
         """The whole batch of `step`, of all ranks, as it was recorded: [batch size, C, T]."""
         return self._gather(self._sampler.batch(step, self._config.training.batch_size))
 
-    def _drawn(self, sampler: WindowSampler, step: int) -> WindowBatch:
-        """This rank's windows of `step`."""
-        return sampler.batch(step, self._config.training.batch_size)[self._slice]
-
-    def _varied(self, sources: list[_Source], rng: np.random.Generator) -> Tensor:
-        """The sum of the sources, with its changes of speed and timbre."""
+    def _varied(self, drawn: _Drawn, rng: np.random.Generator) -> Tensor:
+        """This rank's windows with their changes of speed and timbre."""
         augment, count = self._config.augment, self._config.training.batch_size
         if augment.speed == 0.0 and augment.equaliser_db == 0.0:
-            return self._sum(sources)
+            return self._sum(drawn)
         speeds = 2.0 ** (rng.uniform(-augment.speed, augment.speed, size=_SPEEDS) / 12.0)
         points_BP = rng.uniform(-augment.equaliser_db, augment.equaliser_db, size=(count, POINTS))
         samples, gains_BK = self._config.window_samples, None
         if augment.equaliser_db > 0.0:
             gains_BK = equaliser(self._own(points_BP.astype(np.float32)), samples)
-        own = self._slice.stop - self._slice.start
+        own = len(drawn.gain_B)
         audio_BCT = torch.empty(own, self._config.model.channels, samples, device=self._device)
         for group, speed in enumerate(speeds):
             rows = slice((group - self._slice.start) % _SPEEDS, None, _SPEEDS)  # by place in the whole batch
             if rows.start >= own:
                 continue
-            source_BCS = self._sum([source[rows] for source in sources], source_samples(samples, speed))
+            source_BCS = self._sum(drawn[rows], source_samples(samples, speed))
             audio_BCT[rows] = changed(source_BCS, samples, None if gains_BK is None else gains_BK[rows])
         return audio_BCT
 
-    def _sum(self, sources: list[_Source], samples: int | None = None) -> Tensor:
-        """The sources as they were recorded, of `samples` with both margins, times their gains."""
-        parts = [
-            self._gather(
-                source.windows if samples is None else self._within(source.windows, samples), samples
-            )
-            * source.gain_B11
-            for source in sources
-        ]
-        return parts[0] if len(parts) == 1 else parts[0] + parts[1]
+    def _sum(self, drawn: _Drawn, samples: int | None = None) -> Tensor:
+        """Windows and what is mixed into them as they were recorded, of `samples` with both margins."""
+        audio_BCT = self._gather(drawn.windows, samples) * self._gains(drawn.gain_B)
+        (rows,) = np.nonzero(drawn.mix_B)
+        if len(rows):  # only what is heard is read
+            mixed_BCT = self._gather(drawn.mixed[rows], samples) * self._gains(drawn.mix_B[rows])
+            audio_BCT.index_add_(0, torch.from_numpy(rows).to(self._device), mixed_BCT)
+        return audio_BCT
 
     def _within(self, windows: WindowBatch, length: int) -> WindowBatch:
         """Windows that begin a margin earlier, and end with their file where they fit into it."""
@@ -132,8 +132,15 @@ class VQBatches:
         return WindowBatch(file_B=windows.file_B, start_B=np.clip(windows.start_B - MARGIN, 0, spare_B))
 
     def _gather(self, windows: WindowBatch, samples: int | None = None) -> Tensor:
-        samples = self._config.window_samples if samples is None else samples
+        """Windows as they were recorded; with `samples`, those of so many with both margins."""
+        if samples is None:
+            samples = self._config.window_samples
+        else:
+            windows = self._within(windows, samples)
         return self._store.gather(windows.file_B, windows.start_B, samples).float() / PCM_SCALE
+
+    def _gains(self, gain_B: np.ndarray) -> Tensor:
+        return torch.from_numpy(gain_B).to(self._device)[:, None, None]
 
     def _heard(self, heard_B3: np.ndarray) -> Tensor:
         """Gains of this rank's windows [B, 1, T]: 1 between two samples, 0 outside, with soft edges.

@@ -25,7 +25,7 @@ from distill_ray.vqvae.spectral import Stft, compress
 WINDOWS = (2048, 1024, 512)
 """STFT windows in samples."""
 BANDS = (0.0, 0.1, 0.25, 0.5, 0.75, 1.0)
-"""Edges of the frequency bands over the Nyquist frequency."""
+"""Edges of the bands of banded discriminators over the Nyquist frequency."""
 PERIODS = (2, 3, 5, 7, 11)
 _SLOPE = 0.1
 
@@ -53,7 +53,7 @@ class Discriminators(nn.Module):
         banded: whether each band of frequencies has filters of its own, as DAC's have.
     """
 
-    def __init__(self, config: VQVAEConfig, width: int, *, banded: bool = False) -> None:
+    def __init__(self, config: VQVAEConfig, width: int, *, banded: bool) -> None:
         super().__init__()
         spectral = (SpectralDiscriminator(config, window, width, banded=banded) for window in WINDOWS)
         periodic = (PeriodDiscriminator(config.channels, period, width) for period in PERIODS)
@@ -79,7 +79,7 @@ class SpectralDiscriminator(nn.Module):
         self.stft = Stft(window, window // (4 if banded else 2))
         edges = [round(edge * self.stft.bins) for edge in (BANDS if banded else (0.0, 1.0))]
         self.sizes = [high - low for low, high in pairwise(edges)]
-        self.bands = nn.ModuleList(_band(2 * config.channels, width, slim=not banded) for _ in self.sizes)
+        self.bands = nn.ModuleList(_band(2 * config.channels, width, full=banded) for _ in self.sizes)
         self.judge = weight_norm(nn.Conv2d(width, 1, (3, 3), padding=(1, 1)))
 
     def forward(self, audio_BCT: Tensor) -> Judgement:
@@ -96,10 +96,10 @@ class SpectralDiscriminator(nn.Module):
         return Judgement(logits=self.judge(torch.cat(ends, dim=-1)), features=tuple(features))
 
 
-def _band(inputs: int, width: int, *, slim: bool) -> nn.ModuleList:
-    """Layers that halve the frequency axis three times, without `slim` after one that does not."""
+def _band(inputs: int, width: int, *, full: bool) -> nn.ModuleList:
+    """Layers that halve the frequency axis three times, `full` after one at full resolution."""
     halving = (width, (3, 9), 2)
-    first = [(inputs, (3, 9), 2)] if slim else [(inputs, (3, 9), 1), halving]
+    first = [(inputs, (3, 9), 1), halving] if full else [(inputs, (3, 9), 2)]
     shapes = [*first, halving, halving, (width, (3, 3), 1)]
     return nn.ModuleList(
         weight_norm(

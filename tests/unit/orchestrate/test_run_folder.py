@@ -9,6 +9,7 @@ from distill_ray.errors import ConfigError, UsageError
 from distill_ray.orchestrate.run_folder import (
     RunFolder,
     Start,
+    begun_codec,
     free_folders,
     new_prior_run,
     new_run,
@@ -50,7 +51,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path)
     begun(tmp_path)
     settings = tmp_path / "run.toml"
     lines = settings.read_text().splitlines(keepends=True)
-    new = ("decoder_head", "decoder_norm", "codebook_lookup", "silence", "judged_every")
+    new = ("decoder_head", "decoder_norm", "codebook_lookup", "silence", "judged_every", "banded")
     kept = [line for line in lines if not line.startswith(new)]
     assert len(kept) == len(lines) - len(new)
     settings.write_text("".join(kept))
@@ -58,6 +59,21 @@ def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path)
     assert recorded["model.decoder_head"] == "compressed"
     assert recorded["model.decoder_norm"] is False
     assert recorded["augment.silence"] == 0.0
+    assert recorded["adversarial.judged_every"] == 1
+    assert recorded["adversarial.banded"] is True
+
+
+def test_the_codec_that_a_run_has_begun_with(tmp_path: Path) -> None:
+    assert begun_codec(RunFolder(path=tmp_path)) == {}
+    begun(tmp_path)
+    codec = begun_codec(RunFolder(path=tmp_path))
+    assert codec["model.codebook_size"] == 32
+    assert codec["model.width"] == 128
+    assert all(key.startswith("model.") for key in codec)
+    settings = tmp_path / "run.toml"
+    kept = [line for line in settings.read_text().splitlines(keepends=True) if "decoder_head" not in line]
+    settings.write_text("".join(kept))
+    assert begun_codec(RunFolder(path=tmp_path)) == codec | {"model.decoder_head": "compressed"}
 
 
 def test_the_settings_file_of_the_first_part_is_welcome_again(tmp_path: Path) -> None:

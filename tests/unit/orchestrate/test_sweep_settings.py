@@ -114,7 +114,17 @@ def test_what_is_shared_is_recorded_and_what_is_searched_is_not() -> None:
     assert isinstance(shared["training.epochs"], int)
     one = planner(sweep__rvq_levels=(4,), size="tiny").shared()
     assert "model.num_quantizers" not in one
-    assert one["model.width"] == 64
+    assert one["model.width"] == 128
+
+
+def test_a_trial_that_is_begun_keeps_its_codec() -> None:
+    """Whatever its size means by now."""
+    made = planner(sweep__sizes=("tiny", "small"))
+    spec = make_spec("search", 64, (2, 4), {"model.size": "tiny"})
+    assert made.resolve(spec).config.model.width == 128
+    begun = {"model.width": 64, "model.encoder_blocks": 2, "model.decoder_blocks": 2}
+    model = made.resolve(spec, begun).config.model
+    assert (model.width, model.encoder_blocks, model.codebook_size) == (64, 2, 64)
 
 
 @pytest.mark.parametrize(

@@ -210,7 +210,7 @@ def test_a_running_trial_is_compared_by_its_best_depth_within_the_limit() -> Non
 
 def test_the_definition_names_weights_split_and_limit() -> None:
     text = definition(SweepConfig(max_kbps=4.5), LossConfig(mel=12.5))
-    for part in ("12.5 × log-mel", "60 × complex STFT", "30 × waveform", "validation split", "4.5 kbit/s"):
+    for part in ("12.5 × log-mel", "60 × complex STFT", "80 × waveform", "validation split", "4.5 kbit/s"):
         assert part in text
     bits = definition(SweepConfig(objective="prior-bits", finalists=3))
     assert "held-out bits per second" in bits

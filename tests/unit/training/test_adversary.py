@@ -46,7 +46,7 @@ def step_of(config: VQTrainConfig, *, learns: bool = True) -> Step:
     torch.manual_seed(0)
     model, loss = VQVAE(config.model), ReconstructionLoss(config.model, config.loss)
     model.initialise(torch.randn(4, 1, 2048), torch.Generator().manual_seed(0))
-    judges = Discriminators(config.model, config.adversarial.width)
+    judges = Discriminators(config.model, config.adversarial.width, banded=config.adversarial.banded)
     return Step(
         objective=AdversarialObjective(model, loss, config.loss, judges, config.adversarial, learns=learns),
         plain=Objective(model, loss, config.loss),
@@ -145,9 +145,15 @@ def test_discriminators_take_part_from_their_share_of_the_budget_on(
     assert completed.best_val_loss == third.val_loss
 
 
-@pytest.mark.parametrize(("cut_after", "every"), [(3, 1), (20, 1), (30, 2)])
+@pytest.mark.parametrize(("cut_after", "every", "banded"), [(3, 1, False), (20, 1, True), (30, 2, False)])
 def test_a_resumed_adversarial_run_ends_as_an_uncut_one(
-    train: Train, corpus: Corpus, small_config: Config, tmp_path: Path, cut_after: int, every: int
+    train: Train,
+    corpus: Corpus,
+    small_config: Config,
+    tmp_path: Path,
+    cut_after: int,
+    every: int,
+    banded: bool,
 ) -> None:
     config = small_config(
         training__epochs=2,
@@ -155,6 +161,7 @@ def test_a_resumed_adversarial_run_ends_as_an_uncut_one(
         adversarial__width=4,
         adversarial__start=0.4,
         adversarial__every=every,
+        adversarial__banded=banded,
     )
     uncut, whole = train(corpus, config, tmp_path / "uncut")
     cut, before = train(corpus, config, tmp_path / "cut", stop_after=cut_after)

@@ -60,6 +60,35 @@ def test_windows_are_played_at_other_speeds(corpus: Corpus, small_config: Config
     assert torch.equal(played, batches(corpus, config).batch(5).audio_BCT)
 
 
+def test_windows_are_mixed_before_they_are_varied(corpus: Corpus, small_config: Config) -> None:
+    """Both windows of a sum at one speed and through one equaliser: varying is linear."""
+    still = {"augment__gain_db": 0.0, "augment__polarity": 0.0, "augment__silence": 0.0}
+    varied = {"augment__speed": 3.0, "augment__equaliser_db": 6.0}
+    alone, plain, mixed, both = (
+        batches(corpus, small_config(**still, **changes)).batch(5).audio_BCT
+        for changes in (varied, {}, {"augment__mix": 1.0}, {**varied, "augment__mix": 1.0})
+    )
+    other = batches(corpus, small_config(**still, **varied))
+    other._sampler = other._mixed  # what is mixed in, by itself
+    unmixed = mixed.abs().amax((1, 2)) < 1.0  # the others are scaled down to full scale
+    quiet = unmixed & (both.abs().amax((1, 2)) < 1.0)
+    assert quiet.sum() >= 2
+    assert torch.allclose(both[quiet], (alone + other.batch(5).audio_BCT)[quiet], atol=1e-5)
+    assert not torch.allclose(mixed, plain, atol=1e-2)
+
+
+def test_half_of_the_windows_are_mixed(corpus: Corpus, small_config: Config) -> None:
+    still = {"augment__gain_db": 0.0, "augment__polarity": 0.0, "augment__silence": 0.0}
+    plain = batches(corpus, small_config(**still, training__batch_size=16))
+    mixed = batches(corpus, small_config(**still, training__batch_size=16, augment__mix=0.5))
+    same = [
+        torch.equal(*pair)
+        for step in range(10)
+        for pair in zip(plain.batch(step).audio_BCT, mixed.batch(step).audio_BCT, strict=True)
+    ]
+    assert 0.4 < np.mean(same) < 0.6
+
+
 def centroid(audio_BCT: torch.Tensor) -> torch.Tensor:
     power_BK = torch.fft.rfft(audio_BCT[:, 0]).abs().square()
     return (power_BK * torch.arange(power_BK.shape[1])).sum(1) / power_BK.sum(1)
