@@ -10,9 +10,9 @@ of them are what the table shows, the newest once discriminators take part, as o
 
 Each codec leaves OUT/row-NAME.json and OUT/heard/NAME/*.flac, so that a long bake-off can be spread over
 several calls; the table (OUT/table.md, OUT/bakeoff.json) is made of all rows found there. `listening.py` adds
-ViSQOL to the rows afterwards, on a CPU. Under torchrun (and with --corpus, prepared before) ours trains on
-several GPUs. "ours-SIZE" is ours, and "ours-SIZE_LABEL:KEY=VALUE,KEY=VALUE" ours
-with settings of its own; --set gives settings to all of ours, and to no rival.
+ViSQOL to the rows afterwards, on a CPU. "ours-SIZE" is ours, and "ours-SIZE_LABEL:KEY=VALUE,KEY=VALUE" ours
+with settings of its own; --set gives settings to all of ours, and to no rival. Under torchrun, and with a
+--corpus prepared before, ours trains on several GPUs.
 
 Shapes: B windows, C channels, T samples.
 """
@@ -64,6 +64,10 @@ def main() -> None:
     options = _options()
     options.out.mkdir(parents=True, exist_ok=True)
     device = begin()
+    rank = dist.get_rank() if dist.is_initialized() else 0
+    ours_only = all(_is_ours(codec) for codec in options.codecs)
+    if dist.is_initialized() and not (ours_only and options.corpus and options.train_seconds is None):
+        raise SystemExit("under torchrun: ours only, with a --corpus prepared before, all of it")
     torch.backends.cudnn.benchmark = True  # fixed shapes; what full-rate convolutions want
     corpus = bench_corpus(options.audio, options.corpus or options.out / "corpus")
     trained_on = corpus
@@ -72,7 +76,8 @@ def main() -> None:
             corpus, options.train_seconds, options.out / f"limited-{options.train_seconds:g}"
         )
     chosen = excerpts(corpus, count=options.excerpts, seconds=options.excerpt_seconds)
-    save_originals(options.out, chosen[: options.listen])
+    if rank == 0:
+        save_originals(options.out, chosen[: options.listen])
     print(
         f"{device}: train {trained_on.seconds('train'):.0f} s, held out {corpus.seconds('val'):.0f} s, "
         f"scored {len(chosen)} excerpts",
@@ -91,20 +96,20 @@ def main() -> None:
             snake_front=options.snake_front,
         )
         trained = train(name, contest, seconds=options.seconds, looks=options.looks, most=options.most_steps)
-        if worker.rank > 0:
-            continue
-        row = {**_row(name, trained, chosen, config, worker, options), "settings": given}
-        (options.out / f"row-{name}.json").write_text(json.dumps(row, indent=1))
-        print({key: value for key, value in row.items() if isinstance(value, float | int | str)}, flush=True)
+        if rank == 0:
+            row = {**_row(name, trained, chosen, config, worker, options), "settings": given}
+            (options.out / f"row-{name}.json").write_text(json.dumps(row, indent=1))
+            print(
+                {key: value for key, value in row.items() if isinstance(value, float | int | str)}, flush=True
+            )
         del trained
         if device.type == "cuda":
             gc.collect()  # a captured step refers to itself
             torch.cuda.empty_cache()
     if dist.is_initialized():
-        rank = dist.get_rank()
         dist.destroy_process_group()
-        if rank > 0:
-            return
+    if rank > 0:
+        return
     if options.opus:
         write_opus_rows(chosen, options.out, rates=list(KBPS), listen=options.listen)
     print(write_table(options.out))

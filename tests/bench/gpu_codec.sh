@@ -61,7 +61,8 @@ case $phase in
     fi
     ;;
   pool)
-    # What the first steps compile is no run's fault, and all that follow have it.
+    # What the first steps compile is no run's fault, and all that follow have it. A budget of a few seconds
+    # would go without kernels, so it is one of few steps.
     for size in ${SIZES:-base}; do
       timeout 60 python3 "$bench/bakeoff.py" "$(awk '$1 !~ /^#/ { print $2; exit }' "$1")" /tmp/warm --seconds 60 --most-steps 10 --looks 1 \
         --codecs "ours-$size" --excerpts 1 --listen 0 >/dev/null 2>&1 || true
