@@ -27,7 +27,7 @@ OVERRIDES: dict[str, object] = {
     "model.n_fft": 256,
     "model.hop": 64,
     # Rounding differs between one process and two; greater steps make more of it.
-    "training.lr": 1e-4,
+    "training.lr": 3e-5,
     # Every code that is used less than usual is re-seeded, so that each look finds some.
     "model.reseed_threshold": 0.5,
     "training.batch_size": 8,
@@ -126,7 +126,8 @@ def test_two_ranks_average_codebooks_as_one_process(corpus: str, tmp_path: Path)
 
 
 def test_two_ranks_have_one_set_of_discriminators(corpus: str, tmp_path: Path) -> None:
-    adversarial = {"enabled": True, "start": 0.4, "width": 4, "lr": 1e-3, "judged_every": 2}
+    # Adam's first steps are as great where a gradient is all rounding.
+    adversarial = {"enabled": True, "start": 0.4, "width": 4, "lr": 1e-4, "judged_every": 2}
     overrides = {**OVERRIDES, **{f"adversarial.{key}": value for key, value in adversarial.items()}}
     one = train(corpus, tmp_path / "one", 1, overrides)[0]
     two = train(corpus, tmp_path / "two", 2, overrides)
