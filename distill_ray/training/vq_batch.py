@@ -123,7 +123,7 @@ class VQBatches:
         (rows,) = np.nonzero(drawn.mix_B)
         if len(rows):  # only what is heard is read
             mixed_BCT = self._gather(drawn.mixed[rows], samples) * self._gains(drawn.mix_B[rows])
-            audio_BCT.index_add_(0, torch.from_numpy(rows).to(self._device), mixed_BCT)
+            audio_BCT.index_add_(0, self._sent(rows), mixed_BCT)
         return audio_BCT
 
     def _within(self, windows: WindowBatch, length: int) -> WindowBatch:
@@ -140,7 +140,7 @@ class VQBatches:
         return self._store.gather(windows.file_B, windows.start_B, samples).float() / PCM_SCALE
 
     def _gains(self, gain_B: np.ndarray) -> Tensor:
-        return torch.from_numpy(gain_B).to(self._device)[:, None, None]
+        return self._sent(gain_B)[:, None, None]
 
     def _heard(self, heard_B3: np.ndarray) -> Tensor:
         """Gains of this rank's windows [B, 1, T]: 1 between two samples, 0 outside, with soft edges.
@@ -155,7 +155,10 @@ class VQBatches:
         return torch.sin(0.5 * torch.pi * inside_B1T.clamp(0.0, 1.0)).square()
 
     def _own(self, values_B: np.ndarray) -> Tensor:
-        return torch.from_numpy(values_B[self._slice]).to(self._device)
+        return self._sent(values_B[self._slice])
+
+    def _sent(self, values: np.ndarray) -> Tensor:
+        return torch.from_numpy(values).to(self._device)
 
 
 def _draw_gains(

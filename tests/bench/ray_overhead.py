@@ -87,17 +87,11 @@ def settings(corpus: str, steps: int, ranks: int, gpu: bool) -> Any:
 
 def as_rank(loop: TimedLoop, out: Path) -> None:
     """One rank of torchrun."""
-    import torch
     import torch.distributed as dist
+    from bench_device import begin, worker_in
 
-    from distill_ray.training.worker import ProcessGroupWorker
-
-    gpu = torch.cuda.is_available()
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if gpu else torch.device("cpu")
-    if gpu:
-        torch.cuda.set_device(device)
-    dist.init_process_group("nccl" if gpu else "gloo")
-    loop(ProcessGroupWorker(out / "checkpoints", device=device, listener=lambda event: None))
+    device = begin()
+    loop(worker_in(out / "checkpoints", device))
     dist.destroy_process_group()
 
 

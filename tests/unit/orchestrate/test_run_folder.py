@@ -47,14 +47,18 @@ def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path) -> None:
     assert "training.lr" not in start.overrides
 
 
+def forget(folder: Path, *names: str) -> None:
+    """Let a run have been recorded before these settings existed."""
+    settings = folder / "run.toml"
+    lines = settings.read_text().splitlines(keepends=True)
+    kept = [line for line in lines if not line.startswith(names)]
+    assert len(kept) == len(lines) - len(names)
+    settings.write_text("".join(kept))
+
+
 def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path) -> None:
     begun(tmp_path)
-    settings = tmp_path / "run.toml"
-    lines = settings.read_text().splitlines(keepends=True)
-    new = ("decoder_head", "decoder_norm", "codebook_lookup", "silence", "judged_every", "banded")
-    kept = [line for line in lines if not line.startswith(new)]
-    assert len(kept) == len(lines) - len(new)
-    settings.write_text("".join(kept))
+    forget(tmp_path, "decoder_head", "decoder_norm", "codebook_lookup", "silence", "judged_every", "banded")
     recorded = resumed_run(RunFolder(path=tmp_path), {}, table="training").settings
     assert recorded["model.decoder_head"] == "compressed"
     assert recorded["model.decoder_norm"] is False
@@ -70,9 +74,7 @@ def test_the_codec_that_a_run_has_begun_with(tmp_path: Path) -> None:
     assert codec["model.codebook_size"] == 32
     assert codec["model.width"] == 128
     assert all(key.startswith("model.") for key in codec)
-    settings = tmp_path / "run.toml"
-    kept = [line for line in settings.read_text().splitlines(keepends=True) if "decoder_head" not in line]
-    settings.write_text("".join(kept))
+    forget(tmp_path, "decoder_head")
     assert begun_codec(RunFolder(path=tmp_path)) == codec | {"model.decoder_head": "compressed"}
 
 

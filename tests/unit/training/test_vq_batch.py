@@ -12,6 +12,8 @@ from distill_ray.training.vq_batch import VQBatches
 
 CPU = torch.device("cpu")
 Config = Callable[..., VQTrainConfig]
+STILL = {"augment__gain_db": 0.0, "augment__polarity": 0.0, "augment__silence": 0.0}
+"""Nothing is changed that a test does not ask for."""
 
 
 def batches(corpus: Corpus, config: VQTrainConfig, rank: int = 0, world_size: int = 1) -> VQBatches:
@@ -42,16 +44,12 @@ def test_a_step_decides_its_batch(corpus: Corpus, small_config: Config) -> None:
 
 
 def test_without_augmentation_it_is_the_recording(corpus: Corpus, small_config: Config) -> None:
-    config = small_config(augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0)
-    source = batches(corpus, config)
+    source = batches(corpus, small_config(**STILL))
     assert torch.equal(source.batch(2).audio_BCT, source.unchanged(2))
 
 
 def test_windows_are_played_at_other_speeds(corpus: Corpus, small_config: Config) -> None:
-    plain = small_config(augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0)
-    config = small_config(
-        augment__gain_db=0.0, augment__polarity=0.0, augment__silence=0.0, augment__speed=3.0
-    )
+    plain, config = small_config(**STILL), small_config(**STILL, augment__speed=3.0)
     recorded, played = (batches(corpus, each).batch(5).audio_BCT for each in (plain, config))
     assert played.shape == recorded.shape
     moved = (centroid(played) / centroid(recorded)).log2().abs() * 12
@@ -62,13 +60,12 @@ def test_windows_are_played_at_other_speeds(corpus: Corpus, small_config: Config
 
 def test_windows_are_mixed_before_they_are_varied(corpus: Corpus, small_config: Config) -> None:
     """Both windows of a sum at one speed and through one equaliser: varying is linear."""
-    still = {"augment__gain_db": 0.0, "augment__polarity": 0.0, "augment__silence": 0.0}
     varied = {"augment__speed": 3.0, "augment__equaliser_db": 6.0}
     alone, plain, mixed, both = (
-        batches(corpus, small_config(**still, **changes)).batch(5).audio_BCT
+        batches(corpus, small_config(**STILL, **changes)).batch(5).audio_BCT
         for changes in (varied, {}, {"augment__mix": 1.0}, {**varied, "augment__mix": 1.0})
     )
-    other = batches(corpus, small_config(**still, **varied))
+    other = batches(corpus, small_config(**STILL, **varied))
     other._sampler = other._mixed  # what is mixed in, by itself
     unmixed = mixed.abs().amax((1, 2)) < 1.0  # the others are scaled down to full scale
     quiet = unmixed & (both.abs().amax((1, 2)) < 1.0)
@@ -78,9 +75,8 @@ def test_windows_are_mixed_before_they_are_varied(corpus: Corpus, small_config: 
 
 
 def test_half_of_the_windows_are_mixed(corpus: Corpus, small_config: Config) -> None:
-    still = {"augment__gain_db": 0.0, "augment__polarity": 0.0, "augment__silence": 0.0}
-    plain = batches(corpus, small_config(**still, training__batch_size=16))
-    mixed = batches(corpus, small_config(**still, training__batch_size=16, augment__mix=0.5))
+    plain = batches(corpus, small_config(**STILL, training__batch_size=16))
+    mixed = batches(corpus, small_config(**STILL, training__batch_size=16, augment__mix=0.5))
     same = [
         torch.equal(*pair)
         for step in range(10)
