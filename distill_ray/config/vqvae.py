@@ -124,9 +124,15 @@ class TrainingConfig(Section):
     batch_size: int = setting(48, "windows in a step, over all workers", flag="--batch-size", low=1)
     window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
     lr: float = setting(1e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
+    muon_rate: float = setting(
+        4.0,
+        "rate of hidden matrices, which Muon trains, over lr; 0: AdamW trains them too",
+        low=0.0,
+        high=100.0,
+    )
     beta1: float = setting(0.9, "AdamW beta 1", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
-    weight_decay: float = setting(0.01, "AdamW weight decay of matrices", low=0.0, high=1.0)
+    weight_decay: float = setting(0.01, "weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(300, "steps of linear warm-up", low=0)
     clip_norm: float = setting(1.0, "gradient norm limit", above=0.0)
     ema_decay: float = setting(0.999, "decay of the weights used for evaluation", low=0.0, high=0.999999)

@@ -6,6 +6,7 @@ Shape suffixes: N files, B batch, C channels, L samples of the whole store, T sa
 from __future__ import annotations
 
 import os
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -36,8 +37,8 @@ class AudioStore:
         self.bytes = int(self.lengths_N.sum()) * corpus.channels * 2
         limit = _default_limit(self.device) if max_bytes is None else max_bytes
         self._pcm_CL = self._load() if self.bytes <= limit else None
-        self._length_N = torch.from_numpy(self.lengths_N).to(self.device)
-        self._offset_N = self._length_N.cumsum(0) - self._length_N
+        self._offsets_N = self.lengths_N.cumsum() - self.lengths_N
+        self._length_N, self._offset_N = self.sent(self.lengths_N), self.sent(self._offsets_N)
 
     @property
     def resident(self) -> bool:
@@ -58,19 +59,29 @@ class AudioStore:
         synchronise and can be captured in a CUDA graph.
         """
         if self._pcm_CL is None:
-            windows_BCT = self._read(np.asarray(file_B), np.asarray(start_B), window).to(self.device)
+            windows_BCT = self._read(np.asarray(file_B), np.asarray(start_B), window).to(
+                self.device, non_blocking=True
+            )
         else:
-            windows_BCT = self._index(self._pcm_CL, self._indices(file_B), self._indices(start_B), window)
+            windows_BCT = self._index(self._pcm_CL, self._places(file_B, start_B), window)
         if valid_B is None:
             return windows_BCT
         inside_BT = torch.arange(window, device=self.device) < self._indices(valid_B)[:, None]
         return windows_BCT * inside_BT[:, None]
 
-    def _index(
-        self, pcm_CL: torch.Tensor, file_B: torch.Tensor, start_B: torch.Tensor, window: int
+    def _places(
+        self, file_B: npt.NDArray[np.int64] | torch.Tensor, start_B: npt.NDArray[np.int64] | torch.Tensor
     ) -> torch.Tensor:
-        position_BT = start_B[:, None] + torch.arange(window, device=self.device)
-        index_BT = self._offset_N[file_B][:, None] + position_BT % self._length_N[file_B][:, None]
+        """Of each window: where its file begins, how long that is, where the window begins in it: [3, B]."""
+        if isinstance(file_B, torch.Tensor) or isinstance(start_B, torch.Tensor):
+            file_B, start_B = self._indices(file_B), self._indices(start_B)
+            return torch.stack((self._offset_N[file_B], self._length_N[file_B], start_B))
+        return self.sent(np.stack((self._offsets_N[file_B], self.lengths_N[file_B], start_B)))
+
+    def _index(self, pcm_CL: torch.Tensor, places_3B: torch.Tensor, window: int) -> torch.Tensor:
+        offset_B1, length_B1, start_B1 = places_3B[..., None]
+        position_BT = start_B1 + torch.arange(window, device=self.device)
+        index_BT = position_BT.remainder_(length_B1).add_(offset_B1)
         return pcm_CL[:, index_BT].transpose(0, 1).contiguous()
 
     def _read(
@@ -101,8 +112,16 @@ class AudioStore:
                 end += part_CT.shape[1]
         return pcm_CL
 
+    def sent(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        """`values` on the store's device; a host that is ahead of a GPU need not wait for it."""
+        tensor = torch.from_numpy(values)
+        if self.device.type != "cuda":
+            return tensor.to(self.device)
+        # A copy from pageable memory waits for all that the GPU was given before.
+        return tensor.pin_memory().to(self.device, non_blocking=True)
+
     def _indices(self, index_B: npt.NDArray[np.int64] | torch.Tensor) -> torch.Tensor:
-        return torch.as_tensor(index_B, device=self.device)
+        return index_B if isinstance(index_B, torch.Tensor) else self.sent(index_B)
 
 
 def _default_limit(device: torch.device) -> int:

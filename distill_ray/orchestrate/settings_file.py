@@ -13,7 +13,7 @@ from distill_ray.bundle.atomic import atomic_file
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.toml import read_toml, write_toml
-from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, VQVAEConfig
+from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, TrainingConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
 
 RUN_SETTINGS = "run.toml"
@@ -24,6 +24,7 @@ _OVERRIDES = _RUN + "overrides"
 _BEFORE: dict[str, object] = {
     **{f"{VQVAEConfig.table}.{key}": value for key, value in MODEL_BEFORE.items()},
     f"{AugmentConfig.table}.silence": 0.0,
+    f"{TrainingConfig.table}.muon_rate": 0.0,
     f"{AdversarialConfig.table}.judged_every": 1,
     f"{AdversarialConfig.table}.banded": True,
 }

@@ -1,4 +1,6 @@
-"""AdamW, its schedule and its safety: clipped gradients, steps with NaN skipped on the device."""
+"""AdamW, with Muon for the matrices that are given to it, their schedule and their safety: clipped
+gradients, steps with NaN skipped on the device.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +10,15 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor, nn
 
+from distill_ray.training.muon import Muon
+
 _LEAST_LR = 0.02  # of the peak: the cosine's floor
 _LEAST_WARMUP = 0.05  # of the budget: a run shorter than its warm-up still reaches the peak
 
 
 class Optimizer:
-    """AdamW on matrices with weight decay, on everything else without.
+    """AdamW on matrices with weight decay, on everything else without; Muon on `matrices`, at `muon_rate`
+    times the rate and with weight decay, if that is above 0.
 
     A step whose gradient norm is not finite changes nothing and is counted in `skipped`; the decision is made
     on the device, so that the host never waits for it.
@@ -28,11 +33,20 @@ class Optimizer:
         weight_decay: float,
         clip_norm: float,
         no_decay: Iterable[nn.Parameter] = (),
+        matrices: Iterable[Tensor] = (),
+        muon_rate: float = 0.0,
     ) -> None:
-        spared = {id(parameter) for parameter in no_decay}
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
-        decayed = [p for p in parameters if p.ndim >= 2 and id(p) not in spared]
-        others = [p for p in parameters if p.ndim < 2 or id(p) in spared]
+        self.muon: Muon | None = None
+        rest = parameters
+        if muon_rate > 0.0:
+            given = list(matrices)
+            self.muon = Muon(given, lr=muon_rate * lr, weight_decay=weight_decay)
+            taken = {id(matrix) for matrix in given}
+            rest = [p for p in parameters if id(p) not in taken]
+        spared = {id(parameter) for parameter in no_decay}
+        decayed = [p for p in rest if p.ndim >= 2 and id(p) not in spared]
+        others = [p for p in rest if p.ndim < 2 or id(p) in spared]
         self.parameters = parameters
         self.lr = lr
         self.clip_norm = clip_norm
@@ -48,7 +62,8 @@ class Optimizer:
         """Clip, step unless a gradient is not finite, clear the gradients; the norm before clipping."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
-        bad = (~torch.isfinite(norm)).float()
+        sound = torch.isfinite(norm)
+        bad = (~sound).float()
         self.skipped += bad
         for group in self.adamw.param_groups:
             group["lr"] = self.lr * lr_scale
@@ -57,7 +72,10 @@ class Optimizer:
         self.adamw.grad_scale = (norm / self.clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]
         self.adamw.found_inf = bad  # type: ignore[attr-defined]
         self.adamw.step()
-        self.adamw.zero_grad(set_to_none=True)
+        if self.muon is not None:
+            self.muon.step(lr_scale, sound)
+        for parameter in self.parameters:
+            parameter.grad = None
         return norm
 
     def forget_rows(self, parameter: nn.Parameter, rows: Tensor) -> None:
@@ -73,12 +91,17 @@ class Optimizer:
         for state in self.adamw.state.values():
             for value in state.values():
                 value.zero_()
+        if self.muon is not None:
+            self.muon.forget()
 
     def state_dict(self) -> dict[str, object]:
-        return {"adamw": self.adamw.state_dict(), "skipped": self.skipped}
+        state = {"adamw": self.adamw.state_dict(), "skipped": self.skipped}
+        return state if self.muon is None else {**state, "muon": self.muon.state_dict()}
 
     def load_state_dict(self, state: dict[str, object]) -> None:
         self.adamw.load_state_dict(state["adamw"])  # type: ignore[arg-type]
+        if self.muon is not None:
+            self.muon.load_state_dict(state["muon"])  # type: ignore[arg-type]
         skipped = state["skipped"]
         assert isinstance(skipped, Tensor)
         self.skipped.copy_(skipped)

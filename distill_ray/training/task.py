@@ -92,6 +92,8 @@ class ModelTask(ABC, Generic[CompletedT]):
         no_decay: Iterable[nn.Parameter],
         figures: Figures,
         sums: int,
+        matrices: Iterable[Tensor] = (),
+        muon_rate: float = 0.0,
     ) -> None:
         training = config.training
         self.config = config
@@ -106,6 +108,8 @@ class ModelTask(ABC, Generic[CompletedT]):
             weight_decay=training.weight_decay,
             clip_norm=training.clip_norm,
             no_decay=no_decay,
+            matrices=matrices,
+            muon_rate=muon_rate,
         )
         self.bf16 = uses_bf16(training.precision, worker.device)
         self.best: dict[str, Tensor] | None = None

@@ -119,11 +119,17 @@ class VQBatches:
 
     def _sum(self, drawn: _Drawn, samples: int | None = None) -> Tensor:
         """Windows and what is mixed into them as they were recorded, of `samples` with both margins."""
-        audio_BCT = self._gather(drawn.windows, samples) * self._gains(drawn.gain_B)
-        (rows,) = np.nonzero(drawn.mix_B)
-        if len(rows):  # only what is heard is read
-            mixed_BCT = self._gather(drawn.mixed[rows], samples) * self._gains(drawn.mix_B[rows])
-            audio_BCT.index_add_(0, self._sent(rows), mixed_BCT)
+        (rows,) = np.nonzero(drawn.mix_B)  # only what is heard is read
+        own, mixed = drawn.windows, drawn.mixed[rows]
+        windows = WindowBatch(
+            file_B=np.concatenate((own.file_B, mixed.file_B)),
+            start_B=np.concatenate((own.start_B, mixed.start_B)),
+        )
+        gains = self._store.sent(np.concatenate((drawn.gain_B, drawn.mix_B[rows])))
+        all_BCT = self._gather(windows, samples) * gains[:, None, None]
+        audio_BCT = all_BCT[: len(drawn.gain_B)]
+        if len(rows):
+            audio_BCT.index_add_(0, self._store.sent(rows), all_BCT[len(drawn.gain_B) :])
         return audio_BCT
 
     def _within(self, windows: WindowBatch, length: int) -> WindowBatch:
@@ -139,9 +145,6 @@ class VQBatches:
             windows = self._within(windows, samples)
         return self._store.gather(windows.file_B, windows.start_B, samples).float() / PCM_SCALE
 
-    def _gains(self, gain_B: np.ndarray) -> Tensor:
-        return self._sent(gain_B)[:, None, None]
-
     def _heard(self, heard_B3: np.ndarray) -> Tensor:
         """Gains of this rank's windows [B, 1, T]: 1 between two samples, 0 outside, with soft edges.
 
@@ -155,10 +158,7 @@ class VQBatches:
         return torch.sin(0.5 * torch.pi * inside_B1T.clamp(0.0, 1.0)).square()
 
     def _own(self, values_B: np.ndarray) -> Tensor:
-        return self._sent(values_B[self._slice])
-
-    def _sent(self, values: np.ndarray) -> Tensor:
-        return torch.from_numpy(values).to(self._device)
+        return self._store.sent(values_B[self._slice])
 
 
 def _draw_gains(

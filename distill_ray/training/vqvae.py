@@ -178,6 +178,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             no_decay=[model.quantizer.codebooks_QKD],
             figures=VQFigures(),
             sums=len(self.terms) + 2,  # terms, judged steps, steps
+            matrices=model.hidden_matrices(),
+            muon_rate=training.muon_rate,
         )
         self.codes = CodeKeeper(model, config, worker, self.optimizer, self.average)
         self.depths = depths

@@ -44,6 +44,14 @@ class VQVAE(nn.Module):
             used_QN=quantized.used_QN,
         )
 
+    def hidden_matrices(self) -> list[Tensor]:
+        """The matrices between hidden features, which hold nearly all parameters: not those that take in
+        spectra or latents or give out spectra, nor the quantiser's.
+        """
+        outer = (self.encoder.embed, self.decoder.embed, self.decoder.head)
+        parts = (*self.encoder.modules(), *self.decoder.modules())
+        return [part.weight for part in parts if isinstance(part, nn.Linear) and part not in outer]
+
     @torch.no_grad()
     def initialise(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
         """Start from a first batch: the codebooks by k-means on its latents, level by level, and the decoder

@@ -29,6 +29,7 @@ COLLAPSING: dict[str, object] = {
     "model__commitment_weight": 0.25,
     "model__quantizer_dropout": 0.0,
     "training__lr": 0.06,
+    "training__muon_rate": 0.0,
     "training__beta1": 0.8,
     "training__beta2": 0.99,
     "training__clip_norm": 5.0,

@@ -1,0 +1,87 @@
+"""Muon (Jordan et al. 2024, "Muon: An optimizer for hidden layers in neural networks"): momentum whose every
+update of a matrix has all its singular values near one. `optimizer.py` gives it the hidden matrices.
+
+The length of an update follows Liu et al. 2025, "Muon is scalable for LLM training", equation 4, so that
+AdamW's learning rates are of the same order. Matrices of one shape are treated in one batched product, and
+a step that is to be skipped is skipped on the device, neither of which torch.optim.Muon can do.
+
+Shapes: N matrices of one shape, R rows, C columns.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Iterable
+
+import torch
+from torch import Tensor
+
+_MOMENTUM = 0.95
+_STEPS = int(os.environ.get("MUON_STEPS", "5"))
+_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
+"""Jordan et al.: the steepest quintic at zero that leaves singular values between 0.7 and 1.2."""
+_ROOT_MEAN_SQUARE = 0.2
+"""Of an update's elements: AdamW's usual."""
+_TINY = 1e-7
+
+
+def orthogonalised(matrices_NRC: Tensor) -> Tensor:
+    """Matrices with the singular vectors of `matrices_NRC` and singular values near one, by five quintic
+    Newton-Schulz steps; bfloat16 on GPUs, which the steps are made for, else float32.
+    """
+    norm_N11 = torch.linalg.vector_norm(matrices_NRC, dim=(1, 2), keepdim=True)
+    dtype = torch.bfloat16 if matrices_NRC.is_cuda else torch.float32
+    x_NRC = (matrices_NRC / norm_N11.clamp(min=_TINY)).to(dtype)
+    tall = x_NRC.shape[1] > x_NRC.shape[2]
+    straight, square, fourth = _COEFFICIENTS
+    for _ in range(_STEPS):
+        gram = x_NRC.mT @ x_NRC if tall else x_NRC @ x_NRC.mT
+        change = torch.baddbmm(gram, gram, gram, beta=square, alpha=fourth)
+        factors = (x_NRC, change) if tall else (change, x_NRC)
+        x_NRC = torch.baddbmm(x_NRC, *factors, beta=straight)
+    orthogonal_NRC: Tensor = x_NRC
+    return orthogonal_NRC
+
+
+class Muon:
+    """Trains matrices; the momenta of those of one shape are one tensor."""
+
+    def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:
+        self._lr = lr
+        self._weight_decay = weight_decay
+        shaped: dict[torch.Size, list[Tensor]] = {}
+        for matrix in matrices:
+            assert matrix.ndim == 2
+            shaped.setdefault(matrix.shape, []).append(matrix)
+        self._groups = list(shaped.values())
+        self._momenta = [
+            torch.zeros(len(group), *group[0].shape, device=group[0].device) for group in self._groups
+        ]
+
+    @torch.no_grad()
+    def step(self, lr_scale: float, sound: Tensor) -> None:
+        """Move all matrices by their gradients; nothing where the bool scalar `sound` is false."""
+        taken = sound.float()
+        lr = self._lr * lr_scale
+        for group, momentum_NRC in zip(self._groups, self._momenta, strict=True):
+            gradient_NRC = torch.stack([matrix.grad for matrix in group])  # type: ignore[misc]
+            gradient_NRC.nan_to_num_(0.0, 0.0, 0.0)  # what is not finite would outlive a factor of zero
+            momentum_NRC.lerp_(gradient_NRC, (1.0 - _MOMENTUM) * taken)
+            update_NRC = orthogonalised(gradient_NRC.lerp_(momentum_NRC, _MOMENTUM))  # Nesterov's
+            length = lr * _ROOT_MEAN_SQUARE * math.sqrt(max(group[0].shape))
+            torch._foreach_mul_(group, 1.0 - lr * self._weight_decay * taken)
+            for matrix, update_RC in zip(group, update_NRC, strict=True):
+                matrix.addcmul_(update_RC, taken, value=-length)
+
+    def forget(self) -> None:
+        """Clear all momenta, as before the first step."""
+        for momentum_NRC in self._momenta:
+            momentum_NRC.zero_()
+
+    def state_dict(self) -> dict[str, object]:
+        return {"momenta": self._momenta}
+
+    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+        for own_NRC, momentum_NRC in zip(self._momenta, state["momenta"], strict=True):
+            own_NRC.copy_(momentum_NRC)

@@ -1,0 +1,156 @@
+from __future__ import annotations
+
+import copy
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.corpus import Corpus
+from distill_ray.training.muon import Muon, orthogonalised
+from distill_ray.training.optimizer import Optimizer
+from distill_ray.training.vqvae import VQTask
+from distill_ray.training.worker import LocalWorker
+
+SHAPES = [(24, 40), (40, 24), (16, 16)]
+YES, NO = torch.tensor(True), torch.tensor(False)
+
+
+def matrices(seed: int = 0) -> list[Tensor]:
+    generator = torch.Generator().manual_seed(seed)
+    return [torch.randn(shape, generator=generator) for shape in (*SHAPES, *SHAPES)]
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("scale", [1e-6, 1.0, 1e6])
+def test_orthogonalised_keeps_singular_vectors(shape: tuple[int, int], scale: float) -> None:
+    given_NRC = torch.randn(3, *shape, generator=torch.Generator().manual_seed(0))
+    # Singular values from 1 to 0.05: what five steps bring near one.
+    left, _, right = torch.linalg.svd(given_NRC, full_matrices=False)
+    values = torch.linspace(1.0, 0.05, min(shape))
+    made_NRC = orthogonalised(scale * (left * values) @ right)
+    found_NRR = left.mT @ made_NRC @ right.mT
+    diagonal = found_NRR.diagonal(dim1=1, dim2=2)
+    assert diagonal.min() > 0.65
+    assert diagonal.max() < 1.25
+    assert (found_NRR - torch.diag_embed(diagonal)).abs().max() < 1e-4
+
+
+def test_nothing_becomes_nothing() -> None:
+    assert torch.equal(orthogonalised(torch.zeros(2, 4, 6)), torch.zeros(2, 4, 6))
+
+
+def test_it_is_torch_s_muon_but_for_precision() -> None:
+    own, other = ([nn.Parameter(each) for each in matrices()] for _ in range(2))
+    start = copy.deepcopy(own)
+    muon = Muon(own, lr=0.02, weight_decay=0.1)
+    torchs = torch.optim.Muon(other, lr=0.02, weight_decay=0.1, adjust_lr_fn="match_rms_adamw")
+    for step in range(4):
+        for one, two, gradient in zip(own, other, matrices(step + 1), strict=True):
+            one.grad, two.grad = gradient, gradient.clone()
+        muon.step(1.0, YES)
+        torchs.step()
+    for one, two, before in zip(own, other, start, strict=True):
+        moved = float((two - before).norm().detach())
+        assert float((one - two).norm().detach()) < 0.02 * moved  # torch's products are bfloat16
+        assert moved > 0.1
+
+
+def test_an_update_is_as_long_as_adam_s() -> None:
+    for matrix in matrices():
+        before = matrix.clone()
+        matrix.grad = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(9))
+        Muon([matrix], lr=0.5, weight_decay=0.0).step(0.1, YES)
+        # 0.2 for singular values of one, of which there are as many as the shorter side has.
+        assert float((matrix - before).square().mean().sqrt()) == pytest.approx(0.05 * 0.2, rel=0.25)
+
+
+def test_an_unsound_step_changes_nothing() -> None:
+    own = matrices()
+    muon = Muon(own, lr=0.1, weight_decay=0.1)
+    for each in own:
+        each.grad = torch.ones_like(each)
+    muon.step(1.0, YES)
+    before, momenta = [each.clone() for each in own], copy.deepcopy(muon.state_dict())
+    own[0].grad = torch.full_like(own[0], math.nan)
+    own[1].grad = torch.full_like(own[1], math.inf)
+    muon.step(1.0, NO)
+    assert all(torch.equal(one, two) for one, two in zip(own, before, strict=True))
+    for one, two in zip(muon.state_dict()["momenta"], momenta["momenta"], strict=True):
+        assert torch.equal(one, two)
+
+
+def test_state_comes_back_and_is_forgotten() -> None:
+    def trained(module: nn.Linear, optimizer: Optimizer, steps: int) -> None:
+        for step in range(steps):
+            module(torch.full((2, 3), 1.0 + step)).square().sum().backward()
+            optimizer.step(0.5)
+
+    def build(module: nn.Linear) -> Optimizer:
+        return Optimizer(
+            module,
+            lr=0.1,
+            betas=(0.8, 0.99),
+            weight_decay=0.1,
+            clip_norm=1.0,
+            matrices=[module.weight],
+            muon_rate=2.0,
+        )
+
+    torch.manual_seed(0)
+    module = nn.Linear(3, 2)
+    optimizer = build(module)
+    trained(module, optimizer, 2)
+    other = copy.deepcopy(module)
+    resumed = build(other)
+    resumed.load_state_dict(copy.deepcopy(optimizer.state_dict()))
+    trained(module, optimizer, 2)
+    trained(other, resumed, 2)
+    assert torch.equal(module.weight, other.weight)
+    assert torch.equal(module.bias, other.bias)
+    assert optimizer.muon is not None
+    assert all(momentum.any() for momentum in optimizer.muon.state_dict()["momenta"])
+    optimizer.forget()
+    assert not any(momentum.any() for momentum in optimizer.muon.state_dict()["momenta"])
+
+
+def test_each_parameter_of_a_codec_has_one_optimizer(
+    corpus: Corpus, small_config: Callable[..., VQTrainConfig], tmp_path: Path
+) -> None:
+    worker = LocalWorker(tmp_path, device=torch.device("cpu"), listener=lambda event: None)
+    task = VQTask(corpus, small_config(), worker)
+    model, optimizer = task.model, task.optimizer
+    hidden = {id(matrix) for matrix in model.hidden_matrices()}
+    adams = {id(each) for group in optimizer.adamw.param_groups for each in group["params"]}
+    names = {name for name, value in model.named_parameters() if id(value) in hidden}
+    assert names == {
+        *(
+            f"{side}.{part}.0.{layer}.weight"
+            for side in ("encoder", "decoder")
+            for part in ("fine", "coarse")
+            for layer in ("expand", "contract")
+        ),
+        *("encoder.down.weight", "encoder.project.weight", "decoder.up.weight"),
+    }
+    assert not hidden & adams
+    assert hidden | adams == {id(value) for value in model.parameters() if value.requires_grad}
+
+
+def test_a_rate_of_zero_leaves_all_to_adamw() -> None:
+    module = nn.Linear(3, 2)
+    optimizer = Optimizer(
+        module,
+        lr=0.1,
+        betas=(0.8, 0.99),
+        weight_decay=0.0,
+        clip_norm=1.0,
+        matrices=[module.weight],
+        muon_rate=0.0,
+    )
+    assert optimizer.muon is None
+    assert sum(len(group["params"]) for group in optimizer.adamw.param_groups) == 2
+    assert set(optimizer.state_dict()) == {"adamw", "skipped"}
