@@ -32,17 +32,17 @@ from distill_ray.errors import ConfigError, Problem
 
 HOUR = 3600.0
 
-# Parameters: about 1 M, 10 M, 60 M (tests/unit/vqvae holds the exact counts to that).
+# Parameters: about 1 M, 10 M, 50 M (tests/unit/vqvae holds the exact counts to that).
 _SIZES: dict[str, dict[str, Any]] = {
     "tiny": {"width": 128, "encoder_blocks": 1, "decoder_blocks": 1, "latent_dim": 64},
     "small": {"width": 256, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
-    "base": {"width": 1024, "encoder_blocks": 1, "decoder_blocks": 2, "latent_dim": 128},
+    "base": {"width": 768, "encoder_blocks": 2, "decoder_blocks": 3, "latent_dim": 128},
 }
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
 # Steps of a run for which neither epochs nor minutes were given: minutes on a GPU, some more on two cores.
-_AUTO_STEPS = {"vqvae": {True: 20_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
+_AUTO_STEPS = {"vqvae": {True: 10_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
 
 # By held-out losses of 1 to 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): varied in
 # speed and timbre a corpus is worth some 10,000 passes, and is better varied from about 150 passes on.
@@ -128,7 +128,7 @@ def resolve_vqvae(
     chosen = size_given or _auto_size(facts.train_seconds, accelerator)
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
-        "training.batch_size": _shareable(48 if accelerator else 8, workers, fewest_workers),
+        "training.batch_size": _shareable(96 if accelerator else 8, workers, fewest_workers),
         # Narrow matrices move less by each step.
         "training.lr": 2e-3 if chosen == "tiny" else 1e-3,
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],

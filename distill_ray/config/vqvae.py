@@ -132,7 +132,7 @@ class TrainingConfig(Section):
     )
     beta1: float = setting(0.9, "AdamW beta 1", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
-    weight_decay: float = setting(0.01, "weight decay of matrices", low=0.0, high=1.0)
+    weight_decay: float = setting(0.1, "weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(300, "steps of linear warm-up", low=0)
     clip_norm: float = setting(1.0, "gradient norm limit", above=0.0)
     ema_decay: float = setting(0.999, "decay of the weights used for evaluation", low=0.0, high=0.999999)

@@ -11,31 +11,34 @@ Shapes: N matrices of one shape, R rows, C columns.
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Iterable
 
 import torch
 from torch import Tensor
 
 _MOMENTUM = 0.95
-_STEPS = int(os.environ.get("MUON_STEPS", "5"))
-_COEFFICIENTS = (3.4445, -4.7750, 2.0315)
-"""Jordan et al.: the steepest quintic at zero that leaves singular values between 0.7 and 1.2."""
+_COEFFICIENTS = (
+    (8.28721201814563, -23.595886519098837, 17.300387312530933),
+    (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
+    (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
+    (3.3184196573706015, -2.488488024314874, 0.51004894012372),
+)
+"""Of one quintic step after another (Amsel et al. 2025, "The Polar Express"): four bring singular values of a
+thousandth of the norm and more to between 0.44 and 1.56, as useful as five of Jordan et al.
+"""
 _ROOT_MEAN_SQUARE = 0.2
 """Of an update's elements: AdamW's usual."""
 _TINY = 1e-7
 
 
 def orthogonalised(matrices_NRC: Tensor) -> Tensor:
-    """Matrices with the singular vectors of `matrices_NRC` and singular values near one, by five quintic
-    Newton-Schulz steps; bfloat16 on GPUs, which the steps are made for, else float32.
+    """Matrices with the singular vectors of `matrices_NRC` and singular values near one; what was below
+    a thousandth of the norm stays smaller.
     """
-    norm_N11 = torch.linalg.vector_norm(matrices_NRC, dim=(1, 2), keepdim=True)
-    dtype = torch.bfloat16 if matrices_NRC.is_cuda else torch.float32
-    x_NRC = (matrices_NRC / norm_N11.clamp(min=_TINY)).to(dtype)
+    norm_N11 = torch.linalg.vector_norm(matrices_NRC, dim=(1, 2), keepdim=True, dtype=torch.float32)
+    x_NRC = (matrices_NRC / norm_N11.clamp(min=_TINY)).to(matrices_NRC.dtype)
     tall = x_NRC.shape[1] > x_NRC.shape[2]
-    straight, square, fourth = _COEFFICIENTS
-    for _ in range(_STEPS):
+    for straight, square, fourth in _COEFFICIENTS:
         gram = x_NRC.mT @ x_NRC if tall else x_NRC @ x_NRC.mT
         change = torch.baddbmm(gram, gram, gram, beta=square, alpha=fourth)
         factors = (x_NRC, change) if tall else (change, x_NRC)
@@ -61,17 +64,22 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr_scale: float, sound: Tensor) -> None:
-        """Move all matrices by their gradients; nothing where the bool scalar `sound` is false."""
-        taken = sound.float()
+        """Move all matrices by their gradients. Where the bool scalar `sound` is false none moves, and
+        momenta only fade.
+        """
+        taken, unsound = sound.float(), ~sound
         lr = self._lr * lr_scale
         for group, momentum_NRC in zip(self._groups, self._momenta, strict=True):
-            gradient_NRC = torch.stack([matrix.grad for matrix in group])  # type: ignore[misc]
-            gradient_NRC.nan_to_num_(0.0, 0.0, 0.0)  # what is not finite would outlive a factor of zero
-            momentum_NRC.lerp_(gradient_NRC, (1.0 - _MOMENTUM) * taken)
-            update_NRC = orthogonalised(gradient_NRC.lerp_(momentum_NRC, _MOMENTUM))  # Nesterov's
+            # Gradients of bf16 products hold no more than bf16.
+            dtype = torch.bfloat16 if momentum_NRC.is_cuda else torch.float32
+            update_NRC = torch.empty_like(momentum_NRC, dtype=dtype)
+            torch._foreach_copy_(list(update_NRC), [matrix.grad for matrix in group])  # type: ignore[misc]
+            update_NRC.masked_fill_(unsound, 0.0)
+            torch.add(update_NRC, momentum_NRC, alpha=_MOMENTUM, out=momentum_NRC)
+            update_NRC.add_(momentum_NRC, alpha=_MOMENTUM)  # Nesterov's
             length = lr * _ROOT_MEAN_SQUARE * math.sqrt(max(group[0].shape))
             torch._foreach_mul_(group, 1.0 - lr * self._weight_decay * taken)
-            for matrix, update_RC in zip(group, update_NRC, strict=True):
+            for matrix, update_RC in zip(group, orthogonalised(update_NRC), strict=True):
                 matrix.addcmul_(update_RC, taken, value=-length)
 
     def forget(self) -> None:

@@ -45,10 +45,10 @@ class VQVAE(nn.Module):
         )
 
     def hidden_matrices(self) -> list[Tensor]:
-        """The matrices between hidden features, which hold nearly all parameters: not those that take in
-        spectra or latents or give out spectra, nor the quantiser's.
+        """The matrices between hidden features, which hold nearly all parameters: not those that take in or
+        give out spectra, nor the quantiser's.
         """
-        outer = (self.encoder.embed, self.decoder.embed, self.decoder.head)
+        outer = (self.encoder.embed, self.decoder.head)
         parts = (*self.encoder.modules(), *self.decoder.modules())
         return [part.weight for part in parts if isinstance(part, nn.Linear) and part not in outer]
 

@@ -88,7 +88,7 @@ def test_what_is_played_often_on_a_gpu_is_varied() -> None:
     assert varied(26.0, training__max_minutes=1.0) == (2.0, 6.0)
     assert varied(27.0, training__max_minutes=1.0) == (0.0, 0.0)
     assert varied(27.0, training__max_minutes=1.1) == (2.0, 6.0)
-    assert varied(41.0) == (2.0, 6.0)  # 20,000 steps
+    assert varied(41.0) == (2.0, 6.0)  # 10,000 steps
     assert varied(60 * 24.0) == (0.0, 0.0)
     assert varied(41.0, training__epochs=1) == (0.0, 0.0)
     assert varied(1.0, accelerator=False) == (0.0, 0.0)
@@ -114,14 +114,14 @@ def test_a_corpus_is_worth_so_many_passes_on_a_gpu() -> None:
         steps = config.training.epochs * steps_per_epoch(config, 60 * minutes)
         return steps * config.training.batch_size * config.training.window_seconds / (60 * minutes)
 
-    # An epoch has 200 steps at least, 120 passes of a minute.
-    assert 10_000 <= (passes(1.0, max_minutes=5.0) or 0) < 10_120
-    assert 10_000 <= (passes(1.0) or 0) < 10_120
-    assert 10_000 <= (passes(47.0, max_minutes=5.0) or 0) < 10_003
-    assert passes(2.0) == pytest.approx(6_000)  # 20,000 steps
-    assert passes(0.02) == pytest.approx(30_000)  # a thousand
-    assert passes(0.1, workers=8) == pytest.approx(48_000)
-    assert passes(1.0, epochs=100) == pytest.approx(12_000)
+    # An epoch has 200 steps at least, 240 passes of a minute.
+    assert 10_000 <= (passes(1.0, max_minutes=5.0) or 0) < 10_240
+    assert 10_000 <= (passes(1.0) or 0) < 10_240
+    assert 10_000 <= (passes(47.0, max_minutes=5.0) or 0) < 10_006
+    assert passes(2.0) == pytest.approx(6_000)  # 10,000 steps
+    assert passes(0.02) == pytest.approx(60_000)  # a thousand
+    assert passes(0.1, workers=8) == pytest.approx(96_000)
+    assert passes(1.0, epochs=100) == pytest.approx(24_000)
     assert passes(1.0, max_minutes=5.0, epochs=None) is None
     assert resolve({"training.max_minutes": 5.0}, facts=of_minutes(1.0)).config.training.epochs is None
 

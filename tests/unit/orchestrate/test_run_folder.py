@@ -58,12 +58,22 @@ def forget(folder: Path, *names: str) -> None:
 
 def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path) -> None:
     begun(tmp_path)
-    forget(tmp_path, "decoder_head", "decoder_norm", "codebook_lookup", "silence", "judged_every", "banded")
+    forget(
+        tmp_path,
+        "decoder_head",
+        "decoder_norm",
+        "codebook_lookup",
+        "silence",
+        "judged_every",
+        "banded",
+        "muon_rate",
+    )
     recorded = resumed_run(RunFolder(path=tmp_path), {}, table="training").settings
     assert recorded["model.decoder_head"] == "compressed"
     assert recorded["model.decoder_norm"] is False
     assert recorded["augment.silence"] == 0.0
     assert recorded["adversarial.judged_every"] == 1
+    assert recorded["training.muon_rate"] == 0.0
     assert recorded["adversarial.banded"] is True
 
 

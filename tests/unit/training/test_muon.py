@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus
+from distill_ray.training import muon as module
 from distill_ray.training.muon import Muon, orthogonalised
 from distill_ray.training.optimizer import Optimizer
 from distill_ray.training.vqvae import VQTask
@@ -35,8 +36,8 @@ def test_orthogonalised_keeps_singular_vectors(shape: tuple[int, int], scale: fl
     made_NRC = orthogonalised(scale * (left * values) @ right)
     found_NRR = left.mT @ made_NRC @ right.mT
     diagonal = found_NRR.diagonal(dim1=1, dim2=2)
-    assert diagonal.min() > 0.65
-    assert diagonal.max() < 1.25
+    assert diagonal.min() > 0.43
+    assert diagonal.max() < 1.57
     assert (found_NRR - torch.diag_embed(diagonal)).abs().max() < 1e-4
 
 
@@ -44,7 +45,8 @@ def test_nothing_becomes_nothing() -> None:
     assert torch.equal(orthogonalised(torch.zeros(2, 4, 6)), torch.zeros(2, 4, 6))
 
 
-def test_it_is_torch_s_muon_but_for_precision() -> None:
+def test_with_its_polynomial_it_is_torch_s_muon_but_for_precision(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "_COEFFICIENTS", ((3.4445, -4.7750, 2.0315),) * 5)
     own, other = ([nn.Parameter(each) for each in matrices()] for _ in range(2))
     start = copy.deepcopy(own)
     muon = Muon(own, lr=0.02, weight_decay=0.1)
@@ -69,7 +71,7 @@ def test_an_update_is_as_long_as_adam_s() -> None:
         assert float((matrix - before).square().mean().sqrt()) == pytest.approx(0.05 * 0.2, rel=0.25)
 
 
-def test_an_unsound_step_changes_nothing() -> None:
+def test_an_unsound_step_moves_nothing() -> None:
     own = matrices()
     muon = Muon(own, lr=0.1, weight_decay=0.1)
     for each in own:
@@ -81,13 +83,13 @@ def test_an_unsound_step_changes_nothing() -> None:
     muon.step(1.0, NO)
     assert all(torch.equal(one, two) for one, two in zip(own, before, strict=True))
     for one, two in zip(muon.state_dict()["momenta"], momenta["momenta"], strict=True):
-        assert torch.equal(one, two)
+        assert torch.allclose(one, 0.95 * two, rtol=1e-6)
 
 
 def test_state_comes_back_and_is_forgotten() -> None:
-    def trained(module: nn.Linear, optimizer: Optimizer, steps: int) -> None:
+    def trained(linear: nn.Linear, optimizer: Optimizer, steps: int) -> None:
         for step in range(steps):
-            module(torch.full((2, 3), 1.0 + step)).square().sum().backward()
+            linear(torch.full((2, 3), 1.0 + step)).square().sum().backward()
             optimizer.step(0.5)
 
     def build(module: nn.Linear) -> Optimizer:
@@ -134,7 +136,7 @@ def test_each_parameter_of_a_codec_has_one_optimizer(
             for part in ("fine", "coarse")
             for layer in ("expand", "contract")
         ),
-        *("encoder.down.weight", "encoder.project.weight", "decoder.up.weight"),
+        *("encoder.down.weight", "encoder.project.weight", "decoder.embed.weight", "decoder.up.weight"),
     }
     assert not hidden & adams
     assert hidden | adams == {id(value) for value in model.parameters() if value.requires_grad}
