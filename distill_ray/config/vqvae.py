@@ -125,7 +125,7 @@ class TrainingConfig(Section):
     window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
     lr: float = setting(1e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
     muon_rate: float = setting(
-        4.0,
+        2.0,
         "rate of hidden matrices, which Muon trains, over lr; 0: AdamW trains them too",
         low=0.0,
         high=100.0,

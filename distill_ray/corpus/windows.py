@@ -13,6 +13,7 @@ import numpy.typing as npt
 import torch
 
 from distill_ray.corpus.corpus import Corpus
+from distill_ray.corpus.sampler import Index
 
 # A store takes at most this share of the memory that is free when it is made.
 FREE_SHARE = 4
@@ -38,7 +39,6 @@ class AudioStore:
         limit = _default_limit(self.device) if max_bytes is None else max_bytes
         self._pcm_CL = self._load() if self.bytes <= limit else None
         self._offsets_N = self.lengths_N.cumsum() - self.lengths_N
-        self._length_N, self._offset_N = self.sent(self.lengths_N), self.sent(self._offsets_N)
 
     @property
     def resident(self) -> bool:
@@ -46,37 +46,29 @@ class AudioStore:
         return self._pcm_CL is not None
 
     def gather(
-        self,
-        file_B: npt.NDArray[np.int64] | torch.Tensor,
-        start_B: npt.NDArray[np.int64] | torch.Tensor,
-        window: int,
-        valid_B: npt.NDArray[np.int64] | torch.Tensor | None = None,
+        self, file_B: Index, start_B: Index, window: int, valid_B: Index | None = None
     ) -> torch.Tensor:
         """Windows as int16 [B, C, window] on the device; divide by `PCM_SCALE` for [-1, 1].
 
         A window goes on from the beginning where its file ends. With `valid_B`, what lies beyond that many
-        samples is zero. In a resident store, with indices that are on the device, this does not
-        synchronise and can be captured in a CUDA graph.
+        samples is zero. The host does not wait for the device.
         """
         if self._pcm_CL is None:
-            windows_BCT = self._read(np.asarray(file_B), np.asarray(start_B), window).to(
-                self.device, non_blocking=True
-            )
+            windows_BCT = self._read(file_B, start_B, window).to(self.device, non_blocking=True)
         else:
-            windows_BCT = self._index(self._pcm_CL, self._places(file_B, start_B), window)
+            places_3B = self.sent(np.stack((self._offsets_N[file_B], self.lengths_N[file_B], start_B)))
+            windows_BCT = self._index(self._pcm_CL, places_3B, window)
         if valid_B is None:
             return windows_BCT
-        inside_BT = torch.arange(window, device=self.device) < self._indices(valid_B)[:, None]
+        inside_BT = torch.arange(window, device=self.device) < self.sent(valid_B)[:, None]
         return windows_BCT * inside_BT[:, None]
 
-    def _places(
-        self, file_B: npt.NDArray[np.int64] | torch.Tensor, start_B: npt.NDArray[np.int64] | torch.Tensor
-    ) -> torch.Tensor:
-        """Of each window: where its file begins, how long that is, where the window begins in it: [3, B]."""
-        if isinstance(file_B, torch.Tensor) or isinstance(start_B, torch.Tensor):
-            file_B, start_B = self._indices(file_B), self._indices(start_B)
-            return torch.stack((self._offset_N[file_B], self._length_N[file_B], start_B))
-        return self.sent(np.stack((self._offsets_N[file_B], self.lengths_N[file_B], start_B)))
+    def sent(self, values: npt.NDArray[Any]) -> torch.Tensor:
+        """`values` on the store's device."""
+        tensor = torch.from_numpy(values)
+        if self.device.type == "cuda":
+            tensor = tensor.pin_memory()  # from pageable memory a copy waits for all that the GPU has to do
+        return tensor.to(self.device, non_blocking=True)
 
     def _index(self, pcm_CL: torch.Tensor, places_3B: torch.Tensor, window: int) -> torch.Tensor:
         offset_B1, length_B1, start_B1 = places_3B[..., None]
@@ -84,9 +76,7 @@ class AudioStore:
         index_BT = position_BT.remainder_(length_B1).add_(offset_B1)
         return pcm_CL[:, index_BT].transpose(0, 1).contiguous()
 
-    def _read(
-        self, file_B: npt.NDArray[np.int64], start_B: npt.NDArray[np.int64], window: int
-    ) -> torch.Tensor:
+    def _read(self, file_B: Index, start_B: Index, window: int) -> torch.Tensor:
         pinned = self.device.type == "cuda"
         windows_BCT = torch.empty(
             (len(file_B), self._corpus.channels, window), dtype=torch.int16, pin_memory=pinned
@@ -111,17 +101,6 @@ class AudioStore:
                 pcm_CL[:, end : end + part_CT.shape[1]] = torch.from_numpy(part_CT)
                 end += part_CT.shape[1]
         return pcm_CL
-
-    def sent(self, values: npt.NDArray[Any]) -> torch.Tensor:
-        """`values` on the store's device; a host that is ahead of a GPU need not wait for it."""
-        tensor = torch.from_numpy(values)
-        if self.device.type != "cuda":
-            return tensor.to(self.device)
-        # A copy from pageable memory waits for all that the GPU was given before.
-        return tensor.pin_memory().to(self.device, non_blocking=True)
-
-    def _indices(self, index_B: npt.NDArray[np.int64] | torch.Tensor) -> torch.Tensor:
-        return index_B if isinstance(index_B, torch.Tensor) else self.sent(index_B)
 
 
 def _default_limit(device: torch.device) -> int:

@@ -11,7 +11,8 @@ Shapes: N matrices of one shape, R rows, C columns.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -28,6 +29,12 @@ thousandth of the norm and more to between 0.44 and 1.56, as useful as five of J
 """
 _ROOT_MEAN_SQUARE = 0.2
 """Of an update's elements: AdamW's usual."""
+_FULL_STEPS = 1_000
+"""Steps before the rate falls with the root of their number: the longer a run, the less it bears of a length
+that gradients do not shrink (ARCHITECTURE.md, "Codec").
+"""
+_LONGEST, _NORM_DECAY = 3.0, 0.99
+"""A gradient's norm over the running mean of norms, at most, and that mean's decay."""
 _TINY = 1e-7
 
 
@@ -53,6 +60,7 @@ class Muon:
     def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:
         self._lr = lr
         self._weight_decay = weight_decay
+        self._steps = 0
         shaped: dict[torch.Size, list[Tensor]] = {}
         for matrix in matrices:
             assert matrix.ndim == 2
@@ -61,20 +69,23 @@ class Muon:
         self._momenta = [
             torch.zeros(len(group), *group[0].shape, device=group[0].device) for group in self._groups
         ]
+        self._usual_norm = torch.zeros((), device=self._momenta[0].device)
 
     @torch.no_grad()
-    def step(self, lr_scale: float, sound: Tensor) -> None:
-        """Move all matrices by their gradients. Where the bool scalar `sound` is false none moves, and
-        momenta only fade.
+    def step(self, lr_scale: float, norm: Tensor, sound: Tensor) -> None:
+        """Move all matrices by their gradients; `norm` is that of all gradients of the step. Where the bool
+        scalar `sound` is false none moves, and momenta only fade.
         """
         taken, unsound = sound.float(), ~sound
-        lr = self._lr * lr_scale
+        clip = self._clip(norm, sound)
+        lr = self._lr * lr_scale * math.sqrt(_FULL_STEPS / max(_FULL_STEPS, self._steps))
+        self._steps += 1
         for group, momentum_NRC in zip(self._groups, self._momenta, strict=True):
             # Gradients of bf16 products hold no more than bf16.
             dtype = torch.bfloat16 if momentum_NRC.is_cuda else torch.float32
             update_NRC = torch.empty_like(momentum_NRC, dtype=dtype)
             torch._foreach_copy_(list(update_NRC), [matrix.grad for matrix in group])  # type: ignore[misc]
-            update_NRC.masked_fill_(unsound, 0.0)
+            update_NRC.mul_(clip).masked_fill_(unsound, 0.0)
             torch.add(update_NRC, momentum_NRC, alpha=_MOMENTUM, out=momentum_NRC)
             update_NRC.add_(momentum_NRC, alpha=_MOMENTUM)  # Nesterov's
             length = lr * _ROOT_MEAN_SQUARE * math.sqrt(max(group[0].shape))
@@ -82,14 +93,27 @@ class Muon:
             for matrix, update_RC in zip(group, orthogonalised(update_NRC), strict=True):
                 matrix.addcmul_(update_RC, taken, value=-length)
 
+    def _clip(self, norm: Tensor, sound: Tensor) -> Tensor:
+        """What to multiply gradients by: 1, but less for one that is far longer than usual, which would make
+        all updates alike for as long as momenta last.
+        """
+        usual = torch.where(self._usual_norm > 0.0, self._usual_norm, norm)
+        clip: Tensor = (_LONGEST * usual / norm.clamp(min=_TINY)).clamp(max=1.0)
+        self._usual_norm.copy_(
+            torch.where(sound, usual.lerp(clip * norm, 1.0 - _NORM_DECAY), self._usual_norm)
+        )
+        return clip
+
     def forget(self) -> None:
         """Clear all momenta, as before the first step."""
         for momentum_NRC in self._momenta:
             momentum_NRC.zero_()
 
     def state_dict(self) -> dict[str, object]:
-        return {"momenta": self._momenta}
+        return {"momenta": self._momenta, "steps": self._steps, "usual_norm": self._usual_norm}
 
-    def load_state_dict(self, state: dict[str, list[Tensor]]) -> None:
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        self._steps = state["steps"]
+        self._usual_norm.copy_(state["usual_norm"])
         for own_NRC, momentum_NRC in zip(self._momenta, state["momenta"], strict=True):
             own_NRC.copy_(momentum_NRC)

@@ -73,7 +73,7 @@ class Optimizer:
         self.adamw.found_inf = bad  # type: ignore[attr-defined]
         self.adamw.step()
         if self.muon is not None:
-            self.muon.step(lr_scale, sound)
+            self.muon.step(lr_scale, norm, sound)
         for parameter in self.parameters:
             parameter.grad = None
         return norm

@@ -54,7 +54,7 @@ def test_validation_windows_rebuild_the_files_zero_padded(corpus: Corpus, max_by
     chosen = list(iter_windows(store.lengths_N, 1_024))
     windows_BCT = store.gather(
         np.array([window.file for window in chosen]),
-        torch.tensor([window.start for window in chosen]),
+        np.array([window.start for window in chosen]),
         1_024,
         np.array([window.valid for window in chosen]),
     )

@@ -18,7 +18,7 @@ from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker
 
 SHAPES = [(24, 40), (40, 24), (16, 16)]
-YES, NO = torch.tensor(True), torch.tensor(False)
+ONE, YES, NO = torch.tensor(1.0), torch.tensor(True), torch.tensor(False)
 
 
 def matrices(seed: int = 0) -> list[Tensor]:
@@ -54,7 +54,7 @@ def test_with_its_polynomial_it_is_torch_s_muon_but_for_precision(monkeypatch: p
     for step in range(4):
         for one, two, gradient in zip(own, other, matrices(step + 1), strict=True):
             one.grad, two.grad = gradient, gradient.clone()
-        muon.step(1.0, YES)
+        muon.step(1.0, ONE, YES)
         torchs.step()
     for one, two, before in zip(own, other, start, strict=True):
         moved = float((two - before).norm().detach())
@@ -66,7 +66,7 @@ def test_an_update_is_as_long_as_adam_s() -> None:
     for matrix in matrices():
         before = matrix.clone()
         matrix.grad = torch.randn(matrix.shape, generator=torch.Generator().manual_seed(9))
-        Muon([matrix], lr=0.5, weight_decay=0.0).step(0.1, YES)
+        Muon([matrix], lr=0.5, weight_decay=0.0).step(0.1, ONE, YES)
         # 0.2 for singular values of one, of which there are as many as the shorter side has.
         assert float((matrix - before).square().mean().sqrt()) == pytest.approx(0.05 * 0.2, rel=0.25)
 
@@ -76,14 +76,47 @@ def test_an_unsound_step_moves_nothing() -> None:
     muon = Muon(own, lr=0.1, weight_decay=0.1)
     for each in own:
         each.grad = torch.ones_like(each)
-    muon.step(1.0, YES)
+    muon.step(1.0, ONE, YES)
     before, momenta = [each.clone() for each in own], copy.deepcopy(muon.state_dict())
     own[0].grad = torch.full_like(own[0], math.nan)
     own[1].grad = torch.full_like(own[1], math.inf)
-    muon.step(1.0, NO)
+    muon.step(1.0, ONE, NO)
     assert all(torch.equal(one, two) for one, two in zip(own, before, strict=True))
     for one, two in zip(muon.state_dict()["momenta"], momenta["momenta"], strict=True):
         assert torch.allclose(one, 0.95 * two, rtol=1e-6)
+
+
+def test_a_gradient_that_is_far_longer_than_usual_is_clipped() -> None:
+    matrix = torch.zeros(4, 6)
+    muon = Muon([matrix], lr=0.1, weight_decay=0.0)
+    one = torch.zeros(4, 6)
+    one[0, 0] = 1.0
+    for _ in range(50):
+        matrix.grad = one.clone()
+        muon.step(1.0, torch.tensor(1.0), YES)
+    ((before,),) = copy.deepcopy(muon.state_dict()["momenta"])
+    assert float(before[0, 0]) == pytest.approx((1 - 0.95**50) / 0.05, rel=1e-4)
+    matrix.grad = torch.zeros(4, 6)
+    matrix.grad[1, 1] = 100.0
+    muon.step(1.0, torch.tensor(100.0), YES)
+    ((after,),) = muon.state_dict()["momenta"]
+    assert float(after[1, 1]) == pytest.approx(3.0, rel=1e-4)
+    assert float(after[0, 0]) == pytest.approx(0.95 * float(before[0, 0]), rel=1e-4)
+    assert float(muon.state_dict()["usual_norm"]) == pytest.approx(1.02, rel=1e-4)
+
+
+def test_the_rate_falls_with_the_root_of_the_steps() -> None:
+    def moved(steps: int) -> float:
+        matrix = torch.zeros(4, 6)
+        muon = Muon([matrix], lr=0.1, weight_decay=0.0)
+        muon.load_state_dict({**muon.state_dict(), "steps": steps})
+        matrix.grad = torch.ones(4, 6)
+        muon.step(1.0, ONE, YES)
+        return float(matrix.norm())
+
+    assert moved(1_000) == moved(0)
+    assert moved(4_000) == pytest.approx(moved(0) / 2)
+    assert moved(100_000) == pytest.approx(moved(0) / 10)
 
 
 def test_state_comes_back_and_is_forgotten() -> None:
