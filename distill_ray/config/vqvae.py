@@ -126,7 +126,7 @@ class TrainingConfig(Section):
     lr: float = setting(1e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
     muon_rate: float = setting(
         2.0,
-        "rate of hidden matrices, which Muon trains, over lr; 0: AdamW trains them too",
+        "rate of Muon, for hidden matrices, over lr; it falls after 1,000 steps; 0: AdamW for all",
         low=0.0,
         high=100.0,
     )
@@ -134,7 +134,7 @@ class TrainingConfig(Section):
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
     weight_decay: float = setting(0.1, "weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(300, "steps of linear warm-up", low=0)
-    clip_norm: float = setting(1.0, "gradient norm limit", above=0.0)
+    clip_norm: float = setting(1.0, "gradient norm limit of what AdamW trains", above=0.0)
     ema_decay: float = setting(0.999, "decay of the weights used for evaluation", low=0.0, high=0.999999)
     reseed_every: int = setting(50, "steps between checks for dead codes", low=1)
     patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)

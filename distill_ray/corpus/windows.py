@@ -65,7 +65,7 @@ class AudioStore:
 
     def sent(self, values: npt.NDArray[Any]) -> torch.Tensor:
         """`values` on the store's device."""
-        tensor = torch.from_numpy(values)
+        tensor = torch.from_numpy(np.ascontiguousarray(values))
         if self.device.type == "cuda":
             tensor = tensor.pin_memory()  # from pageable memory a copy waits for all that the GPU has to do
         return tensor.to(self.device, non_blocking=True)

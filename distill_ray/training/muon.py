@@ -18,14 +18,18 @@ import torch
 from torch import Tensor
 
 _MOMENTUM = 0.95
-_COEFFICIENTS = (
+_SAFETY = 1.01
+_STEPS = (
     (8.28721201814563, -23.595886519098837, 17.300387312530933),
     (4.107059111542203, -2.9478499167379106, 0.5448431082926601),
     (3.9486908534822946, -2.908902115962949, 0.5518191394370137),
     (3.3184196573706015, -2.488488024314874, 0.51004894012372),
 )
-"""Of one quintic step after another (Amsel et al. 2025, "The Polar Express"): four bring singular values of a
-thousandth of the norm and more to between 0.44 and 1.56, as useful as five of Jordan et al.
+_COEFFICIENTS = tuple((one / _SAFETY, three / _SAFETY**3, five / _SAFETY**5) for one, three, five in _STEPS)
+"""Of one quintic step after another (Amsel et al. 2025, "The Polar Express", algorithm 1), made for a little
+more than there is: the polynomials leave their range at once where bf16 rounds a singular value above one.
+Four bring singular values of a thousandth of the norm and more to between 0.42 and 1.56, as useful as five
+steps of Jordan et al.
 """
 _ROOT_MEAN_SQUARE = 0.2
 """Of an update's elements: AdamW's usual."""
@@ -43,7 +47,7 @@ def orthogonalised(matrices_NRC: Tensor) -> Tensor:
     a thousandth of the norm stays smaller.
     """
     norm_N11 = torch.linalg.vector_norm(matrices_NRC, dim=(1, 2), keepdim=True, dtype=torch.float32)
-    x_NRC = (matrices_NRC / norm_N11.clamp(min=_TINY)).to(matrices_NRC.dtype)
+    x_NRC = (matrices_NRC / (_SAFETY * norm_N11).clamp(min=_TINY)).to(matrices_NRC.dtype)
     tall = x_NRC.shape[1] > x_NRC.shape[2]
     for straight, square, fourth in _COEFFICIENTS:
         gram = x_NRC.mT @ x_NRC if tall else x_NRC @ x_NRC.mT
@@ -55,11 +59,23 @@ def orthogonalised(matrices_NRC: Tensor) -> Tensor:
 
 
 class Muon:
-    """Trains matrices; the momenta of those of one shape are one tensor."""
+    """Trains matrices; the momenta of those of one shape are one tensor.
 
-    def __init__(self, matrices: Iterable[Tensor], *, lr: float, weight_decay: float) -> None:
+    Args:
+        dtype: of the products; bfloat16 where gradients are of bf16 products and hold no more.
+    """
+
+    def __init__(
+        self,
+        matrices: Iterable[Tensor],
+        *,
+        lr: float,
+        weight_decay: float,
+        dtype: torch.dtype = torch.float32,
+    ) -> None:
         self._lr = lr
         self._weight_decay = weight_decay
+        self._dtype = dtype
         self._steps = 0
         shaped: dict[torch.Size, list[Tensor]] = {}
         for matrix in matrices:
@@ -73,17 +89,15 @@ class Muon:
 
     @torch.no_grad()
     def step(self, lr_scale: float, norm: Tensor, sound: Tensor) -> None:
-        """Move all matrices by their gradients; `norm` is that of all gradients of the step. Where the bool
-        scalar `sound` is false none moves, and momenta only fade.
+        """Move all matrices by their gradients, of which `norm` is the joint norm. Where the bool scalar
+        `sound` is false none moves, and momenta only fade.
         """
         taken, unsound = sound.float(), ~sound
         clip = self._clip(norm, sound)
         lr = self._lr * lr_scale * math.sqrt(_FULL_STEPS / max(_FULL_STEPS, self._steps))
         self._steps += 1
         for group, momentum_NRC in zip(self._groups, self._momenta, strict=True):
-            # Gradients of bf16 products hold no more than bf16.
-            dtype = torch.bfloat16 if momentum_NRC.is_cuda else torch.float32
-            update_NRC = torch.empty_like(momentum_NRC, dtype=dtype)
+            update_NRC = torch.empty_like(momentum_NRC, dtype=self._dtype)
             torch._foreach_copy_(list(update_NRC), [matrix.grad for matrix in group])  # type: ignore[misc]
             update_NRC.mul_(clip).masked_fill_(unsound, 0.0)
             torch.add(update_NRC, momentum_NRC, alpha=_MOMENTUM, out=momentum_NRC)
@@ -94,8 +108,8 @@ class Muon:
                 matrix.addcmul_(update_RC, taken, value=-length)
 
     def _clip(self, norm: Tensor, sound: Tensor) -> Tensor:
-        """What to multiply gradients by: 1, but less for one that is far longer than usual, which would make
-        all updates alike for as long as momenta last.
+        """What to multiply gradients by: 1, but less for one over three times as long as usual, which would
+        make all updates alike for as long as momenta last.
         """
         usual = torch.where(self._usual_norm > 0.0, self._usual_norm, norm)
         clip: Tensor = (_LONGEST * usual / norm.clamp(min=_TINY)).clamp(max=1.0)
@@ -105,9 +119,10 @@ class Muon:
         return clip
 
     def forget(self) -> None:
-        """Clear all momenta, as before the first step."""
+        """Clear momenta and the usual norm; the rate goes on falling."""
         for momentum_NRC in self._momenta:
             momentum_NRC.zero_()
+        self._usual_norm.zero_()
 
     def state_dict(self) -> dict[str, object]:
         return {"momenta": self._momenta, "steps": self._steps, "usual_norm": self._usual_norm}

@@ -17,10 +17,10 @@ _LEAST_WARMUP = 0.05  # of the budget: a run shorter than its warm-up still reac
 
 
 class Optimizer:
-    """AdamW on matrices with weight decay, on everything else without; Muon on `matrices`, at `muon_rate`
-    times the rate and with weight decay, if that is above 0.
+    """AdamW on matrices with weight decay, on everything else without. Where `muon_rate` is above 0, Muon
+    trains `matrices` at that times `lr`, with weight decay; `clip_norm` is for AdamW's gradients.
 
-    A step whose gradient norm is not finite changes nothing and is counted in `skipped`; the decision is made
+    A step whose gradient norm is not finite moves nothing and is counted in `skipped`; the decision is made
     on the device, so that the host never waits for it.
     """
 
@@ -35,15 +35,22 @@ class Optimizer:
         no_decay: Iterable[nn.Parameter] = (),
         matrices: Iterable[Tensor] = (),
         muon_rate: float = 0.0,
+        bf16: bool = False,
     ) -> None:
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
         self.muon: Muon | None = None
         rest = parameters
         if muon_rate > 0.0:
-            given = list(matrices)
-            self.muon = Muon(given, lr=muon_rate * lr, weight_decay=weight_decay)
-            taken = {id(matrix) for matrix in given}
+            taken = {id(matrix) for matrix in matrices}
+            self.muon = Muon(
+                [p for p in parameters if id(p) in taken],
+                lr=muon_rate * lr,
+                weight_decay=weight_decay,
+                dtype=torch.bfloat16 if bf16 else torch.float32,
+            )
             rest = [p for p in parameters if id(p) not in taken]
+            places = [place for place, p in enumerate(parameters) if id(p) in taken]
+            self._places_of_muon = torch.tensor(places, device=parameters[0].device)
         spared = {id(parameter) for parameter in no_decay}
         decayed = [p for p in rest if p.ndim >= 2 and id(p) not in spared]
         others = [p for p in rest if p.ndim < 2 or id(p) in spared]
@@ -61,7 +68,8 @@ class Optimizer:
     def step(self, lr_scale: float) -> Tensor:
         """Clip, step unless a gradient is not finite, clear the gradients; the norm before clipping."""
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
-        norm: Tensor = torch.linalg.vector_norm(torch.stack(torch._foreach_norm(gradients)))
+        norms = torch.stack(torch._foreach_norm(gradients))
+        norm: Tensor = torch.linalg.vector_norm(norms)
         sound = torch.isfinite(norm)
         bad = (~sound).float()
         self.skipped += bad
@@ -73,7 +81,9 @@ class Optimizer:
         self.adamw.found_inf = bad  # type: ignore[attr-defined]
         self.adamw.step()
         if self.muon is not None:
-            self.muon.step(lr_scale, norm, sound)
+            assert len(gradients) == len(self.parameters)
+            own_norm: Tensor = torch.linalg.vector_norm(norms[self._places_of_muon])
+            self.muon.step(lr_scale, own_norm, sound)
         for parameter in self.parameters:
             parameter.grad = None
         return norm

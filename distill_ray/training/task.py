@@ -101,6 +101,7 @@ class ModelTask(ABC, Generic[CompletedT]):
         self.model = model
         self.kept = kept
         self.figures = figures
+        self.bf16 = uses_bf16(training.precision, worker.device)
         self.optimizer = Optimizer(
             model,
             lr=training.lr,
@@ -110,8 +111,8 @@ class ModelTask(ABC, Generic[CompletedT]):
             no_decay=no_decay,
             matrices=matrices,
             muon_rate=muon_rate,
+            bf16=self.bf16,
         )
-        self.bf16 = uses_bf16(training.precision, worker.device)
         self.best: dict[str, Tensor] | None = None
         self.resumed_budget: Budget | None = None
         self.sums = torch.zeros(sums, device=worker.device)

@@ -57,13 +57,10 @@ class _Drawn:
 class VQBatches:
     """The batches of one rank, by step."""
 
-    def __init__(
-        self, store: AudioStore, config: VQTrainConfig, *, rank: int, world_size: int, device: torch.device
-    ) -> None:
+    def __init__(self, store: AudioStore, config: VQTrainConfig, *, rank: int, world_size: int) -> None:
         assert config.training.batch_size % world_size == 0
         self._store = store
         self._config = config
-        self._device = device
         share = config.training.batch_size // world_size
         self._slice = slice(rank * share, (rank + 1) * share)
         seed = config.training.seed
@@ -108,7 +105,7 @@ class VQBatches:
         if augment.equaliser_db > 0.0:
             gains_BK = equaliser(self._own(points_BP.astype(np.float32)), samples)
         own = len(drawn.gain_B)
-        audio_BCT = torch.empty(own, self._config.model.channels, samples, device=self._device)
+        audio_BCT = torch.empty(own, self._config.model.channels, samples, device=self._store.device)
         for group, speed in enumerate(speeds):
             rows = slice((group - self._slice.start) % _SPEEDS, None, _SPEEDS)  # by place in the whole batch
             if rows.start >= own:
@@ -153,7 +150,7 @@ class VQBatches:
         can make one.
         """
         begin_B11, end_B11, fade_B11 = torch.split(self._own(heard_B3)[:, None, :], 1, dim=2)
-        place_T = torch.arange(self._config.window_samples, device=self._device)
+        place_T = torch.arange(self._config.window_samples, device=self._store.device)
         inside_B1T = torch.minimum(place_T - begin_B11, end_B11 - place_T) / fade_B11
         return torch.sin(0.5 * torch.pi * inside_B1T.clamp(0.0, 1.0)).square()
 

@@ -55,8 +55,9 @@ from distill_ray.vqvae import (
 )
 
 _INITIAL_VECTORS_PER_CODE = 8
-# What Triton takes to compile all kernels, and what they save of a second and of a step of 40 M parameters
-# (tests/bench/step_time.py on one H100: 12 to 14 s, and 19.0 ms a step instead of 8.2).
+# What Triton takes to compile all kernels, and what they save of a second and of a step of 48 windows, 40 M
+# parameters (tests/bench/step_time.py on one H100: 12 to 14 s, and 19.0 ms a step instead of 8.2); of larger
+# batches they save more.
 _COMPILE_SECONDS, _SAVED_SHARE, _SAVED_SECONDS = 12.0, 0.57, 0.011
 _DIVERGED = 1.25
 """A held-out loss that many times the best one is no noise and no overfitting: the weights are spoilt."""
@@ -149,7 +150,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         model = VQVAE(config.model).to(device)
         self.loss = ReconstructionLoss(config.model, config.loss).to(device)
         store = AudioStore(corpus, "train", device)
-        self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size, device=device)
+        self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size)
         held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
         self.held_out = HeldOut(held_out, config, worker)
         _initialise(model, self.batches, config)

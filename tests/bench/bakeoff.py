@@ -156,6 +156,8 @@ def _config(
         "training.max_minutes": options.seconds / 60,
         "training.val_seconds": options.val_seconds,
     }
+    if not ours:
+        overrides |= {"training.batch_size": 48, "training.weight_decay": 0.01}
     if options.batch is not None:
         overrides["training.batch_size"] = options.batch
     if not ours and options.rival_lr is not None:

@@ -36,7 +36,7 @@ RECIPES: dict[str, dict[str, object]] = {
     "base-ema": {"model.codebook_learning": "ema"},
     "base-scale1": {},
     "base-dropout": {"model.dropout": 0.1},
-    "base-decay": {"training.weight_decay": 0.1},
+    "base-decay": {"training.weight_decay": 0.01},
     "base-mix": {"augment.mix": 0.3},
     "base-nodrop": {"model.quantizer_dropout": 0.0},
     "base-complex120": {"loss.complex_stft": 120.0},

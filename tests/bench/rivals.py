@@ -1,9 +1,10 @@
 """The codecs of the bake-off behind one small protocol: ours, EnCodec's layout and DAC's.
 
 The rivals are `transformers`' `EncodecModel` and `DacModel`, built from configuration with random weights at
-our sample rate, code rate (hop 512), levels and codebook size. Batches, augmentation, reconstruction
-losses, optimizer, schedule, precision (bf16 autocast on GPUs, quantisers in float32) and weight averaging are
-ours for all of them. What a rival needs beyond that, and `transformers` does not have, is added here:
+our sample rate, code rate (hop 512), levels and codebook size. Windows, augmentation, reconstruction
+losses, schedule, precision (bf16 autocast on GPUs, quantisers in float32) and weight averaging are ours for
+all of them; batches are of 48 windows and the optimizer is AdamW throughout, as ours were when the rivals'
+rates were chosen. What a rival needs beyond that, and `transformers` does not have, is added here:
 
 - **EnCodec** (Défossez et al. 2022): the library's quantiser can only look up. Added: k-means start, the
   straight-through estimator over the sum of all levels, EMA codebooks (decay 0.99, Laplace smoothing 1e-5),
@@ -185,13 +186,13 @@ class Layout(nn.Module, ABC):
 
 
 class RivalTraining:
-    """A rival under our batches, losses, optimizer and schedule."""
+    """A rival under our windows, losses and schedule."""
 
     def __init__(self, layout: Layout, contest: Contest) -> None:
         config, device = contest.config, contest.device
         self._training = config.training
         store = AudioStore(contest.corpus, "train", device)
-        self._batches = VQBatches(store, config, rank=0, world_size=1, device=device)
+        self._batches = VQBatches(store, config, rank=0, world_size=1)
         self._loss = ReconstructionLoss(config.model, config.loss).to(device)
         self._bf16 = uses_bf16(config.training.precision, device)
         self._layout = layout.to(device)

@@ -134,9 +134,7 @@ def corpus_row(folder: Path, hours: float, device: torch.device, size: str) -> d
     resident = AudioStore(corpus, "train", device).resident
     loaded = time.perf_counter() - began
     task, _ = task_on(corpus, folder, size, device)
-    mapped = VQBatches(
-        AudioStore(corpus, "train", device, max_bytes=0), task.config, rank=0, world_size=1, device=device
-    )
+    mapped = VQBatches(AudioStore(corpus, "train", device, max_bytes=0), task.config, rank=0, world_size=1)
     from_disk = [seconds_of(device, lambda step=step: mapped.batch(step)) for step in range(WARM_UP + STEPS)]
     batches = [
         seconds_of(device, lambda step=step: task.batches.batch(step)) for step in range(WARM_UP + STEPS)
@@ -162,7 +160,7 @@ def corpus_row(folder: Path, hours: float, device: torch.device, size: str) -> d
 
 
 def mapped_row(folder: Path, hours: float, most_bytes: float) -> dict[str, Any]:
-    """Windows as `base` on a GPU takes them, 48 of 0.75 s a step, read into host memory."""
+    """Windows as `base` on a GPU takes them, 96 of 0.75 s a step, read into host memory."""
     device = torch.device("cpu")
     synthetic_corpus(folder, hours, most_bytes)
     on_disk: dict[int, int] = {}
@@ -189,7 +187,7 @@ def mapped_row(folder: Path, hours: float, most_bytes: float) -> dict[str, Any]:
 
     cold, warm = milliseconds(read), milliseconds(read)
     processor_ms = []
-    for act in (read, VQBatches(store, config, rank=0, world_size=1, device=device).batch):
+    for act in (read, VQBatches(store, config, rank=0, world_size=1).batch):
         began = time.process_time()
         milliseconds(act)
         processor_ms.append(1e3 * (time.process_time() - began) / (WARM_UP + STEPS))

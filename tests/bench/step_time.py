@@ -3,8 +3,8 @@
     python3 tests/bench/step_time.py OUT [SIZE…] [--batches 48 96 192]
 
 Checks that a way's eager and captured losses are the same and that kernels give those of plain steps, writes
-the GPU's kernels by time (OUT/kernels-SIZE.txt), what the host does (OUT/host-SIZE.txt), and the fastest
-way's throughput and peak memory against batch size.
+the GPU's kernels by time (OUT/kernels-SIZE.txt), what the host does (OUT/host-SIZE.txt), where it waits, and
+the fastest way's throughput and peak memory against batch size.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ import pstats
 import statistics
 import sys
 import time
+import warnings
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +95,7 @@ def ways(corpus: Corpus, size: str, out: Path) -> dict[str, Any]:
             "step_ms": statistics.median(times[way]),
             "audio_s_per_s": 1e3 * seconds / statistics.median(times[way]),
             "host_ms": host_ms(task),
+            "host_waits": host_waits(task),
             "first_steps_s": first_steps_s[way],
             "losses": losses[way],
         }
@@ -146,6 +148,17 @@ def host_ms(task: VQTask) -> float:
         task.train_step(step, 0.1)
         spent.append(1e3 * (time.perf_counter() - began))
     return statistics.median(spent)
+
+
+def host_waits(task: VQTask) -> list[str]:
+    """Where fifty steps make the host wait for the GPU: but for the one that re-seeds codes, nowhere."""
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        torch.cuda.set_sync_debug_mode("warn")
+        for step in range(161, 211):
+            task.train_step(step, 0.1)
+        torch.cuda.set_sync_debug_mode("default")
+    return [f"{each.filename}:{each.lineno}" for each in caught if "synchronizing" in str(each.message)]
 
 
 def by_batch(corpus: Corpus, size: str, batch: int) -> dict[str, float]:

@@ -18,7 +18,7 @@ STILL = {"augment__gain_db": 0.0, "augment__polarity": 0.0, "augment__silence": 
 
 def batches(corpus: Corpus, config: VQTrainConfig, rank: int = 0, world_size: int = 1) -> VQBatches:
     store = AudioStore(corpus, "train", CPU)
-    return VQBatches(store, config, rank=rank, world_size=world_size, device=CPU)
+    return VQBatches(store, config, rank=rank, world_size=world_size)
 
 
 @pytest.mark.parametrize("changes", [{}, {"augment__speed": 2.0, "augment__equaliser_db": 6.0}])
