@@ -137,6 +137,18 @@ def test_the_rate_falls_with_the_root_of_the_steps() -> None:
     assert moved(100_000) == pytest.approx(moved(0) / 10)
 
 
+def build(linear: nn.Linear, *, muon_rate: float = 2.0) -> Optimizer:
+    return Optimizer(
+        linear,
+        lr=0.1,
+        betas=(0.8, 0.99),
+        weight_decay=0.1,
+        clip_norm=1.0,
+        matrices=[linear.weight],
+        muon_rate=muon_rate,
+    )
+
+
 def muon_state(optimizer: Optimizer) -> dict[str, object]:
     assert optimizer.muon is not None
     return optimizer.muon.state_dict()
@@ -147,17 +159,6 @@ def test_state_comes_back_and_is_forgotten(tmp_path: Path) -> None:
         for step in range(steps):
             linear(torch.full((2, 3), 1.0 + step)).square().sum().backward()
             optimizer.step(0.5)
-
-    def build(module: nn.Linear) -> Optimizer:
-        return Optimizer(
-            module,
-            lr=0.1,
-            betas=(0.8, 0.99),
-            weight_decay=0.1,
-            clip_norm=1.0,
-            matrices=[module.weight],
-            muon_rate=2.0,
-        )
 
     torch.manual_seed(0)
     module = nn.Linear(3, 2)
@@ -209,16 +210,7 @@ def test_each_parameter_of_a_codec_has_one_optimizer(
 
 
 def test_a_rate_of_zero_leaves_all_to_adamw() -> None:
-    module = nn.Linear(3, 2)
-    optimizer = Optimizer(
-        module,
-        lr=0.1,
-        betas=(0.8, 0.99),
-        weight_decay=0.0,
-        clip_norm=1.0,
-        matrices=[module.weight],
-        muon_rate=0.0,
-    )
+    optimizer = build(nn.Linear(3, 2), muon_rate=0.0)
     assert optimizer.muon is None
     assert sum(len(group["params"]) for group in optimizer.adamw.param_groups) == 2
     assert set(optimizer.state_dict()) == {"adamw", "skipped"}
