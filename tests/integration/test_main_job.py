@@ -217,9 +217,11 @@ def test_a_cancelled_run_resumes_to_the_same_losses(
 def test_a_collapsing_run_ends_with_code_4_and_its_model(
     folder: Path, run: Command, small_settings: str
 ) -> None:
-    """Many codes for little audio, re-seeding off, and a rate and a commitment at which codes die."""
+    """Many codes for little audio, no re-seeding, no Muon, and a rate and a commitment at which codes die."""
     (folder / "collapse.toml").write_text(
-        small_settings.replace("[model]", "[model]\nreseed_threshold = 0.0\nquantizer_dropout = 0.0")
+        small_settings.replace("[model]", "[model]\nreseed_threshold = 0.0\nquantizer_dropout = 0.0").replace(
+            "[training]", "[training]\nmuon_rate = 0.0"
+        )
     )
     done = run(
         "train", folder / "corpus", "--config", folder / "collapse.toml", "--out", folder / "collapse",
