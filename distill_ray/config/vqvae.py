@@ -121,7 +121,7 @@ class TrainingConfig(Section):
 
     epochs: int | None = setting(None, "epochs; empty with a time budget", flag="--epochs", low=1)
     max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
-    batch_size: int = setting(48, "windows in a step, over all workers", flag="--batch-size", low=1)
+    batch_size: int = setting(96, "windows in a step, over all workers", flag="--batch-size", low=1)
     window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
     lr: float = setting(1e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
     muon_rate: float = setting(

@@ -70,7 +70,7 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("out", type=Path)
-    parser.add_argument("--batches", type=int, nargs="*", default=[48], help="windows of one rank")
+    parser.add_argument("--batches", type=int, nargs="*", default=[96], help="windows of one rank")
     options = parser.parse_args()
     device = begin()
     gpu, ranks, rank = device.type == "cuda", dist.get_world_size(), dist.get_rank()
