@@ -58,6 +58,11 @@ def orthogonalised(matrices_NRC: Tensor) -> Tensor:
     return orthogonal_NRC
 
 
+def falling(step: int) -> float:
+    """The rate of step number `step` (from 0) over what schedule and budget give."""
+    return math.sqrt(_FULL_STEPS / max(_FULL_STEPS, step))
+
+
 class Muon:
     """Trains matrices; the momenta of those of one shape are one tensor.
 
@@ -76,7 +81,6 @@ class Muon:
         self._lr = lr
         self._weight_decay = weight_decay
         self._dtype = dtype
-        self._steps = 0
         shaped: dict[torch.Size, list[Tensor]] = {}
         for matrix in matrices:
             assert matrix.ndim == 2
@@ -94,8 +98,7 @@ class Muon:
         """
         taken, unsound = sound.float(), ~sound
         clip = self._clip(norm, sound)
-        lr = self._lr * lr_scale * math.sqrt(_FULL_STEPS / max(_FULL_STEPS, self._steps))
-        self._steps += 1
+        lr = self._lr * lr_scale
         for group, momentum_NRC in zip(self._groups, self._momenta, strict=True):
             update_NRC = torch.empty_like(momentum_NRC, dtype=self._dtype)
             torch._foreach_copy_(list(update_NRC), [matrix.grad for matrix in group])  # type: ignore[misc]
@@ -119,16 +122,15 @@ class Muon:
         return clip
 
     def forget(self) -> None:
-        """Clear momenta and the usual norm; the rate goes on falling."""
+        """Clear momenta and the usual norm, as before the first step."""
         for momentum_NRC in self._momenta:
             momentum_NRC.zero_()
         self._usual_norm.zero_()
 
     def state_dict(self) -> dict[str, object]:
-        return {"momenta": self._momenta, "steps": self._steps, "usual_norm": self._usual_norm}
+        return {"momenta": self._momenta, "usual_norm": self._usual_norm}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        self._steps = state["steps"]
         self._usual_norm.copy_(state["usual_norm"])
         for own_NRC, momentum_NRC in zip(self._momenta, state["momenta"], strict=True):
             own_NRC.copy_(momentum_NRC)

@@ -65,8 +65,11 @@ class Optimizer:
             fused=True,
         )
 
-    def step(self, lr_scale: float) -> Tensor:
-        """Clip, step unless a gradient is not finite, clear the gradients; the norm before clipping."""
+    def step(self, lr_scale: float, muon_scale: float = 1.0) -> Tensor:
+        """Clip, step unless a gradient is not finite, clear the gradients; the norm before clipping.
+
+        Both scales are of the peak rate; Muon's is multiplied by `muon_scale` too.
+        """
         gradients = [parameter.grad for parameter in self.parameters if parameter.grad is not None]
         norms = torch.stack(torch._foreach_norm(gradients))
         norm: Tensor = torch.linalg.vector_norm(norms)
@@ -83,7 +86,7 @@ class Optimizer:
         if self.muon is not None:
             assert len(gradients) == len(self.parameters)
             own_norm: Tensor = torch.linalg.vector_norm(norms[self._places_of_muon])
-            self.muon.step(lr_scale, own_norm, sound)
+            self.muon.step(lr_scale * muon_scale, own_norm, sound)
         for parameter in self.parameters:
             parameter.grad = None
         return norm

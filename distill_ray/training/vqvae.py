@@ -36,6 +36,7 @@ from distill_ray.training.events import (
     to_record,
 )
 from distill_ray.training.loop import Pace, Progress
+from distill_ray.training.muon import falling
 from distill_ray.training.optimizer import uses_bf16
 from distill_ray.training.task import Amounts, Figures, ModelTask, nan_for_null, run_task
 from distill_ray.training.vq_batch import VQBatches
@@ -200,7 +201,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         gradients = judge.gradients() if judge is not None else self.gradients
         with self._kernels():
             _, terms, output = gradients(batch.audio_BCT, batch.depth_B)
-            self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
+            self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction), falling(step))
             sound = torch.isfinite(self.grad_norm)
             if judge is not None:
                 judge.step(fraction)

@@ -48,7 +48,7 @@ SMALL: dict[str, object] = {
     "training.epochs": 3,
     "training.min_epoch_steps": 4,
     "training.warmup_steps": 4,
-    "training.lr": 1e-4,  # one process and two ranks differ by rounding, of which greater steps make more
+    "training.lr": 3e-5,  # one process and two ranks differ by rounding, of which greater steps make more
     "training.val_seconds": 1.0,
 }
 PRIOR: dict[str, object] = {
@@ -394,5 +394,4 @@ def test_two_ray_workers_keep_their_checkpoints_there(
     assert len(loaded) == len(open_corpus(corpus).manifest.shards)  # once for both ranks
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
     resumed = train(corpus, resume=run)
-    # Two ranks round otherwise than one, and Muon makes as much of small directions as of large ones.
-    assert losses(resumed) == pytest.approx(uncut, rel=5e-3)
+    assert losses(resumed) == pytest.approx(uncut, rel=1e-3)
