@@ -278,6 +278,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         )
 
     def epoch_event(self, progress: Progress, pace: Pace) -> Event:
+        self._align_ranks()
         sums = self.take_sums(progress, advice="lower --lr or look for damaged audio")
         figures = self.figures
         figures.train_loss, losses = self._means(sums)
@@ -307,6 +308,18 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         figures.history.append({**to_record(event), _MEASURED: measured})
         self.codes.new_epoch()
         return event
+
+    @torch.no_grad()
+    def _align_ranks(self) -> None:
+        """Give all ranks rank 0's hidden matrices. Each rank computes Muon's updates for itself, from the same
+        gradients, and products round differently on other hardware.
+        """
+        if self.worker.world_size == 1 or self.optimizer.muon is None:
+            return
+        for matrix in self.model.hidden_matrices():
+            if self.worker.rank != 0:
+                matrix.zero_()
+            self.worker.all_reduce(matrix)
 
     def verdict(self) -> str:
         return "health" if self._collapse() is not None else ""

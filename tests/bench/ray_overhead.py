@@ -227,6 +227,8 @@ def main() -> None:
             as_driver(loop, Path(arguments.into), arguments.ranks)
         return
 
+    if (out / "corpus").exists():
+        raise SystemExit(f"{out} has runs of before, which would be resumed: name a new folder")
     prepare(out, gpus > 0)
     path = os.pathsep.join([str(ROOT), *os.environ.get("PYTHONPATH", "").split(os.pathsep)]).rstrip(
         os.pathsep

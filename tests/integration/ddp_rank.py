@@ -57,6 +57,9 @@ def main(
     if os.environ.get("AS_ON_GPU"):  # gradients averaged in one piece; there is no graph to capture here
         vqvae.Gradients = lambda *given, **named: Gradients(*given, **{**named, "capture": True})  # type: ignore[misc,assignment]
     task = VQTask(corpus, config, worker, depths=depths)
+    if os.environ.get("APART") and rank == 1:  # as rounding on other hardware would have it, and more
+        for matrix in task.model.hidden_matrices():
+            matrix.data.mul_(1.001)
     budget = Budget(steps_per_epoch=task.steps_per_epoch, epochs=config.training.epochs, max_minutes=None)
     settings = LoopSettings(patience=0, checkpoint_seconds=1e9)
     progress = run_loop(task, worker, budget, settings, restore(worker, task))

@@ -153,6 +153,14 @@ def test_gradients_averaged_in_one_piece_as_on_gpus_train_the_same(
         )
 
 
+def test_ranks_that_round_differently_are_brought_together_after_each_epoch(
+    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("APART", "1")
+    first, second = train(corpus, tmp_path, 2, OVERRIDES)
+    assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
+
+
 def test_ranks_stop_together_and_resume_as_if_uncut(
     corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]]
 ) -> None:
