@@ -311,7 +311,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
 
     @torch.no_grad()
     def _align_ranks(self) -> None:
-        """Give all ranks rank 0's hidden matrices. Each rank computes Muon's updates for itself, from the same
+        """Give all ranks rank 0's hidden matrices: each computes Muon's updates for itself, from the same
         gradients, and products round differently on other hardware.
         """
         if self.worker.world_size == 1 or self.optimizer.muon is None:
