@@ -38,6 +38,10 @@ _SIZES: dict[str, dict[str, Any]] = {
     "small": {"width": 256, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
     "base": {"width": 768, "encoder_blocks": 2, "decoder_blocks": 3, "latent_dim": 128},
 }
+# Learning rate and Muon's over it: what AdamW trains of wide models must move slowly for long runs to stay
+# sound (ARCHITECTURE.md, "Codec").
+_RATES: dict[str, tuple[float, float]] = {"tiny": (2e-3, 2.0), "small": (1e-3, 2.0), "base": (2.5e-4, 8.0)}
+_ADAMW_ALONE = 1e-3
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -126,11 +130,12 @@ def resolve_vqvae(
     given = dict(overrides)
     size_given = given.pop("model.size", size)
     chosen = size_given or _auto_size(facts.train_seconds, accelerator)
+    lr, muon_rate = _RATES.get(str(chosen), _RATES["small"])
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
         "training.batch_size": _shareable(96 if accelerator else 8, workers, fewest_workers),
-        # Narrow matrices move less by each step.
-        "training.lr": 2e-3 if chosen == "tiny" else 1e-3,
+        "training.lr": max(lr, _ADAMW_ALONE) if given.get("training.muon_rate") == 0 else lr,
+        "training.muon_rate": muon_rate,
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
         # Runs on CPUs are too short to learn a corpus by heart.
         "augment.mix": 0.5 if accelerator else 0.0,

@@ -157,7 +157,7 @@ def _config(
         "training.val_seconds": options.val_seconds,
     }
     if not ours:
-        overrides |= {"training.batch_size": 48, "training.weight_decay": 0.01}
+        overrides |= {"training.batch_size": 48, "training.weight_decay": 0.01, "training.lr": 1e-3}
     if options.batch is not None:
         overrides["training.batch_size"] = options.batch
     if not ours and options.rival_lr is not None:

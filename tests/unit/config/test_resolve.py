@@ -68,10 +68,16 @@ def test_sources() -> None:
     assert resolve(size="base").source("model.size") == "override"
 
 
-def test_the_rate_goes_by_width_and_yields_to_the_user() -> None:
-    rates = [resolve(size=size).config.training.lr for size in ("tiny", "small", "base")]
-    assert rates == [2e-3, 1e-3, 1e-3]
-    assert resolve({"training.lr": 3e-4}, size="base").config.training.lr == 3e-4
+def test_rates_go_by_width_and_yield_to_the_user() -> None:
+    chosen = [resolve(size=size).config.training for size in ("tiny", "small", "base")]
+    assert [(each.lr, each.muon_rate) for each in chosen] == [(2e-3, 2.0), (1e-3, 2.0), (2.5e-4, 8.0)]
+    given = resolve({"training.lr": 3e-4, "training.muon_rate": 4.0}, size="base").config.training
+    assert (given.lr, given.muon_rate) == (3e-4, 4.0)
+
+
+@pytest.mark.parametrize(("size", "lr"), [("tiny", 2e-3), ("small", 1e-3), ("base", 1e-3)])
+def test_adamw_alone_has_the_rate_that_it_was_measured_with(size: str, lr: float) -> None:
+    assert resolve({"training.muon_rate": 0.0}, size=size).config.training.lr == lr
 
 
 def of_minutes(minutes: float) -> CorpusFacts:
