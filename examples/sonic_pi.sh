@@ -1,5 +1,5 @@
 #!/usr/bin/env bash
-# The main job on Debian's sonic-pi-samples (CC0, 165 lossless files, 334 s): examples/sonic_pi.sh OUT [MINUTES]
+# The main job on Debian's sonic-pi-samples (CC0, 165 lossless files, 324 s): examples/sonic_pi.sh OUT [MINUTES]
 # Needs apt-get and dpkg to fetch the package (any Debian or Ubuntu), and distill-ray on the PATH.
 # On a GPU 2 minutes do; on two CPU cores give it 15.
 set -euo pipefail

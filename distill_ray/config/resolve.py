@@ -1,7 +1,8 @@
 """From what the user said and what the corpus is to a complete configuration.
 
 Every value is either the user's ("override": a flag, or a key of `--config`) or chosen here ("auto") from
-the number of files, the amount of audio and whether there is a GPU. All problems are reported at once.
+the number of files, the amount of audio, whether there is a GPU, the workers and the budget. All problems are
+reported at once.
 """
 
 from __future__ import annotations

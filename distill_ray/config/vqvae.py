@@ -119,7 +119,9 @@ class TrainingConfig(Section):
 
     table: ClassVar[str] = "training"
 
-    epochs: int | None = setting(None, "epochs; empty with a time budget", flag="--epochs", low=1)
+    epochs: int | None = setting(
+        None, "epochs; with a time budget, as many as the corpus is worth on a GPU", flag="--epochs", low=1
+    )
     max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
     batch_size: int = setting(96, "windows in a step, over all workers", flag="--batch-size", low=1)
     window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
@@ -134,7 +136,7 @@ class TrainingConfig(Section):
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
     weight_decay: float = setting(0.1, "weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(300, "steps of linear warm-up", low=0)
-    clip_norm: float = setting(1.0, "gradient norm limit of what AdamW trains", above=0.0)
+    clip_norm: float = setting(1.0, "gradient norm limit, for what AdamW trains", above=0.0)
     ema_decay: float = setting(0.999, "decay of the weights used for evaluation", low=0.0, high=0.999999)
     reseed_every: int = setting(50, "steps between checks for dead codes", low=1)
     patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)

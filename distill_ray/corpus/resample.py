@@ -26,7 +26,8 @@ KERNEL = {
 }
 
 # torchaudio's kernel has `target * source` values after both are divided by their common divisor: 8 GB for
-# 44,101 to 44,100 Hz. A ratio of numbers up to this is at most a millionth of a tone off and keeps it small.
+# 44,101 to 44,100 Hz. A ratio of numbers up to this keeps it small; it is exact for usual rates, and less than
+# a cent off for others.
 MAX_TERM = 1000
 
 

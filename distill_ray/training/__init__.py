@@ -1,8 +1,8 @@
 """The two training loops and what they stand on: torch, no Ray.
 
-events ◄─ worker ◄─ loop ◄─ task ◄─┬─ vqvae (vq_batch, vq_codes, vq_validation)
+events ◄─ worker ◄─ loop ◄─ task ◄─┬─ vqvae (vq_batch, vq_objective, vq_codes, vq_validation)
                                    └─ prior
-optimizer, ema, budget, checkpoint
+optimizer (muon), ema, budget, checkpoint; augment, capture and adversary serve vqvae
 """
 
 from __future__ import annotations

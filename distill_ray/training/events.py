@@ -28,7 +28,9 @@ class ShownSetting:
 
 @dataclass(frozen=True, kw_only=True)
 class RunStarted:
-    """The first event of a training run. `kind`: "vqvae" or "prior". `epochs` is None with a time budget."""
+    """The first event of a training run. `kind`: "vqvae" or "prior". `epochs` is None where only time ends
+    the run; with both, what comes first does.
+    """
 
     kind: str
     name: str
@@ -49,7 +51,9 @@ class RunStarted:
 
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
-    """Progress of a stage that is not a training loop: "prepare", "encode", "generate", "evaluate"."""
+    """Progress of a stage without events of its own: "prepare", "encode", "decode", "generate", "evaluate",
+    "fetch", and "prior" where a search trains short ones.
+    """
 
     stage: str
     done: int
@@ -262,8 +266,8 @@ class TrialUpdate:
 class CandidateRow:
     """A codec that a search could end with: a trial at one depth. Lower `objective` is better.
 
-    `eligible`: healthy and within the rate limit; `reason` says why not. `on_front`: no healthy candidate
-    has both a lower rate and a better objective.
+    `eligible`: healthy, not ended early and within the rate limit; `reason` says why not. `on_front`: no
+    healthy candidate has both a lower rate and a lower held-out loss.
     """
 
     trial: str

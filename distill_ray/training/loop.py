@@ -1,7 +1,8 @@
 """The loop that both trainings share: budget, stop, epochs, best weights, checkpoints, resume.
 
 A `Task` (`training/vqvae.py`, `training/prior.py`) knows its model and data; the loop knows when to do what.
-Every decision that ranks must share is made from rank 0's clock and the sum of all stop flags.
+Every decision that ranks must share is made from rank 0's clock, the sum of all stop flags and all-reduced
+figures.
 """
 
 from __future__ import annotations

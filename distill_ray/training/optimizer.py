@@ -18,7 +18,8 @@ _LEAST_WARMUP = 0.05  # of the budget: a run shorter than its warm-up still reac
 
 class Optimizer:
     """AdamW on matrices with weight decay, on everything else without. Where `muon_rate` is above 0, Muon
-    trains `matrices` at that times `lr`, with weight decay; `clip_norm` is for AdamW's gradients.
+    trains `matrices` at that times `lr`, with weight decay; AdamW's gradients are scaled so that the norm of
+    all is at most `clip_norm`.
 
     A step whose gradient norm is not finite moves nothing and is counted in `skipped`; the decision is made
     on the device, so that the host never waits for it.

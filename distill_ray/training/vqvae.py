@@ -79,10 +79,10 @@ def train_vqvae(
     """Train a codec on the prepared corpus at URI `corpus`; every rank calls it.
 
     All that is kept is in the worker's checkpoints: `best.safetensors` (EMA weights of the best epoch by
-    held-out loss), `run.json` (configuration, history, figures) and the state to resume from. Where the
-    worker has a checkpoint, the run goes on from it. `depths` are numbers of RVQ levels that each epoch is
-    scored at besides all of them. With `health.stop` the run ends after the epoch by which the health rule
-    calls a codebook collapsed.
+    held-out loss, of the newest once discriminators take part), `run.json` (configuration, history, figures)
+    and the state to resume from. Where the worker has a checkpoint, the run goes on from it. `depths` are
+    numbers of RVQ levels that each epoch is scored at besides all of them. With `health.stop` the run ends
+    after the epoch by which the health rule calls a codebook collapsed.
 
     Raises UsageError for a depth that the codec does not have, CorpusError for a corpus that cannot be
     read, CheckpointError for a damaged checkpoint, TrainingError where every step of an epoch was skipped

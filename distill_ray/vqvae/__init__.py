@@ -1,7 +1,8 @@
-"""The codec, pure torch and without distribution: audio → RVQ codes → audio.
+"""The codec, without distribution: audio → RVQ codes → audio.
 
     spectral ─┬─► encoder ─► quantizer (kmeans) ─► decoder ─► model ─► streaming
               └─► losses                           results, health
+    blocks; kernels (Triton, where it runs); discriminator ─► adversarial
 
 Imports `config` and `errors` only; `training` turns it into a run, `bundle` stores it.
 """

@@ -45,7 +45,7 @@ class VQVAE(nn.Module):
         )
 
     def hidden_matrices(self) -> list[Tensor]:
-        """The matrices between hidden features, which hold nearly all parameters: not those that take in or
+        """The matrices between hidden features, which hold most parameters: not those that take in or
         give out spectra, nor the quantiser's.
         """
         outer = (self.encoder.embed, self.decoder.head)

@@ -31,9 +31,9 @@ SMALLEST_EMA_COUNT = 1e-3
 class ResidualVectorQuantizer(nn.Module):
     """Residual quantiser with learned in- and out-projections for each level.
 
-    Both losses are sums over the vectors in use divided by the number of *all* vectors and levels. The
-    divisor is the same on every rank with an equal shard, so the mean over ranks of losses and gradients is
-    that of the joined batch even where `depth_B` differs between ranks.
+    Both losses are sums over the vectors in use divided by the number of *all* vectors, levels and
+    dimensions. The divisor is the same on every rank with an equal shard, so the mean over ranks of losses
+    and gradients is that of the joined batch even where `depth_B` differs between ranks.
 
     With `codebook_learning="ema"` (van den Oord et al. 2017, appendix A.1) the codebooks have no gradient;
     the training loop calls `ema_update` with all-reduced `counts` and `ema_statistics` after each step.
