@@ -26,8 +26,8 @@ KERNEL = {
 }
 
 # torchaudio's kernel has `target * source` values after both are divided by their common divisor: 8 GB for
-# 44,101 to 44,100 Hz. A ratio of numbers up to this keeps it small; it is exact for usual rates, and less than
-# a cent off for others.
+# 44,101 to 44,100 Hz. A ratio of numbers up to this keeps it small; it is exact for usual rates, and less
+# than a cent off for others.
 MAX_TERM = 1000
 
 
