@@ -17,7 +17,7 @@ $(READY): pyproject.toml .ci/setup
 	touch $@
 
 demo: $(READY)
-	examples/demo.sh $(BIN) $(DEMO) $(MINUTES) $(CORPUS)
+	examples/demo.sh $(BIN) $(DEMO) $(MINUTES) "$(CORPUS)"
 
 test: $(READY)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"

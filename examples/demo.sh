@@ -9,11 +9,14 @@ if [ -z "$corpus" ]; then
   [ -d "$corpus" ] || "$bin/python" "$(dirname "$0")/synthesise.py" "$corpus"
 fi
 run=$out/run
-rm -rf "$run"
 set -x
 "$bin/distill-ray" prepare "$corpus" --out "$out/corpus"
+if [ -e "$run" ]; then # the model of the demo before is kept once
+  rm -rf "$run.before"
+  mv "$run" "$run.before"
+fi
 "$bin/distill-ray" train "$out/corpus" --out "$run" --name demo --num-workers 2 --max-minutes "$minutes"
 "$bin/distill-ray" train-prior "$run/demo.distill" "$out/corpus" --num-workers 2 --max-minutes 1
 "$bin/distill-ray" evaluate "$run/demo.distill" "$out/corpus"
-"$bin/distill-ray" generate "$run/demo.distill" -n 2 -d 5 --seed 1 -o "$out/generated"
+"$bin/distill-ray" generate "$run/demo.distill" -n 2 -d 5 --seed 1 -o "$out/generated" --overwrite
 "$bin/distill-ray" info "$run/demo.distill"

@@ -22,6 +22,7 @@ def command(
     force: Annotated[
         bool, typer.Option("--force", help="Decode codes of another model too, where they fit.")
     ] = False,
+    overwrite: options.Overwrite = False,
     device: Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -32,5 +33,5 @@ def command(
 
     loaded = load_model_v2(model, device=choose_device(device))
     with Display() as display:
-        report = decode_file(loaded, codes, out, force=force, on_progress=display)
+        report = decode_file(loaded, codes, out, force=force, overwrite=overwrite, on_progress=display)
     finish(report.to_json(), result=out, as_json=as_json)

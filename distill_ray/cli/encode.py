@@ -19,6 +19,7 @@ def command(
     levels: Annotated[
         int | None, typer.Option("--levels", help="RVQ levels to keep; default: all.", show_default=False)
     ] = None,
+    overwrite: options.Overwrite = False,
     device: Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -29,5 +30,5 @@ def command(
 
     loaded = load_model_v2(model, device=choose_device(device))
     with Display() as display:
-        report = encode_file(loaded, audio, out, levels=levels, on_progress=display)
+        report = encode_file(loaded, audio, out, levels=levels, overwrite=overwrite, on_progress=display)
     finish(report.to_json(), result=out, as_json=as_json)

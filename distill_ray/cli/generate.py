@@ -41,13 +41,15 @@ def command(
         ),
     ] = None,
     out: Annotated[
-        Path | None, typer.Option("--out", "-o", help="Folder for the files.", show_default="generated")
+        Path | None,
+        typer.Option("--out", "-o", help="Folder for the files; default: generated.", show_default=False),
     ] = None,
     audio_format: Annotated[str, options.from_setting(GenerationSettings, "audio_format")] = "wav",
     stream: Annotated[
         bool,
         typer.Option("--stream", help="Write one sound to stdout while it is made, as wav: … | aplay"),
     ] = False,
+    overwrite: options.Overwrite = False,
     device: Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -80,6 +82,7 @@ def command(
             prompt=prompt,
             out_dir=out or Path("generated"),
             audio_format=audio_format,
+            overwrite=overwrite,
             on_progress=display,
         )
     finish(report.to_json(), result="\n".join(report.files), as_json=as_json)

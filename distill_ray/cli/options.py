@@ -77,6 +77,7 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="A running Ray cluster; RAY_ADDRESS says the same.", show_default=False),
 ]
+Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 
 

@@ -20,7 +20,7 @@ from typing import Any, BinaryIO, TextIO
 
 import typer
 
-from distill_ray.errors import CancelledError, ConfigError, DistillError
+from distill_ray.errors import CancelledError, ConfigError, DistillError, UsageError
 from distill_ray.orchestrate import job_lines
 
 READER_GONE = 128 + 13  # SIGPIPE
@@ -83,6 +83,8 @@ def bytes_on_stdout() -> Iterator[BinaryIO]:
         _forget(stream)
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(READER_GONE) from None
+        if isinstance(error, OSError):
+            raise _unwritable(error) from error
         raise
 
 
@@ -96,6 +98,8 @@ def _forget(stream: TextIO) -> None:
 def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
     """Run the app and return the exit code; every way to fail ends in words, never in a traceback."""
     as_json = "--json" in arguments
+    if sys.stderr is None:  # closed, as some daemons do: progress and complaints have no reader
+        sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
         code = app(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
     except DistillError as error:
@@ -175,10 +179,8 @@ def _error_document(facts: Mapping[str, Any], exit_code: int, as_json: bool) -> 
     if job_lines.wanted():
         job_lines.say("error", {**facts, "exit_code": exit_code})
     if as_json:
-        try:
+        with suppress(OSError, UsageError):  # there is nobody to tell
             _print(_json({"error": {**facts, "exit_code": exit_code}}))
-        except BrokenPipeError:
-            _forget(sys.stdout)
     return exit_code
 
 
@@ -198,11 +200,25 @@ def shown_to_a_person() -> bool:
 
 
 def _print(text: str) -> None:
-    print(text, file=_result_stream(), flush=True)
+    stream = _result_stream()
+    try:
+        print(text, file=stream, flush=True)
+    except OSError as error:
+        _forget(stream)
+        if isinstance(error, BrokenPipeError):
+            raise
+        raise _unwritable(error) from error
+
+
+def _unwritable(error: OSError) -> UsageError:
+    return UsageError(f"the result cannot be written to stdout ({error.strerror}); send it elsewhere")
 
 
 def _result_stream() -> TextIO:
-    return _results[-1] if _results else sys.stdout
+    stream: TextIO | None = _results[-1] if _results else sys.stdout
+    if stream is None:
+        raise UsageError("stdout is closed, so the result has nowhere to go; leave it open")
+    return stream
 
 
 def _json(document: Mapping[str, Any]) -> str:

@@ -54,7 +54,12 @@ class Storage:
 
     def names(self, folder: str = "") -> dict[str, int]:
         """Size in bytes of each entry of `folder` (folders: 0); nothing where it does not exist."""
-        return {info.base_name: info.size or 0 for info in self._list(folder, recursive=False)}
+        try:
+            return {info.base_name: info.size or 0 for info in self._list(folder, recursive=False)}
+        except UnicodeDecodeError as error:
+            raise self.error(
+                f"{self.uri} holds a name that is not UTF-8, so it is not {self.holds}; choose another folder"
+            ) from error
 
     def files(self, folder: str = "") -> dict[str, Entry]:
         """Every file below `folder` by its name relative to it; nothing where it does not exist."""

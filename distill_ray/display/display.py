@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -88,9 +89,20 @@ class Display:
             report_failure("display", error)
 
 
+class _Console(Console):
+    def on_broken_pipe(self) -> None:
+        """Say no more: `tee` ends at the Ctrl-C that is to end a run with a checkpoint, and Rich would end
+        the process.
+        """
+        self.quiet = True
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, sys.stderr.fileno())  # what is still buffered must not fail either
+        os.close(null)
+
+
 def stderr_console() -> Console:
     """A console on stderr; Rich itself honours NO_COLOR and TERM."""
-    return Console(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH, highlight=False)
+    return _Console(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH, highlight=False)
 
 
 def _renderer_for(console: Console) -> Renderer:

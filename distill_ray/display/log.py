@@ -78,26 +78,37 @@ class EventLog(_RunFolderListener):
 
 
 class ScalarLog(_RunFolderListener):
-    """Writes losses, rates and codebook health for TensorBoard, where `tensorboardX` is installed."""
+    """Writes losses, rates and codebook health for TensorBoard, where `tensorboardX` is installed.
+
+    Not through its SummaryWriter, which writes in a thread: a full disk ends that thread, and the next event
+    but ten waits for it forever.
+    """
 
     def __init__(self) -> None:
         self._writer: Any = None
 
     def __call__(self, event: Event) -> None:
-        """Write the event's numbers against its step."""
+        """Write the event's numbers against its step. Raises OSError where the folder cannot be written."""
         if isinstance(event, RunStarted):
             self.close()
             if importlib.util.find_spec("tensorboardX") is not None:
-                board = importlib.import_module("tensorboardX")
-                self._writer = board.SummaryWriter(str(Path(event.output_dir) / SCALARS_FOLDER))
+                folder = Path(event.output_dir) / SCALARS_FOLDER
+                folder.mkdir(parents=True, exist_ok=True)
+                writers = importlib.import_module("tensorboardX.event_file_writer")
+                self._writer = writers.EventsWriter(str(folder / "events"))
         elif self._writer is not None:
+            summary = importlib.import_module("tensorboardX.summary")
+            protocol = importlib.import_module("tensorboardX.proto.event_pb2")
             for tag, value, step in scalars(event):
-                self._writer.add_scalar(tag, value, step)
+                self._writer.write_event(
+                    protocol.Event(summary=summary.scalar(tag, value), step=step, wall_time=time.time())
+                )
+            self._writer.flush()
 
     def close(self) -> None:
-        if self._writer is not None:
-            self._writer.close()
-            self._writer = None
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            writer.close()
 
 
 def trial_listener() -> Listeners:

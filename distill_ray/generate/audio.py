@@ -32,6 +32,25 @@ _LIBSNDFILE = {
 }
 
 
+class _Output:
+    """The file that libsndfile writes to by calling back from C, where an error would be lost: the first one
+    is kept, and from then on nothing is written.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.failure: OSError | None = None
+        self._file = file
+        self.seek, self.tell = file.seek, file.tell
+
+    def write(self, data: bytes) -> int:
+        if self.failure is None:
+            try:
+                return self._file.write(data)
+            except OSError as error:
+                self.failure = error
+        return 0
+
+
 def check_suffix(path: Path) -> str:
     """The audio format that the name of `path` asks for. Raises AudioError for any other name."""
     suffix = path.suffix.lower().removeprefix(".")
@@ -50,20 +69,27 @@ def write_audio(path: Path, blocks_CT: Iterable[Tensor], *, sample_rate: int, ch
     container, encoding = _LIBSNDFILE[audio_format]
     samples = 0
     with atomic_file(path, error=AudioError) as file:
+        output = _Output(file)
         try:
             with soundfile.SoundFile(
-                file, "w", samplerate=sample_rate, channels=channels, format=container, subtype=encoding
+                output, "w", samplerate=sample_rate, channels=channels, format=container, subtype=encoding
             ) as sound:
                 for block_CT in blocks_CT:
                     values_TC = _values(block_CT, lossless=encoding == "PCM_16")
                     for start in range(0, len(values_TC), _WRITE_SAMPLES):
                         sound.write(values_TC[start : start + _WRITE_SAMPLES])
                     samples += block_CT.shape[1]
-        except soundfile.LibsndfileError as problem:
+        except (soundfile.LibsndfileError, AssertionError) as problem:
+            if output.failure is not None:
+                raise output.failure from None
+            if isinstance(problem, AssertionError):
+                raise
             raise AudioError(
                 f"{path} cannot be written as {audio_format}: {problem.error_string.strip().rstrip('.')}; "
                 "use another format, such as wav"
             ) from problem
+        if output.failure is not None:
+            raise output.failure
         if audio_format == "ogg":
             fix_serial(file)
     return samples

@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
-from distill_ray.errors import AudioError
+from distill_ray.errors import AudioError, UsageError
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.report import GenerationReport
@@ -40,27 +40,32 @@ def generate_samples(
     prompt: Path | None = None,
     out_dir: Path,
     audio_format: str = "wav",
+    overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> GenerationReport:
     """Write `count` files of exactly round(seconds · sample_rate) samples (at least one) to `out_dir`.
 
-    Files are called `sample_s<seed>_<index>.<format>`; those of the same name are replaced. Sound i depends
-    on the model, the settings, `seed` and the kind of device, and not on `count`.
+    Files are called `sample_s<seed>_<index>.<format>`. Sound i depends on the model, the settings, `seed` and
+    the kind of device, and not on `count`.
 
-    Raises BundleError where the model has no prior, ConfigError for settings out of range, and AudioError
-    for a prompt that cannot be used, that is shorter than a code frame or that leaves nothing to generate.
+    Raises BundleError where the model has no prior, ConfigError for settings out of range, UsageError where a
+    file exists and is not to be overwritten, and AudioError for a prompt that cannot be used, that is shorter
+    than a code frame or that leaves nothing to generate.
     """
     settings = GenerationSettings(count=count, seconds=seconds, seed=seed, audio_format=audio_format)
     began = time.monotonic()
     request = make_request(loaded, settings, sampling, prompt)
     config, samples = loaded.vqvae_config, request.samples
+    files = [
+        Path(out_dir) / f"sample_s{settings.seed}_{index:03d}.{settings.audio_format}"
+        for index in range(settings.count)
+    ]
+    if not overwrite and (there := next((path for path in files if path.exists()), None)):
+        raise UsageError(f"{there} exists; give --overwrite to replace it, another --seed or another --out")
     _make_folder(Path(out_dir))
-    files: list[Path] = []
-    for codes_QF in _sampled(request, settings.count, on_progress):
-        path = Path(out_dir) / f"sample_s{settings.seed}_{len(files):03d}.{settings.audio_format}"
+    for path, codes_QF in zip(files, _sampled(request, settings.count, on_progress), strict=True):
         blocks = decode_blocks(loaded.model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
         write_audio(path, blocks, sample_rate=config.sample_rate, channels=config.channels)
-        files.append(path)
     elapsed = time.monotonic() - began
     return GenerationReport(
         model=str(loaded.path),

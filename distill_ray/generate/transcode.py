@@ -29,16 +29,18 @@ def encode_file(
     out: Path,
     *,
     levels: int | None = None,
+    overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> CodesReport:
     """Encode an audio file of any rate and channel count to `out`, with the first `levels` levels.
 
     Raises AudioError where it cannot be decoded (or is empty or silent), ConfigError for levels that the
-    model does not have, UsageError where `out` is an input and BundleError where it cannot be written.
+    model does not have, UsageError where `out` is an input, or exists and is not to be overwritten, and
+    BundleError where it cannot be written.
     """
     began = time.monotonic()
     config = loaded.vqvae_config
-    _keep_inputs(out, audio, loaded.path)
+    _check_output(out, audio, loaded.path, overwrite=overwrite)
     levels = config.num_quantizers if levels is None else levels
     if not 1 <= levels <= config.num_quantizers:
         raise ConfigError(
@@ -88,17 +90,19 @@ def decode_file(
     out: Path,
     *,
     force: bool = False,
+    overwrite: bool = False,
     on_progress: Progress | None = None,
 ) -> AudioReport:
     """Decode a codes file to the audio file `out`, in the format of its suffix, exact to the sample.
 
     Raises BundleError for a file that is damaged or belongs to another codec (`force` tries that codec's
-    codes all the same, where their shapes fit) and AudioError where `out` cannot be written.
+    codes all the same, where their shapes fit), UsageError where `out` is an input, or exists and is not to
+    be overwritten, and AudioError where it cannot be written.
     """
     began = time.monotonic()
     config = loaded.vqvae_config
     check_suffix(out)
-    _keep_inputs(out, codes, loaded.path)
+    _check_output(out, codes, loaded.path, overwrite=overwrite)
     stored = load_codes(codes)
     check_fit(stored, config, loaded.codec_sha256, where=codes, force=force)
     levels, frames = stored.codes_QF.shape
@@ -124,10 +128,12 @@ def decode_file(
     )
 
 
-def _keep_inputs(out: Path, *inputs: Path) -> None:
+def _check_output(out: Path, *inputs: Path, overwrite: bool) -> None:
     for path in inputs:
         if out.exists() and path.exists() and out.samefile(path):
             raise UsageError(f"{out} is read by this command and cannot be its output; choose another path")
+    if out.is_file() and not overwrite:
+        raise UsageError(f"{out} exists; give --overwrite to replace it, or choose another path")
 
 
 def _expected_frames(audio: Path, frame_rate: float) -> int:

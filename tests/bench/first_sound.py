@@ -52,7 +52,7 @@ def model(size: str, pattern: str, device: str, folder: Path) -> LoadedVQModel:
 def whole(loaded: LoadedVQModel, seconds: float, folder: Path) -> tuple[float, float]:
     """Seconds to the first sound and to the end, through a file."""
     began = time.perf_counter()
-    generate_samples(loaded, seconds=seconds, out_dir=folder)
+    generate_samples(loaded, seconds=seconds, out_dir=folder, overwrite=True)
     spent = time.perf_counter() - began
     return spent, spent
 

@@ -52,6 +52,7 @@ class Samples:
             seed=settings.seed,
             out_dir=work.record.folder / folder,
             audio_format=settings.audio_format,
+            overwrite=True,  # of these settings, cut short
             on_progress=work.listener,
         )
         paths = [Path(path) for path in report.files]

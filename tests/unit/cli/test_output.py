@@ -175,3 +175,19 @@ def test_a_reader_that_has_gone_is_no_traceback(made_up, body):
     assert done.returncode == (1 if body == "pass" else 2)
     assert "Traceback" not in done.stderr
     assert "BrokenPipe" not in done.stderr
+
+
+@pytest.mark.parametrize("arguments", [(), ("--json",)])
+def test_a_result_that_cannot_be_written_is_one_sentence(made_up, arguments):
+    with Path("/dev/full").open("w") as full:
+        done = made_up(
+            f'{FINISH}finish({{"a": 1}}, result="x", as_json=as_json)',
+            *arguments,
+            capture_output=False,
+            stdout=full,
+            stderr=subprocess.PIPE,
+        )
+    assert done.returncode == 2
+    assert done.stderr == (
+        "error: the result cannot be written to stdout (No space left on device); send it elsewhere\n"
+    )

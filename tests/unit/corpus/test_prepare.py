@@ -221,6 +221,16 @@ def test_a_lost_shard_is_decoded_again(audio_folder: Path, tmp_path: Path, confi
     assert content(out) == before
 
 
+def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig
+) -> None:
+    out = tmp_path / "out"
+    out.mkdir()
+    Path(os.fsdecode(os.fsencode(out) + b"/k\xff.wav")).write_bytes(b"precious")
+    with pytest.raises(CorpusError, match="holds a name that is not UTF-8, so it is not the corpus"):
+        prepare_corpus([audio_folder], out, config=config)
+
+
 def test_a_folder_with_other_things_is_refused(
     audio_folder: Path, tmp_path: Path, config: CorpusConfig
 ) -> None:

@@ -122,3 +122,22 @@ def test_report_and_tables_go_to_the_console(pipe, started, complete):
     text = pipe.file.getvalue()
     for piece in ("90.75 (epoch 2, kept)", "/m.distill", "Corpus", "warning: careful"):
         assert piece in text
+
+
+def test_a_reader_of_stderr_that_has_gone_ends_no_run() -> None:
+    """As `tee` goes at the Ctrl-C that is to end the run with a checkpoint."""
+    body = """
+import sys
+from distill_ray.display import Display
+from distill_ray.training.events import Notice
+with Display() as display:
+    for _ in range(3):
+        display(Notice(level="warning", message="look out"))
+print("the end", file=sys.stderr)
+print("result")
+"""
+    read, write = os.pipe()
+    os.close(read)
+    done = subprocess.run([sys.executable, "-c", body], stdout=subprocess.PIPE, stderr=write, check=False)
+    os.close(write)
+    assert (done.returncode, done.stdout) == (0, b"result\n")

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import json
 import math
 import pickle
@@ -7,6 +8,7 @@ import time
 
 import pytest
 
+from distill_ray.display.listeners import Listeners
 from distill_ray.display.log import EventLog, ScalarLog, scalars, trial_listener
 from distill_ray.training.events import Notice, PipelinePlan, StageProgress, from_record
 
@@ -116,6 +118,24 @@ def test_tensorboard_files_hold_the_curves(tmp_path, started, step):
     content = files[0].read_bytes()
     assert content.count(b"step/loss") == 2
     assert content.count(b"rate/audio_seconds_per_second") == 2
+
+
+def test_a_disk_that_is_full_costs_the_curves_and_not_the_run(tmp_path, started, step, capsys, monkeypatch):
+    seen = []
+    with Listeners(ScalarLog(), seen.append) as listeners:
+        listeners(started())
+        listeners(step(1))
+
+        def full(record: bytes) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+        monkeypatch.setattr(
+            "tensorboardX.record_writer.RecordWriter.write", lambda self, record: full(record)
+        )
+        for number in range(2, 40):  # more than any queue holds
+            listeners(step(number))
+    assert len(seen) == 40
+    assert capsys.readouterr().err.count("No space left on device") == 1
 
 
 def test_a_search_is_logged_in_its_own_folder(tmp_path, sweep, sweep_complete, started):

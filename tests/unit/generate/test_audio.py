@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import contextlib
+import errno
 import io
 import os
 import subprocess
@@ -12,6 +14,7 @@ import pytest
 import soundfile
 import torch
 
+from distill_ray.bundle.atomic import atomic_file
 from distill_ray.errors import AudioError
 from distill_ray.generate.audio import check_suffix, stream_wav, write_audio
 from distill_ray.generate.settings import AUDIO_FORMATS
@@ -116,3 +119,34 @@ def test_a_wav_on_a_pipe_is_flushed_before_more_is_asked_for() -> None:
     assert sizes == [44, 44 + 40, 44 + 120]
     header = file.getvalue()[:44]
     assert header[4:8] == header[40:44] == b"\xff" * 4
+
+
+@pytest.mark.parametrize("suffix", AUDIO_FORMATS)
+def test_a_disk_that_is_full_is_said_and_nothing_is_left(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str], suffix: str
+) -> None:
+    class Full:
+        """A file on a disk with room for 4,000 bytes."""
+
+        def __init__(self, file: io.BufferedRandom) -> None:
+            self._file = file
+
+        def __getattr__(self, name: str) -> object:
+            return getattr(self._file, name)
+
+        def write(self, data: bytes) -> int:
+            if self._file.tell() + len(data) > 4_000:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return self._file.write(data)
+
+    @contextlib.contextmanager
+    def full_disk(path: Path, *, error: type[AudioError]) -> Iterator[Full]:
+        with atomic_file(path, error=error) as file:
+            yield Full(file)  # type: ignore[arg-type]
+
+    monkeypatch.setattr("distill_ray.generate.audio.atomic_file", full_disk)
+    path = tmp_path / f"a.{suffix}"
+    with pytest.raises(AudioError, match=r"cannot be written \(No space left on device\); choose another"):
+        write_audio(path, blocks(90_000, 90_000), sample_rate=44_100, channels=2)
+    assert list(tmp_path.iterdir()) == []
+    assert capfd.readouterr().err == ""

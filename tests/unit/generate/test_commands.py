@@ -39,7 +39,7 @@ def test_generate_prints_its_files_or_one_document(
     assert code == 0
     assert stdout.split() == [str(out / "sample_s4_000.wav"), str(out / "sample_s4_001.wav")]
     before = (out / "sample_s4_001.wav").read_bytes()
-    code, stdout, _ = invoke(*line, "--json")
+    code, stdout, _ = invoke(*line, "--overwrite", "--json")
     document = json.loads(stdout)
     assert (code, document["samples"], document["top_k"]) == (0, 2_000, 5)
     assert (out / "sample_s4_001.wav").read_bytes() == before
@@ -71,10 +71,32 @@ def test_encode_and_decode_round_trip(
     assert (code, document["samples"], document["levels"]) == (0, 5_600, 2)
     assert soundfile.info(audio).frames == 5_600
     other = make_loaded(prior=False, seed=1).path
-    code, stdout, stderr = invoke("decode", other, codes, "-o", audio)
+    another = tmp_path / "c.flac"
+    code, stdout, stderr = invoke("decode", other, codes, "-o", another)
     assert (code, stdout) == (2, "")
     assert "made by another model" in stderr
-    assert invoke("decode", other, codes, "-o", audio, "--force")[0] == 0
+    assert invoke("decode", other, codes, "-o", another, "--force")[0] == 0
+
+
+def test_what_is_there_is_replaced_only_where_that_is_asked_for(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio, invoke: Callable[..., Any]
+) -> None:
+    model, audio = make_loaded().path, make_audio(0.3)
+    assert invoke("encode", model, audio, "-o", tmp_path / "a.codes")[0] == 0
+    for command in (
+        ("encode", model, audio, "-o", tmp_path / "b.wav"),
+        ("decode", model, tmp_path / "a.codes", "-o", tmp_path / "b.wav"),
+        ("generate", model, "-d", 0.2, "-n", 2, "-o", tmp_path),
+    ):
+        there = tmp_path / ("sample_s0_001.wav" if command[0] == "generate" else "b.wav")
+        there.write_bytes(b"precious")
+        code, stdout, stderr = invoke(*command)
+        assert (code, stdout) == (2, "")
+        assert f"error: {there} exists; give --overwrite to replace it" in stderr
+        assert there.read_bytes() == b"precious"
+        assert not (tmp_path / "sample_s0_000.wav").exists()
+        assert invoke(*command, "--overwrite")[0] == 0
+        assert there.read_bytes() != b"precious"
 
 
 def test_bundle_and_info(tmp_path: Path, make_loaded: MakeLoaded, invoke: Callable[..., Any]) -> None:
