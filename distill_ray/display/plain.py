@@ -164,7 +164,8 @@ def stage_line(event: StageProgress) -> str:
 
 
 def _budget(event: RunStarted) -> str:
-    parts = [figures.count(event.epochs, "epoch")] if event.epochs else []
-    if event.max_minutes:
-        parts.append(f"at most {event.max_minutes:g} min")
-    return f"{' or '.join(parts)} of {figures.count(event.steps_per_epoch, 'step')}"
+    steps = figures.count(event.steps_per_epoch, "step")
+    most = f"at most {event.max_minutes:g} min" if event.max_minutes else ""
+    if not event.epochs:
+        return f"{most}, epochs of {steps}"
+    return " or ".join(filter(None, (f"{figures.count(event.epochs, 'epoch')} of {steps}", most)))

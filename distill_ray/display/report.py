@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
@@ -52,7 +53,8 @@ def _outcome(history: RunHistory) -> Iterator[tuple[str, object]]:
         yield "ended", f"{done.exit_reason} after {figures.count(done.epochs_completed, 'epoch')}"
         if done.collapse:
             yield "collapse", done.collapse
-        yield "final training loss", figures.number(done.final_train_loss)
+        if not math.isnan(done.final_train_loss):  # a run cancelled within its first epoch has none
+            yield "final training loss", figures.number(done.final_train_loss)
         yield "final held-out loss", figures.number(done.final_val_loss)
         yield "best held-out loss", f"{figures.number(done.best_val_loss)} (epoch {done.best_epoch}, kept)"
         yield "throughput", f"{figures.number(done.audio_seconds_per_second)} seconds of audio per second"

@@ -86,11 +86,16 @@ class Checkpoints:
                 raise  # not torch's writing of a file
             first = self._failure is None
             failed = f"checkpoint could not be written to {self.folder} ({self._why(error)})"
-            self._failure = CheckpointError(
-                f"the last {failed}; make room and go on with --resume from the one before it"
+            there = self.newest() is not None
+            ahead = (
+                "go on with --resume from the one before it"
+                if there
+                else "begin anew: there is none before it"
             )
+            self._failure = CheckpointError(f"the last {failed}; make room and {ahead}")
             self._failure.__cause__ = error
-            message = f"a {failed}; the training goes on, and the one before it is kept"
+            kept = ", and the one before it is kept" if there else ""
+            message = f"a {failed}; the training goes on{kept}"
             if first:
                 self._notices.append(Notice(level="warning", message=message))
             return False

@@ -14,6 +14,9 @@ from dataclasses import dataclass
 
 from distill_ray.errors import ClusterError, ConfigError, Problem
 
+_MOST_RANKS_OF_A_CORE = 4
+"""Each is a process with a torch of its own."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class WorkerPlan:
@@ -104,7 +107,13 @@ def resolve_plan(
         address=None,
         reason="asked for" if plan.num_workers else f"every GPU of this machine ({gpus})",
     )
-    # More CPU ranks than cores is allowed here: they only take turns, and small machines test DDP so.
+    # More CPU ranks than cores are allowed here: they only take turns, and small machines test DDP so.
+    cores = len(os.sched_getaffinity(0))
+    if not private.use_gpu and ranks > _MOST_RANKS_OF_A_CORE * cores:
+        raise ClusterError(
+            f"{_workers(ranks)} would take turns on this machine's {cores} cores: lower --num-workers to at "
+            f"most {_MOST_RANKS_OF_A_CORE * cores}"
+        )
     return check_resources(private, {"CPU": float(ranks), "GPU": float(gpus)})
 
 

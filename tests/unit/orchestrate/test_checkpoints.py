@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import errno
 import subprocess
 import sys
 from collections.abc import Callable
@@ -78,6 +79,18 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path: Path, kind: 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"CheckpointError the last checkpoint could not be written to {tmp_path}")
     assert "make room and go on with --resume" in done.stdout
+
+
+def test_where_not_even_the_first_one_fits_nothing_is_promised(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path)
+    assert not checkpoints.keep(fail)
+    (notice,) = checkpoints.notices()
+    assert notice.message.endswith("; the training goes on")
+    with pytest.raises(CheckpointError, match="make room and begin anew: there is none before it"):
+        checkpoints.finish()
 
 
 def test_what_is_no_trouble_of_the_disk_is_not_swallowed(tmp_path: Path) -> None:

@@ -35,7 +35,7 @@ def _resolve(
         (1, None, 0, 1),
         (1, None, 8, 1),
         (1, 0.5, 1, 1),
-        (64, None, 0, 64),  # more CPU ranks than cores
+        (4, None, 0, 4),  # more CPU ranks than cores
         (4, 0, 1, 4),
     ],
 )
@@ -189,3 +189,11 @@ def test_a_range_of_workers_that_means_nothing(least: int, most: int, address: s
     with pytest.raises(ConfigError) as caught:
         resolve_plan(WorkerPlan(num_workers=most, min_workers=least, address=address), environ={})
     assert part in str(caught.value)
+
+
+def test_more_workers_than_a_machine_can_take_turns_on_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: {0, 1})
+    assert resolve_plan(WorkerPlan(num_workers=8), local_gpus=0, environ={}).num_workers == 8
+    message = "9 workers would take turns on this machine's 2 cores: lower --num-workers to at most 8"
+    with pytest.raises(ClusterError, match=message):
+        resolve_plan(WorkerPlan(num_workers=9), local_gpus=0, environ={})
