@@ -121,11 +121,6 @@ def run_everything(
         else:
             _refuse_foreign(results.path, results.shown)
             record = _new_record(results, name or default_name, tune is not False, sources)
-        changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
-        record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
-        if not record.tune:
-            _refuse_search_settings(overrides)
-        _check(record, plan)
         work = Work(
             results=results,
             record=record,
@@ -136,9 +131,16 @@ def run_everything(
         )
         codec = Tune(work) if record.tune else Codec(work)
         prior = Prior(work)
+        later_begun = codec.is_begun or codec.name in record.done
+        if not later_begun and (name or _absolute(sources) not in ((), record.sources)):
+            record.name = name or default_name  # nothing has the old one yet
+        changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
+        record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
+        if not record.tune:
+            _refuse_search_settings(overrides)
+        _check(record, plan)
         for stage in (codec, prior):
             stage.check(changed[stage.name])
-        later_begun = codec.is_begun or codec.name in record.done
         return _carry_out(work, (Prepare(work, later_begun=later_begun), codec, prior, Samples(work)))
 
 

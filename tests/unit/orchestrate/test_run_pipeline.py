@@ -20,7 +20,7 @@ from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus.lock import folder_lock
 from distill_ray.display import trial_listener
-from distill_ray.errors import CancelledError, ConfigError, TrainingError, UsageError
+from distill_ray.errors import CancelledError, ConfigError, CorpusError, TrainingError, UsageError
 from distill_ray.orchestrate import pipeline, sweep_pipeline
 from distill_ray.orchestrate.plan import WorkerPlan
 from distill_ray.orchestrate.run_pipeline import PipelineReport, run_everything
@@ -309,6 +309,16 @@ def test_other_recordings_are_taken_before_the_search_has_begun(run: Runner, tra
     report = run()
     assert run.planned()["prepare"] == "runs: the recordings have changed"
     assert report.to_json()["corpus"]["files"] == 4
+
+
+def test_a_call_that_came_to_nothing_leaves_no_name(
+    run: Runner, trainings: Trainings, tmp_path: Path
+) -> None:
+    (tmp_path / "empty").mkdir()
+    with pytest.raises(CorpusError):
+        run(sources=[str(tmp_path / "empty")], name=None, default_name="empty")
+    run(name=None)
+    assert [path.name for path in run.out.glob("*.distill")] == ["in.distill"]
 
 
 def test_a_damaged_corpus_is_made_again_for_the_same_recordings(run: Runner, trainings: Trainings) -> None:
