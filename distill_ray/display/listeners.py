@@ -33,7 +33,8 @@ class Listeners:
             try:
                 item.__exit__(kind, error, trace)
             except Exception as failure:
-                report_failure(type(item).__name__, failure)
+                if item in self._listeners:  # else it has been said
+                    report_failure(type(item).__name__, failure)
 
     def __call__(self, event: Event) -> None:
         """Tell every listener that still works."""
