@@ -20,6 +20,7 @@ from typing import Any, BinaryIO, TextIO
 
 import typer
 
+from distill_ray.display.failure import forget
 from distill_ray.errors import CancelledError, ConfigError, DistillError, UsageError
 from distill_ray.orchestrate import job_lines
 
@@ -80,19 +81,12 @@ def bytes_on_stdout() -> Iterator[BinaryIO]:
         stream.buffer.flush()
     except BaseException as error:
         # Ctrl-C mostly falls into a write that waits for the player; closing would wait for it again.
-        _forget(stream)
+        forget(stream)
         if isinstance(error, BrokenPipeError):
             raise typer.Exit(READER_GONE) from None
         if isinstance(error, OSError):
             raise _unwritable(error) from error
         raise
-
-
-def _forget(stream: TextIO) -> None:
-    """Let what is still buffered go nowhere, so that no later flush fails or waits."""
-    null = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(null, stream.fileno())
-    os.close(null)
 
 
 def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
@@ -204,7 +198,7 @@ def _print(text: str) -> None:
     try:
         print(text, file=stream, flush=True)
     except OSError as error:
-        _forget(stream)
+        forget(stream)
         if isinstance(error, BrokenPipeError):
             raise
         raise _unwritable(error) from error

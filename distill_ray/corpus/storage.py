@@ -54,21 +54,18 @@ class Storage:
 
     def names(self, folder: str = "") -> dict[str, int]:
         """Size in bytes of each entry of `folder` (folders: 0); nothing where it does not exist."""
-        try:
+        with self._explained("read"):
             return {info.base_name: info.size or 0 for info in self._list(folder, recursive=False)}
-        except UnicodeDecodeError as error:
-            raise self.error(
-                f"{self.uri} holds a name that is not UTF-8, so it is not {self.holds}; choose another folder"
-            ) from error
 
     def files(self, folder: str = "") -> dict[str, Entry]:
         """Every file below `folder` by its name relative to it; nothing where it does not exist."""
         start = len(self._path(folder)) + 1
-        return {
-            info.path[start:]: _entry(info)
-            for info in self._list(folder, recursive=True)
-            if info.type == pafs.FileType.File
-        }
+        with self._explained("read"):
+            return {
+                info.path[start:]: _entry(info)
+                for info in self._list(folder, recursive=True)
+                if info.type == pafs.FileType.File
+            }
 
     def entry(self, name: str) -> Entry | None:
         """The file `name`, or None where there is none."""
@@ -206,8 +203,7 @@ class Storage:
 
     def _list(self, folder: str, *, recursive: bool) -> Any:
         selector = pafs.FileSelector(self._path(folder), allow_not_found=True, recursive=recursive)
-        with self._explained("read"):
-            return self.filesystem.get_file_info(selector)
+        return self.filesystem.get_file_info(selector)
 
     def _path(self, name: str) -> str:
         return f"{self.root}/{name}" if name else self.root
@@ -218,6 +214,10 @@ class Storage:
             yield
         except (OSError, pa.ArrowException) as error:
             raise self.error(f"cannot {verb} {self.holds} at {self.uri}: {reason(error)}") from error
+        except UnicodeDecodeError as error:  # pyarrow decodes a name when it is asked for
+            raise self.error(
+                f"{self.uri} holds a name that is not UTF-8, so it is not {self.holds}; choose another folder"
+            ) from error
 
 
 def open_storage(

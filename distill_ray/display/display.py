@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -12,7 +11,7 @@ from typing import Protocol
 from rich.console import Console, RenderableType
 
 from distill_ray.display import tables
-from distill_ray.display.failure import report_failure
+from distill_ray.display.failure import forget, report_failure
 from distill_ray.display.history import History
 from distill_ray.display.live import LiveRenderer
 from distill_ray.display.plain import PlainRenderer
@@ -95,9 +94,7 @@ class _Console(Console):
         the process.
         """
         self.quiet = True
-        null = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(null, sys.stderr.fileno())  # what is still buffered must not fail either
-        os.close(null)
+        forget(sys.stderr)
 
 
 def stderr_console() -> Console:

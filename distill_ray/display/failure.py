@@ -1,10 +1,14 @@
-"""A listener that fails must not end a run, nor do so unseen: how it is said. Standard library only."""
+"""A listener that fails must not end a run, nor do so unseen; nor must a reader that goes away. Standard
+library only.
+"""
 
 from __future__ import annotations
 
+import os
 import sys
 import traceback
 from contextlib import suppress
+from typing import TextIO
 
 
 def report_failure(what: str, error: Exception) -> None:
@@ -14,3 +18,10 @@ def report_failure(what: str, error: Exception) -> None:
     with suppress(OSError):
         why = f"{type(error).__name__}: {error}{where}"
         print(f"warning: the {what} failed and is off ({why}); the run goes on.", file=sys.stderr, flush=True)
+
+
+def forget(stream: TextIO) -> None:
+    """Let what is still buffered, and all that comes, go nowhere, so that no later flush fails or waits."""
+    null = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(null, stream.fileno())
+    os.close(null)

@@ -79,15 +79,15 @@ def write_audio(path: Path, blocks_CT: Iterable[Tensor], *, sample_rate: int, ch
                     for start in range(0, len(values_TC), _WRITE_SAMPLES):
                         sound.write(values_TC[start : start + _WRITE_SAMPLES])
                     samples += block_CT.shape[1]
-        except (soundfile.LibsndfileError, AssertionError) as problem:
-            if output.failure is not None:
-                raise output.failure from None
-            if isinstance(problem, AssertionError):
+        except AssertionError:  # soundfile's, of samples that were not written
+            if output.failure is None:
                 raise
-            raise AudioError(
-                f"{path} cannot be written as {audio_format}: {problem.error_string.strip().rstrip('.')}; "
-                "use another format, such as wav"
-            ) from problem
+        except soundfile.LibsndfileError as problem:
+            if output.failure is None:
+                raise AudioError(
+                    f"{path} cannot be written as {audio_format}: "
+                    f"{problem.error_string.strip().rstrip('.')}; use another format, such as wav"
+                ) from problem
         if output.failure is not None:
             raise output.failure
         if audio_format == "ogg":

@@ -130,7 +130,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--levels", type=int, default=9)
     parser.add_argument("--size", type=int, default=1024)
     parser.add_argument("--batch", type=int, default=None)
-    parser.add_argument("--rival-lr", type=float, default=None, help="peak rate of the rivals")
+    parser.add_argument("--rival-lr", type=float, default=1e-3, help="peak rate of the rivals")
     parser.add_argument("--val-seconds", type=float, default=30.0)
     parser.add_argument("--train-seconds", type=float, default=None, help="train on so much only")
     parser.add_argument("--excerpts", type=int, default=24)
@@ -157,11 +157,13 @@ def _config(
         "training.val_seconds": options.val_seconds,
     }
     if not ours:
-        overrides |= {"training.batch_size": 48, "training.weight_decay": 0.01, "training.lr": 1e-3}
+        overrides |= {
+            "training.batch_size": 48,
+            "training.weight_decay": 0.01,
+            "training.lr": options.rival_lr,
+        }
     if options.batch is not None:
         overrides["training.batch_size"] = options.batch
-    if not ours and options.rival_lr is not None:
-        overrides["training.lr"] = options.rival_lr
     overrides |= given
     facts = corpus_facts(corpus)
     gpu, ranks = worker.device.type == "cuda", worker.world_size

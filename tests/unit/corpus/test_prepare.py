@@ -20,7 +20,7 @@ from distill_ray.corpus.corpus import Corpus, open_corpus
 from distill_ray.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from distill_ray.corpus.prepare import build_corpus, hash_sources, prepare_corpus
 from distill_ray.corpus.scan import find_audio
-from distill_ray.corpus.storage import Storage
+from distill_ray.corpus.storage import Storage, open_storage
 from distill_ray.errors import ConfigError, CorpusError
 
 
@@ -229,6 +229,8 @@ def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(
     Path(os.fsdecode(os.fsencode(out) + b"/k\xff.wav")).write_bytes(b"precious")
     with pytest.raises(CorpusError, match="holds a name that is not UTF-8, so it is not the corpus"):
         prepare_corpus([audio_folder], out, config=config)
+    with pytest.raises(CorpusError, match="holds a name that is not UTF-8, so it is not the corpus"):
+        open_storage(str(out)).files()
 
 
 def test_a_folder_with_other_things_is_refused(

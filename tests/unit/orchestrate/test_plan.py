@@ -35,11 +35,14 @@ def _resolve(
         (1, None, 0, 1),
         (1, None, 8, 1),
         (1, 0.5, 1, 1),
-        (4, None, 0, 4),  # more CPU ranks than cores
+        (64, None, 0, 64),  # more CPU ranks than cores
         (4, 0, 1, 4),
     ],
 )
-def test_number_of_workers(workers: int | None, share: float | None, gpus: int, expected: int) -> None:
+def test_number_of_workers(
+    monkeypatch: pytest.MonkeyPatch, workers: int | None, share: float | None, gpus: int, expected: int
+) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda _: set(range(16)))
     plan = _resolve(workers, share, gpus=gpus)
     assert plan.num_workers == expected
     assert plan.in_process == (expected == 0)
