@@ -39,10 +39,11 @@ _SIZES: dict[str, dict[str, Any]] = {
     "small": {"width": 256, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
     "base": {"width": 768, "encoder_blocks": 2, "decoder_blocks": 3, "latent_dim": 128},
 }
-# Learning rate and Muon's over it: what AdamW trains of wide models must move slowly for long runs to stay
-# sound (ARCHITECTURE.md, "Codec").
-_RATES: dict[str, tuple[float, float]] = {"tiny": (2e-3, 2.0), "small": (1e-3, 2.0), "base": (2.5e-4, 8.0)}
-_ADAMW_ALONE = 1e-3
+_LR = {"tiny": 2e-3, "small": 1e-3, "base": 1e-3}
+# Muon's rate and the decoder's head's, over the learning rate: a wide decoder's head must move slowly beside
+# Muon for long runs to stay sound (ARCHITECTURE.md, "Codec"). AdamW alone does not need it.
+_MUON_RATE = {"tiny": 2.0, "small": 2.0, "base": 4.0}
+_HEAD_RATE = {"tiny": 1.0, "small": 1.0, "base": 0.25}
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -50,8 +51,8 @@ _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 
 _AUTO_STEPS = {"vqvae": {True: 10_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
 
 # By held-out losses of 1 to 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): varied in
-# speed and timbre a corpus is worth some 10,000 passes, and is better varied from about 150 passes on.
-_PASSES_UNVARIED, _MOST_PASSES = 150, 10_000
+# speed and timbre a corpus is worth some 6,000 passes, and is better varied from about 150 passes on.
+_PASSES_UNVARIED, _MOST_PASSES = 150, 6_000
 _LEAST_STEPS = 1_000  # however little audio there is, and however many workers share a step
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
@@ -131,16 +132,17 @@ def resolve_vqvae(
     given = dict(overrides)
     size_given = given.pop("model.size", size)
     chosen = size_given or _auto_size(facts.train_seconds, accelerator)
-    lr, muon_rate = _RATES.get(str(chosen), _RATES["small"])
+    of = str(chosen) if chosen in SIZES else "small"  # an unknown size is refused below
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
         "training.batch_size": _shareable(96 if accelerator else 8, workers, fewest_workers),
-        "training.lr": max(lr, _ADAMW_ALONE) if given.get("training.muon_rate") == 0 else lr,
-        "training.muon_rate": muon_rate,
+        "training.lr": _LR[of],
+        "training.muon_rate": _MUON_RATE[of],
+        "training.head_rate": 1.0 if given.get("training.muon_rate") == 0 else _HEAD_RATE[of],
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
         # Runs on CPUs are too short to learn a corpus by heart.
         "augment.mix": 0.5 if accelerator else 0.0,
-        **{f"model.{key}": value for key, value in _SIZES.get(str(chosen), _SIZES["small"]).items()},
+        **{f"model.{key}": value for key, value in _SIZES[of].items()},
     }
     known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}
     auto |= {key: value for key, value in known.items() if value is not None}

@@ -132,6 +132,9 @@ class TrainingConfig(Section):
         low=0.0,
         high=100.0,
     )
+    head_rate: float = setting(
+        1.0, "rate of the decoder's last matrix, from features to spectra, over lr", above=0.0, high=100.0
+    )
     beta1: float = setting(0.9, "AdamW beta 1", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
     weight_decay: float = setting(0.1, "weight decay of matrices", low=0.0, high=1.0)

@@ -25,6 +25,7 @@ _BEFORE: dict[str, object] = {
     **{f"{VQVAEConfig.table}.{key}": value for key, value in MODEL_BEFORE.items()},
     f"{AugmentConfig.table}.silence": 0.0,
     f"{TrainingConfig.table}.muon_rate": 0.0,
+    f"{TrainingConfig.table}.head_rate": 1.0,
     f"{AdversarialConfig.table}.judged_every": 1,
     f"{AdversarialConfig.table}.banded": True,
 }

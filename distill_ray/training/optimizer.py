@@ -17,9 +17,9 @@ _LEAST_WARMUP = 0.05  # of the budget: a run shorter than its warm-up still reac
 
 
 class Optimizer:
-    """AdamW on matrices with weight decay, on everything else without. Where `muon_rate` is above 0, Muon
-    trains `matrices` at that times `lr`, with weight decay; AdamW's gradients are scaled so that the norm of
-    all is at most `clip_norm`.
+    """AdamW on matrices with weight decay, on everything else without; on `head` at `head_rate` times `lr`.
+    Where `muon_rate` is above 0, Muon trains `matrices` at that times `lr`, with weight decay; AdamW's
+    gradients are scaled so that the norm of all is at most `clip_norm`.
 
     A step whose gradient norm is not finite moves nothing and is counted in `skipped`; the decision is made
     on the device, so that the host never waits for it.
@@ -36,6 +36,8 @@ class Optimizer:
         no_decay: Iterable[nn.Parameter] = (),
         matrices: Iterable[Tensor] = (),
         muon_rate: float = 0.0,
+        head: Iterable[nn.Parameter] = (),
+        head_rate: float = 1.0,
         bf16: bool = False,
     ) -> None:
         parameters = [parameter for parameter in module.parameters() if parameter.requires_grad]
@@ -53,14 +55,28 @@ class Optimizer:
             places = [place for place, p in enumerate(parameters) if id(p) in taken]
             self._places_of_muon = torch.tensor(places, device=parameters[0].device)
         spared = {id(parameter) for parameter in no_decay}
-        decayed = [p for p in rest if p.ndim >= 2 and id(p) not in spared]
-        others = [p for p in rest if p.ndim < 2 or id(p) in spared]
+        # At the same rate there is no group for the head, which checkpoints of before do not have either.
+        slow = {id(parameter) for parameter in head} if head_rate != 1.0 else set()
+        groups: list[dict[str, object]] = []
+        self._rates: list[float] = []
+        for rate, members in (
+            (1.0, [p for p in rest if id(p) not in slow]),
+            (head_rate, [p for p in rest if id(p) in slow]),
+        ):
+            if members:
+                decayed = [p for p in members if p.ndim >= 2 and id(p) not in spared]
+                others = [p for p in members if p.ndim < 2 or id(p) in spared]
+                groups += [
+                    {"params": decayed, "weight_decay": weight_decay},
+                    {"params": others, "weight_decay": 0.0},
+                ]
+                self._rates += [rate, rate]
         self.parameters = parameters
         self.lr = lr
         self.clip_norm = clip_norm
         self.skipped = torch.zeros((), device=parameters[0].device)
         self.adamw = torch.optim.AdamW(
-            [{"params": decayed, "weight_decay": weight_decay}, {"params": others, "weight_decay": 0.0}],
+            groups,
             lr=lr,
             betas=betas,
             fused=True,
@@ -77,8 +93,8 @@ class Optimizer:
         sound = torch.isfinite(norm)
         bad = (~sound).float()
         self.skipped += bad
-        for group in self.adamw.param_groups:
-            group["lr"] = self.lr * lr_scale
+        for group, rate in zip(self.adamw.param_groups, self._rates, strict=True):
+            group["lr"] = self.lr * rate * lr_scale
         # The fused kernel reads both, as torch.amp.GradScaler relies on: it divides gradients by the one,
         # which saves a pass over them, and found_inf 1 skips the step.
         self.adamw.grad_scale = (norm / self.clip_norm).clamp(min=1.0)  # type: ignore[attr-defined]

@@ -95,6 +95,8 @@ class ModelTask(ABC, Generic[CompletedT]):
         sums: int,
         matrices: Iterable[Tensor] = (),
         muon_rate: float = 0.0,
+        head: Iterable[nn.Parameter] = (),
+        head_rate: float = 1.0,
     ) -> None:
         training = config.training
         self.config = config
@@ -112,6 +114,8 @@ class ModelTask(ABC, Generic[CompletedT]):
             no_decay=no_decay,
             matrices=matrices,
             muon_rate=muon_rate,
+            head=head,
+            head_rate=head_rate,
             bf16=self.bf16,
         )
         self.best: dict[str, Tensor] | None = None

@@ -182,6 +182,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             sums=len(self.terms) + 2,  # terms, judged steps, steps
             matrices=model.hidden_matrices(),
             muon_rate=training.muon_rate,
+            head=model.decoder.head.parameters(),
+            head_rate=training.head_rate,
         )
         self.codes = CodeKeeper(model, config, worker, self.optimizer, self.average)
         self.depths = depths

@@ -9,13 +9,13 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import sys
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
+from bench_device import begin
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
@@ -53,10 +53,8 @@ def train(corpus: Corpus, worker: Worker, capture: str) -> dict[str, Any]:
 
 def main() -> None:
     audio, out = sys.argv[1], Path(sys.argv[2])
-    rank = int(os.environ["RANK"])
-    device = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
-    torch.cuda.set_device(device)
-    dist.init_process_group("nccl", device_id=device)
+    device = begin()
+    rank = dist.get_rank()
     folder = Path("/tmp/ranks-agree")
     if rank == 0:
         prepare_corpus([audio], folder, config=CorpusConfig())

@@ -67,6 +67,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path)
         "judged_every",
         "banded",
         "muon_rate",
+        "head_rate",
     )
     recorded = resumed_run(RunFolder(path=tmp_path), {}, table="training").settings
     assert recorded["model.decoder_head"] == "compressed"
@@ -74,6 +75,7 @@ def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path)
     assert recorded["augment.silence"] == 0.0
     assert recorded["adversarial.judged_every"] == 1
     assert recorded["training.muon_rate"] == 0.0
+    assert recorded["training.head_rate"] == 1.0
     assert recorded["adversarial.banded"] is True
 
 

@@ -9,7 +9,7 @@ from torch import nn
 from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
 
 
-def build(module: nn.Module, **changes: float) -> Optimizer:
+def build(module: nn.Module, **changes: object) -> Optimizer:
     settings = {"lr": 0.1, "weight_decay": 0.0, "clip_norm": 1.0, **changes}
     return Optimizer(module, betas=(0.8, 0.99), **settings)  # type: ignore[arg-type]
 
@@ -54,6 +54,23 @@ def test_only_matrices_decay() -> None:
     optimizer.step(1.0)
     assert torch.allclose(module.weight, torch.full((2, 3), 1.0 - 0.1 * 0.5))
     assert torch.allclose(module.bias, torch.ones(2))
+
+
+def test_the_head_has_a_rate_of_its_own() -> None:
+    module = nn.Sequential(nn.Linear(3, 3), nn.Linear(3, 2))
+    optimizer = build(module, head=module[1].parameters(), head_rate=0.25, clip_norm=1e9)
+    before = [parameter.clone() for parameter in module.parameters()]
+    module(torch.randn(4, 3, generator=torch.Generator().manual_seed(0))).square().sum().backward()
+    optimizer.step(0.5)
+    # Adam's first step has the length of the rate in every element.
+    for rate, parameter, old in zip((0.05, 0.05, 0.0125, 0.0125), module.parameters(), before, strict=True):
+        assert torch.allclose((parameter - old).abs(), torch.full_like(old, rate), rtol=1e-3)
+
+
+def test_a_head_at_the_same_rate_leaves_checkpoints_of_before_readable() -> None:
+    module = nn.Linear(3, 2)
+    before = build(module).state_dict()
+    build(module, head=[module.weight]).load_state_dict(before)
 
 
 def test_forgotten_rows_have_no_moments() -> None:
