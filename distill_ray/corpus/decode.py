@@ -29,7 +29,7 @@ PCM_SCALE = 32_768
 """int16 value of full scale: a float sample is its int16 value over this."""
 
 SILENCE_DBFS = -80.0
-"""A file whose every sample is below this level is silent."""
+"""What a recording has to reach somewhere to be of use for training."""
 
 LEAST_RATE, GREATEST_RATE = 1_000, 768_000
 # Samples over all channels that are decoded at once. Four times as many took torchaudio's convolution out of
@@ -64,7 +64,7 @@ class AudioDecoder:
         """The file as PCM blocks [C, T].
 
         Raises `AudioError` with a reason that does not repeat the path as soon as the file turns out to be
-        undecodable, empty, silent, not finite or shorter than its header says: discard what came before.
+        undecodable, empty, not finite or shorter than its header says: discard what came before.
         """
         if not self._path.exists():
             raise AudioError("it does not exist")
@@ -99,6 +99,9 @@ class AudioDecoder:
             yield from self._pcm(resampler.finish())
         if self.samples == 0:
             raise AudioError("it is empty: it holds no samples")
+
+    def check_loud(self) -> None:
+        """Raise `AudioError` where all that was decoded is silent."""
         if self._peak < 10 ** (SILENCE_DBFS / 20):
             raise AudioError(f"it is silent: no sample reaches {SILENCE_DBFS:.0f} dBFS")
 

@@ -94,6 +94,7 @@ class _Packer(contextlib.ExitStack):
                     own = stack.enter_context(ShardWriter(self._storage, name, channels=channels))
                 if own is not None:
                     _move(buffer, own)
+            decoder.check_loud()
         start = 0
         if own is not None:
             self._own.append(own.info)

@@ -34,7 +34,7 @@ def encode_file(
 ) -> CodesReport:
     """Encode an audio file of any rate and channel count to `out`, with the first `levels` levels.
 
-    Raises AudioError where it cannot be decoded (or is empty or silent), ConfigError for levels that the
+    Raises AudioError where it cannot be decoded (or is empty), ConfigError for levels that the
     model does not have, UsageError where `out` is an input, or exists and is not to be overwritten, and
     BundleError where it cannot be written.
     """

@@ -214,6 +214,7 @@ def test_a_cancelled_run_resumes_to_the_same_losses(
         assert resumed[key] == trained[key]
 
 
+@pytest.mark.usefixtures("corpus")
 def test_a_collapsing_run_ends_with_code_4_and_its_model(
     folder: Path, run: Command, small_settings: str
 ) -> None:

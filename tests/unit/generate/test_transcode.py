@@ -51,6 +51,12 @@ def test_other_rates_and_channel_counts_are_converted(
     assert (report.samples, report.channels, report.sample_rate) == (4_000, 1, 8_000)
 
 
+def test_silence_has_codes_too(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    soundfile.write(tmp_path / "silent.wav", np.zeros(4_000), 8_000)
+    report = encode_file(make_loaded(prior=False), tmp_path / "silent.wav", tmp_path / "a.codes")
+    assert (report.samples, report.frames) == (4_000, 63)
+
+
 def test_fewer_levels_make_a_coarser_file(
     tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio
 ) -> None:
