@@ -39,11 +39,14 @@ _SIZES: dict[str, dict[str, Any]] = {
     "small": {"width": 256, "encoder_blocks": 4, "decoder_blocks": 5, "latent_dim": 128},
     "base": {"width": 768, "encoder_blocks": 2, "decoder_blocks": 3, "latent_dim": 128},
 }
-_LR = {"tiny": 2e-3, "small": 1e-3, "base": 1e-3}
-# Muon's rate and the decoder's head's, over the learning rate: a wide decoder's head must move slowly beside
-# Muon for long runs to stay sound (ARCHITECTURE.md, "Codec"). AdamW alone does not need it.
-_MUON_RATE = {"tiny": 2.0, "small": 2.0, "base": 4.0}
-_HEAD_RATE = {"tiny": 1.0, "small": 1.0, "base": 0.25}
+# A wide decoder's head must move slowly beside Muon for long runs to stay sound (ARCHITECTURE.md, "Codec").
+_RATES: dict[str, dict[str, float]] = {
+    "tiny": {"training.lr": 2e-3, "training.muon_rate": 2.0, "training.head_rate": 1.0},
+    "small": {"training.lr": 1e-3, "training.muon_rate": 2.0, "training.head_rate": 1.0},
+    "base": {"training.lr": 1e-3, "training.muon_rate": 4.0, "training.head_rate": 0.25},
+}
+RATES = tuple(_RATES["small"])
+"""The settings of the optimizer that go by size."""
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -132,18 +135,18 @@ def resolve_vqvae(
     given = dict(overrides)
     size_given = given.pop("model.size", size)
     chosen = size_given or _auto_size(facts.train_seconds, accelerator)
-    of = str(chosen) if chosen in SIZES else "small"  # an unknown size is refused below
+    known_size = str(chosen) if chosen in SIZES else "small"  # another is refused below
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
         "training.batch_size": _shareable(96 if accelerator else 8, workers, fewest_workers),
-        "training.lr": _LR[of],
-        "training.muon_rate": _MUON_RATE[of],
-        "training.head_rate": 1.0 if given.get("training.muon_rate") == 0 else _HEAD_RATE[of],
+        **_RATES[known_size],
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
         # Runs on CPUs are too short to learn a corpus by heart.
         "augment.mix": 0.5 if accelerator else 0.0,
-        **{f"model.{key}": value for key, value in _SIZES[of].items()},
+        **{f"model.{key}": value for key, value in _SIZES[known_size].items()},
     }
+    if given.get("training.muon_rate") == 0:
+        auto["training.head_rate"] = 1.0  # AdamW alone does not need a slow head
     known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}
     auto |= {key: value for key, value in known.items() if value is not None}
     problems = [] if chosen in SIZES else [Problem("model.size", _no_size(chosen), "--size")]

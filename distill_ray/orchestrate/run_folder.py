@@ -16,7 +16,7 @@ from typing import TypeVar
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
-from distill_ray.config.resolve import Resolved, dotted
+from distill_ray.config.resolve import RATES, Resolved, dotted
 from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.corpus.filesystem import joined
 from distill_ray.errors import UsageError
@@ -180,12 +180,18 @@ def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -
     )
 
 
-def begun_codec(folder: RunFolder) -> dict[str, object]:
-    """The codec that a run of one has begun with, by dotted key; empty where there is no run."""
+def begun_by_size(folder: RunFolder) -> dict[str, object]:
+    """What goes by size of a codec's run that has begun, the codec and its rates, by dotted key; empty where
+    there is no run.
+    """
     if not folder.is_begun:
         return {}
     settings = as_begun(read_settings(folder.path / RUN_SETTINGS)).settings
-    return {key: value for key, value in settings.items() if key.startswith(f"{VQVAEConfig.table}.")}
+    return {
+        key: value
+        for key, value in settings.items()
+        if key.startswith(f"{VQVAEConfig.table}.") or key in RATES
+    }
 
 
 def _may_change(key: str) -> bool:

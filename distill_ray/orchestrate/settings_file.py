@@ -12,6 +12,7 @@ from pathlib import Path
 from distill_ray.bundle.atomic import atomic_file
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.resolve import RATES
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, TrainingConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
@@ -84,8 +85,13 @@ def read_settings(path: Path) -> Beginning:
 
 
 def as_begun(begun: Beginning) -> Beginning:
-    """A codec's run or search with what it did about settings that did not exist when it was recorded."""
-    return replace(begun, settings=_BEFORE | dict(begun.settings))
+    """A codec's run or search with what it did about settings that did not exist when it was recorded.
+
+    A search over sizes records none that go by size; they are each trial's own.
+    """
+    own = RATES if begun.settings.get("sweep.sizes") else ()
+    before = {key: value for key, value in _BEFORE.items() if key not in own}
+    return replace(begun, settings=before | dict(begun.settings))
 
 
 def write_settings(

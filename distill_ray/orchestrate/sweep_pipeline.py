@@ -29,7 +29,7 @@ from distill_ray.orchestrate.inputs import (
 from distill_ray.orchestrate.interrupt import Interrupts
 from distill_ray.orchestrate.ledger import Ledger
 from distill_ray.orchestrate.results import Place, enter_free_folder, result_folder, uri_of
-from distill_ray.orchestrate.run_folder import RunFolder, Start, begun_codec
+from distill_ray.orchestrate.run_folder import RunFolder, Start, begun_by_size
 from distill_ray.orchestrate.sweep_folder import SweepStart, new_sweep, resumed_sweep
 from distill_ray.orchestrate.sweep_machine import Machine, find_machine
 from distill_ray.orchestrate.sweep_report import SweepReport, provenance
@@ -263,7 +263,7 @@ class _Search:
             )
 
     def _resolved(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
-        return self.planner.resolve(spec, begun_codec(RunFolder(path=self.start.folder.trial(spec.id))))
+        return self.planner.resolve(spec, begun_by_size(RunFolder(path=self.start.folder.trial(spec.id))))
 
     def _task(self, spec: TrialSpec) -> TrialTask:
         """What the trial does; its run folder is begun."""

@@ -131,7 +131,7 @@ class TrialPlanner:
     def resolve(self, spec: TrialSpec, begun: Mapping[str, object] | None = None) -> Resolved[VQTrainConfig]:
         """The configuration of a trial; what the search chose counts as override.
 
-        begun: the codec that the trial has begun with, by dotted key, which stays its codec whatever a size
+        begun: what goes by size of a trial that has begun, by dotted key, which it keeps whatever a size
         means by now.
         """
         resolved = self._resolve(spec, begun)

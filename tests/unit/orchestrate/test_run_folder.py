@@ -4,12 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import RATES, CorpusFacts, resolve_vqvae
 from distill_ray.errors import ConfigError, UsageError
 from distill_ray.orchestrate.run_folder import (
     RunFolder,
     Start,
-    begun_codec,
+    begun_by_size,
     free_folders,
     new_prior_run,
     new_run,
@@ -79,15 +79,17 @@ def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path)
     assert recorded["adversarial.banded"] is True
 
 
-def test_the_codec_that_a_run_has_begun_with(tmp_path: Path) -> None:
-    assert begun_codec(RunFolder(path=tmp_path)) == {}
+def test_what_goes_by_size_of_a_run_that_has_begun(tmp_path: Path) -> None:
+    assert begun_by_size(RunFolder(path=tmp_path)) == {}
     begun(tmp_path)
-    codec = begun_codec(RunFolder(path=tmp_path))
+    codec = begun_by_size(RunFolder(path=tmp_path))
     assert codec["model.codebook_size"] == 32
     assert codec["model.width"] == 128
-    assert all(key.startswith("model.") for key in codec)
-    forget(tmp_path, "decoder_head")
-    assert begun_codec(RunFolder(path=tmp_path)) == codec | {"model.decoder_head": "compressed"}
+    assert codec["training.muon_rate"] == 2.0
+    assert {key for key in codec if not key.startswith("model.")} == set(RATES)
+    forget(tmp_path, "decoder_head", "head_rate")
+    before = {"model.decoder_head": "compressed", "training.head_rate": 1.0}
+    assert begun_by_size(RunFolder(path=tmp_path)) == codec | before
 
 
 def test_the_settings_file_of_the_first_part_is_welcome_again(tmp_path: Path) -> None:

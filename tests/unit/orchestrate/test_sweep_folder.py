@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pytest
 
+from distill_ray.config.resolve import RATES
 from distill_ray.errors import CheckpointError, ConfigError, UsageError
 from distill_ray.orchestrate.run_folder import RunFolder, free_folders, new_run
 from distill_ray.orchestrate.sweep_folder import SweepFolder, common_settings, new_sweep, resumed_sweep
@@ -39,6 +40,15 @@ def test_a_search_goes_on_with_what_it_was_told_and_what_it_chose(begun: Path) -
         start.check({"corpus": "other"})
     start.record(start.settings, IDENTITY, corpus={})
     assert resumed_sweep(begun, {}).settings["sweep.max_concurrent"] == 1
+
+
+def test_a_search_over_sizes_leaves_to_each_trial_what_goes_by_size(tmp_path: Path) -> None:
+    """It records no rates, which is not to say that it was begun before there were any."""
+    of_sizes = {**SHARED, "sweep.sizes": ("small", "base")}
+    new_sweep(tmp_path / "s", GIVEN).record(of_sizes, IDENTITY, corpus={})
+    settings = resumed_sweep(tmp_path / "s", {}).settings
+    assert settings.keys().isdisjoint(RATES)
+    assert settings["augment.silence"] == 0.0
 
 
 @pytest.mark.parametrize(

@@ -117,14 +117,15 @@ def test_what_is_shared_is_recorded_and_what_is_searched_is_not() -> None:
     assert one["model.width"] == 128
 
 
-def test_a_trial_that_is_begun_keeps_its_codec() -> None:
+def test_a_trial_that_is_begun_keeps_its_codec_and_its_rates() -> None:
     """Whatever its size means by now."""
     made = planner(sweep__sizes=("tiny", "small"))
     spec = make_spec("search", 64, (2, 4), {"model.size": "tiny"})
     assert made.resolve(spec).config.model.width == 128
-    begun = {"model.width": 64, "model.encoder_blocks": 2, "model.decoder_blocks": 2}
-    model = made.resolve(spec, begun).config.model
-    assert (model.width, model.encoder_blocks, model.codebook_size) == (64, 2, 64)
+    begun = {"model.width": 64, "model.encoder_blocks": 2, "model.decoder_blocks": 2, "training.lr": 5e-4}
+    config = made.resolve(spec, begun).config
+    assert (config.model.width, config.model.encoder_blocks, config.model.codebook_size) == (64, 2, 64)
+    assert config.training.lr == 5e-4
 
 
 @pytest.mark.parametrize(
