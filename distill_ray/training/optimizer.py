@@ -55,28 +55,23 @@ class Optimizer:
             places = [place for place, p in enumerate(parameters) if id(p) in taken]
             self._places_of_muon = torch.tensor(places, device=parameters[0].device)
         spared = {id(parameter) for parameter in no_decay}
-        # At the same rate there is no group for the head, which checkpoints of before do not have either.
-        slow = {id(parameter) for parameter in head} if head_rate != 1.0 else set()
-        groups: list[dict[str, object]] = []
-        self._rates: list[float] = []
-        for rate, members in (
-            (1.0, [p for p in rest if id(p) not in slow]),
-            (head_rate, [p for p in rest if id(p) in slow]),
-        ):
-            if members:
-                decayed = [p for p in members if p.ndim >= 2 and id(p) not in spared]
-                others = [p for p in members if p.ndim < 2 or id(p) in spared]
-                groups += [
-                    {"params": decayed, "weight_decay": weight_decay},
-                    {"params": others, "weight_decay": 0.0},
-                ]
-                self._rates += [rate, rate]
+        heads = {id(parameter) for parameter in head}
+        # By rate and whether they decay; the first two are there in any case, as in checkpoints of before.
+        groups: dict[tuple[float, bool], list[nn.Parameter]] = {(1.0, True): [], (1.0, False): []}
+        for parameter in rest:
+            rate = head_rate if id(parameter) in heads else 1.0
+            decays = parameter.ndim >= 2 and id(parameter) not in spared
+            groups.setdefault((rate, decays), []).append(parameter)
+        self._rates = [rate for rate, _ in groups]
         self.parameters = parameters
         self.lr = lr
         self.clip_norm = clip_norm
         self.skipped = torch.zeros((), device=parameters[0].device)
         self.adamw = torch.optim.AdamW(
-            groups,
+            [
+                {"params": members, "weight_decay": weight_decay if decays else 0.0}
+                for (_, decays), members in groups.items()
+            ],
             lr=lr,
             betas=betas,
             fused=True,
