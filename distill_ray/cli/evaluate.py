@@ -40,6 +40,7 @@ def command(
         corpus = ensure_corpus(
             data,
             CorpusConfig(sample_rate=codec.sample_rate, channels=codec.channels),
+            asked_by="the model is",
             on_progress=lambda done, total, note: display(
                 StageProgress(stage="prepare", done=done, total=total, note=note)
             ),

@@ -15,7 +15,7 @@ import typer
 
 from distill_ray.cli import options
 from distill_ray.cli.output import finish, say
-from distill_ray.errors import CancelledError, JobError
+from distill_ray.errors import CancelledError, JobError, UsageError
 
 if TYPE_CHECKING:
     from distill_ray.orchestrate.job_client import JobClient, JobRecord
@@ -161,7 +161,7 @@ def jobs_stop(
 
 def jobs_fetch(
     job_id: JobId,
-    out: Annotated[Path, typer.Option("--out", "-o", help="Folder to put it into.")] = Path(),
+    out: Annotated[str, typer.Option("--out", "-o", help="Folder of this machine to put it into.")] = ".",
     everything: Annotated[
         bool, typer.Option("--all", help="The whole run (checkpoints, logs), into OUT/ID.")
     ] = False,
@@ -170,16 +170,19 @@ def jobs_fetch(
     as_json: options.Json = False,
 ) -> None:
     """Bring a job's model here from where it put its results; what is damaged is not kept."""
+    from distill_ray.corpus.filesystem import is_uri
     from distill_ray.display import Display
     from distill_ray.orchestrate.jobs import fetch
     from distill_ray.training.events import StageProgress
 
+    if is_uri(out):
+        raise UsageError(f"{out} is no folder of this machine: give --out one")
     client = connect(address, token_file)
     with Display() as display:
         paths = fetch(
             client,
             job_id,
-            out,
+            Path(out),
             everything=everything,
             on_progress=lambda done, total, note: display(
                 StageProgress(stage="fetch", done=done, total=total, note=note)

@@ -17,13 +17,22 @@ if TYPE_CHECKING:
     from distill_ray.display import Display
 
 _LISTED = 20  # rejected files named on stderr; --json names them all
+_CHANNELS = CorpusConfig.__dataclass_fields__["channels"].metadata
 
 
 def command(
     sources: Annotated[list[str], typer.Argument(help="Folders or files of audio.", metavar="SOURCE...")],
     out: Annotated[str, typer.Option("--out", "-o", help="Where the corpus goes: a folder or a URI.")],
     sample_rate: Annotated[int | None, options.from_setting(CorpusConfig, "sample_rate")] = None,
-    channels: Annotated[int | None, options.from_setting(CorpusConfig, "channels")] = None,
+    channels: Annotated[
+        int | None,
+        typer.Option(
+            _CHANNELS["flag"],
+            help="Audio channels of the corpus; 1: the mean of all that a file has; 2: its first two, or its "
+            f"only one twice [{options.spoken_range(_CHANNELS)}]",
+            show_default=False,
+        ),
+    ] = None,
     val_fraction: Annotated[float | None, options.from_setting(CorpusConfig, "val_fraction")] = None,
     workers: Annotated[
         int | None,
@@ -34,8 +43,9 @@ def command(
 ) -> None:
     """Turn recordings into a corpus; run again, only what is new is decoded.
 
-    Files are found recursively (wav, flac, aiff, ogg, opus, mp3). train and train-prior also take a plain
-    folder and do this themselves.
+    Files are found recursively (wav, flac, aiff, ogg, opus, mp3, caf, au and others). The corpus then holds
+    what the given sources hold: files of sources that are not named again are removed from it, and the others
+    keep their side of the split. train and train-prior also take a plain folder and do this themselves.
     """
     given: dict[str, Any] = {
         "sample_rate": sample_rate,
@@ -68,6 +78,11 @@ def command(
             ),
         )
     _summarise(report, display)
+    if report.split_kept and val_fraction is not None:
+        display.warn(
+            f"files keep the side that they had: {report.files_val} of {report.files} are held out; for "
+            "another split prepare into a new --out"
+        )
     finish(report.to_json(), result=report.out, as_json=as_json)
 
 
@@ -79,12 +94,26 @@ def _summarise(report: PrepareReport, display: Display) -> None:
         display.table(f"Rejected ({len(rejected)})", ("file", "why"), rows)
     if len(rejected) > _LISTED:
         display.warn(f"{len(rejected) - _LISTED} more files were rejected; --json names them all")
+    if report.removed:
+        display.warn(_removal(report.removed))
+
+
+def _removal(files: int) -> str:
+    from distill_ray.display.figures import count
+
+    one = files == 1
+    return (
+        f"{count(files, 'file')} that the corpus held {'is' if one else 'are'} not in the given sources and "
+        f"{'was' if one else 'were'} removed from it; name all sources to keep {'it' if one else 'them'}"
+    )
 
 
 def _facts(report: PrepareReport) -> Iterator[tuple[str, str]]:
     from distill_ray.display.figures import count
 
     yield "files kept", f"{report.files} ({report.decoded} decoded, {report.reused} reused)"
+    if report.removed:
+        yield "removed", str(report.removed)
     yield "duplicates", str(len(report.duplicates))
     yield "rejected", str(len(report.rejected))
     yield "training", f"{count(report.files_train, 'file')}, {report.seconds_train:.1f} s"

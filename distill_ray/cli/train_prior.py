@@ -28,6 +28,9 @@ def command(
     gpus_per_worker: options.GpusPerWorker = None,
     address: options.Address = None,
     resume: Annotated[bool, typer.Option("--resume", help="Go on with an interrupted run.")] = False,
+    overwrite: Annotated[
+        bool, typer.Option("--overwrite", help="Replace the prior that the file has.")
+    ] = False,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
 ) -> None:
@@ -58,6 +61,7 @@ def command(
             plan=plan,
             listener=view,
             resume=resume,
+            overwrite=overwrite,
         )
     document = report.to_json()
     view.final_report({"model": document["model_path"]})

@@ -47,6 +47,9 @@ _RATES: dict[str, dict[str, float]] = {
 }
 RATES = tuple(_RATES["small"])
 """The settings of the optimizer that go by size."""
+BY_SIZE = (*RATES, *(f"model.{key}" for key in _SIZES["small"]))
+"""All settings that do."""
+_FRAMED_RATE = 44_100.0  # for which the codec's own hop and window are
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -144,6 +147,7 @@ def resolve_vqvae(
         # Runs on CPUs are too short to learn a corpus by heart.
         "augment.mix": 0.5 if accelerator else 0.0,
         **{f"model.{key}": value for key, value in _SIZES[known_size].items()},
+        **({} if given.keys() & {"model.hop", "model.n_fft"} else _framing(facts.sample_rate)),
     }
     if given.get("training.muon_rate") == 0:
         auto["training.head_rate"] = 1.0  # AdamW alone does not need a slow head
@@ -253,6 +257,12 @@ def _passes(config: VQTrainConfig, train_seconds: float, workers: int) -> float:
 def _pass_steps(config: VQTrainConfig, train_seconds: float) -> float:
     """Steps that take as much audio as there is."""
     return train_seconds / (config.training.batch_size * config.training.window_seconds)
+
+
+def _framing(sample_rate: int | None) -> dict[str, object]:
+    """Hop and window at which there are 62 to 94 code frames a second at every rate, as at 44.1 kHz."""
+    octaves = round(math.log2((sample_rate or _FRAMED_RATE) / _FRAMED_RATE))
+    return {"model.hop": round(256 * 2.0**octaves), "model.n_fft": round(1024 * 2.0**octaves)}
 
 
 def _codebook_size(file_count: int, total_seconds: float | None) -> int:

@@ -127,23 +127,24 @@ def ensure_corpus(
     workers: int | None = None,
     strict: bool = False,
     required: Collection[str] = _FORMAT_SETTINGS,
+    asked_by: str = "the settings are",
     on_progress: Progress | None = None,
     mapper: Mapper = in_threads,
 ) -> Corpus:
     """The corpus at `data`, or one prepared from the audio at `data` into the cache.
 
     A prepared corpus is taken in the format it has; a `config` whose `required` settings ("sample_rate",
-    "channels") ask for another is a `CorpusError`. Other data is prepared as `config` says (default
-    settings for None) below `cache_dir` (default: `$XDG_CACHE_HOME/distill-ray/corpora`), in a folder named
-    after the content of the files and the settings, and reused while neither changes; `mapper` reads and
-    decodes.
+    "channels") ask for another is a `CorpusError`, which says of whom the wish is (`asked_by`). Other data is
+    prepared as `config` says (default settings for None) below `cache_dir` (default:
+    `$XDG_CACHE_HOME/distill-ray/corpora`), in a folder named after the content of the files and the settings,
+    and reused while neither changes; `mapper` reads and decodes.
     """
     storage = open_storage(data)
     manifest = read_manifest(storage)
     if manifest is not None:
         corpus = _checked(storage, manifest)
         if config is not None:
-            _refuse_other_format(corpus, config, required)
+            _refuse_other_format(corpus, config, required, asked_by)
         return corpus
     if storage.local is None:
         raise CorpusError(
@@ -174,14 +175,22 @@ def _checked(storage: Storage, manifest: Manifest) -> Corpus:
     return Corpus(storage, manifest)
 
 
-def _refuse_other_format(corpus: Corpus, config: CorpusConfig, required: Collection[str]) -> None:
-    for name in _FORMAT_SETTINGS:
-        has, asked = getattr(corpus, name), getattr(config, name)
-        if name in required and has != asked:
-            raise CorpusError(
-                f"the corpus at {corpus.uri} has {name.replace('_', ' ')} {has} and {asked} was asked for; "
-                "prepare it again in that format"
-            )
+def _refuse_other_format(
+    corpus: Corpus, config: CorpusConfig, required: Collection[str], asked_by: str
+) -> None:
+    names = [name for name in _FORMAT_SETTINGS if name in required]
+    if any(getattr(corpus, name) != getattr(config, name) for name in names):
+        options = " ".join(f"{config.flag(name)} {getattr(config, name)}" for name in names)
+        raise CorpusError(
+            f"the corpus at {corpus.uri} is {_format(corpus, names)}, but {asked_by} for "
+            f"{_format(config, names)}; prepare it again with {options}"
+        )
+
+
+def _format(of: Corpus | CorpusConfig, names: Collection[str]) -> str:
+    channels = {1: "mono", 2: "stereo"}.get(of.channels, f"with {of.channels} channels")
+    words = {"sample_rate": f"{of.sample_rate} Hz", "channels": channels}
+    return " ".join(words[name] for name in names)
 
 
 def _cache_key(hashed: HashedSources, config: CorpusConfig) -> str:

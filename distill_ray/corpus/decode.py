@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import importlib
 import os
-import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 import soundfile
 
+from distill_ray.corpus.cut_off import check_end, check_length
 from distill_ray.errors import AudioError, InstallationError
 
 if TYPE_CHECKING:
@@ -35,11 +35,6 @@ LEAST_RATE, GREATEST_RATE = 1_000, 768_000
 # Samples over all channels that are decoded at once. Four times as many took torchaudio's convolution out of
 # the cache: half the speed and 60 MB a thread.
 BLOCK_VALUES = 1 << 16
-
-# Encoder delay and padding that MPEG decoders may drop from what the header counts.
-MPEG_SLACK = 2 * 1152
-# Lengths that sox and ffmpeg write when they cannot go back and fill in the real one.
-STREAMED_LENGTHS = (0x7FFF_F000, 0xFFFF_FFFF)
 
 PcmBlock = npt.NDArray[np.int16]
 
@@ -59,6 +54,7 @@ class AudioDecoder:
         self.samples = 0
         self.clipped = 0
         self._peak = 0.0
+        self._source_peaks: list[float] = []
 
     def blocks(self) -> Iterator[PcmBlock]:
         """The file as PCM blocks [C, T].
@@ -83,7 +79,7 @@ class AudioDecoder:
         self.source_rate, self.source_channels = sound.samplerate, sound.channels
         if not LEAST_RATE <= self.source_rate <= GREATEST_RATE:
             raise AudioError(f"its header gives an absurd sample rate of {self.source_rate} Hz")
-        _check_declared_bytes(sound)
+        check_end(self._path, sound)
         resampler = self._resampler()
         block_TC = np.empty((max(1, BLOCK_VALUES // sound.channels), sound.channels), dtype=np.float32)
         decoded = 0
@@ -91,19 +87,36 @@ class AudioDecoder:
             if not np.isfinite(got_TC).all():
                 raise AudioError(f"it holds NaN or infinite samples, near {decoded / self.source_rate:.1f} s")
             decoded += len(got_TC)
+            self._note_peaks(got_TC)
             mixed_CT = self._mix(got_TC)
             self._peak = max(self._peak, float(np.abs(mixed_CT).max()))
             yield from self._pcm(resampler.push(mixed_CT) if resampler else mixed_CT)
-        _check_length(sound, decoded)
+        check_length(sound, decoded)
         if resampler:
             yield from self._pcm(resampler.finish())
         if self.samples == 0:
             raise AudioError("it is empty: it holds no samples")
 
     def check_loud(self) -> None:
-        """Raise `AudioError` where all that was decoded is silent."""
-        if self._peak < 10 ** (SILENCE_DBFS / 20):
+        """Raise `AudioError` where all that was decoded is silent, if only by the mixing."""
+        audible = 10 ** (SILENCE_DBFS / 20)
+        if self._peak >= audible:
+            return
+        if max(self._source_peaks, default=0.0) < audible:
             raise AudioError(f"it is silent: no sample reaches {SILENCE_DBFS:.0f} dBFS")
+        if self._channels > 1:
+            raise AudioError(
+                "its first two channels are silent, and others are not used; prepare with --channels 1, "
+                "which mixes all"
+            )
+        if max(self._source_peaks[:2]) >= audible:
+            raise AudioError("its channels cancel when mixed to one; prepare with --channels 2")
+        raise AudioError("its channels cancel when mixed to one; convert it to the channels to be used")
+
+    def _note_peaks(self, block_TC: npt.NDArray[np.float32]) -> None:
+        # Channel by channel: numpy's maximum along the long axis takes forty times as long.
+        peaks = [float(np.abs(channel_T).max()) for channel_T in block_TC.T]
+        self._source_peaks = [max(pair) for pair in zip(self._source_peaks or peaks, peaks, strict=True)]
 
     def _resampler(self) -> StreamingResampler | None:
         if self.source_rate == self._sample_rate:
@@ -167,18 +180,3 @@ def probe(path: Path) -> Claim:
     except (soundfile.LibsndfileError, OSError):
         return Claim(rate=0, seconds=0.0)
     return Claim(rate=info.samplerate, seconds=info.frames / max(1, info.samplerate))
-
-
-def _check_declared_bytes(sound: soundfile.SoundFile) -> None:
-    # libsndfile mends the length of a cut-off WAV or AIFF silently; only its log tells.
-    match = re.search(r"^\s*(?:data|SSND)\s*:\s*(\d+) \(should be (\d+)\)", sound.extra_info, re.MULTILINE)
-    if match and int(match[1]) not in STREAMED_LENGTHS:
-        raise AudioError(
-            f"it is cut off: its header declares {match[1]} bytes of audio and the file has {match[2]}"
-        )
-
-
-def _check_length(sound: soundfile.SoundFile, decoded: int) -> None:
-    slack = MPEG_SLACK if sound.format == "MP3" else 0
-    if decoded < sound.frames - slack:
-        raise AudioError(f"its header declares {sound.frames} samples and only {decoded} decode")

@@ -30,7 +30,7 @@ from distill_ray.corpus.manifest import (
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
-from distill_ray.corpus.split import assign_splits
+from distill_ray.corpus.split import assign_splits, keeps_off_share
 from distill_ray.corpus.storage import LOCK_NAME, Storage, open_storage
 from distill_ray.errors import AudioError, CorpusError
 
@@ -41,7 +41,9 @@ LISTED = 12
 class PrepareReport:
     """What a preparation did and what the corpus holds now: `files` = `reused` + `decoded`.
 
-    Seconds are of audio, except `elapsed_s`.
+    `removed` files were in the corpus, and the sources hold their content no more. `split_kept`: files keep
+    the side that they had, so another share is held out than was asked for. Seconds are of audio, except
+    `elapsed_s`.
     """
 
     out: str
@@ -53,6 +55,8 @@ class PrepareReport:
     files_val: int
     reused: int
     decoded: int
+    removed: int
+    split_kept: bool
     duplicates: tuple[DuplicateFile, ...]
     rejected: tuple[RejectedFile, ...]
     seconds_train: float
@@ -187,8 +191,14 @@ def build_corpus(
                 storage.remove_empty(SHARD_FOLDER)
             raise
         _remove_unnamed(storage, manifest)
-    decoded = sum(len(result.files) for result in packed)
-    return _report(storage, manifest, decoded=decoded, elapsed_s=time.monotonic() - started)
+    return _report(
+        storage,
+        manifest,
+        decoded=sum(len(result.files) for result in packed),
+        removed=_removed(previous, hashed),
+        val_fraction=config.val_fraction,
+        elapsed_s=time.monotonic() - started,
+    )
 
 
 def _hash_one(found: FoundFile, job: Job) -> HashedFile | RejectedFile:
@@ -261,6 +271,11 @@ def _manifest(
     )
 
 
+def _removed(previous: Manifest | None, hashed: HashedSources) -> int:
+    there = {file.sha256 for file in hashed.files}
+    return sum(file.sha256 not in there for file in previous.files) if previous else 0
+
+
 def _refuse_unusable(manifest: Manifest, sources: Sequence[str], *, strict: bool) -> None:
     reasons = [f"{bad.path}: {bad.reason}" for bad in manifest.rejected]
     if len(reasons) > LISTED:
@@ -278,7 +293,16 @@ def _refuse_unusable(manifest: Manifest, sources: Sequence[str], *, strict: bool
         )
 
 
-def _report(storage: Storage, manifest: Manifest, *, decoded: int, elapsed_s: float) -> PrepareReport:
+def _report(
+    storage: Storage,
+    manifest: Manifest,
+    *,
+    decoded: int,
+    removed: int,
+    val_fraction: float,
+    elapsed_s: float,
+) -> PrepareReport:
+    splits = {file.sha256: file.split for file in manifest.files}
     train = [file.samples for file in manifest.files if file.split == "train"]
     val = [file.samples for file in manifest.files if file.split == "val"]
     return PrepareReport(
@@ -291,6 +315,8 @@ def _report(storage: Storage, manifest: Manifest, *, decoded: int, elapsed_s: fl
         files_val=len(val),
         reused=len(manifest.files) - decoded,
         decoded=decoded,
+        removed=removed,
+        split_kept=keeps_off_share(splits, val_fraction=val_fraction),
         duplicates=manifest.duplicates,
         rejected=manifest.rejected,
         seconds_train=sum(train) / manifest.sample_rate,

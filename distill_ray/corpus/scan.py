@@ -15,9 +15,18 @@ from pathlib import Path
 from distill_ray.corpus.manifest import RejectedFile
 from distill_ray.errors import AudioError, CorpusError
 
+# What libsndfile reads, but for what is no recording (instruments, matrices, samples without a header).
 AUDIO_SUFFIXES = frozenset(
-    {".wav", ".wave", ".flac", ".aif", ".aiff", ".aifc", ".ogg", ".oga", ".opus", ".mp3"}
+    {".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au", ".snd"}
+    | {".ogg", ".oga", ".opus", ".mp3", ".mp2", ".voc", ".nist", ".sph", ".svx", ".8svx", ".avr", ".wve"}
+    | {".ircam", ".pvf"}
 )
+# What holds recordings that nobody should miss without a word.
+UNREADABLE_SUFFIXES = frozenset(
+    {".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".amr", ".awb", ".3ga", ".gsm", ".mka", ".webm"}
+    | {".weba", ".ape", ".wv", ".tta", ".tak", ".shn", ".mpc", ".spx", ".ac3", ".eac3", ".dsf", ".dff"}
+)
+_RECORDINGS = AUDIO_SUFFIXES | UNREADABLE_SUFFIXES
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -40,7 +49,7 @@ class HashedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What the sources hold: `files` in the order of their paths, `unreadable` folders and why."""
+    """What the sources hold: `files` in the order of their paths, `unreadable` folders and files and why."""
 
     sources: tuple[str, ...]
     files: tuple[FoundFile, ...]
@@ -51,7 +60,8 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
     """All audio files below `sources`, each real path once.
 
     A folder is searched for the known suffixes, in sub-folders and through links too, but not in what is
-    hidden. A file that is named itself is taken whatever its suffix. Raises `CorpusError` for a source
+    hidden; recordings of formats that cannot be read are among `unreadable`, and anything else is passed
+    over. A file that is named itself is taken whatever its suffix. Raises `CorpusError` for a source
     that does not exist and for no sources at all.
     """
     if not sources:
@@ -62,9 +72,24 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
             raise CorpusError(f"{_shown(path)} does not exist; name a folder of recordings or audio files")
     unreadable: list[RejectedFile] = []
     found: dict[str, FoundFile] = {}
+    foreign: dict[str, Path] = {}
     for source in paths:
-        for path in _walk(source, unreadable) if source.is_dir() else iter([source]):
-            found.setdefault(os.path.realpath(path), FoundFile(path=path, shown=_shown(path)))
+        if not source.is_dir():
+            found.setdefault(os.path.realpath(source), FoundFile(path=source, shown=_shown(source)))
+            continue
+        for path in _walk(source, unreadable):
+            if path.suffix.lower() in AUDIO_SUFFIXES:
+                found.setdefault(os.path.realpath(path), FoundFile(path=path, shown=_shown(path)))
+            else:
+                foreign.setdefault(os.path.realpath(path), path)
+    unreadable += [
+        RejectedFile(
+            path=_shown(path),
+            reason=f"its format ({path.suffix.lower()}) cannot be read; convert it to flac or wav",
+        )
+        for real, path in foreign.items()
+        if real not in found
+    ]
     return Scan(
         sources=tuple(_shown(path) for path in paths),
         files=tuple(sorted(found.values(), key=lambda file: os.fsencode(file.path))),
@@ -98,7 +123,7 @@ def _walk(folder: Path, unreadable: list[RejectedFile]) -> Iterator[Path]:
         visited.add((status.st_dev, status.st_ino))
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in AUDIO_SUFFIXES:
+            if not name.startswith(".") and Path(name).suffix.lower() in _RECORDINGS:
                 yield Path(root, name)
 
 

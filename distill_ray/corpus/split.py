@@ -29,6 +29,21 @@ def assign_splits(
     return splits
 
 
+def keeps_off_share(splits: Mapping[str, str], *, val_fraction: float) -> bool:
+    """Whether `splits` hold out another share than `val_fraction` asks for because of recorded splits.
+
+    Without any, the share would be nearer; what whole files and the chance of hashes cost is not counted.
+    """
+    asked = val_fraction * len(splits)
+    off = abs(_held_out(splits) - asked)
+    fresh = assign_splits(splits, val_fraction=val_fraction, recorded={})
+    return off >= 1 and off > abs(_held_out(fresh) - asked)
+
+
+def _held_out(splits: Mapping[str, str]) -> int:
+    return sum(split == "val" for split in splits.values())
+
+
 def _by_hash(digest: str, val_fraction: float) -> str:
     fraction: float = int(digest[:HASH_DIGITS], 16) / 16**HASH_DIGITS
     return "val" if fraction < val_fraction else "train"

@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 
 import numpy as np
 import torch
@@ -40,12 +40,18 @@ def evaluate_model(
 ) -> EvaluationReport:
     """Reconstruct the files of a split with the first 1…Q levels and score each depth.
 
-    Where the corpus holds nothing out, "val" scores the training files and the report warns of it. Raises
+    Where the corpus holds nothing out, "val" scores the training files and the report warns of it, as it does
+    where the model was trained on another corpus, which may have split the same files otherwise. Raises
     CorpusError where the corpus has another format than the model or no file in the split.
     """
     began = time.monotonic()
     _check_format(loaded, corpus)
     files, scored, warnings = _choose(corpus, split)
+    if not _is_trained_on(loaded, corpus):
+        warnings.append(
+            "this is not the corpus that the model was trained on, so that some of these files may have been "
+            "among its training files"
+        )
     scorer = _Scorer(loaded)
     rows: list[tuple[Scores, ...]] = []
     for done, file in enumerate(files):
@@ -132,6 +138,11 @@ def _check_format(loaded: LoadedVQModel, corpus: Corpus) -> None:
             f"model {loaded.path} {config.sample_rate} Hz with {config.channels}; prepare the audio with "
             f"--sample-rate {config.sample_rate} --channels {config.channels}"
         )
+
+
+def _is_trained_on(loaded: LoadedVQModel, corpus: Corpus) -> bool:
+    record = loaded.metadata.get("corpus")  # whatever a file says: empty where it was made by hand
+    return isinstance(record, Mapping) and record.get("digest") == corpus.digest
 
 
 def _choose(corpus: Corpus, split: str) -> tuple[list[CorpusFile], str, list[str]]:

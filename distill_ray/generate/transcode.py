@@ -35,8 +35,8 @@ def encode_file(
     """Encode an audio file of any rate and channel count to `out`, with the first `levels` levels.
 
     Raises AudioError where it cannot be decoded (or is empty), ConfigError for levels that the
-    model does not have, UsageError where `out` is an input, or exists and is not to be overwritten, and
-    BundleError where it cannot be written.
+    model does not have, UsageError where `out` is an input, a folder or in one that cannot be written, or
+    exists and is not to be overwritten, and BundleError where it cannot be written in the end.
     """
     began = time.monotonic()
     config = loaded.vqvae_config
@@ -96,8 +96,9 @@ def decode_file(
     """Decode a codes file to the audio file `out`, in the format of its suffix, exact to the sample.
 
     Raises BundleError for a file that is damaged or belongs to another codec (`force` tries that codec's
-    codes all the same, where their shapes fit), UsageError where `out` is an input, or exists and is not to
-    be overwritten, and AudioError where it cannot be written.
+    codes all the same, where their shapes fit), UsageError where `out` is an input, a folder or in one that
+    cannot be written, or exists and is not to be overwritten, and AudioError where it cannot be written in
+    the end.
     """
     began = time.monotonic()
     config = loaded.vqvae_config
@@ -129,11 +130,27 @@ def decode_file(
 
 
 def _check_output(out: Path, *inputs: Path, overwrite: bool) -> None:
+    target = os.path.realpath(out)
+    there = os.path.exists(target)  # noqa: PTH110 - Path.exists raises for a folder that cannot be searched
     for path in inputs:
-        if out.exists() and path.exists() and out.samefile(path):
+        if there and path.exists() and out.samefile(path):
             raise UsageError(f"{out} is read by this command and cannot be its output; choose another path")
-    if out.is_file() and not overwrite:
+    if there and not out.is_file():
+        kind = "a folder" if out.is_dir() else "not a regular file"
+        raise UsageError(f"{out} is {kind} and cannot be replaced; give the path of a file")
+    if there and not overwrite:
         raise UsageError(f"{out} exists; give --overwrite to replace it, or choose another path")
+    _check_folder(out, os.path.dirname(target))  # noqa: PTH120
+
+
+def _check_folder(out: Path, folder: str) -> None:
+    """Raise UsageError where `folder`, which is made where it is missing, cannot take a file."""
+    while not os.path.lexists(folder):
+        folder = os.path.dirname(folder)  # noqa: PTH120
+    if not os.path.isdir(folder):  # noqa: PTH112
+        raise UsageError(f"{out} cannot be written: {folder} is not a folder; choose another path")
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UsageError(f"{out} cannot be written: nothing can be put into {folder}; choose another path")
 
 
 def _expected_frames(audio: Path, frame_rate: float) -> int:

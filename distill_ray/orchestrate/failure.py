@@ -12,12 +12,16 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import torch
 import torch.distributed as dist
 
 from distill_ray.errors import DistillError, TrainingError
 
 # What the ranks that are left say when one of them is gone.
 _LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
+
+# torch has no class of its own for it on a CPU.
+_NO_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory")
 
 
 class LoopError(Exception):
@@ -44,9 +48,12 @@ class LoopError(Exception):
     def of(cls, error: Exception) -> LoopError:
         known = (type(error), dict(vars(error))) if isinstance(error, DistillError) else None
         text = str(error).strip()
-        message = (
-            text if known else f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
-        )
+        if known:
+            message = text
+        elif _is_want_of_memory(error):
+            message = "not enough memory for a training step; use a smaller --batch-size or a smaller model"
+        else:
+            message = f"{type(error).__name__}: {text.splitlines()[0] if text else 'no message'}"
         lost_peer = known is None and (
             isinstance(error, dist.DistError)
             or (isinstance(error, RuntimeError) and _LOST_PEER.search(text) is not None)
@@ -62,6 +69,12 @@ class LoopError(Exception):
         error.args = (self.message,)
         vars(error).update(attributes)
         return error
+
+
+def _is_want_of_memory(error: Exception) -> bool:
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    return isinstance(error, RuntimeError) and _NO_MEMORY.search(str(error)) is not None
 
 
 def by_rank(error: BaseException) -> tuple[BaseException, ...]:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill_ray.config.cache import cache_root
-from distill_ray.config.resolve import CorpusFacts
+from distill_ray.config.resolve import BY_SIZE, CorpusFacts
 from distill_ray.config.toml import read_toml
 from distill_ray.errors import UsageError
-from distill_ray.orchestrate.settings_file import without_run
+from distill_ray.orchestrate.settings_file import OVERRIDES, without_run
 from distill_ray.training.events import Listener, StageProgress
 
 if TYPE_CHECKING:
@@ -18,9 +18,18 @@ if TYPE_CHECKING:
     from distill_ray.corpus.parallel import Mapper
 
 
-def file_settings(config_file: Path | None) -> dict[str, object]:
-    """The settings of a `--config` file. Raises UsageError."""
-    return without_run(read_toml(config_file)) if config_file is not None else {}
+def file_settings(config_file: Path | None, *, size: str | None = None) -> dict[str, object]:
+    """The settings of a `--config` file. Raises UsageError.
+
+    size: the one that is to win over what a run of another size had chosen and recorded there.
+    """
+    if config_file is None:
+        return {}
+    found = read_toml(config_file)
+    settings, chosen = without_run(found), found.get(OVERRIDES)
+    if size is None or not isinstance(chosen, tuple):
+        return settings
+    return {key: value for key, value in settings.items() if key not in BY_SIZE or key in chosen}
 
 
 def said_of_corpus(given: Mapping[str, object]) -> dict[str, object]:

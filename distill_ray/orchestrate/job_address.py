@@ -58,6 +58,7 @@ def dashboard_address(given: str | None, environ: Mapping[str, str] = os.environ
     if not text:
         raise UsageError(f"no cluster is named; {_HOW} (or set {ADDRESS_VARIABLE})")
     scheme, separator, rest = text.rpartition("://")
+    scheme = scheme.lower()
     if not separator:
         raise UsageError(_without_scheme(text))
     if scheme not in ("http", "https"):
@@ -70,8 +71,10 @@ def dashboard_address(given: str | None, environ: Mapping[str, str] = os.environ
         host, port = parts.hostname, parts.port
     except ValueError:
         host, port = None, None
-    if not host:
-        raise UsageError(f"{text!r} names no host; {_HOW}")
+    if not host or port == 0:
+        raise UsageError(f"{text!r} names no {'port' if host else 'host'}; {_HOW}")
+    if not parts.path.isascii():
+        raise UsageError(f"the path of {text} must be percent-encoded; {_HOW}")
     if port in (_HEAD_PORT, _CLIENT_PORT):
         raise UsageError(f"{text} is {_role(port)}; {_better(host)}")
     default = 443 if scheme == "https" else 80

@@ -153,10 +153,12 @@ class JobClient:
     def _of_job(
         self, method: str, job_id: str, what: str = "", *, within_s: float = ANSWER_WITHIN_S
     ) -> dict[str, Any]:
-        status, body = self._ask(method, f"/api/jobs/{quote(job_id, safe='')}{what}", None, within_s)
+        named = job_id.strip(".") != ""  # else it would be a part of the path that means something else
+        path = f"/api/jobs/{quote(job_id, safe='')}{what}"
+        status, body = self._ask(method, path, None, within_s) if named else (404, b"does not exist")
         if status == 404 and b"does not exist" in body:
             raise UsageError(
-                f"the cluster at {self.address} knows no job {job_id}; distill-ray jobs list names all"
+                f"the cluster at {self.address} knows no job {job_id!r}; distill-ray jobs list names all"
             )
         answer = self._decoded(status, body)
         if not isinstance(answer, dict):
@@ -191,7 +193,7 @@ class JobClient:
             addresses = socket.getaddrinfo(where.host, where.port, type=socket.SOCK_STREAM)
             each_s = max(_CONNECT_LEAST_S, ANSWER_WITHIN_S / len(addresses))
             connection = kind(where.host, where.port, timeout=each_s)
-        except socket.gaierror:
+        except (socket.gaierror, UnicodeError):  # the latter of what can be no host's name
             raise ClusterError(f"there is no host named {where.host}: check --address") from None
         try:
             connection.connect()

@@ -295,6 +295,9 @@ def _results(record: JobRecord, *, everything: bool) -> tuple[Storage, list[str]
     storage = open_storage(folder, holds=f"the results of {job_id}", error=UsageError)
     state = f"has {record.status}" if record.is_over() else f"is {record.status}"
     if storage.local is not None and not storage.local.exists():
+        if record.is_over() and storage.local.parent.exists():
+            why = record.message or f"distill-ray jobs logs {job_id} says why"
+            raise UsageError(f"{job_id} {state} and has left nothing at {storage.local}: {why}")
         raise UsageError(
             f"this machine sees no {storage.local}, where {job_id}, which {state}, puts its results on "
             "the cluster: fetch it where that folder is shared, or submit with --storage s3://… or gs://…"

@@ -24,7 +24,7 @@ from distill_ray.config.resolve import (
     resolve_vqvae,
 )
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.errors import ConfigError, TrainingError
+from distill_ray.errors import CancelledError, ConfigError, TrainingError
 from distill_ray.orchestrate.carried_codes import CarriedCodes
 from distill_ray.orchestrate.checkpoints import settle
 from distill_ray.orchestrate.export import corpus_codes, corpus_record, export_codec, export_prior
@@ -46,6 +46,7 @@ from distill_ray.orchestrate.plan import (
 )
 from distill_ray.orchestrate.reports import CodecReport, PriorReport
 from distill_ray.orchestrate.results import (
+    BESIDE_MODEL,
     ModelFile,
     Place,
     ResultFolder,
@@ -122,9 +123,9 @@ def train_codec(
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     StorageError where a URI could not be written in the end.
     """
-    given = {**file_settings(config_file), **overrides}
+    given = {**file_settings(config_file, size=size), **overrides}
     if resume is not None:
-        refuse_with_resume(out=out, name=name, size=size)
+        refuse_with_resume(out=out)
     with contextlib.ExitStack() as stack:
         place = resume if resume is not None else out
         if place is None:
@@ -136,6 +137,7 @@ def train_codec(
             start = new_run(folder, given)
         else:
             start = resumed_run(folder, given, table="training")
+            start.refuse_other(what="run", name=name, size=size)
         return _train_codec(
             start, results, data=data, size=size, name=name, plan=plan, listener=results.attended(listener)
         )
@@ -220,24 +222,28 @@ def train_code_prior(
     plan: WorkerPlan,
     listener: Listener,
     resume: bool = False,
+    overwrite: bool = False,
 ) -> PriorReport:
     """Train a prior on the codes that `model` gives `data`, and put it into the same file.
 
     The run is kept in `MODEL.prior/` beside the model, which is a path or a URI; `resume` goes on with an
-    interrupted one.
+    interrupted one. A prior that the file has is replaced only with `overwrite` or `resume`.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
+    CancelledError where it was stopped within its first epoch and the file has a prior, which stays,
     StorageError where a URI could not be written in the end.
     """
     given = {**file_settings(config_file), **overrides}
     file = open_model(model)
-    with result_folder(file.prior_run, listener=listener) as results:
-        folder = RunFolder(path=results.path, uri=results.uri)
+    with result_folder(file.prior_run, listener=listener, advice=BESIDE_MODEL) as results:
+        folder = RunFolder(path=results.path, uri=results.uri, advice=BESIDE_MODEL)
         if resume:
             start = resumed_run(folder, given, table="prior_training")
         else:
             settle(folder.checkpoints, folder.checkpoints_uri)
             start = new_prior_run(folder, given)
+            if not overwrite:
+                file.refuse_replacing()
         return _train_code_prior(start, file, data=data, plan=plan, listener=results.attended(listener))
 
 
@@ -270,6 +276,7 @@ def _train_code_prior(
         corpus = ensure_corpus(
             data,
             wanted,
+            asked_by="the model is",
             on_progress=on_stage(listener, "prepare"),
             mapper=corpus_mapper(ready.address, data, listener),
         )
@@ -310,6 +317,11 @@ def _train_code_prior(
     completed = _ended(result.final, PriorTrainingCompleteEvent)
     if completed.exit_reason == "cancelled" and loaded.prior is not None:
         # Half a training must not take the place of a whole one.
+        if not completed.epochs_trained:
+            raise CancelledError(
+                f"stopped within the first epoch: {file.shown} and the prior that it has are as they were; "
+                "--resume goes on"
+            )
         listener(Notice(level="info", message=f"the prior that {file.shown} has is kept; --resume goes on"))
     else:
         export_prior(

@@ -107,14 +107,22 @@ def resolve_plan(
         address=None,
         reason="asked for" if plan.num_workers else f"every GPU of this machine ({gpus})",
     )
-    # More CPU ranks than cores are allowed here: they only take turns, and small machines test DDP so.
+    if not private.use_gpu:
+        check_turns(ranks, "--num-workers")
+    return check_resources(private, {"CPU": float(ranks), "GPU": float(gpus)})
+
+
+def check_turns(workers: int, flags: str) -> None:
+    """Raise ClusterError for more CPU workers than this machine's cores can take turns with.
+
+    More of them than cores are allowed: small machines test DDP so.
+    """
     cores = len(os.sched_getaffinity(0))
-    if not private.use_gpu and ranks > _MOST_RANKS_OF_A_CORE * cores:
+    if workers > _MOST_RANKS_OF_A_CORE * cores:
         raise ClusterError(
-            f"{_workers(ranks)} would take turns on this machine's {cores} cores: lower --num-workers to at "
+            f"{_workers(workers)} would take turns on this machine's {cores} cores: lower {flags} to at "
             f"most {_MOST_RANKS_OF_A_CORE * cores}"
         )
-    return check_resources(private, {"CPU": float(ranks), "GPU": float(gpus)})
 
 
 def check_resources(

@@ -17,17 +17,23 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distill_ray.bundle import read_manifest
 from distill_ray.corpus.filesystem import is_uri, joined, patiently
 from distill_ray.corpus.lock import LOCK_NAME, LockedError, folder_lock
 from distill_ray.corpus.storage import Entry, Storage, open_storage
 from distill_ray.errors import BundleError, DistillError, StorageError, UsageError
 from distill_ray.orchestrate.checkpoints import open_checkpoints, working_folder
 from distill_ray.orchestrate.mirror import Mirror
-from distill_ray.orchestrate.run_folder import free_folders
+from distill_ray.orchestrate.run_folder import ANOTHER_OUT, free_folders
 from distill_ray.training.events import Event, Notice
 from distill_ray.training.worker import Listener
 
 Place = str | os.PathLike[str]
+
+# What to do about a prior's folder, which has no --out.
+BESIDE_MODEL = (
+    "a prior's run is kept beside its model, so make that place writable or copy the model to another folder"
+)
 
 _PATIENCE_S = 60.0
 _HASTE_S = 5.0  # after an error or Ctrl-C
@@ -84,13 +90,16 @@ _mirrored: list[ResultFolder] = []  # those of this process, the innermost last
 
 
 @contextlib.contextmanager
-def result_folder(place: Place, *, listener: Listener, path: Path | None = None) -> Iterator[ResultFolder]:
+def result_folder(
+    place: Place, *, listener: Listener, path: Path | None = None, advice: str = ANOTHER_OUT
+) -> Iterator[ResultFolder]:
     """The folder at a local path or URI, which this process has for itself meanwhile.
 
     A URI is written to first, as a test; what is there already is brought to the local folder (of
     checkpoints only what `launch` asks for), and what is made there appears at the URI every few seconds and
     in the end. The local folder (`path` or one in the cache) goes when all of it is there. A local path
     within the local folder of a URI, as a stage of a pipeline gives it, stands for the URI below that one.
+    `advice` is what an error says to do about a folder that cannot be written.
 
     Raises BusyError where another process has it; UsageError where it cannot be written; StorageError where
     the results did not get there in the end, which is not raised in the place of another error.
@@ -100,13 +109,13 @@ def result_folder(place: Place, *, listener: Listener, path: Path | None = None)
         storage = open_storage(text, holds="the results", error=UsageError, attempts=1)
         if storage.local is None:
             storage.check_writable()
-            with _at_uri(storage.uri, path or working_folder(storage.uri), listener) as results:
+            with _at_uri(storage.uri, path or working_folder(storage.uri), listener, advice) as results:
                 yield results
             return
         text = str(storage.local)
     folder = Path(text).expanduser().resolve()
     outer = _outer(folder)
-    with _locked(folder, text):
+    with _locked(folder, text, advice):
         if outer is None:
             yield ResultFolder(path=folder, uri=None)
             return
@@ -136,8 +145,8 @@ def enter_free_folder(stack: contextlib.ExitStack, name: str, listener: Listener
 
 
 @contextlib.contextmanager
-def _at_uri(uri: str, folder: Path, listener: Listener) -> Iterator[ResultFolder]:
-    with _locked(folder, uri), contextlib.closing(Mirror(folder, uri)) as mirror:
+def _at_uri(uri: str, folder: Path, listener: Listener, advice: str) -> Iterator[ResultFolder]:
+    with _locked(folder, uri, advice), contextlib.closing(Mirror(folder, uri)) as mirror:
         mirror.pull()
         mirror.start()
         results = ResultFolder(path=folder, uri=uri, mirror=mirror)
@@ -182,7 +191,7 @@ def _push(results: ResultFolder, patience_s: float) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, shown: str) -> Iterator[None]:
+def _locked(folder: Path, shown: str, advice: str) -> Iterator[None]:
     with contextlib.ExitStack() as stack:
         try:
             stack.enter_context(folder_lock(folder, None))
@@ -194,7 +203,7 @@ def _locked(folder: Path, shown: str) -> Iterator[None]:
             raise UsageError(f"{shown} is a file; give a folder for results") from error
         except OSError as error:
             raise UsageError(
-                f"the run folder {shown} cannot be written ({error.strerror}); choose another --out"
+                f"the run folder {shown} cannot be written ({error.strerror}); {advice}"
             ) from error
         yield
 
@@ -229,6 +238,11 @@ class ModelFile:
         place = str(self.path) if self.uri is None else self.uri
         head, mark, options = place.partition("?") if self.uri else (place, "", "")
         return f"{head.removesuffix('.distill')}.prior{mark}{options}"
+
+    def refuse_replacing(self) -> None:
+        """Raise UsageError where the file has a prior. Only its header is read."""
+        if read_manifest(self.path).has_prior:
+            raise UsageError(f"{self.shown} already has a prior; give --overwrite to replace it")
 
     def put(self) -> None:
         """The file has been changed: replace what is at the URI.

@@ -36,12 +36,19 @@ ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
 
 
+ANOTHER_OUT = "choose another --out"
+
+
 @dataclass(frozen=True, kw_only=True)
 class RunFolder:
-    """Where a run is kept: in `path`, which appears at `uri` where there is one."""
+    """Where a run is kept: in `path`, which appears at `uri` where there is one.
+
+    `advice` is what an error says to do about one that cannot be written.
+    """
 
     path: Path
     uri: str | None = None
+    advice: str = ANOTHER_OUT
 
     @property
     def shown(self) -> Path | str:
@@ -109,7 +116,7 @@ class Start(Beginning):
                 ) from error
             raise UsageError(
                 f"the run folder {self.folder.shown} cannot be written ({error.strerror}); "
-                "choose another --out"
+                f"{self.folder.advice}"
             ) from error
 
     def sourced(self, resolved: Resolved[ConfigT]) -> Resolved[ConfigT]:

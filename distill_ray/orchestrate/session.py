@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import logging
 import math
 import os
@@ -125,7 +126,11 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterat
             token.touch(mode=0o600)
             token.write_text(secrets.token_hex(32))
             variables = {**_PRIVATE_ENVIRONMENT, "RAY_AUTH_TOKEN_PATH": str(token)}
-            with _environment(variables, without=_FOREIGN_SETTINGS), _ray_setup(loopback=True):
+            with (
+                _environment(variables, without=_FOREIGN_SETTINGS),
+                _ray_setup(loopback=True),
+                _servers_in_own_groups(),
+            ):
                 _start(
                     folder,
                     num_cpus=ranks + spare_cpus,
@@ -182,11 +187,27 @@ def _init(address: str, **arguments: Any) -> None:
             f"Ray could not start on this machine, which may be too busy: {_first_line(error)}; try again"
             if address == "local"
             else f"the Ray at {address} cannot be used: {_first_line(error)} "
-            "(check the address, RAY_AUTH_TOKEN, and that it has the Ray and Python versions of this program)"
+            "(check the address, which is the head's and not the client's port, RAY_AUTH_TOKEN, and that it "
+            "has the Ray and Python versions of this program)"
         ) from error
     finally:
         if on_main_thread:
             signal.signal(signal.SIGTERM, previous)  # Ray puts its own handler there
+
+
+@contextlib.contextmanager
+def _servers_in_own_groups() -> Iterator[None]:
+    """What is sent to this process's group, as `timeout` and shells do, does not reach Ray's servers: they
+    are needed until this process has kept a checkpoint.
+    """
+    import ray._private.services as services
+
+    original = services.ConsolePopen
+    services.ConsolePopen = functools.partial(original, process_group=0)
+    try:
+        yield
+    finally:
+        services.ConsolePopen = original
 
 
 def _shutdown() -> None:
@@ -288,9 +309,9 @@ def _probe(address: str) -> None:
             answer = peer.recv(len(_HTTP2_SETTINGS), socket.MSG_WAITALL)
     except TimeoutError:
         answer = b""
-    except OSError as error:
+    except (OSError, UnicodeError) as error:  # the latter of what can be no host's name
         raise ClusterError(
-            f"no Ray answers at {address} ({error}): check --address or RAY_ADDRESS"
+            f"no Ray answers at {address} ({_first_line(error)}): check --address or RAY_ADDRESS"
         ) from error
     if answer[3:4] != _HTTP2_SETTINGS[3:4]:
         raise ClusterError(

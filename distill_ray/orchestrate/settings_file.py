@@ -20,7 +20,7 @@ from distill_ray.errors import ConfigError, Problem, UsageError
 RUN_SETTINGS = "run.toml"
 SEARCH_SETTINGS = "sweep.toml"
 _RUN = "run."
-_OVERRIDES = _RUN + "overrides"
+OVERRIDES = _RUN + "overrides"
 # What codecs' runs and searches did whose settings were recorded before these existed.
 _BEFORE: dict[str, object] = {
     **{f"{VQVAEConfig.table}.{key}": value for key, value in MODEL_BEFORE.items()},
@@ -50,6 +50,16 @@ class Beginning:
         """What of `identity` the resumed one was made from another of."""
         return next((key for key, value in identity.items() if self.identity.get(key, value) != value), None)
 
+    def refuse_other(self, *, what: str, **given: str | None) -> None:
+        """Raise UsageError where a name or size is given that is not that of the resumed one."""
+        for key, value in given.items():
+            before = self.identity.get(key)
+            if value is not None and value != before:
+                raise UsageError(
+                    f"the {key} of the resumed {what} is {before} and cannot become {value}; "
+                    f"leave out --{key}"
+                )
+
     def refuse_changes(
         self, given: Mapping[str, object], may_change: Callable[[str], bool], *, what: str
     ) -> None:
@@ -71,7 +81,7 @@ class Beginning:
 def read_settings(path: Path) -> Beginning:
     """What `write_settings` recorded. Raises UsageError."""
     values = read_toml(path)
-    overrides = values.get(_OVERRIDES, ())
+    overrides = values.get(OVERRIDES, ())
     assert isinstance(overrides, tuple)
     return Beginning(
         settings=without_run(values),
@@ -79,7 +89,7 @@ def read_settings(path: Path) -> Beginning:
         identity={
             key.removeprefix(_RUN): str(value)
             for key, value in values.items()
-            if key.startswith(_RUN) and key != _OVERRIDES
+            if key.startswith(_RUN) and key != OVERRIDES
         },
     )
 
@@ -111,8 +121,9 @@ def write_settings(
     """
     shared = {f"{CorpusConfig.table}.{key}": value for key, value in corpus.items()} | dict(settings)
     values: dict[str, object] = {_RUN + key: value for key, value in identity.items()}
-    values[_OVERRIDES] = tuple(sorted(overrides))
+    values[OVERRIDES] = tuple(sorted(overrides))
     notes = {key: "override" if key in overrides else "auto" for key in shared}
+    notes |= dict.fromkeys((_RUN + key for key in identity), "of this run, not read from --config")
     text = write_toml({**values, **shared}, notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     if claim:

@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError
-from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, resolve_plan
+from distill_ray.orchestrate.plan import ResolvedPlan, WorkerPlan, check_turns, resolve_plan
 from distill_ray.orchestrate.session import Session, ray_session
 from distill_ray.search.space import first_round_size
 
@@ -98,8 +98,14 @@ def find_machine(address: str | None, sweep: SweepConfig) -> Iterator[Machine]:
     import torch
 
     cores = len(os.sched_getaffinity(0))
-    # More CPU workers than cores is allowed here: they only take turns.
     wanted = sweep.workers_per_trial * (sweep.max_concurrent or 1)
     resources = {"CPU": max(cores, wanted), "GPU": 0 if on_cpu else torch.cuda.device_count()}
     scale = Scale.of(sweep, resources, cores=cores, where="this machine")
+    if not scale.gpus:
+        flags = (
+            "--workers-per-trial"
+            if sweep.max_concurrent is None
+            else "--workers-per-trial × --max-concurrent"
+        )
+        check_turns(scale.concurrent * scale.workers, flags)
     yield Machine(plan=plan, scale=scale, cores=cores)

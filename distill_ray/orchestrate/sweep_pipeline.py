@@ -76,16 +76,20 @@ def tune_codec(
     Raises UsageError and its kin for what cannot be used, ClusterError and TrainingError for what failed,
     CancelledError after a second Ctrl-C. A trial that fails raises nothing.
     """
-    given = {**file_settings(config_file), **overrides}
+    given = {**file_settings(config_file, size=size), **overrides}
     if resume is not None:
-        refuse_with_resume(out=out, name=name, size=size)
+        refuse_with_resume(out=out)
     place = resume if resume is not None else out
     with contextlib.ExitStack() as stack:
         if place is None:
             results = enter_free_folder(stack, name or "distill", listener)
         else:
             results = stack.enter_context(result_folder(place, listener=listener))
-        start = new_sweep(results.path, given) if resume is None else resumed_sweep(results.path, given)
+        if resume is None:
+            start = new_sweep(results.path, given)
+        else:
+            start = resumed_sweep(results.path, given)
+            start.refuse_other(what="search", name=name, size=size)
         if size is not None:
             start = replace(start, overrides=start.overrides | {SIZE})
         report = _tune(

@@ -139,6 +139,14 @@ def test_nobody_else_gets_at_the_files_of_a_private_ray(session: Session) -> Non
     assert not any(session.folder.glob("session_*"))
 
 
+def test_signals_to_a_group_of_processes_do_not_reach_its_ray(session: Session) -> None:
+    """`timeout` and shells send them to all, and what is to keep a checkpoint needs its Ray for that."""
+    assert session.folder is not None
+    servers = processes_of(session.folder)
+    assert len(servers) >= 3
+    assert os.getpgrp() not in {os.getpgid(pid) for pid in servers}
+
+
 _LOOPBACK = {"0100007F", "00000000000000000000000001000000", "0000000000000000FFFF00000100007F"}
 
 

@@ -339,7 +339,7 @@ def test_a_cut_prior_run_leaves_the_prior_that_is_there(
     before = model.read_bytes()
     arguments = (
         "train-prior", model, folder / "corpus", "--config", folder / "settings.toml",
-        "--max-minutes", 5, "--batch-size", 4, "--num-workers", 0, "--json",
+        "--max-minutes", 5, "--batch-size", 4, "--num-workers", 0, "--json", "--overwrite",
     )  # fmt: skip
     log = tmp_path / "log"
     with log.open("w") as errors:
@@ -352,7 +352,7 @@ def test_a_cut_prior_run_leaves_the_prior_that_is_there(
             cwd=folder,
         )
         deadline = time.monotonic() + 120
-        while "epoch 1" not in log.read_text():
+        while "epoch 2" not in log.read_text():  # the first is over
             assert time.monotonic() < deadline
             assert process.poll() is None, log.read_text()
             time.sleep(0.02)

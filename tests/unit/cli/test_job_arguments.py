@@ -75,6 +75,8 @@ def test_a_prior_goes_into_its_model(here):
     assert made.output == f"{here}/model.distill"
     assert made.writes == (str(here),)
     assert made.arguments == ("train-prior", "--resume", "--", f"{here}/model.distill", f"{here}/birds")
+    anew = line("train-prior model.distill birds --overwrite", storage=None)
+    assert anew.arguments == ("train-prior", "--overwrite", "--", f"{here}/model.distill", f"{here}/birds")
 
 
 def test_run_takes_several_sources(here):

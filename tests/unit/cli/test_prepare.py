@@ -60,3 +60,70 @@ def test_every_wrong_setting_is_named_at_once(folder, tmp_path, capsys):
 def test_no_workers_is_refused(folder, tmp_path, capsys):
     assert run(app, ["prepare", str(folder), "-o", str(tmp_path / "c"), "--workers", "0"]) == 2
     assert "--workers (workers): 0 is below" in capsys.readouterr().err
+
+
+def sines(folder, count):
+    folder.mkdir()
+    for index in range(count):
+        tone = 0.3 * np.sin(2 * np.pi * (200 + 37 * index) * np.arange(4000) / 16_000)
+        soundfile.write(folder / f"{index}.wav", tone, 16_000)
+    return folder
+
+
+def test_what_goes_from_the_corpus_is_said(folder, tmp_path, capsys):
+    other = sines(tmp_path / "other", 2)
+    line = ["--out", str(tmp_path / "corpus"), "--sample-rate", "16000", "--json"]
+    assert run(app, ["prepare", str(other), *line]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["removed"] == 0
+    assert "removed" not in captured.err
+
+    assert run(app, ["prepare", str(folder), *line]) == 0
+    captured = capsys.readouterr()
+    assert json.loads(captured.out)["removed"] == 2
+    text = " ".join(captured.err.split())
+    assert "removed 2 duplicates 1" in text
+    assert (
+        "2 files that the corpus held are not in the given sources and were removed from it; name all "
+        "sources to keep them"
+    ) in text
+
+    (folder / "2.wav").unlink()
+    assert run(app, ["prepare", str(folder), *line]) == 0
+    text = " ".join(capsys.readouterr().err.split())
+    assert (
+        "1 file that the corpus held is not in the given sources and was removed from it; name all sources "
+        "to keep it"
+    ) in text
+
+
+def test_a_fraction_that_kept_files_do_not_follow_is_said(tmp_path, capsys):
+    line = [
+        "prepare",
+        str(sines(tmp_path / "in", 12)),
+        "--out",
+        str(tmp_path / "c"),
+        "--sample-rate",
+        "16000",
+    ]
+    warning = (
+        "files keep the side that they had: {} of 12 are held out; for another split prepare into a new --out"
+    )
+    assert run(app, [*line, "--val-fraction", "0.5", "--json"]) == 0
+    captured = capsys.readouterr()
+    held_out = json.loads(captured.out)["files_val"]
+    assert held_out > 2
+    assert "keep the side" not in captured.err
+    assert run(app, [*line, "--val-fraction", "0.1"]) == 0
+    assert warning.format(held_out) in " ".join(capsys.readouterr().err.split())
+    # The default asks for nothing, and the same fraction again gets what it asked for.
+    for more in ([], ["--val-fraction", "0.5"]):
+        assert run(app, [*line, *more]) == 0
+        assert "keep the side" not in capsys.readouterr().err
+
+
+def test_help_says_what_mono_and_stereo_are_made_of(capsys):
+    assert run(app, ["prepare", "--help"]) == 0
+    text = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    assert "1: the mean of all that a file has; 2: its first two, or its only one twice [1 to 2]" in text
+    assert "files of sources that are not named again are removed from it" in text

@@ -102,7 +102,7 @@ def test_the_health_rule_is_left_to_the_settings_unless_told(calls):
 def test_every_option_of_train_prior_arrives(calls):
     line = (
         "train-prior m.distill DATA --epochs 2 --max-minutes 1 --hidden-size 64 --layers 2 --heads 4"
-        " --pattern flatten --lr 0.001 --batch-size 3 --seed 5 --num-workers 0 --resume"
+        " --pattern flatten --lr 0.001 --batch-size 3 --seed 5 --num-workers 0 --resume --overwrite"
     )
     assert run(app, line.split()) == 4
     call = calls[0]
@@ -117,8 +117,11 @@ def test_every_option_of_train_prior_arrives(calls):
         "prior_training.batch_size": 3,
         "prior_training.seed": 5,
     }
-    assert (call["model"], call["data"], call["resume"]) == ("m.distill", "DATA", True)
+    assert (call["model"], call["data"]) == ("m.distill", "DATA")
+    assert (call["resume"], call["overwrite"]) == (True, True)
     assert call["plan"].num_workers == 0
+    run(app, ["train-prior", "m.distill", "DATA"])
+    assert (calls[1]["resume"], calls[1]["overwrite"]) == (False, False)
 
 
 @pytest.mark.parametrize(

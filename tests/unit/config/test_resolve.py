@@ -83,6 +83,30 @@ def test_adamw_alone_has_the_rates_that_it_was_measured_with(size: str, lr: floa
     assert (chosen.lr, chosen.head_rate) == (lr, 1.0)
 
 
+@pytest.mark.parametrize(
+    ("rate", "hop", "frames"),
+    [
+        (8_000, 64, 62.5),
+        (11_025, 64, 86.1),
+        (16_000, 128, 62.5),
+        (22_050, 128, 86.1),
+        (24_000, 128, 93.8),
+        (32_000, 256, 62.5),
+        (44_100, 256, 86.1),
+        (48_000, 256, 93.8),
+        (96_000, 512, 93.8),
+        (192_000, 1024, 93.8),
+    ],
+)
+def test_code_frames_are_as_long_at_every_sample_rate(rate: int, hop: int, frames: float) -> None:
+    facts = CorpusFacts(file_count=5, train_seconds=60.0, sample_rate=rate, channels=1)
+    model = resolve(facts=facts).config.model
+    assert (model.hop, model.n_fft) == (hop, 4 * hop)
+    assert model.frame_rate == pytest.approx(frames, abs=0.1)
+    given = resolve({"model.hop": 512}, facts=facts).config.model
+    assert (given.hop, given.n_fft) == (512, 1024)
+
+
 def of_minutes(minutes: float) -> CorpusFacts:
     return CorpusFacts(file_count=5, train_seconds=60 * minutes, sample_rate=44_100, channels=1)
 

@@ -88,8 +88,15 @@ def test_a_prepared_corpus_is_used_in_its_own_format(
     prepare_corpus([audio_folder], tmp_path / "out", config=config)
     assert ensure_corpus(tmp_path / "out").uri == str(tmp_path / "out")
     assert ensure_corpus(tmp_path / "out", config).sample_rate == 8_000
-    with pytest.raises(CorpusError, match=r"has sample rate 8000 and 44100 was asked for"):
-        ensure_corpus(tmp_path / "out", CorpusConfig(channels=2))
+    with pytest.raises(CorpusError) as caught:
+        ensure_corpus(tmp_path / "out", CorpusConfig(channels=2), asked_by="the model is")
+    assert str(caught.value) == (
+        f"the corpus at {tmp_path}/out is 8000 Hz mono, but the model is for 44100 Hz stereo; "
+        "prepare it again with --sample-rate 44100 --channels 2"
+    )
+    ensure_corpus(tmp_path / "out", CorpusConfig(sample_rate=8_000, channels=2), required=["sample_rate"])
+    with pytest.raises(CorpusError, match=r"8000 Hz, but the settings are for 44100 Hz; .* 44100$"):
+        ensure_corpus(tmp_path / "out", CorpusConfig(), required=["sample_rate"])
 
 
 def test_the_package_exports_its_names_without_torch() -> None:

@@ -68,6 +68,42 @@ def test_channels_are_mixed_or_doubled(tmp_path: Path) -> None:
     assert decoded(path, channels=2)[0][:, 0].tolist() == [-16_384, -16_384]
 
 
+def unheard(path: Path, frame: list[float], channels: int) -> str:
+    soundfile.write(path, np.tile([frame], (70_000, 1)), RATE, subtype="FLOAT")
+    _, decoder = decoded(path, channels=channels)
+    with pytest.raises(AudioError) as caught:
+        decoder.check_loud()
+    return str(caught.value)
+
+
+def test_silence_of_the_mixing_is_told_from_silence(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    assert unheard(path, [0.5, -0.5], 1) == (
+        "its channels cancel when mixed to one; prepare with --channels 2"
+    )
+    assert unheard(path, [0.0, 0.0, 0.5, -0.5], 1) == (
+        "its channels cancel when mixed to one; convert it to the channels to be used"
+    )
+    assert unheard(path, [0.0, 0.0, 0.5], 2) == (
+        "its first two channels are silent, and others are not used; prepare with --channels 1, "
+        "which mixes all"
+    )
+    for channels in (1, 2):
+        assert unheard(path, [0.0, 0.0, 0.0], channels) == "it is silent: no sample reaches -80 dBFS"
+    for frame, channels in (([0.5, -0.5], 2), ([0.0, 0.0, 0.5], 1), ([0.0, 0.5], 2)):
+        soundfile.write(path, np.tile([frame], (100, 1)), RATE, subtype="FLOAT")
+        decoded(path, channels=channels)[1].check_loud()
+
+
+def test_a_peak_of_a_channel_counts_wherever_it_is(tmp_path: Path) -> None:
+    signal_TC = np.zeros((200_000, 2))
+    signal_TC[10] = [0.5, -0.5]
+    soundfile.write(tmp_path / "a.wav", signal_TC, RATE, subtype="FLOAT")
+    _, decoder = decoded(tmp_path / "a.wav")
+    with pytest.raises(AudioError, match="its channels cancel"):
+        decoder.check_loud()
+
+
 def test_resampled_length_and_clipping(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     soundfile.write(path, np.concatenate([np.full(10, 1.5), np.full(90, 0.1)]), RATE, subtype="FLOAT")

@@ -86,6 +86,46 @@ def test_renamed_and_removed_files(audio_folder: Path, tmp_path: Path, config: C
     assert len(content(out / "shards")) == 1
 
 
+def test_files_that_the_sources_do_not_hold_are_counted(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path]
+) -> None:
+    out = tmp_path / "out"
+    other = write_tone("../other/b.wav", seed=99).parent
+    assert prepare_corpus([audio_folder], out, config=config).removed == 0
+    assert prepare_corpus([audio_folder, other], out, config=config).removed == 0
+    report = prepare_corpus([other], out, config=config)
+    assert (report.removed, report.files, report.to_json()["removed"]) == (12, 1, 12)
+    assert prepare_corpus([other], out, config=config).removed == 0
+    # The same content elsewhere, and a file that another format makes useless, are still there.
+    (other / "b.wav").rename(audio_folder / "moved.wav")
+    assert prepare_corpus([audio_folder], out, config=config).removed == 0
+    again = CorpusConfig(sample_rate=16_000)
+    (audio_folder / "moved.wav").unlink()
+    assert prepare_corpus([audio_folder], out, config=again).removed == 1
+
+
+def test_a_share_that_files_keep_is_said(audio_folder: Path, tmp_path: Path, config: CorpusConfig) -> None:
+    out = tmp_path / "out"
+    first = prepare_corpus([audio_folder], out, config=config)
+    assert not first.split_kept
+    half = CorpusConfig(sample_rate=config.sample_rate, val_fraction=0.5)
+    report = prepare_corpus([audio_folder], out, config=half)
+    assert (report.split_kept, report.files_val) == (True, first.files_val)
+    assert not prepare_corpus([audio_folder], tmp_path / "new", config=half).split_kept
+
+
+def test_a_format_that_cannot_be_read_is_among_the_rejected(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig
+) -> None:
+    (audio_folder / "phone.m4a").write_bytes(b"x")
+    (audio_folder / "cover.jpg").write_bytes(b"x")
+    (rejected,) = prepare_corpus([audio_folder], tmp_path / "out", config=config).rejected
+    assert rejected.path == str(audio_folder / "phone.m4a")
+    assert rejected.reason == "its format (.m4a) cannot be read; convert it to flac or wav"
+    with pytest.raises(CorpusError, match=r"1 files cannot be used \(.*its format \(\.m4a\) cannot be read"):
+        prepare_corpus([audio_folder], tmp_path / "strict", config=config, strict=True)
+
+
 def test_another_format_replaces_the_corpus_and_keeps_splits(
     audio_folder: Path, tmp_path: Path, config: CorpusConfig
 ) -> None:

@@ -4,10 +4,76 @@ import hashlib
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
+import soundfile
 
-from distill_ray.corpus.scan import find_audio, hash_file
+from distill_ray.corpus.decode import load_audio
+from distill_ray.corpus.scan import AUDIO_SUFFIXES, UNREADABLE_SUFFIXES, find_audio, hash_file
 from distill_ray.errors import AudioError, CorpusError
+
+WRITTEN_AS = {
+    **dict.fromkeys([".wav", ".wave", ".bwf"], ("WAV", "PCM_16")),
+    **dict.fromkeys([".aif", ".aiff", ".aifc"], ("AIFF", "PCM_16")),
+    **dict.fromkeys([".ogg", ".oga"], ("OGG", "VORBIS")),
+    **dict.fromkeys([".nist", ".sph"], ("NIST", "PCM_16")),
+    **dict.fromkeys([".svx", ".8svx"], ("SVX", "PCM_16")),
+    ".opus": ("OGG", "OPUS"),
+    ".flac": ("FLAC", "PCM_16"),
+    ".mp3": ("MP3", "MPEG_LAYER_III"),
+    ".rf64": ("RF64", "PCM_16"),
+    ".w64": ("W64", "PCM_24"),
+    ".caf": ("CAF", "ALAC_16"),
+    ".au": ("AU", "PCM_16"),
+    ".snd": ("MPC2K", "PCM_16"),
+    ".voc": ("VOC", "PCM_16"),
+    ".avr": ("AVR", "PCM_16"),
+    ".wve": ("WVE", "ALAW"),
+    ".ircam": ("IRCAM", "PCM_16"),
+    ".pvf": ("PVF", "PCM_16"),
+}
+LOSSY = {"VORBIS": 0.2, "OPUS": 0.2, "MPEG_LAYER_III": 0.2, "ALAW": 0.02}
+
+
+@pytest.mark.parametrize("suffix", sorted(AUDIO_SUFFIXES - {".mp2"}))
+def test_what_has_an_accepted_suffix_decodes(tmp_path: Path, suffix: str) -> None:
+    path = tmp_path / f"a{suffix.upper()}"
+    kind, subtype = WRITTEN_AS[suffix]
+    tone_T = 0.3 * np.sin(2 * np.pi * 440 * np.arange(16_000) / 8_000)
+    soundfile.write(path, tone_T, 8_000, format=kind, subtype=subtype)
+    (file,) = find_audio([tmp_path]).files
+    out_T = load_audio(file.path, sample_rate=8_000, channels=1)[0].numpy() / 32_768
+    assert len(out_T) == 16_000
+    assert np.abs(out_T - tone_T)[1_000:15_000].max() < LOSSY.get(subtype, 1e-4)
+
+
+def test_mpeg_layer_2_decodes(tmp_path: Path) -> None:
+    # libsndfile cannot write it. No bits are allocated in these frames of 24 ms, which so are silence.
+    header = bytes([0xFF, 0xFD, 0x44, 0xC0])
+    (tmp_path / "a.mp2").write_bytes((header + bytes(188)) * 40)
+    (file,) = find_audio([tmp_path]).files
+    assert load_audio(file.path, sample_rate=48_000, channels=1).shape == (1, 40 * 1_152)
+
+
+def test_recordings_that_cannot_be_read_are_said_and_other_files_are_not(tmp_path: Path) -> None:
+    for name in ["a.wav", "b.M4A", "c/d.wma", "e.txt", "f.jpg", "g.pdf", "h", ".i.m4a", "j.midi"]:
+        touch(tmp_path / name)
+    (tmp_path / "again.m4a").symlink_to(tmp_path / "b.M4A")
+    scan = find_audio([tmp_path, tmp_path / "c"])
+    assert [file.path.name for file in scan.files] == ["a.wav"]
+    assert {bad.path: bad.reason for bad in scan.unreadable} == {
+        str(tmp_path / "again.m4a"): "its format (.m4a) cannot be read; convert it to flac or wav",
+        str(tmp_path / "c/d.wma"): "its format (.wma) cannot be read; convert it to flac or wav",
+    }
+    assert len(scan.unreadable) == 2
+    assert not AUDIO_SUFFIXES & UNREADABLE_SUFFIXES
+
+
+def test_a_recording_that_is_named_itself_is_tried(tmp_path: Path) -> None:
+    path = touch(tmp_path / "a.m4a")
+    scan = find_audio([tmp_path, path])
+    assert [file.path for file in scan.files] == [path]
+    assert scan.unreadable == ()
 
 
 def touch(path: Path) -> Path:

@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import hashlib
 
-from distill_ray.corpus.split import assign_splits
+from distill_ray.corpus.split import assign_splits, keeps_off_share
 
 HASHES = [hashlib.sha256(str(index).encode()).hexdigest() for index in range(2_000)]
 
@@ -40,3 +40,22 @@ def test_recorded_splits_stay() -> None:
     assert split([a, b, "00" * 32], **{a: "val", b: "train"})["a0" * 32] == "val"
     assert split([a, b], **{a: "train"}) == {a: "train", b: "val"}
     assert split([a, b], **{a: "train", b: "train"}) == {a: "val", b: "train"}
+
+
+def test_a_share_is_off_where_recorded_splits_keep_it_there() -> None:
+    tenth = split(HASHES[:100])
+    held_out = sum(kind == "val" for kind in tenth.values())
+    assert 5 < held_out < 15
+    assert not keeps_off_share(tenth, val_fraction=0.1)
+    assert keeps_off_share(tenth, val_fraction=0.5)
+    assert keeps_off_share(tenth, val_fraction=0.0)
+    # The chance of the hashes is not what other files keep.
+    assert not keeps_off_share({"00" * 32: "val", "01" * 32: "train"}, val_fraction=0.01)
+
+
+def test_a_share_is_not_off_by_less_than_a_file() -> None:
+    a, b, c = "a0" * 32, "b0" * 32, "c0" * 32
+    assert split([a, b, c], 0.7) == {a: "val", b: "val", c: "train"}
+    assert keeps_off_share({a: "val", b: "train", c: "train"}, val_fraction=0.7)
+    assert not keeps_off_share({a: "train", b: "val", c: "val"}, val_fraction=0.7)
+    assert not keeps_off_share({a: "val", b: "train", c: "train"}, val_fraction=0.5)

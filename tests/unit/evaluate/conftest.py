@@ -57,12 +57,14 @@ def make_corpus(tmp_path: Path) -> Callable[..., Corpus]:
 
 @pytest.fixture
 def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
-    def make(**changes: Any) -> LoadedVQModel:
+    def make(trained_on: Corpus | None = None, **changes: Any) -> LoadedVQModel:
         torch.manual_seed(0)
         codec = VQVAE(dataclasses.replace(CODEC, **changes))
         generator = torch.Generator().manual_seed(0)
         audio_BTC = np.stack([recording(index, 1.024, codec.config.channels) for index in range(4)])
         codec.initialise(torch.from_numpy(audio_BTC).transpose(1, 2), generator)
-        return load_model_v2(save_model_v2(tmp_path / "m.distill", codec, metadata={}, codebook_health=()))
+        metadata = {"corpus": {"digest": trained_on.digest}} if trained_on is not None else {}
+        path = save_model_v2(tmp_path / "m.distill", codec, metadata=metadata, codebook_health=())
+        return load_model_v2(path)
 
     return make

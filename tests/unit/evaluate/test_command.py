@@ -35,5 +35,21 @@ def test_stdout_is_the_tables_or_the_document(
     assert f"{document['depths'][0]['mel_distance']:.4g}" in captured.out
     assert "\x1b" not in captured.out
     assert "Codebook use in these files" in captured.out
+    assert "this is not the corpus that the model was trained on" in " ".join(captured.err.split())
     assert run(app, ["evaluate", model, str(tmp_path / "source"), "--split", "test"]) == 2
     assert "--split" in capsys.readouterr().err
+
+
+def test_a_corpus_of_another_format_is_refused_with_what_to_do(
+    tmp_path: Path,
+    make_corpus: Callable[..., Corpus],
+    make_loaded: Callable[..., LoadedVQModel],
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    make_corpus((0.5,), val_fraction=0.0)
+    model = str(make_loaded(sample_rate=16_000, channels=2).path)
+    assert run(app, ["evaluate", model, str(tmp_path / "corpus"), "--json"]) == 2
+    assert json.loads(capsys.readouterr().out)["error"]["message"] == (
+        f"the corpus at {tmp_path}/corpus is 8000 Hz mono, but the model is for 16000 Hz stereo; "
+        "prepare it again with --sample-rate 16000 --channels 2"
+    )

@@ -83,10 +83,30 @@ def test_held_out_files_are_what_is_scored(make_corpus: MakeCorpus, make_loaded:
 def test_a_corpus_that_holds_nothing_out_is_scored_with_a_warning(
     make_corpus: MakeCorpus, make_loaded: MakeLoaded
 ) -> None:
-    report = evaluate_model(make_loaded(), make_corpus((0.5,), val_fraction=0.0))
+    corpus = make_corpus((0.5,), val_fraction=0.0)
+    report = evaluate_model(make_loaded(corpus), corpus)
     assert (report.split, report.requested_split) == ("train", "val")
     assert "say nothing about new audio" in report.warnings[0]
     assert "63 code frames were counted" in report.warnings[1]
+
+
+def test_another_corpus_than_that_of_the_training_is_scored_with_a_warning(
+    make_corpus: MakeCorpus, make_loaded: MakeLoaded
+) -> None:
+    corpus = make_corpus((0.3,) * 4)
+    other = (
+        "this is not the corpus that the model was trained on, so that some of these files may have been "
+        "among its training files"
+    )
+    same = evaluate_model(make_loaded(corpus), corpus)
+    assert [text for text in same.warnings if "trained on" in text] == []
+    unknown = make_loaded()
+    strange = dataclasses.replace(unknown, metadata={"corpus": "birds"})
+    elsewhere = dataclasses.replace(unknown, metadata={"corpus": {"digest": "0" * 64}})
+    for loaded in (unknown, strange, elsewhere):
+        report = evaluate_model(loaded, corpus)
+        assert report.warnings.count(other) == 1
+        assert report.to_json()["warnings"] == list(report.warnings)
 
 
 def test_a_corpus_of_another_format_is_refused(make_corpus: MakeCorpus, make_loaded: MakeLoaded) -> None:

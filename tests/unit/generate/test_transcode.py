@@ -111,3 +111,37 @@ def test_an_input_is_never_overwritten(
     encode_file(loaded, audio, codes)
     with pytest.raises(UsageError, match="is read by this command"):
         decode_file(loaded, codes, codes)
+
+
+def test_an_output_that_cannot_be_written_is_said_before_the_work(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    loaded, audio = make_loaded(prior=False), make_audio(0.3)
+    codes = tmp_path / "made" / "here" / "a.codes"
+    encode_file(loaded, audio, codes)
+    (tmp_path / "folder.wav").mkdir()
+    events: list[StageProgress] = []
+
+    def refused(out: Path) -> set[str]:
+        said = set()
+        for work in (
+            lambda: encode_file(loaded, audio, out, overwrite=True, on_progress=events.append),
+            lambda: decode_file(loaded, codes, out, overwrite=True, on_progress=events.append),
+        ):
+            with pytest.raises(UsageError) as caught:
+                work()
+            said.add(str(caught.value).replace(str(tmp_path), "T"))
+        return said
+
+    assert refused(tmp_path / "folder.wav") == {
+        "T/folder.wav is a folder and cannot be replaced; give the path of a file"
+    }
+    assert refused(audio / "no" / "b.wav") == {
+        f"T/{audio.name}/no/b.wav cannot be written: T/{audio.name} is not a folder; choose another path"
+    }
+    monkeypatch.setattr("os.access", lambda path, mode: False)  # root may write everywhere
+    assert refused(tmp_path / "new" / "b.wav") == {
+        "T/new/b.wav cannot be written: nothing can be put into T; choose another path"
+    }
+    assert events == []
+    assert not (tmp_path / "new").exists()

@@ -4,6 +4,7 @@ import pickle
 from pathlib import Path
 
 import pytest
+import torch
 
 from distill_ray.errors import ConfigError, CorpusError, DistillError, Problem, TrainingError
 from distill_ray.orchestrate.failure import LoopError, by_rank, to_distill_error
@@ -76,6 +77,32 @@ def test_a_known_error_counts_more_than_what_the_other_ranks_say(tmp_path: Path)
         }
     )
     assert str(to_distill_error(group, tmp_path / "log")) == "shard 3 is damaged"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError(
+            "[enforce fail at alloc_cpu.cpp:127] err == 0. DefaultCPUAllocator: can't allocate memory: you "
+            "tried to allocate 4398046511104 bytes. Error code 12 (Cannot allocate memory)"
+        ),
+        torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 4.00 TiB.\nmore"),
+        MemoryError(),
+    ],
+)
+def test_too_little_memory_is_said_with_what_to_do(error: Exception, tmp_path: Path) -> None:
+    log = tmp_path / "error.log"
+    assert str(to_distill_error(_over_the_wire(error), log)) == (
+        "the training stopped: not enough memory for a training step; use a smaller --batch-size or a "
+        f"smaller model (the traceback is in {log})"
+    )
+    assert type(error).__name__ in log.read_text()
+
+
+def test_the_memory_error_of_this_torch_is_known() -> None:
+    with pytest.raises(RuntimeError) as caught:
+        torch.empty(1 << 60, dtype=torch.uint8)
+    assert LoopError.of(caught.value).message.startswith("not enough memory")
 
 
 def test_a_lost_peer_is_told_from_a_bug() -> None:

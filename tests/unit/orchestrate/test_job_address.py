@@ -15,6 +15,7 @@ from distill_ray.orchestrate.job_address import dashboard_address, find_token
         ("http://head:8265/", "http://head:8265"),
         ("https://ray.example.org/team/", "https://ray.example.org:443/team"),
         ("http://[::1]:8265", "http://[::1]:8265"),
+        ("HTTP://head:8265", "http://head:8265"),
     ],
 )
 def test_urls_of_dashboards(given, shown):
@@ -42,6 +43,8 @@ def test_the_environment_names_the_cluster_where_no_option_does():
         ("ftp://head", "not an http address"),
         ("http://head:port", "names no host"),
         ("http://", "names no host"),
+        ("http://head:0", "names no port"),
+        ("http://head:8265/ü", "must be percent-encoded"),
         ("what is this", "is not an address"),
     ],
 )

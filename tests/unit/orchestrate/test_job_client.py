@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import json
+import re
 import socket
 import sys
 import threading
@@ -234,15 +235,22 @@ def test_a_job_that_failed_says_why_itself(peer, message, shown):
     assert peer({"birds": (200, answer)}).client().job("birds").message == shown
 
 
-def test_a_host_that_does_not_exist():
-    client = JobClient(dashboard_address("http://no.such.host.invalid:8265", {}), None)
-    with pytest.raises(ClusterError, match=r"there is no host named no\.such\.host\.invalid"):
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a..b", "x" * 70])
+def test_a_host_that_does_not_exist(host):
+    client = JobClient(dashboard_address(f"http://{host}:8265", {}), None)
+    with pytest.raises(ClusterError, match=f"there is no host named {re.escape(host)}"):
         client.check()
 
 
 def test_an_unknown_job(peer):
-    with pytest.raises(UsageError, match="knows no job nope; distill-ray jobs list"):
+    with pytest.raises(UsageError, match="knows no job 'nope'; distill-ray jobs list"):
         peer({"nope": (404, "Job nope does not exist")}).client().job("nope")
+
+
+@pytest.mark.parametrize("job_id", ["", ".", ".."])
+def test_what_would_be_another_path_is_no_job(peer, job_id):
+    with pytest.raises(UsageError, match="knows no job"):
+        peer({}).client().job(job_id)
 
 
 def test_a_name_that_is_taken(peer):

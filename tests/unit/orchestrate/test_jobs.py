@@ -246,6 +246,7 @@ def test_a_damaged_model_is_not_kept(results, tmp_path):
         (job("running", output="/nowhere/birds"), "this machine sees no /nowhere/birds"),
         (job("running", output="{empty}"), "there is no model of birds at .* yet; the job is running"),
         (job("failed", output="{empty}"), "there is no model of birds at .*; the job has failed"),
+        (job("failed", output="{empty}/birds"), "birds has failed and has left nothing at .*/birds: "),
     ],
 )
 def test_what_cannot_be_fetched_is_said(tmp_path, record, said):

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -12,7 +13,7 @@ from distill_ray.corpus.filesystem import Located
 from distill_ray.errors import StorageError, UsageError
 from distill_ray.orchestrate.checkpoints import Checkpoints, working_folder
 from distill_ray.orchestrate.mirror import Mirror
-from distill_ray.orchestrate.results import BusyError, enter_free_folder, result_folder, uri_of
+from distill_ray.orchestrate.results import BESIDE_MODEL, BusyError, enter_free_folder, result_folder, uri_of
 from distill_ray.training.events import Event
 
 
@@ -71,6 +72,24 @@ def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
         result_folder(tmp_path / "file", listener=ignore),
     ):
         pass
+
+
+def test_a_folder_that_cannot_be_written_is_said_with_what_can_be_done(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def denied(folder: Path, on_wait: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr("distill_ray.orchestrate.results.folder_lock", denied)
+    start = f"the run folder {tmp_path}/m.prior cannot be written (Permission denied); "
+    for options, advice in (({}, "choose another --out"), ({"advice": BESIDE_MODEL}, BESIDE_MODEL)):
+        with (
+            pytest.raises(UsageError) as caught,
+            result_folder(tmp_path / "m.prior", listener=ignore, **options),
+        ):
+            pass
+        assert str(caught.value) == start + advice
+    assert "--out" not in BESIDE_MODEL
 
 
 def test_without_out_a_free_folder_that_nobody_works_in(

@@ -134,6 +134,15 @@ def test_a_run_may_go_on_under_another_health_rule(tmp_path: Path) -> None:
     assert start.settings["health.floor"] == 0.25
 
 
+def test_the_name_and_size_of_the_first_part_are_welcome_again(tmp_path: Path) -> None:
+    begun(tmp_path)
+    start = resumed_run(RunFolder(path=tmp_path), {}, table="training")
+    start.refuse_other(what="run", name=start.identity["name"], size=start.identity["size"])
+    start.refuse_other(what="run", name=None, size=None)
+    with pytest.raises(UsageError, match="the size of the resumed run is tiny and cannot become base"):
+        start.refuse_other(what="run", name=None, size="base")
+
+
 def test_another_corpus_is_refused(tmp_path: Path) -> None:
     begun(tmp_path)
     start = resumed_run(RunFolder(path=tmp_path), {}, table="training")
@@ -187,5 +196,7 @@ def test_a_finished_prior_run_makes_room(tmp_path: Path) -> None:
 
 def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
     (tmp_path / "out").touch()
-    with pytest.raises(UsageError, match=r"cannot be written \(File exists\)"):
+    with pytest.raises(UsageError, match=r"cannot be written \(File exists\); choose another --out$"):
         begun(tmp_path / "out")
+    with pytest.raises(UsageError, match=r"cannot be written \(File exists\); move it$"):
+        record(new_prior_run(RunFolder(path=tmp_path / "out", advice="move it"), GIVEN))

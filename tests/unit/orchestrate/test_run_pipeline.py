@@ -205,6 +205,7 @@ def test_all_stages_run_in_order_and_end_in_one_file(run: Runner, trainings: Tra
         str(out / "corpus"),
         False,
     )
+    assert prior["overwrite"]  # the stage knows by itself whether the one that is there stays
     whole = read_manifest(out / "m.distill")
     assert whole.has_prior
     assert not read_manifest(out / "search" / "m.distill").has_prior

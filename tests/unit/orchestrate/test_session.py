@@ -25,6 +25,11 @@ def test_nobody_at_the_address_is_said_at_once() -> None:
         assert time.monotonic() - begun < 5
 
 
+def test_what_is_no_host_is_said() -> None:
+    with pytest.raises(ClusterError, match=r"no Ray answers at a\.\.b:6379 "):
+        session._probe("a..b:6379")
+
+
 def test_a_head_on_loopback_only_is_told_from_one_that_others_reach() -> None:
     for interface, only in (("127.0.0.1", True), ("0.0.0.0", False)):
         with socket.socket() as head:

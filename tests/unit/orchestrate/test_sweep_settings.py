@@ -7,7 +7,7 @@ import pytest
 from distill_ray.config.resolve import CorpusFacts, steps_per_epoch
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError, ConfigError
-from distill_ray.orchestrate.sweep_machine import Scale
+from distill_ray.orchestrate.sweep_machine import Scale, find_machine
 from distill_ray.orchestrate.sweep_settings import SweepSettings, TrialPlanner, shown_settings
 from distill_ray.search.trial import make_spec
 
@@ -154,6 +154,14 @@ def test_a_trial_that_fits_nowhere_is_refused() -> None:
         Scale.of(SweepConfig(gpus_per_trial=2.0), {"CPU": 4, "GPU": 1}, cores=4, where="here")
     with pytest.raises(ClusterError, match="a trial's 4 workers need one CPU each and here has 2"):
         Scale.of(SweepConfig(workers_per_trial=4), {"CPU": 2}, cores=2, where="here")
+
+
+def test_no_more_workers_than_a_machine_can_take_turns_with(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("os.sched_getaffinity", lambda pid: {0, 1})
+    sweep = SweepConfig(workers_per_trial=4, max_concurrent=3, gpus_per_trial=0.0)
+    message = "12 workers would take turns on this machine's 2 cores: lower --workers-per-trial"
+    with pytest.raises(ClusterError, match=message), find_machine(None, sweep):
+        raise AssertionError("there is no such machine")
 
 
 def test_the_summary_shows_what_is_tried_and_what_trials_share() -> None:

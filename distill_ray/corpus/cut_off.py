@@ -1,0 +1,107 @@
+"""Find out that a file ends before its audio does: libsndfile mends most of these silently.
+
+`decode.py` asks before the first block of a file and after its last.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+import soundfile
+
+from distill_ray.errors import AudioError
+
+# Encoder delay and padding that MPEG decoders may drop from what the header counts.
+MPEG_SLACK = 2 * 1152
+# Lengths that sox and ffmpeg write when they cannot go back and fill in the real one.
+STREAMED_LENGTHS = (0x7FFF_F000, 0xFFFF_FFFF)
+
+# WAV, AIFF, AU, 8SVX; WVE; and of the formats for more than 4 GB, whose log has only this, the whole file.
+_CORRECTED = re.compile(
+    r"^\s*(?:data|SSND|Data Size|BODY)\s*:\s*(?P<declared>\d+) \(should be (?P<there>\d+)\)"
+    r"|^Data length (?P<declared_wve>\d+) should be (?P<there_wve>\d+)"
+    r"|^\s*(?:riff|Riff size)\s*:\s*(?P<declared_large>\d+) \(should be (?P<there_large>\d+)\)",
+    re.MULTILINE,
+)
+# W64 pads its chunks to 8 bytes, and not every writer pads the last one that it counts.
+_PADDING = 8
+
+_OGG_CAPTURE = b"OggS"
+# With its version and flags, as far as they are there: audio may hold the four letters too.
+_OGG_START = re.compile(rb"OggS(?:\0(?:[\0-\7]|\Z)|\Z)")
+_OGG_HEADER_BYTES = 27
+_OGG_LARGEST_PAGE = _OGG_HEADER_BYTES + 255 + 255 * 255
+
+_NIST_HEADER_BYTES = 1024
+
+
+def check_end(path: Path, sound: soundfile.SoundFile) -> None:
+    """Raise `AudioError` where the headers of `path`, opened as `sound`, promise more than the file has."""
+    if sound.format == "OGG":
+        _check_last_ogg_page(path)
+    _check_declared_bytes(sound.extra_info)
+    declared = _declared_frames(path, sound)
+    if declared > sound.frames:
+        raise AudioError(
+            f"it is cut off: its header declares {declared} samples and the file has {sound.frames}"
+        )
+
+
+def check_length(sound: soundfile.SoundFile, decoded: int) -> None:
+    """Raise `AudioError` where fewer samples were `decoded` than the header says."""
+    slack = MPEG_SLACK if sound.format == "MP3" else 0
+    if decoded < sound.frames - slack:
+        raise AudioError(f"its header declares {sound.frames} samples and only {decoded} decode")
+
+
+def _check_declared_bytes(log: str) -> None:
+    if "Seems to be a truncated file" in log:  # all that the reader of VOC says
+        raise AudioError("it is cut off: its header declares more bytes of audio than the file has")
+    for match in _CORRECTED.finditer(log):
+        found = {name: int(value) for name, value in match.groupdict().items() if value}
+        declared, there = found.values()
+        slack = _PADDING if "declared_large" in found else 0
+        if declared > there + slack and declared not in STREAMED_LENGTHS:
+            audio = "" if "declared_large" in found else " of audio"
+            raise AudioError(
+                f"it is cut off: its header declares {declared} bytes{audio} and the file has {there}"
+            )
+
+
+def _declared_frames(path: Path, sound: soundfile.SoundFile) -> int:
+    """What the header counts, of the formats whose reader goes by the file's size without a word; else 0."""
+    if sound.format in ("AVR", "MPC2K"):
+        match = re.search(r"^\s*Frames\s*:\s*(\d+)", sound.extra_info, re.MULTILINE)
+        return int(match[1]) if match else 0
+    if sound.format == "NIST":
+        with path.open("rb") as stream:
+            field = re.search(rb"^sample_count -i (\d+)", stream.read(_NIST_HEADER_BYTES), re.MULTILINE)
+        return int(field[1]) if field else 0
+    return 0
+
+
+def _check_last_ogg_page(path: Path) -> None:
+    """RFC 3533: a page is a header of 27 bytes, a table of segment lengths, and the segments.
+
+    A missing end-of-stream flag is no fault, for what is recorded from a stream has none; nor is what
+    follows a whole page, such as tags.
+    """
+    with path.open("rb") as stream:
+        size = stream.seek(0, os.SEEK_END)
+        stream.seek(max(0, size - _OGG_LARGEST_PAGE - len(_OGG_CAPTURE)))
+        tail = stream.read()
+    starts = [match.start() for match in _OGG_START.finditer(tail)]
+    if not starts:
+        return
+    page = tail[starts[-1] :]
+    segments_at = _OGG_HEADER_BYTES + (page[_OGG_HEADER_BYTES - 1] if len(page) >= _OGG_HEADER_BYTES else 0)
+    declared = segments_at + sum(page[_OGG_HEADER_BYTES:segments_at])
+    rest = page[declared:]
+    if len(page) < segments_at or (rest and _OGG_CAPTURE.startswith(rest)):
+        raise AudioError("it is cut off: it ends within the header of an Ogg page")
+    if declared > len(page):
+        raise AudioError(
+            f"it is cut off: its last Ogg page declares {declared} bytes and the file has {len(page)} of them"
+        )
