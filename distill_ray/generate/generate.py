@@ -17,7 +17,7 @@ from pathlib import Path
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
-from distill_ray.errors import AudioError, UsageError
+from distill_ray.errors import AudioError, CancelledError, UsageError
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.report import GenerationReport
@@ -49,8 +49,9 @@ def generate_samples(
     the kind of device, and not on `count`.
 
     Raises BundleError where the model has no prior, ConfigError for settings out of range, UsageError where a
-    file exists and is not to be overwritten, and AudioError for a prompt that cannot be used, that is shorter
-    than a code frame or that leaves nothing to generate.
+    file exists and is not to be overwritten, AudioError for a prompt that cannot be used, that is shorter
+    than a code frame or that leaves nothing to generate, and CancelledError after Ctrl-C, which leaves the
+    sounds that were made.
     """
     settings = GenerationSettings(count=count, seconds=seconds, seed=seed, audio_format=audio_format)
     began = time.monotonic()
@@ -63,9 +64,17 @@ def generate_samples(
     if not overwrite and (there := next((path for path in files if path.exists()), None)):
         raise UsageError(f"{there} exists; give --overwrite to replace it, another --seed or another --out")
     _make_folder(Path(out_dir))
-    for path, codes_QF in zip(files, _sampled(request, settings.count, on_progress), strict=True):
-        blocks = decode_blocks(loaded.model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
-        write_audio(path, blocks, sample_rate=config.sample_rate, channels=config.channels)
+    made = 0
+    try:
+        for path, codes_QF in zip(files, _sampled(request, settings.count, on_progress), strict=True):
+            blocks = decode_blocks(loaded.model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
+            write_audio(path, blocks, sample_rate=config.sample_rate, channels=config.channels)
+            made += 1
+    except KeyboardInterrupt:
+        raise CancelledError(
+            f"cancelled by Ctrl-C with {made} of {len(files)} sounds made in {out_dir}; with --overwrite the "
+            "same command makes all anew"
+        ) from None
     elapsed = time.monotonic() - began
     return GenerationReport(
         model=str(loaded.path),

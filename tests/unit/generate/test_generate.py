@@ -10,7 +10,7 @@ import soundfile
 import torch
 
 from distill_ray.bundle import LoadedVQModel
-from distill_ray.errors import AudioError, BundleError, ConfigError
+from distill_ray.errors import AudioError, BundleError, CancelledError, ConfigError
 from distill_ray.generate import GenerationSettings, generate_samples
 from distill_ray.generate.request import make_request
 from distill_ray.prior import SamplingConfig
@@ -53,6 +53,19 @@ def test_seeds_repeat_and_the_count_changes_nothing(
     assert files("again", 8, 5) == eight
     assert len(set(eight)) == 8
     assert not set(files("other", 8, 6)) & set(eight)
+
+
+def test_ctrl_c_keeps_what_was_made_and_says_so(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    def stop(progress: StageProgress) -> None:
+        if progress.done > 2 * progress.total / 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(CancelledError, match="with 2 of 3 sounds made in "):
+        generate_samples(make_loaded(), count=3, seconds=0.3, out_dir=tmp_path / "out", on_progress=stop)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        "sample_s0_000.wav",
+        "sample_s0_001.wav",
+    ]
 
 
 def test_long_output_has_no_seams(tmp_path: Path, make_loaded: MakeLoaded) -> None:
