@@ -106,7 +106,7 @@ def run_everything(
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
     """
-    given = {**file_settings(config_file), **overrides}
+    given = {**file_settings(config_file, size=size), **overrides}
     if size is not None:
         given["model.size"] = size
     if resume is not None and out is not None:

@@ -186,6 +186,16 @@ def states(report: PipelineReport) -> list[str]:
     return [item.state for item in report.stages]
 
 
+def test_a_size_wins_over_what_a_run_had_chosen_by_its_own(
+    run: Runner, trainings: Trainings, tmp_path: Path
+) -> None:
+    (tmp_path / "run.toml").write_text("[run]\noverrides = []\n[model]\nwidth = 128\nhop = 512\n")
+    run(config_file=tmp_path / "run.toml", size="small")
+    search = trainings.calls[0][1]["overrides"]
+    assert "model.width" not in search
+    assert search["model.hop"] == 512
+
+
 def test_all_stages_run_in_order_and_end_in_one_file(run: Runner, trainings: Trainings) -> None:
     report = run()
     out = run.out
