@@ -15,7 +15,6 @@ from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.resolve import CorpusFacts, resolve_prior, resolve_vqvae
 from distill_ray.config.setting import Section
-from distill_ray.config.toml import read_toml
 from distill_ray.config.vqvae import TrainingConfig, VQVAEConfig
 
 # Settings of the prior that the codec decides, which is on the cluster.
@@ -77,10 +76,10 @@ def _check_workers(command: JobCommand, resources: Mapping[str, float], address:
 
 
 def _file_settings(command: JobCommand) -> dict[str, object]:
+    from distill_ray.orchestrate.inputs import file_settings
+
     config = command.values["config"]
-    # A file that an earlier run wrote also says what that run was.
-    found = read_toml(Path(config)) if config is not None else {}
-    return {key: value for key, value in found.items() if not key.startswith("run.")}
+    return file_settings(config and Path(config), size=command.values.get("size"))
 
 
 def _flag_settings(command: JobCommand, sections: tuple[type[Section], ...]) -> dict[str, object]:

@@ -17,22 +17,13 @@ if TYPE_CHECKING:
     from distill_ray.display import Display
 
 _LISTED = 20  # rejected files named on stderr; --json names them all
-_CHANNELS = CorpusConfig.__dataclass_fields__["channels"].metadata
 
 
 def command(
     sources: Annotated[list[str], typer.Argument(help="Folders or files of audio.", metavar="SOURCE...")],
     out: Annotated[str, typer.Option("--out", "-o", help="Where the corpus goes: a folder or a URI.")],
     sample_rate: Annotated[int | None, options.from_setting(CorpusConfig, "sample_rate")] = None,
-    channels: Annotated[
-        int | None,
-        typer.Option(
-            _CHANNELS["flag"],
-            help="Audio channels of the corpus; 1: the mean of all that a file has; 2: its first two, or its "
-            f"only one twice [{options.spoken_range(_CHANNELS)}]",
-            show_default=False,
-        ),
-    ] = None,
+    channels: Annotated[int | None, options.from_setting(CorpusConfig, "channels")] = None,
     val_fraction: Annotated[float | None, options.from_setting(CorpusConfig, "val_fraction")] = None,
     workers: Annotated[
         int | None,

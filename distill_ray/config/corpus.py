@@ -17,7 +17,14 @@ class CorpusConfig(Section):
     sample_rate: int = setting(
         44_100, "sample rate of the corpus in Hz", flag="--sample-rate", low=8_000, high=192_000
     )
-    channels: int = setting(1, "audio channels of the corpus", flag="--channels", low=1, high=2)
+    channels: int = setting(
+        1,
+        "audio channels of the corpus; 1: the mean of all that a file has; 2: its first two, or its only one "
+        "twice",
+        flag="--channels",
+        low=1,
+        high=2,
+    )
     val_fraction: float = setting(
         0.1, "share of files held out for validation; 0: none", flag="--val-fraction", low=0.0, high=0.9
     )

@@ -49,7 +49,6 @@ RATES = tuple(_RATES["small"])
 """The settings of the optimizer that go by size."""
 BY_SIZE = (*RATES, *(f"model.{key}" for key in _SIZES["small"]))
 """All settings that do."""
-_FRAMED_RATE = 44_100.0  # for which the codec's own hop and window are
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -260,9 +259,10 @@ def _pass_steps(config: VQTrainConfig, train_seconds: float) -> float:
 
 
 def _framing(sample_rate: int | None) -> dict[str, object]:
-    """Hop and window at which there are 62 to 94 code frames a second at every rate, as at 44.1 kHz."""
-    octaves = round(math.log2((sample_rate or _FRAMED_RATE) / _FRAMED_RATE))
-    return {"model.hop": round(256 * 2.0**octaves), "model.n_fft": round(1024 * 2.0**octaves)}
+    """Hop and window at which there are 62 to 94 code frames a second at every rate, as at the default's."""
+    usual = VQVAEConfig()
+    times = 2.0 ** round(math.log2((sample_rate or usual.sample_rate) / usual.sample_rate))
+    return {"model.hop": round(usual.hop * times), "model.n_fft": round(usual.n_fft * times)}
 
 
 def _codebook_size(file_count: int, total_seconds: float | None) -> int:

@@ -30,6 +30,7 @@ PCM_SCALE = 32_768
 
 SILENCE_DBFS = -80.0
 """What a recording has to reach somewhere to be of use for training."""
+_AUDIBLE = 10 ** (SILENCE_DBFS / 20)
 
 LEAST_RATE, GREATEST_RATE = 1_000, 768_000
 # Samples over all channels that are decoded at once. Four times as many took torchaudio's convolution out of
@@ -87,9 +88,10 @@ class AudioDecoder:
             if not np.isfinite(got_TC).all():
                 raise AudioError(f"it holds NaN or infinite samples, near {decoded / self.source_rate:.1f} s")
             decoded += len(got_TC)
-            self._note_peaks(got_TC)
             mixed_CT = self._mix(got_TC)
             self._peak = max(self._peak, float(np.abs(mixed_CT).max()))
+            if self._peak < _AUDIBLE:  # else nobody asks where the sound has gone
+                self._note_peaks(got_TC)
             yield from self._pcm(resampler.push(mixed_CT) if resampler else mixed_CT)
         check_length(sound, decoded)
         if resampler:
@@ -99,17 +101,16 @@ class AudioDecoder:
 
     def check_loud(self) -> None:
         """Raise `AudioError` where all that was decoded is silent, if only by the mixing."""
-        audible = 10 ** (SILENCE_DBFS / 20)
-        if self._peak >= audible:
+        if self._peak >= _AUDIBLE:
             return
-        if max(self._source_peaks, default=0.0) < audible:
+        if max(self._source_peaks, default=0.0) < _AUDIBLE:
             raise AudioError(f"it is silent: no sample reaches {SILENCE_DBFS:.0f} dBFS")
         if self._channels > 1:
             raise AudioError(
                 "its first two channels are silent, and others are not used; prepare with --channels 1, "
                 "which mixes all"
             )
-        if max(self._source_peaks[:2]) >= audible:
+        if max(self._source_peaks[:2]) >= _AUDIBLE:
             raise AudioError("its channels cancel when mixed to one; prepare with --channels 2")
         raise AudioError("its channels cancel when mixed to one; convert it to the channels to be used")
 

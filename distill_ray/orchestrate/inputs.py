@@ -65,8 +65,7 @@ def on_stage(listener: Listener, stage: str) -> Callable[[int, int, str], None]:
     return lambda done, total, note: listener(StageProgress(stage=stage, done=done, total=total, note=note))
 
 
-def refuse_with_resume(**given: object) -> None:
-    """Raise UsageError where something was given that only a new run can have."""
-    wrong = [f"--{key}" for key, value in given.items() if value is not None]
-    if wrong:
-        raise UsageError(f"--resume goes on with a run as it was begun; leave out {' and '.join(wrong)}")
+def refuse_with_resume(out: object) -> None:
+    """Raise UsageError where a folder was given, which only a new run can have."""
+    if out is not None:
+        raise UsageError("--resume goes on with a run as it was begun; leave out --out")

@@ -153,13 +153,14 @@ class JobClient:
     def _of_job(
         self, method: str, job_id: str, what: str = "", *, within_s: float = ANSWER_WITHIN_S
     ) -> dict[str, Any]:
-        named = job_id.strip(".") != ""  # else it would be a part of the path that means something else
-        path = f"/api/jobs/{quote(job_id, safe='')}{what}"
-        status, body = self._ask(method, path, None, within_s) if named else (404, b"does not exist")
+        unknown = UsageError(
+            f"the cluster at {self.address} knows no job {job_id!r}; distill-ray jobs list names all"
+        )
+        if not job_id.strip("."):  # it would be a part of the path that means something else
+            raise unknown
+        status, body = self._ask(method, f"/api/jobs/{quote(job_id, safe='')}{what}", None, within_s)
         if status == 404 and b"does not exist" in body:
-            raise UsageError(
-                f"the cluster at {self.address} knows no job {job_id!r}; distill-ray jobs list names all"
-            )
+            raise unknown
         answer = self._decoded(status, body)
         if not isinstance(answer, dict):
             raise self._not_ray()

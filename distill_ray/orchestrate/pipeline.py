@@ -125,7 +125,7 @@ def train_codec(
     """
     given = {**file_settings(config_file, size=size), **overrides}
     if resume is not None:
-        refuse_with_resume(out=out)
+        refuse_with_resume(out)
     with contextlib.ExitStack() as stack:
         place = resume if resume is not None else out
         if place is None:

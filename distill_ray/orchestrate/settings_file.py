@@ -52,13 +52,12 @@ class Beginning:
 
     def refuse_other(self, *, what: str, **given: str | None) -> None:
         """Raise UsageError where a name or size is given that is not that of the resumed one."""
-        for key, value in given.items():
-            before = self.identity.get(key)
-            if value is not None and value != before:
-                raise UsageError(
-                    f"the {key} of the resumed {what} is {before} and cannot become {value}; "
-                    f"leave out --{key}"
-                )
+        key = self.other({key: value for key, value in given.items() if value is not None})
+        if key is not None:
+            raise UsageError(
+                f"the {key} of the resumed {what} is {self.identity[key]} and cannot become {given[key]}; "
+                f"leave out --{key}"
+            )
 
     def refuse_changes(
         self, given: Mapping[str, object], may_change: Callable[[str], bool], *, what: str

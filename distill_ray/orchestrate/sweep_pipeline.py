@@ -78,7 +78,7 @@ def tune_codec(
     """
     given = {**file_settings(config_file, size=size), **overrides}
     if resume is not None:
-        refuse_with_resume(out=out)
+        refuse_with_resume(out)
     place = resume if resume is not None else out
     with contextlib.ExitStack() as stack:
         if place is None:
