@@ -27,6 +27,7 @@ from distill_ray.corpus.manifest import (
     read_manifest,
 )
 from distill_ray.corpus.parallel import Mapper, Progress, in_threads
+from distill_ray.corpus.parts import join
 from distill_ray.corpus.prepare import HashedSources, build_corpus, hash_sources
 from distill_ray.corpus.scan import find_audio
 from distill_ray.corpus.shards import ShardReader
@@ -71,6 +72,11 @@ class Corpus:
     def channels(self) -> int:
         """Audio channels of every file."""
         return self.manifest.channels
+
+    @property
+    def recordings(self) -> int:
+        """How many recordings it was made of; one that is parted is two of `files`."""
+        return len(join(self.manifest.files))
 
     def files(self, split: str) -> tuple[CorpusFile, ...]:
         """The files of "train" or "val", in the order of their hashes."""

@@ -29,6 +29,7 @@ from distill_ray.corpus.manifest import (
 )
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
+from distill_ray.corpus.parts import join, parted
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
 from distill_ray.corpus.split import assign_splits, keeps_off_share
 from distill_ray.corpus.storage import LOCK_NAME, Storage, open_storage
@@ -42,8 +43,8 @@ class PrepareReport:
     """What a preparation did and what the corpus holds now: `files` = `reused` + `decoded`.
 
     `removed` files were in the corpus, and the sources hold their content no more. `split_kept`: files keep
-    the side that they had, so another share is held out than was asked for. Seconds are of audio, except
-    `elapsed_s`.
+    the side that they had, so another share is held out than was asked for. `parted`: the end of the only
+    recording is held out. Seconds are of audio, except `elapsed_s`.
     """
 
     out: str
@@ -57,6 +58,7 @@ class PrepareReport:
     decoded: int
     removed: int
     split_kept: bool
+    parted: bool
     duplicates: tuple[DuplicateFile, ...]
     rejected: tuple[RejectedFile, ...]
     seconds_train: float
@@ -239,7 +241,7 @@ def _reusable(storage: Storage, previous: Manifest | None, config: CorpusConfig)
         return {}
     sizes = storage.names(SHARD_FOLDER)
     whole = {shard.name for shard in previous.shards if sizes.get(shard.name) == shard.bytes}
-    return {file.sha256: file for file in previous.files if file.shard in whole}
+    return join(file for file in previous.files if file.shard in whole)
 
 
 def _manifest(
@@ -249,13 +251,16 @@ def _manifest(
     packed: Sequence[Packed],
     config: CorpusConfig,
 ) -> Manifest:
-    recorded = {file.sha256: file.split for file in previous.files} if previous else {}
+    before = {file.sha256: file for file in previous.files} if previous else {}
     files: dict[str, CorpusFile] = {}
     for source in hashed.files:
         if source.sha256 in reusable:
             files[source.sha256] = replace(reusable[source.sha256], path=source.found.shown)
     for result in packed:
         files.update({file.sha256: file for file in result.files})
+    parts = parted(files, before, config)
+    files.update(parts)
+    recorded = {digest: file.split for digest, file in (before | parts).items()}
     splits = assign_splits(files, val_fraction=config.val_fraction, recorded=recorded)
     shards = {shard.name: shard for shard in previous.shards} if previous else {}
     shards.update({shard.name: shard for result in packed for shard in result.shards})
@@ -273,7 +278,7 @@ def _manifest(
 
 def _removed(previous: Manifest | None, hashed: HashedSources) -> int:
     there = {file.sha256 for file in hashed.files}
-    return sum(file.sha256 not in there for file in previous.files) if previous else 0
+    return sum(digest not in there for digest in join(previous.files)) if previous else 0
 
 
 def _refuse_unusable(manifest: Manifest, sources: Sequence[str], *, strict: bool) -> None:
@@ -305,18 +310,25 @@ def _report(
     splits = {file.sha256: file.split for file in manifest.files}
     train = [file.samples for file in manifest.files if file.split == "train"]
     val = [file.samples for file in manifest.files if file.split == "val"]
+    recordings = len(join(manifest.files))
+    in_parts = recordings == 1 and len(manifest.files) > 1
     return PrepareReport(
         out=storage.uri,
         digest=manifest.digest,
         sample_rate=manifest.sample_rate,
         channels=manifest.channels,
-        files=len(manifest.files),
+        files=recordings,
         files_train=len(train),
         files_val=len(val),
-        reused=len(manifest.files) - decoded,
+        reused=recordings - decoded,
         decoded=decoded,
         removed=removed,
-        split_kept=keeps_off_share(splits, val_fraction=val_fraction),
+        split_kept=(
+            abs(sum(val) / sum(train + val) - val_fraction) > 0.01
+            if in_parts
+            else keeps_off_share(splits, val_fraction=val_fraction)
+        ),
+        parted=in_parts,
         duplicates=manifest.duplicates,
         rejected=manifest.rejected,
         seconds_train=sum(train) / manifest.sample_rate,

@@ -28,7 +28,7 @@ def corpus_record(corpus: Corpus, data: str) -> dict[str, Any]:
     return {
         "source": data,
         "digest": corpus.digest,
-        "files": len(corpus.manifest.files),
+        "files": corpus.recordings,
         "train_seconds": corpus.seconds("train"),
         "val_seconds": corpus.seconds("val"),
     }

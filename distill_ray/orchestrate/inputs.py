@@ -40,7 +40,7 @@ def said_of_corpus(given: Mapping[str, object]) -> dict[str, object]:
 def corpus_facts(corpus: Corpus) -> CorpusFacts:
     """What the automatic choices look at."""
     return CorpusFacts(
-        file_count=len(corpus.manifest.files),
+        file_count=corpus.recordings,
         train_seconds=corpus.seconds("train"),
         sample_rate=corpus.sample_rate,
         channels=corpus.channels,

@@ -292,9 +292,7 @@ def _train_code_prior(
         )
         for notice in store.notices:
             listener(Notice(level="warning", message=notice))
-        resolved = start.sourced(
-            resolve(file_count=len(corpus.manifest.files), train_frames=store.frames("train"))
-        )
+        resolved = start.sourced(resolve(file_count=corpus.recordings, train_frames=store.frames("train")))
         start.record(resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said)
         train = functools.partial(
             train_prior,

@@ -129,7 +129,7 @@ class ShortPrior:
     def _config(self, codec: VQTrainConfig, train_frames: int) -> PriorTrainConfig:
         resolved = resolve_prior(
             codec.model,
-            file_count=len(self.corpus.manifest.files),
+            file_count=self.corpus.recordings,
             train_frames=train_frames,
             overrides=self.settings,
             accelerator=self.accelerator,

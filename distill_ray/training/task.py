@@ -37,8 +37,8 @@ from distill_ray.training.worker import Worker
 CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteEvent)
 
 _NO_HELD_OUT = (
-    "no held-out files: the best epoch is chosen on the training files; add files, cut long ones into "
-    "several, or prepare them into a new corpus with a higher --val-fraction"
+    "nothing is held out: the best epoch is chosen on the training files; add recordings, or prepare them "
+    "into a new corpus with a higher --val-fraction"
 )
 
 

@@ -128,7 +128,7 @@ def _corpus_facts(corpus: Corpus) -> dict[str, Any]:
         "digest": corpus.digest,
         "sample_rate": corpus.sample_rate,
         "channels": corpus.channels,
-        "files": len(corpus.manifest.files),
+        "files": corpus.recordings,
         "files_train": len(corpus.files("train")),
         "files_val": len(corpus.files("val")),
         "seconds_train": corpus.seconds("train"),

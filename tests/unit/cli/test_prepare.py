@@ -62,10 +62,10 @@ def test_no_workers_is_refused(folder, tmp_path, capsys):
     assert "--workers (workers): 0 is below" in capsys.readouterr().err
 
 
-def sines(folder, count):
+def sines(folder, count, seconds=0.25):
     folder.mkdir()
     for index in range(count):
-        tone = 0.3 * np.sin(2 * np.pi * (200 + 37 * index) * np.arange(4000) / 16_000)
+        tone = 0.3 * np.sin(2 * np.pi * (200 + 37 * index) * np.arange(int(seconds * 16_000)) / 16_000)
         soundfile.write(folder / f"{index}.wav", tone, 16_000)
     return folder
 
@@ -120,6 +120,18 @@ def test_a_fraction_that_kept_files_do_not_follow_is_said(tmp_path, capsys):
     for more in ([], ["--val-fraction", "0.5"]):
         assert run(app, [*line, *more]) == 0
         assert "keep the side" not in capsys.readouterr().err
+
+
+def test_what_is_held_out_of_a_single_recording_is_said(tmp_path, capsys):
+    folder = sines(tmp_path / "in", 1, seconds=30.0)
+    line = ["prepare", str(folder), "--out", str(tmp_path / "c"), "--sample-rate", "16000"]
+    assert run(app, line) == 0
+    assert "held out its end, 3.0 s" in " ".join(capsys.readouterr().err.split())
+    assert run(app, [*line, "--val-fraction", "0.5"]) == 0
+    assert (
+        "files keep the side that they had: the file's last 3.0 s are held out; for another split prepare "
+        "into a new --out"
+    ) in " ".join(capsys.readouterr().err.split())
 
 
 def test_help_says_what_mono_and_stereo_are_made_of(capsys):

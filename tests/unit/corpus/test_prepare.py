@@ -328,7 +328,7 @@ def test_memory_does_not_grow_with_the_length_of_a_file(tmp_path: Path) -> None:
         "prepare_corpus([sys.argv[1] + '/short.wav'], sys.argv[1] + '/out1', config=config)\n"
         "before = peak()  # with torch and what its first operations take for good\n"
         "report = prepare_corpus([sys.argv[1] + '/long.wav'], sys.argv[1] + '/out2', config=config)\n"
-        "print(report.seconds_train, peak() - before, peak())\n"
+        "print(report.seconds_train + report.seconds_val, peak() - before, peak())\n"
     )
     command = [sys.executable, "-c", script, str(tmp_path)]
     ran = subprocess.run(command, capture_output=True, text=True, check=True, env=with_package())
@@ -353,3 +353,64 @@ def test_a_file_in_the_way_is_said_before_any_reading(
             [audio_folder], tmp_path / "out", config=config, on_progress=lambda *facts: seen.append(facts[2])
         )
     assert seen == []
+
+
+def test_the_end_of_the_only_recording_is_held_out(
+    tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path]
+) -> None:
+    source = write_tone("a.wav", 30.0)
+    report = prepare_corpus([source], tmp_path / "out", config=config)
+    assert (report.files, report.decoded, report.reused, report.parted) == (1, 1, 0, True)
+    assert (report.files_train, report.files_val) == (1, 1)
+    assert (report.seconds_train, report.seconds_val) == (27.0, 3.0)
+    corpus = open_corpus(tmp_path / "out")
+    expected_T, _ = soundfile.read(source, dtype="int16")
+    (trained,), (end,) = corpus.files("train"), corpus.files("val")
+    np.testing.assert_array_equal(corpus.read(trained)[0].numpy(), expected_T[: 27 * 8_000])
+    np.testing.assert_array_equal(corpus.read(end)[0].numpy(), expected_T[27 * 8_000 :])
+    assert (corpus.validation_split, corpus.recordings, len(corpus.manifest.shards)) == ("val", 1, 1)
+
+    manifest = (tmp_path / "out" / MANIFEST_NAME).read_bytes()
+    again = prepare_corpus([source], tmp_path / "out", config=config)
+    assert (again.reused, again.decoded, again.removed, again.parted) == (1, 0, 0, True)
+    assert (tmp_path / "out" / MANIFEST_NAME).read_bytes() == manifest
+
+
+@pytest.mark.parametrize(("seconds", "fraction"), [(19.0, 0.1), (30.0, 0.0), (30.0, 0.05)])
+def test_a_short_end_is_not_parted(
+    tmp_path: Path, write_tone: Callable[..., Path], seconds: float, fraction: float
+) -> None:
+    config = CorpusConfig(sample_rate=8_000, val_fraction=fraction)
+    report = prepare_corpus([write_tone("a.wav", seconds)], tmp_path / "out", config=config)
+    assert (report.parted, report.seconds_train, report.seconds_val) == (False, seconds, 0.0)
+
+
+def test_a_parted_recording_stays_so_whatever_comes_beside_it(
+    tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path]
+) -> None:
+    out = tmp_path / "out"
+    first = write_tone("a.wav", 30.0)
+    prepare_corpus([first], out, config=config)
+    half = CorpusConfig(sample_rate=8_000, val_fraction=0.5)
+    kept = prepare_corpus([first], out, config=half)
+    assert (kept.split_kept, kept.seconds_val) == (True, 3.0)
+    assert not prepare_corpus([first], out, config=config).split_kept
+
+    second = write_tone("b.wav", 30.0, seed=1)
+    both = prepare_corpus([first, second], out, config=config)
+    assert (both.files, both.decoded, both.reused, both.parted) == (2, 1, 1, False)
+    held_out = {Path(file.path).name: file.samples for file in open_corpus(out).files("val")}
+    assert held_out == {"a.wav (its end)": 24_000}
+    # Another format decodes it anew, and its end stays held out.
+    other = prepare_corpus([first], out, config=CorpusConfig(sample_rate=16_000))
+    assert (other.seconds_train, other.seconds_val, other.removed, other.decoded) == (27.0, 3.0, 1, 1)
+    alone = prepare_corpus([second], out, config=config)
+    assert (alone.files, alone.removed, alone.parted) == (1, 1, True)
+
+
+def test_a_recording_that_was_trained_on_whole_stays_whole(
+    tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path]
+) -> None:
+    source, out = write_tone("a.wav", 30.0), tmp_path / "out"
+    prepare_corpus([source], out, config=CorpusConfig(sample_rate=8_000, val_fraction=0.0))
+    assert prepare_corpus([source], out, config=config).seconds_val == 0.0
