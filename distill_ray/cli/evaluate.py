@@ -32,6 +32,7 @@ def command(
     from distill_ray.display.tables import as_text, health_table, table
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.report import DEPTH_HEADER
+    from distill_ray.orchestrate.inputs import on_report
     from distill_ray.training.events import StageProgress
 
     loaded = load_model_v2(model, device=choose_device(device))
@@ -44,6 +45,7 @@ def command(
             on_progress=lambda done, total, note: display(
                 StageProgress(stage="prepare", done=done, total=total, note=note)
             ),
+            on_report=on_report(display),
         )
         report = evaluate_model(loaded, corpus, split=split, on_progress=display)
     title = f"{len(report.files)} files of {report.split}, {report.seconds:.1f} s at {report.sample_rate} Hz"

@@ -13,7 +13,7 @@ from distill_ray.config.corpus import CorpusConfig
 from distill_ray.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from distill_ray.corpus.prepare import PrepareReport
+    from distill_ray.corpus import PrepareReport
     from distill_ray.display import Display
 
 _LISTED = 20  # rejected files named on stderr; --json names them all
@@ -90,18 +90,9 @@ def _summarise(report: PrepareReport, display: Display) -> None:
         display.table(f"Rejected ({len(rejected)})", ("file", "why"), rows)
     if len(rejected) > _LISTED:
         display.warn(f"{len(rejected) - _LISTED} more files were rejected; --json names them all")
-    if report.removed:
-        display.warn(_removal(report.removed))
-
-
-def _removal(files: int) -> str:
-    from distill_ray.display.figures import count
-
-    one = files == 1
-    return (
-        f"{count(files, 'file')} that the corpus held {'is' if one else 'are'} not in the given sources and "
-        f"{'was' if one else 'were'} removed from it; name all sources to keep {'it' if one else 'them'}"
-    )
+    removal = report.removal()
+    if removal:
+        display.warn(removal)
 
 
 def _facts(report: PrepareReport) -> Iterator[tuple[str, str]]:

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
     from distill_ray.corpus.corpus import Corpus, ensure_corpus, open_corpus
     from distill_ray.corpus.decode import PCM_SCALE, load_audio
     from distill_ray.corpus.manifest import CorpusFile, DuplicateFile, Manifest, RejectedFile
-    from distill_ray.corpus.prepare import PrepareReport, prepare_corpus
+    from distill_ray.corpus.prepare import prepare_corpus
+    from distill_ray.corpus.report import PrepareReport
     from distill_ray.corpus.sampler import Window, WindowBatch, WindowSampler, iter_windows
     from distill_ray.corpus.windows import AudioStore
 
@@ -45,7 +46,7 @@ __getattr__ = lazy_exports(
         "CorpusFile": "distill_ray.corpus.manifest",
         "DuplicateFile": "distill_ray.corpus.manifest",
         "Manifest": "distill_ray.corpus.manifest",
-        "PrepareReport": "distill_ray.corpus.prepare",
+        "PrepareReport": "distill_ray.corpus.report",
         "RejectedFile": "distill_ray.corpus.manifest",
         "Window": "distill_ray.corpus.sampler",
         "WindowBatch": "distill_ray.corpus.sampler",

@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 import os
-from collections.abc import Collection
+from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -29,6 +29,7 @@ from distill_ray.corpus.manifest import (
 from distill_ray.corpus.parallel import Mapper, Progress, in_threads
 from distill_ray.corpus.parts import join
 from distill_ray.corpus.prepare import HashedSources, build_corpus, hash_sources
+from distill_ray.corpus.report import PrepareReport
 from distill_ray.corpus.scan import find_audio
 from distill_ray.corpus.shards import ShardReader
 from distill_ray.corpus.storage import Storage, open_storage
@@ -135,6 +136,7 @@ def ensure_corpus(
     required: Collection[str] = _FORMAT_SETTINGS,
     asked_by: str = "the settings are",
     on_progress: Progress | None = None,
+    on_report: Callable[[PrepareReport], None] | None = None,
     mapper: Mapper = in_threads,
 ) -> Corpus:
     """The corpus at `data`, or one prepared from the audio at `data` into the cache.
@@ -143,7 +145,7 @@ def ensure_corpus(
     "channels") ask for another is a `CorpusError`, which says of whom the wish is (`asked_by`). Other data is
     prepared as `config` says (default settings for None) below `cache_dir` (default:
     `$XDG_CACHE_HOME/distill-ray/corpora`), in a folder named after the content of the files and the settings,
-    and reused while neither changes; `mapper` reads and decodes.
+    and reused while neither changes; `mapper` reads and decodes, and `on_report` is told what came of it.
     """
     storage = open_storage(data)
     manifest = read_manifest(storage)
@@ -164,9 +166,11 @@ def ensure_corpus(
     hashed = hash_sources(found, workers=workers, on_progress=on_progress, mapper=mapper)
     folder = Path(cache_dir) if cache_dir is not None else cache_root() / "corpora"
     place = open_storage(folder / _cache_key(hashed, config))
-    build_corpus(
+    report = build_corpus(
         place, hashed, config=config, workers=workers, strict=strict, on_progress=on_progress, mapper=mapper
     )
+    if on_report:
+        on_report(report)
     return open_corpus(place.uri)
 
 

@@ -12,8 +12,7 @@ import os
 import time
 from collections.abc import Sequence
 from contextlib import AbstractContextManager
-from dataclasses import asdict, dataclass, replace
-from typing import Any
+from dataclasses import dataclass, replace
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus.decode import load_resampling, probe
@@ -30,45 +29,11 @@ from distill_ray.corpus.manifest import (
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
 from distill_ray.corpus.parts import join, parted
+from distill_ray.corpus.report import PrepareReport, listing
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
 from distill_ray.corpus.split import assign_splits, keeps_off_share
 from distill_ray.corpus.storage import LOCK_NAME, Storage, open_storage
 from distill_ray.errors import AudioError, CorpusError
-
-LISTED = 12
-
-
-@dataclass(frozen=True, kw_only=True)
-class PrepareReport:
-    """What a preparation did and what the corpus holds now: `files` = `reused` + `decoded`.
-
-    `removed` files were in the corpus, and the sources hold their content no more. `split_kept`: files keep
-    the side that they had, so another share is held out than was asked for. `parted`: the end of the only
-    recording is held out. Seconds are of audio, except `elapsed_s`.
-    """
-
-    out: str
-    digest: str
-    sample_rate: int
-    channels: int
-    files: int
-    files_train: int
-    files_val: int
-    reused: int
-    decoded: int
-    removed: int
-    split_kept: bool
-    parted: bool
-    duplicates: tuple[DuplicateFile, ...]
-    rejected: tuple[RejectedFile, ...]
-    seconds_train: float
-    seconds_val: float
-    clipped_samples: int
-    elapsed_s: float
-
-    def to_json(self) -> dict[str, Any]:
-        """The report as a dict for `json.dumps`."""
-        return asdict(self)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,18 +247,15 @@ def _removed(previous: Manifest | None, hashed: HashedSources) -> int:
 
 
 def _refuse_unusable(manifest: Manifest, sources: Sequence[str], *, strict: bool) -> None:
-    reasons = [f"{bad.path}: {bad.reason}" for bad in manifest.rejected]
-    if len(reasons) > LISTED:
-        reasons[LISTED:] = [f"and {len(reasons) - LISTED} more"]
-    listing = "; ".join(reasons)
+    listed = listing(manifest.rejected)
     if not manifest.files:
-        tried = f" ({listing})" if listing else ""
+        tried = f" ({listed})" if listed else ""
         raise CorpusError(
             f"no usable audio in {', '.join(sources)}{tried}; give wav, flac, aiff, ogg, opus or mp3 files"
         )
     if strict and manifest.rejected:
         raise CorpusError(
-            f"{len(manifest.rejected)} files cannot be used ({listing}); mend or remove them, or leave out "
+            f"{len(manifest.rejected)} files cannot be used ({listed}); mend or remove them, or leave out "
             "--strict"
         )
 

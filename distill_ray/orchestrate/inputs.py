@@ -11,10 +11,10 @@ from distill_ray.config.resolve import BY_SIZE, CorpusFacts
 from distill_ray.config.toml import read_toml
 from distill_ray.errors import UsageError
 from distill_ray.orchestrate.settings_file import OVERRIDES, without_run
-from distill_ray.training.events import Listener, StageProgress
+from distill_ray.training.events import Listener, Notice, StageProgress
 
 if TYPE_CHECKING:
-    from distill_ray.corpus import Corpus
+    from distill_ray.corpus import Corpus, PrepareReport
     from distill_ray.corpus.parallel import Mapper
 
 
@@ -63,6 +63,16 @@ def corpus_mapper(address: str | None, data: str, listener: Listener) -> Mapper:
 def on_stage(listener: Listener, stage: str) -> Callable[[int, int, str], None]:
     """Progress of `stage` as events."""
     return lambda done, total, note: listener(StageProgress(stage=stage, done=done, total=total, note=note))
+
+
+def on_report(listener: Listener) -> Callable[[PrepareReport], None]:
+    """What a preparation left out, and what has left the corpus, as warnings."""
+
+    def tell(report: PrepareReport) -> None:
+        for message in filter(None, (report.rejection(), report.removal())):
+            listener(Notice(level="warning", message=message))
+
+    return tell
 
 
 def refuse_with_resume(out: object) -> None:

@@ -32,6 +32,7 @@ from distill_ray.orchestrate.inputs import (
     corpus_facts,
     corpus_mapper,
     file_settings,
+    on_report,
     on_stage,
     refuse_with_resume,
     said_of_corpus,
@@ -174,6 +175,7 @@ def _train_codec(
             build_section(CorpusConfig, said),
             required=said,
             on_progress=on_stage(listener, "prepare"),
+            on_report=on_report(listener),
             mapper=corpus_mapper(ready.address, data, listener),
         )
         start.check({"corpus": corpus.digest})
@@ -278,6 +280,7 @@ def _train_code_prior(
             wanted,
             asked_by="the model is",
             on_progress=on_stage(listener, "prepare"),
+            on_report=on_report(listener),
             mapper=corpus_mapper(ready.address, data, listener),
         )
         start.check({"corpus": corpus.digest, "codec": codec_hash})

@@ -22,6 +22,7 @@ from distill_ray.orchestrate.export import corpus_record
 from distill_ray.orchestrate.inputs import (
     corpus_facts,
     file_settings,
+    on_report,
     on_stage,
     refuse_with_resume,
     said_of_corpus,
@@ -131,6 +132,7 @@ def _tune(
             build_section(CorpusConfig, said),
             required=said,
             on_progress=on_stage(listener, "prepare"),
+            on_report=on_report(listener),
         )
         start.check({"corpus": corpus.digest})
         search = _Search(

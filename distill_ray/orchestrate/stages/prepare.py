@@ -10,6 +10,7 @@ from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import build_section
 from distill_ray.corpus.filesystem import joined
 from distill_ray.errors import CorpusError, UsageError
+from distill_ray.orchestrate.inputs import on_report
 from distill_ray.orchestrate.stages.work import Work, skipped, will_run
 from distill_ray.training.events import PlannedStage, StageProgress
 
@@ -84,9 +85,10 @@ class Prepare:
             self._hashed,
             config=build_section(CorpusConfig, said),
             on_progress=self._tell,
-        ).to_json()
+        )
+        on_report(work.listener)(report)
         work.corpus = self._open()
-        document = work.report(self.name, report)
+        document = work.report(self.name, report.to_json())
         work.record.finish(
             self.name,
             {

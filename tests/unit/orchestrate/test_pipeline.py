@@ -19,7 +19,7 @@ from distill_ray.orchestrate import results
 from distill_ray.orchestrate.pipeline import train_code_prior, train_codec
 from distill_ray.orchestrate.plan import WorkerPlan
 from distill_ray.orchestrate.reports import PriorReport
-from distill_ray.training.events import Event, RunStarted
+from distill_ray.training.events import Event, Notice, RunStarted
 from distill_ray.vqvae import VQVAE, VQVAEConfig
 from distill_ray.vqvae.health import LevelHealth
 
@@ -102,6 +102,19 @@ def test_a_prior_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> Non
     assert (train.model.read_bytes(), train.seen) == (before, [])
     assert train(overwrite=True, overrides={**PRIOR, "prior_training.seed": 1}).exit_code == 0
     assert train.prior() not in (None, first)
+
+
+def test_recordings_that_cannot_be_used_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    train = PriorTraining(tmp_path)
+    (tmp_path / "source" / "broken.wav").write_text("no audio")
+    assert train(data=str(tmp_path / "source")).exit_code == 0
+    (message,) = [
+        event.message for event in train.seen if isinstance(event, Notice) and "left out" in event.message
+    ]
+    assert message.startswith(
+        f"1 file cannot be used and is left out ({tmp_path}/source/broken.wav: it cannot be decoded"
+    )
 
 
 def test_a_stop_within_the_first_epoch_keeps_the_prior_that_is_there_and_goes_on_with_resume(

@@ -25,7 +25,7 @@ from distill_ray.orchestrate import pipeline, sweep_pipeline
 from distill_ray.orchestrate.plan import WorkerPlan
 from distill_ray.orchestrate.run_pipeline import PipelineReport, run_everything
 from distill_ray.prior import CodePrior
-from distill_ray.training.events import Event, PipelinePlan, StageProgress
+from distill_ray.training.events import Event, Notice, PipelinePlan, StageProgress
 from distill_ray.vqvae import VQVAE
 
 RATE = 8_000
@@ -227,6 +227,16 @@ def test_all_stages_run_in_order_and_end_in_one_file(run: Runner, trainings: Tra
     assert [Path(path).name for path in document["samples"]] == ["sample_s0_000.wav", "sample_s0_001.wav"]
     assert [soundfile.info(path).frames for path in document["samples"]] == [RATE // 4] * 2
     json.dumps(document)
+
+
+def test_recordings_that_cannot_be_used_are_said(run: Runner) -> None:
+    (run.sources / "broken.wav").write_text("no audio")
+    report = run()
+    (message,) = [event.message for event in run.events if isinstance(event, Notice)]
+    assert message.startswith(
+        f"1 file cannot be used and is left out ({run.sources}/broken.wav: it cannot be decoded"
+    )
+    assert [item["path"] for item in report.to_json()["corpus"]["rejected"]] == [f"{run.sources}/broken.wav"]
 
 
 @pytest.mark.parametrize("how", ["again", "resume"])

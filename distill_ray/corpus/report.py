@@ -1,0 +1,73 @@
+"""What the preparation of a corpus did, and what of it somebody should be told."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from distill_ray.corpus.manifest import DuplicateFile, RejectedFile
+
+LISTED = 12
+
+
+@dataclass(frozen=True, kw_only=True)
+class PrepareReport:
+    """What a preparation did and what the corpus holds now: `files` = `reused` + `decoded`.
+
+    `removed` files were in the corpus, and the sources hold their content no more. `split_kept`: files keep
+    the side that they had, so another share is held out than was asked for. `parted`: the end of the only
+    recording is held out. Seconds are of audio, except `elapsed_s`.
+    """
+
+    out: str
+    digest: str
+    sample_rate: int
+    channels: int
+    files: int
+    files_train: int
+    files_val: int
+    reused: int
+    decoded: int
+    removed: int
+    split_kept: bool
+    parted: bool
+    duplicates: tuple[DuplicateFile, ...]
+    rejected: tuple[RejectedFile, ...]
+    seconds_train: float
+    seconds_val: float
+    clipped_samples: int
+    elapsed_s: float
+
+    def to_json(self) -> dict[str, Any]:
+        """The report as a dict for `json.dumps`."""
+        return asdict(self)
+
+    def rejection(self) -> str | None:
+        """Which files are left out, in one sentence; None where all could be used."""
+        if not self.rejected:
+            return None
+        files, are = ("1 file", "is") if len(self.rejected) == 1 else (f"{len(self.rejected)} files", "are")
+        return f"{files} cannot be used and {are} left out ({listing(self.rejected)})"
+
+    def removal(self) -> str | None:
+        """What has left the corpus, in one sentence; None where nothing has."""
+        if not self.removed:
+            return None
+        files, are, were, them = (
+            ("1 file", "is", "was", "it")
+            if self.removed == 1
+            else (f"{self.removed:,} files", "are", "were", "them")
+        )
+        return (
+            f"{files} that the corpus held {are} not in the given sources and {were} removed from it; name "
+            f"all sources to keep {them}"
+        )
+
+
+def listing(rejected: Sequence[RejectedFile]) -> str:
+    """The first of `rejected` with their reasons, on one line."""
+    reasons = [f"{bad.path}: {bad.reason}" for bad in rejected[:LISTED]]
+    if len(rejected) > LISTED:
+        reasons.append(f"and {len(rejected) - LISTED} more")
+    return "; ".join(reasons)
