@@ -113,8 +113,8 @@ def bundle_models(
 ) -> Manifest:
     """Join the codec of `model` with the prior of `prior_file` in `out` and return the new manifest.
 
-    `out` may be `model` itself; any other existing file is replaced only with `overwrite`. Raises
-    BundleError where the prior was trained on the codes of another codec.
+    `out` may be `model` itself where that has no other prior; what else exists is replaced only with
+    `overwrite`. Raises BundleError where the prior was trained on the codes of another codec.
     """
     model, prior_file, out = Path(model), Path(prior_file), Path(out)
     if out.exists() and not overwrite and not (model.exists() and out.samefile(model)):
@@ -129,6 +129,11 @@ def bundle_models(
         raise BundleError(
             f"the prior of {prior_file} does not belong to the codec of {model}: it {mismatch}; "
             f"train one with `distill-ray train-prior {model} DATA`"
+        )
+    there = codec.manifest.prior
+    if not overwrite and out.exists() and there is not None and there.sha256 != found.sha256:
+        raise BundleError(
+            f"{out} has another prior; add --force to replace it, or choose another output path"
         )
     document = with_prior(codec.document, prior.document, found.sha256)
     write_container(out, {**codec.arrays, **prior.arrays}, document, kind=FORMAT, version=VERSION)

@@ -67,6 +67,11 @@ class LoadedVQModel:
         """Where the model lies."""
         return self.model.quantizer.codebooks_QKD.device
 
+    def is_trained_on(self, corpus_digest: str) -> bool:
+        """Whether the codec's record says so."""
+        record = self.metadata.get("corpus")  # whatever a file says: empty where it was made by hand
+        return isinstance(record, Mapping) and record.get("digest") == corpus_digest
+
 
 def load_model_v2(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedVQModel:
     """Rebuild the codec, and the prior where the file has one, on `device`.

@@ -31,4 +31,6 @@ def command(
     loaded = load_model_v2(model, device=choose_device(device))
     with Display() as display:
         report = encode_file(loaded, audio, out, levels=levels, overwrite=overwrite, on_progress=display)
+    for warning in report.warnings:
+        display.warn(warning)
     finish(report.to_json(), result=out, as_json=as_json)

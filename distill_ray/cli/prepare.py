@@ -70,14 +70,10 @@ def command(
         )
     _summarise(report, display)
     if report.split_kept and val_fraction is not None:
-        held_out = (
-            f"the file's last {report.seconds_val:.1f} s"
-            if report.parted
-            else f"{report.files_val} of {report.files}"
-        )
         display.warn(
-            f"files keep the side that they had: {held_out} are held out; for another split prepare into a "
-            "new --out"
+            f"files keep the side that they had: {report.seconds_val:.1f} of "
+            f"{report.seconds_train + report.seconds_val:.1f} s are held out ({report.held_out()}); for "
+            "another split prepare into a new --out"
         )
     finish(report.to_json(), result=report.out, as_json=as_json)
 
@@ -104,8 +100,7 @@ def _facts(report: PrepareReport) -> Iterator[tuple[str, str]]:
     yield "duplicates", str(len(report.duplicates))
     yield "rejected", str(len(report.rejected))
     yield "training", f"{count(report.files_train, 'file')}, {report.seconds_train:.1f} s"
-    held_out = "its end" if report.parted else count(report.files_val, "file")
-    yield "held out", f"{held_out}, {report.seconds_val:.1f} s"
+    yield "held out", f"{report.held_out()}, {report.seconds_val:.1f} s"
     yield "format", f"{report.sample_rate} Hz, {count(report.channels, 'channel')}"
     if report.clipped_samples:
         yield "clipped samples", str(report.clipped_samples)

@@ -310,7 +310,7 @@ def _fixed_by_corpus(
 def _build(
     sections: tuple[type[Section], ...], values: Mapping[str, object], problems: list[Problem]
 ) -> dict[str, Any]:
-    problems += _unknown_keys(sections, values)
+    problems += _unknown_keys(values)
     built: dict[str, Any] = {}
     for section in sections:
         names = {field.name for field in dataclasses.fields(section)}
@@ -333,17 +333,18 @@ def _build(
 _PART = {"prior": "model", "prior_training": "training"}
 
 
-def _unknown_keys(sections: tuple[type[Section], ...], values: Mapping[str, object]) -> Iterator[Problem]:
-    known = [f"{section.table}.{field.name}" for section in sections for field in dataclasses.fields(section)]
-    tables = {section.table for section in sections}
-    others = {section.table for section in _ALL_SECTIONS} - tables
+def _unknown_keys(values: Mapping[str, object]) -> Iterator[Problem]:
+    # One file may hold the settings of every stage; each stage takes its own.
+    known = [
+        "model.size",
+        *(f"{each.table}.{field.name}" for each in _ALL_SECTIONS for field in dataclasses.fields(each)),
+    ]
     for key in values:
-        if key not in known and key.partition(".")[0] not in others:
+        if key not in known:
             close = difflib.get_close_matches(key, known, n=1)
             yield Problem(key, "no such setting" + (f"; did you mean {close[0]}?" if close else ""))
 
 
-# One file may hold the settings of every stage; each stage reads its own tables.
 _ALL_SECTIONS: tuple[type[Section], ...] = (
     CorpusConfig,
     VQVAEConfig,

@@ -103,16 +103,28 @@ class AudioDecoder:
         """Raise `AudioError` where all that was decoded is silent, if only by the mixing."""
         if self._peak >= _AUDIBLE:
             return
-        if max(self._source_peaks, default=0.0) < _AUDIBLE:
+        lost = self.lost()
+        if lost is None:
             raise AudioError(f"it is silent: no sample reaches {SILENCE_DBFS:.0f} dBFS")
         if self._channels > 1:
-            raise AudioError(
-                "its first two channels are silent, and others are not used; prepare with --channels 1, "
-                "which mixes all"
-            )
+            raise AudioError(f"{lost}; prepare with --channels 1, which mixes all")
         if max(self._source_peaks[:2]) >= _AUDIBLE:
-            raise AudioError("its channels cancel when mixed to one; prepare with --channels 2")
-        raise AudioError("its channels cancel when mixed to one; convert it to the channels to be used")
+            raise AudioError(f"{lost}; prepare with --channels 2")
+        raise AudioError(f"{lost}; convert it to the channels to be used")
+
+    def lost(self) -> str | None:
+        """Why nothing audible came of a file that is not silent; None where that is not so."""
+        if self._peak >= _AUDIBLE or max(self._source_peaks, default=0.0) < _AUDIBLE:
+            return None
+        if self._channels > 1:
+            return "its first two channels are silent, and others are not used"
+        return "its channels cancel when mixed to one"
+
+    def altered(self) -> tuple[str, ...]:
+        """What was decoded otherwise than the file has it, in phrases."""
+        lost = self.lost()
+        clipped = f"{self.clipped:,} samples beyond full scale are clipped"
+        return (*((clipped,) if self.clipped else ()), *((f"{lost}: silence is left",) if lost else ()))
 
     def _note_peaks(self, block_TC: npt.NDArray[np.float32]) -> None:
         # Channel by channel: numpy's maximum along the long axis takes forty times as long.

@@ -7,14 +7,22 @@ of its recording's, so that a later preparation finds the two again. `prepare.py
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import replace
 
+import numpy as np
+
 from distill_ray.config.corpus import CorpusConfig
+from distill_ray.corpus.decode import PCM_SCALE, SILENCE_DBFS
 from distill_ray.corpus.manifest import CorpusFile
+from distill_ray.corpus.shards import ShardReader
 
 LEAST_SECONDS = 2.0
 """An end that is shorter says too little: the recording is trained on whole."""
+_LEAST_AUDIBLE_SECONDS = 1.0
+_LOUD = 10 ** (SILENCE_DBFS / 20) * PCM_SCALE
+_BLOCK_SECONDS = 0.1
+_BLOCKS_READ = 64
 
 
 def end_of(sha256: str) -> str:
@@ -48,19 +56,45 @@ def join(files: Iterable[CorpusFile]) -> dict[str, CorpusFile]:
 
 
 def parted(
-    whole: Mapping[str, CorpusFile], before: Mapping[str, CorpusFile], config: CorpusConfig
+    whole: Mapping[str, CorpusFile],
+    before: Mapping[str, CorpusFile],
+    config: CorpusConfig,
+    is_audible: Callable[[CorpusFile], bool],
 ) -> dict[str, CorpusFile]:
     """The parts of those whole recordings that were parted in the manifest of `before`, and of the only
-    recording if that did not know it; by hash, as all that is given.
+    recording if it was not trained on there; by hash, as all that is given.
+
+    A recording of which one part would be silent stays whole.
     """
     held_out = {
         digest: whole[digest].samples * before[end_of(digest)].samples // recording.samples
         for digest, recording in join(before.values()).items()
         if digest in whole and end_of(digest) in before
     }
-    if len(whole) == 1 and not whole.keys() & before.keys():
-        ((digest, only),) = whole.items()
-        end = round(only.samples * config.val_fraction)
-        if end >= LEAST_SECONDS * config.sample_rate:
-            held_out[digest] = end
-    return {file.sha256: file for digest, end in held_out.items() for file in part(whole[digest], end)}
+    parts = [each for digest, end in held_out.items() for each in part(whole[digest], end)]
+    if len(whole) == 1 and not any(each.split == "train" for each in before.values() if each.sha256 in whole):
+        (only,) = whole.values()
+        end = held_out_samples(only.samples, config)
+        if end and all(map(is_audible, part(only, end))):
+            parts = [*part(only, end)]
+    return {each.sha256: each for each in parts}
+
+
+def held_out_samples(samples: int, config: CorpusConfig) -> int:
+    """How long an end a single recording of so many samples gets; 0 where it would be too short."""
+    end = round(samples * config.val_fraction)
+    return end if end >= LEAST_SECONDS * config.sample_rate else 0
+
+
+def is_audible(file: CorpusFile, shard: ShardReader, config: CorpusConfig) -> bool:
+    """Whether at least a second of `file` has sound."""
+    block = round(_BLOCK_SECONDS * config.sample_rate)
+    audible = 0
+    for start in range(0, file.samples, block * _BLOCKS_READ):
+        pcm_CT = np.empty((config.channels, min(block * _BLOCKS_READ, file.samples - start)), np.int16)
+        shard.read_into(pcm_CT, file.start + start)
+        peak_T = np.abs(pcm_CT.astype(np.int32)).max(axis=0)
+        audible += int(np.count_nonzero(np.maximum.reduceat(peak_T, range(0, len(peak_T), block)) >= _LOUD))
+        if audible * _BLOCK_SECONDS >= _LEAST_AUDIBLE_SECONDS:
+            return True
+    return False

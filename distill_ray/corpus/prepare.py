@@ -28,9 +28,10 @@ from distill_ray.corpus.manifest import (
 )
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
-from distill_ray.corpus.parts import join, parted
+from distill_ray.corpus.parts import held_out_samples, is_audible, join, parted
 from distill_ray.corpus.report import PrepareReport, listing
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
+from distill_ray.corpus.shards import ShardReader
 from distill_ray.corpus.split import assign_splits, keeps_off_share
 from distill_ray.corpus.storage import LOCK_NAME, Storage, open_storage
 from distill_ray.errors import AudioError, CorpusError
@@ -147,7 +148,7 @@ def build_corpus(
                     what="decoding",
                     on_progress=on_progress,
                 )
-            manifest = _manifest(hashed, previous, reusable, packed, config)
+            manifest = _manifest(storage, hashed, previous, reusable, packed, config)
             _refuse_unusable(manifest, hashed.sources, strict=strict)
             if manifest != previous:
                 write_manifest(storage, manifest)
@@ -163,7 +164,7 @@ def build_corpus(
         manifest,
         decoded=sum(len(result.files) for result in packed),
         removed=_removed(previous, hashed),
-        val_fraction=config.val_fraction,
+        config=config,
         elapsed_s=time.monotonic() - started,
     )
 
@@ -210,6 +211,7 @@ def _reusable(storage: Storage, previous: Manifest | None, config: CorpusConfig)
 
 
 def _manifest(
+    storage: Storage,
     hashed: HashedSources,
     previous: Manifest | None,
     reusable: dict[str, CorpusFile],
@@ -223,12 +225,17 @@ def _manifest(
             files[source.sha256] = replace(reusable[source.sha256], path=source.found.shown)
     for result in packed:
         files.update({file.sha256: file for file in result.files})
-    parts = parted(files, before, config)
+    shards = {shard.name: shard for shard in previous.shards} if previous else {}
+    shards.update({shard.name: shard for result in packed for shard in result.shards})
+
+    def audible(part: CorpusFile) -> bool:
+        shard = ShardReader(storage, shards[part.shard], channels=config.channels)
+        return is_audible(part, shard, config)
+
+    parts = parted(files, before, config, audible)
     files.update(parts)
     recorded = {digest: file.split for digest, file in (before | parts).items()}
     splits = assign_splits(files, val_fraction=config.val_fraction, recorded=recorded)
-    shards = {shard.name: shard for shard in previous.shards} if previous else {}
-    shards.update({shard.name: shard for result in packed for shard in result.shards})
     rejected = [*hashed.rejected, *(bad for result in packed for bad in result.rejected)]
     used = sorted({file.shard for file in files.values()})
     return Manifest(
@@ -266,14 +273,18 @@ def _report(
     *,
     decoded: int,
     removed: int,
-    val_fraction: float,
+    config: CorpusConfig,
     elapsed_s: float,
 ) -> PrepareReport:
     splits = {file.sha256: file.split for file in manifest.files}
     train = [file.samples for file in manifest.files if file.split == "train"]
     val = [file.samples for file in manifest.files if file.split == "val"]
     recordings = len(join(manifest.files))
-    in_parts = recordings == 1 and len(manifest.files) > 1
+    if recordings == 1:
+        asked = held_out_samples(sum(train + val), config) / sum(train + val)
+        split_kept = not decoded and abs(sum(val) / sum(train + val) - asked) > 0.01
+    else:
+        split_kept = keeps_off_share(splits, val_fraction=config.val_fraction)
     return PrepareReport(
         out=storage.uri,
         digest=manifest.digest,
@@ -285,12 +296,8 @@ def _report(
         reused=recordings - decoded,
         decoded=decoded,
         removed=removed,
-        split_kept=(
-            abs(sum(val) / sum(train + val) - val_fraction) > 0.01
-            if in_parts
-            else keeps_off_share(splits, val_fraction=val_fraction)
-        ),
-        parted=in_parts,
+        split_kept=split_kept,
+        parted=len(manifest.files) - recordings,
         duplicates=manifest.duplicates,
         rejected=manifest.rejected,
         seconds_train=sum(train) / manifest.sample_rate,

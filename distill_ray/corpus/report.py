@@ -16,8 +16,8 @@ class PrepareReport:
     """What a preparation did and what the corpus holds now: `files` = `reused` + `decoded`.
 
     `removed` files were in the corpus, and the sources hold their content no more. `split_kept`: files keep
-    the side that they had, so another share is held out than was asked for. `parted`: the end of the only
-    recording is held out. Seconds are of audio, except `elapsed_s`.
+    the side that they had, so another share is held out than was asked for. Of `parted` files the end is
+    held out: they are among `files_train` and among `files_val`. Seconds are of audio, except `elapsed_s`.
     """
 
     out: str
@@ -31,7 +31,7 @@ class PrepareReport:
     decoded: int
     removed: int
     split_kept: bool
-    parted: bool
+    parted: int
     duplicates: tuple[DuplicateFile, ...]
     rejected: tuple[RejectedFile, ...]
     seconds_train: float
@@ -43,25 +43,34 @@ class PrepareReport:
         """The report as a dict for `json.dumps`."""
         return asdict(self)
 
+    def held_out(self) -> str:
+        """What is held out, in words."""
+        whole, ends = self.files_val - self.parted, f"the end of {_files(self.parted)}"
+        if not self.parted:
+            return _files(whole)
+        return f"{_files(whole)} and {ends}" if whole else ends
+
+    def clipping(self) -> str | None:
+        """How much was louder than full scale, in one sentence; None where nothing was."""
+        if not self.clipped_samples:
+            return None
+        return f"{self.clipped_samples:,} samples beyond full scale are clipped; lower what is too loud"
+
     def rejection(self) -> str | None:
         """Which files are left out, in one sentence; None where all could be used."""
         if not self.rejected:
             return None
-        files, are = ("1 file", "is") if len(self.rejected) == 1 else (f"{len(self.rejected)} files", "are")
-        return f"{files} cannot be used and {are} left out ({listing(self.rejected)})"
+        are = "is" if len(self.rejected) == 1 else "are"
+        return f"{_files(len(self.rejected))} cannot be used and {are} left out ({listing(self.rejected)})"
 
     def removal(self) -> str | None:
         """What has left the corpus, in one sentence; None where nothing has."""
         if not self.removed:
             return None
-        files, are, were, them = (
-            ("1 file", "is", "was", "it")
-            if self.removed == 1
-            else (f"{self.removed:,} files", "are", "were", "them")
-        )
+        are, were, them = ("is", "was", "it") if self.removed == 1 else ("are", "were", "them")
         return (
-            f"{files} that the corpus held {are} not in the given sources and {were} removed from it; name "
-            f"all sources to keep {them}"
+            f"{_files(self.removed)} that the corpus held {are} not in the given sources and {were} removed "
+            f"from it; name all sources to keep {them}"
         )
 
 
@@ -71,3 +80,7 @@ def listing(rejected: Sequence[RejectedFile]) -> str:
     if len(rejected) > LISTED:
         reasons.append(f"and {len(rejected) - LISTED} more")
     return "; ".join(reasons)
+
+
+def _files(count: int) -> str:
+    return "1 file" if count == 1 else f"{count:,} files"

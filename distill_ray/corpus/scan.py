@@ -12,7 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill_ray.corpus.manifest import RejectedFile
+from distill_ray.corpus.manifest import MANIFEST_NAME, RejectedFile
 from distill_ray.errors import AudioError, CorpusError
 
 # What libsndfile reads, but for what is no recording (instruments, matrices, samples without a header).
@@ -25,6 +25,7 @@ AUDIO_SUFFIXES = frozenset(
 UNREADABLE_SUFFIXES = frozenset(
     {".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".amr", ".awb", ".3ga", ".gsm", ".mka", ".webm"}
     | {".weba", ".ape", ".wv", ".tta", ".tak", ".shn", ".mpc", ".spx", ".ac3", ".eac3", ".dsf", ".dff"}
+    | {".mkv", ".mov", ".m4p", ".m4v", ".sd2", ".aup3"}
 )
 _RECORDINGS = AUDIO_SUFFIXES | UNREADABLE_SUFFIXES
 
@@ -60,9 +61,10 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
     """All audio files below `sources`, each real path once.
 
     A folder is searched for the known suffixes, in sub-folders and through links too, but not in what is
-    hidden; recordings of formats that cannot be read are among `unreadable`, and anything else is passed
-    over. A file that is named itself is taken whatever its suffix. Raises `CorpusError` for a source
-    that does not exist and for no sources at all.
+    hidden; recordings of formats that cannot be read are among `unreadable`, as are a prepared corpus and,
+    beside other sources, a folder without recordings; anything else is passed over. A file that is named
+    itself is taken whatever its suffix. Raises `CorpusError` for a source that does not exist and for no
+    sources at all.
     """
     if not sources:
         raise CorpusError("no source was given; name a folder of recordings or audio files")
@@ -77,11 +79,18 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
         if not source.is_dir():
             found.setdefault(os.path.realpath(source), FoundFile(path=source, shown=_shown(source)))
             continue
+        recordings, noted = 0, len(unreadable)
         for path in _walk(source, unreadable):
+            recordings += 1
             if path.suffix.lower() in AUDIO_SUFFIXES:
                 found.setdefault(os.path.realpath(path), FoundFile(path=path, shown=_shown(path)))
             else:
                 foreign.setdefault(os.path.realpath(path), path)
+        if (source / MANIFEST_NAME).exists():
+            reason = "it is a prepared corpus; name the recordings that it was made of"
+            unreadable.append(RejectedFile(path=_shown(source), reason=reason))
+        elif not recordings and len(unreadable) == noted and len(paths) > 1:
+            unreadable.append(RejectedFile(path=_shown(source), reason="no recording is in it"))
     unreadable += [
         RejectedFile(
             path=_shown(path),

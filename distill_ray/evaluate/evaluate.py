@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 
 import numpy as np
 import torch
@@ -47,7 +47,7 @@ def evaluate_model(
     began = time.monotonic()
     _check_format(loaded, corpus)
     files, scored, warnings = _choose(corpus, split)
-    if not _is_trained_on(loaded, corpus):
+    if not loaded.is_trained_on(corpus.digest):
         warnings.append(
             "this is not the corpus that the model was trained on, so that some of these files may have been "
             "among its training files"
@@ -138,11 +138,6 @@ def _check_format(loaded: LoadedVQModel, corpus: Corpus) -> None:
             f"model {loaded.path} {config.sample_rate} Hz with {config.channels}; prepare the audio with "
             f"--sample-rate {config.sample_rate} --channels {config.channels}"
         )
-
-
-def _is_trained_on(loaded: LoadedVQModel, corpus: Corpus) -> bool:
-    record = loaded.metadata.get("corpus")  # whatever a file says: empty where it was made by hand
-    return isinstance(record, Mapping) and record.get("digest") == corpus.digest
 
 
 def _choose(corpus: Corpus, split: str) -> tuple[list[CorpusFile], str, list[str]]:

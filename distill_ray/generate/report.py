@@ -50,6 +50,8 @@ class CodesReport:
     channels: int
     kbps: float
     """Nominal: every code in log2 K bits."""
+    warnings: tuple[str, ...]
+    """What was encoded otherwise than the file has it."""
     elapsed_s: float
 
     def to_json(self) -> dict[str, Any]:

@@ -115,6 +115,9 @@ def _prompt_codes(loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path, samp
         encoded = encode_blocks(loaded.model, decoder.blocks())
     except AudioError as error:
         raise AudioError(f"the prompt {prompt} cannot be used: {error}") from error
+    lost = decoder.lost()
+    if lost:
+        raise AudioError(f"the prompt {prompt} cannot be used: {lost}; convert it to the channels to be used")
     frames = encoded.samples // config.frame_hop
     if not frames:
         raise AudioError(

@@ -80,6 +80,7 @@ def encode_file(
         sample_rate=config.sample_rate,
         channels=config.channels,
         kbps=levels * math.log2(config.codebook_size) * config.frame_rate / 1000,
+        warnings=tuple(f"{audio}: {phrase}" for phrase in decoder.altered()),
         elapsed_s=time.monotonic() - began,
     )
 

@@ -66,10 +66,10 @@ def on_stage(listener: Listener, stage: str) -> Callable[[int, int, str], None]:
 
 
 def on_report(listener: Listener) -> Callable[[PrepareReport], None]:
-    """What a preparation left out, and what has left the corpus, as warnings."""
+    """What a preparation left out, clipped or removed, as warnings."""
 
     def tell(report: PrepareReport) -> None:
-        for message in filter(None, (report.rejection(), report.removal())):
+        for message in filter(None, (report.rejection(), report.clipping(), report.removal())):
             listener(Notice(level="warning", message=message))
 
     return tell

@@ -11,7 +11,7 @@ import functools
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TypeVar
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.prior import PriorTrainConfig
@@ -71,11 +71,12 @@ from distill_ray.training.events import (
 )
 from distill_ray.training.worker import Listener
 
-if TYPE_CHECKING:
-    pass
-
 CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteEvent)
 
+_OTHER_CORPUS = (
+    "this is not the corpus that the codec was trained on, so that recordings held out here may be among "
+    "those that it knows"
+)
 _SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
 _VQ_SHOWN = (
     "model.codebook_size",
@@ -284,6 +285,8 @@ def _train_code_prior(
             mapper=corpus_mapper(ready.address, data, listener),
         )
         start.check({"corpus": corpus.digest, "codec": codec_hash})
+        if not loaded.is_trained_on(corpus.digest):
+            listener(Notice(level="warning", message=_OTHER_CORPUS))
         store = corpus_codes(
             loaded,
             corpus,

@@ -38,7 +38,7 @@ CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteE
 
 _NO_HELD_OUT = (
     "nothing is held out: the best epoch is chosen on the training files; add recordings, or prepare them "
-    "into a new corpus with a higher --val-fraction"
+    "into a new corpus with a --val-fraction that holds out a file, or 2 s of a single one"
 )
 
 

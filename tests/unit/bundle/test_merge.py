@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 
@@ -59,6 +60,25 @@ def test_only_the_model_itself_is_replaced_unasked(
     assert verify(out).has_prior
     bundle_models(codec_file, full_file, codec_file)
     assert load_model_v2(codec_file).prior is not None
+
+
+def test_another_prior_is_replaced_only_where_that_is_asked_for(
+    tmp_path: Path, codec_file: Path, full_file: Path
+) -> None:
+    other = tmp_path / "other.distill"
+    shutil.copyfile(codec_file, other)
+    torch.manual_seed(5)
+    found = read_manifest(full_file).prior
+    assert found is not None
+    save_prior_to_model(other, CodePrior(found.config), prior_metadata={})
+    before = other.read_bytes()
+    bundle_models(other, other, other)  # its own
+    assert other.read_bytes() == before
+    with pytest.raises(BundleError, match=r"other\.distill has another prior; add --force"):
+        bundle_models(other, full_file, other)
+    assert other.read_bytes() == before
+    bundle_models(other, full_file, other, overwrite=True)
+    assert read_manifest(other).prior == found
 
 
 def test_the_model_hash_is_the_codec_s_alone(

@@ -107,7 +107,8 @@ def test_a_fraction_that_kept_files_do_not_follow_is_said(tmp_path, capsys):
         "16000",
     ]
     warning = (
-        "files keep the side that they had: {} of 12 are held out; for another split prepare into a new --out"
+        "files keep the side that they had: {} of 3.0 s are held out ({} files); for another split prepare "
+        "into a new --out"
     )
     assert run(app, [*line, "--val-fraction", "0.5", "--json"]) == 0
     captured = capsys.readouterr()
@@ -115,7 +116,7 @@ def test_a_fraction_that_kept_files_do_not_follow_is_said(tmp_path, capsys):
     assert held_out > 2
     assert "keep the side" not in captured.err
     assert run(app, [*line, "--val-fraction", "0.1"]) == 0
-    assert warning.format(held_out) in " ".join(capsys.readouterr().err.split())
+    assert warning.format(held_out / 4, held_out) in " ".join(capsys.readouterr().err.split())
     # The default asks for nothing, and the same fraction again gets what it asked for.
     for more in ([], ["--val-fraction", "0.5"]):
         assert run(app, [*line, *more]) == 0
@@ -126,12 +127,16 @@ def test_what_is_held_out_of_a_single_recording_is_said(tmp_path, capsys):
     folder = sines(tmp_path / "in", 1, seconds=30.0)
     line = ["prepare", str(folder), "--out", str(tmp_path / "c"), "--sample-rate", "16000"]
     assert run(app, line) == 0
-    assert "held out its end, 3.0 s" in " ".join(capsys.readouterr().err.split())
+    assert "held out the end of 1 file, 3.0 s" in " ".join(capsys.readouterr().err.split())
+    kept = "files keep the side that they had: 3.0 of {} s are held out (the end of 1 file)"
     assert run(app, [*line, "--val-fraction", "0.5"]) == 0
-    assert (
-        "files keep the side that they had: the file's last 3.0 s are held out; for another split prepare "
-        "into a new --out"
-    ) in " ".join(capsys.readouterr().err.split())
+    assert kept.format("30.0") in " ".join(capsys.readouterr().err.split())
+    sines(folder / "more", 1)
+    assert run(app, line) == 0
+    text = " ".join(capsys.readouterr().err.split())
+    assert "training 1 file, 27.0 s held out 1 file and the end of 1 file" in text or (
+        "training 2 files, 27.2 s held out the end of 1 file, 3.0 s" in text
+    )
 
 
 def test_help_says_what_mono_and_stereo_are_made_of(capsys):

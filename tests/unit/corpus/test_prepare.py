@@ -360,7 +360,7 @@ def test_the_end_of_the_only_recording_is_held_out(
 ) -> None:
     source = write_tone("a.wav", 30.0)
     report = prepare_corpus([source], tmp_path / "out", config=config)
-    assert (report.files, report.decoded, report.reused, report.parted) == (1, 1, 0, True)
+    assert (report.files, report.decoded, report.reused, report.parted) == (1, 1, 0, 1)
     assert (report.files_train, report.files_val) == (1, 1)
     assert (report.seconds_train, report.seconds_val) == (27.0, 3.0)
     corpus = open_corpus(tmp_path / "out")
@@ -372,7 +372,7 @@ def test_the_end_of_the_only_recording_is_held_out(
 
     manifest = (tmp_path / "out" / MANIFEST_NAME).read_bytes()
     again = prepare_corpus([source], tmp_path / "out", config=config)
-    assert (again.reused, again.decoded, again.removed, again.parted) == (1, 0, 0, True)
+    assert (again.reused, again.decoded, again.removed, again.parted) == (1, 0, 0, 1)
     assert (tmp_path / "out" / MANIFEST_NAME).read_bytes() == manifest
 
 
@@ -382,7 +382,7 @@ def test_a_short_end_is_not_parted(
 ) -> None:
     config = CorpusConfig(sample_rate=8_000, val_fraction=fraction)
     report = prepare_corpus([write_tone("a.wav", seconds)], tmp_path / "out", config=config)
-    assert (report.parted, report.seconds_train, report.seconds_val) == (False, seconds, 0.0)
+    assert (report.parted, report.seconds_train, report.seconds_val) == (0, seconds, 0.0)
 
 
 def test_a_parted_recording_stays_so_whatever_comes_beside_it(
@@ -398,14 +398,46 @@ def test_a_parted_recording_stays_so_whatever_comes_beside_it(
 
     second = write_tone("b.wav", 30.0, seed=1)
     both = prepare_corpus([first, second], out, config=config)
-    assert (both.files, both.decoded, both.reused, both.parted) == (2, 1, 1, False)
+    assert (both.files, both.decoded, both.reused, both.parted) == (2, 1, 1, 1)
     held_out = {Path(file.path).name: file.samples for file in open_corpus(out).files("val")}
     assert held_out == {"a.wav (its end)": 24_000}
+    assert both.held_out() == "the end of 1 file"
     # Another format decodes it anew, and its end stays held out.
     other = prepare_corpus([first], out, config=CorpusConfig(sample_rate=16_000))
     assert (other.seconds_train, other.seconds_val, other.removed, other.decoded) == (27.0, 3.0, 1, 1)
     alone = prepare_corpus([second], out, config=config)
-    assert (alone.files, alone.removed, alone.parted) == (1, 1, True)
+    assert (alone.files, alone.removed, alone.parted) == (1, 1, 1)
+
+
+@pytest.mark.parametrize("silent", [slice(0, 27), slice(26, 30), slice(24, 30)])
+def test_a_recording_of_which_a_part_would_be_silent_stays_whole(
+    tmp_path: Path, config: CorpusConfig, silent: slice
+) -> None:
+    sound_T = np.random.default_rng(0).normal(0, 0.1, 30 * 8_000)
+    sound_T[silent.start * 8_000 : silent.stop * 8_000] = 0.0
+    soundfile.write(tmp_path / "a.wav", sound_T, 8_000)
+    report = prepare_corpus([tmp_path / "a.wav"], tmp_path / "out", config=config)
+    assert (report.parted, report.seconds_train) == (0, 30.0)
+    assert prepare_corpus([tmp_path / "a.wav"], tmp_path / "out", config=config).parted == 0
+
+
+def test_a_second_of_sound_is_enough_of_a_part(tmp_path: Path, config: CorpusConfig) -> None:
+    sound_T = np.random.default_rng(0).normal(0, 0.1, 30 * 8_000)
+    sound_T[28 * 8_000 :] = 0.0
+    soundfile.write(tmp_path / "a.wav", sound_T, 8_000)
+    assert prepare_corpus([tmp_path / "a.wav"], tmp_path / "out", config=config).parted == 1
+
+
+def test_a_held_out_recording_that_is_left_alone_is_parted(
+    tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path]
+) -> None:
+    both = {write_tone(f"{name}.wav", 30.0, seed=seed) for seed, name in enumerate("ab")}
+    out = tmp_path / "out"
+    prepare_corpus(sorted(both), out, config=config)
+    (held_out,), (trained,) = open_corpus(out).files("val"), open_corpus(out).files("train")
+    assert prepare_corpus([trained.path], tmp_path / "copy", config=config).parted == 1
+    report = prepare_corpus([held_out.path], out, config=config)
+    assert (report.parted, report.seconds_train, report.seconds_val) == (1, 27.0, 3.0)
 
 
 def test_a_recording_that_was_trained_on_whole_stays_whole(
@@ -413,4 +445,5 @@ def test_a_recording_that_was_trained_on_whole_stays_whole(
 ) -> None:
     source, out = write_tone("a.wav", 30.0), tmp_path / "out"
     prepare_corpus([source], out, config=CorpusConfig(sample_rate=8_000, val_fraction=0.0))
-    assert prepare_corpus([source], out, config=config).seconds_val == 0.0
+    report = prepare_corpus([source], out, config=config)
+    assert (report.seconds_val, report.split_kept) == (0.0, True)

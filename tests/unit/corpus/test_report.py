@@ -4,7 +4,9 @@ from distill_ray.corpus.manifest import RejectedFile
 from distill_ray.corpus.report import PrepareReport, listing
 
 
-def report(rejected: int = 0, removed: int = 0) -> PrepareReport:
+def report(
+    rejected: int = 0, removed: int = 0, parted: int = 0, val: int = 1, clipped: int = 0
+) -> PrepareReport:
     return PrepareReport(
         out="/c",
         digest="d",
@@ -12,23 +14,24 @@ def report(rejected: int = 0, removed: int = 0) -> PrepareReport:
         channels=1,
         files=3,
         files_train=2,
-        files_val=1,
+        files_val=val,
         reused=0,
         decoded=3,
         removed=removed,
         split_kept=False,
-        parted=False,
+        parted=parted,
         duplicates=(),
         rejected=tuple(RejectedFile(path=f"{n}.wav", reason="it is silent") for n in range(rejected)),
         seconds_train=2.0,
         seconds_val=1.0,
-        clipped_samples=0,
+        clipped_samples=clipped,
         elapsed_s=0.1,
     )
 
 
 def test_nothing_is_said_of_nothing() -> None:
-    assert (report().rejection(), report().removal(), listing([])) == (None, None, "")
+    nothing = report()
+    assert (nothing.rejection(), nothing.removal(), nothing.clipping(), listing([])) == (None, None, None, "")
 
 
 def test_what_cannot_be_used_is_named_with_its_reason() -> None:
@@ -47,4 +50,21 @@ def test_what_has_left_the_corpus_is_counted() -> None:
     assert report(removed=1_200).removal() == (
         "1,200 files that the corpus held are not in the given sources and were removed from it; name all "
         "sources to keep them"
+    )
+
+
+def test_what_is_held_out_is_files_and_ends() -> None:
+    assert [
+        report(val=val, parted=parted).held_out() for val, parted in [(0, 0), (2, 0), (1, 1), (3, 1)]
+    ] == [
+        "0 files",
+        "2 files",
+        "the end of 1 file",
+        "2 files and the end of 1 file",
+    ]
+
+
+def test_clipped_samples_are_counted() -> None:
+    assert report(clipped=12_000).clipping() == (
+        "12,000 samples beyond full scale are clipped; lower what is too loud"
     )

@@ -76,6 +76,18 @@ def test_a_recording_that_is_named_itself_is_tried(tmp_path: Path) -> None:
     assert scan.unreadable == ()
 
 
+def test_a_source_that_gives_nothing_is_said_beside_others(tmp_path: Path) -> None:
+    touch(tmp_path / "full" / "a.wav")
+    touch(tmp_path / "empty" / "notes.txt")
+    touch(tmp_path / "corpus" / "distill-corpus.json")
+    scan = find_audio([tmp_path / name for name in ("full", "empty", "corpus")])
+    assert {Path(bad.path).name: bad.reason for bad in scan.unreadable} == {
+        "empty": "no recording is in it",
+        "corpus": "it is a prepared corpus; name the recordings that it was made of",
+    }
+    assert find_audio([tmp_path / "empty"]).unreadable == ()
+
+
 def touch(path: Path) -> Path:
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_bytes(b"x")

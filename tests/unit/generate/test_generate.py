@@ -141,6 +141,10 @@ def test_a_prompt_must_fit_the_output(tmp_path: Path, make_loaded: MakeLoaded, m
         generate_samples(loaded, prompt=make_audio(63 / RATE), out_dir=tmp_path / "out")
     with pytest.raises(AudioError, match=r"the prompt .*missing\.wav cannot be used: it does not exist"):
         generate_samples(loaded, prompt=tmp_path / "missing.wav", out_dir=tmp_path / "out")
+    tone_T = np.sin(np.arange(RATE))
+    soundfile.write(tmp_path / "cancel.wav", np.stack([tone_T, -tone_T], axis=1), RATE)
+    with pytest.raises(AudioError, match=r"cancel\.wav cannot be used: its channels cancel"):
+        generate_samples(loaded, prompt=tmp_path / "cancel.wav", out_dir=tmp_path / "out")
     assert not (tmp_path / "out").exists()
     report = generate_samples(
         loaded, seconds=(62 * HOP + 1) / RATE, prompt=make_audio(0.5), out_dir=tmp_path / "out"

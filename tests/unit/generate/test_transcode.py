@@ -54,7 +54,22 @@ def test_other_rates_and_channel_counts_are_converted(
 def test_silence_has_codes_too(tmp_path: Path, make_loaded: MakeLoaded) -> None:
     soundfile.write(tmp_path / "silent.wav", np.zeros(4_000), 8_000)
     report = encode_file(make_loaded(prior=False), tmp_path / "silent.wav", tmp_path / "a.codes")
-    assert (report.samples, report.frames) == (4_000, 63)
+    assert (report.samples, report.frames, report.warnings) == (4_000, 63, ())
+
+
+def test_what_is_encoded_otherwise_than_the_file_has_it_is_said(
+    tmp_path: Path, make_loaded: MakeLoaded
+) -> None:
+    loaded = make_loaded(prior=False)
+    path = tmp_path / "a.wav"
+    tone_T = np.sin(np.arange(4_000))
+    soundfile.write(path, np.stack([tone_T, -tone_T], axis=1), 8_000)
+    report = encode_file(loaded, path, tmp_path / "a.codes")
+    cancelled = f"{path}: its channels cancel when mixed to one: silence is left"
+    assert report.to_json()["warnings"] == (cancelled,)
+    soundfile.write(path, np.full(4_000, 2.0), 8_000, subtype="FLOAT")
+    report = encode_file(loaded, path, tmp_path / "b.codes")
+    assert report.warnings == (f"{path}: 4,000 samples beyond full scale are clipped",)
 
 
 def test_fewer_levels_make_a_coarser_file(
