@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from distill_ray.corpus.manifest import MANIFEST_NAME, RejectedFile
+from distill_ray.corpus.storage import open_storage
 from distill_ray.errors import AudioError, CorpusError
 
 # What libsndfile reads, but for what is no recording (instruments, matrices, samples without a header).
@@ -68,7 +69,7 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
     """
     if not sources:
         raise CorpusError("no source was given; name a folder of recordings or audio files")
-    paths = [Path(source).expanduser() for source in sources]
+    paths = [_path(source) for source in sources]
     for path in paths:
         if not os.path.lexists(path):
             raise CorpusError(f"{_shown(path)} does not exist; name a folder of recordings or audio files")
@@ -116,6 +117,17 @@ def hash_file(path: Path) -> str:
             return hashlib.file_digest(stream, "sha256").hexdigest()
     except OSError as error:
         raise AudioError(f"it cannot be read: {error.strerror}") from error
+
+
+def _path(source: str | os.PathLike[str]) -> Path:
+    if "://" not in os.fspath(source):
+        return Path(source).expanduser()
+    local = open_storage(source).local if os.fspath(source).startswith("file://") else None
+    if local is None:
+        raise CorpusError(
+            f"{os.fspath(source)} is not on this machine, where recordings are read; copy them to a folder"
+        )
+    return local
 
 
 def _walk(folder: Path, unreadable: list[RejectedFile]) -> Iterator[Path]:

@@ -32,6 +32,7 @@ GAP_SHARE = 0.3
 # A run counts from twice the length that held-out audio usually reaches, and this many frames more.
 RUN_FACTOR = 2
 RUN_MARGIN = 8
+LEAST_PIECE = 2 * RUN_MARGIN
 # Runs count where they make up this much more of the generated frames than of the held-out ones.
 MATCH_SHARE = 0.05
 
@@ -118,6 +119,8 @@ def check_memorization(
         )
     if worst is not None:
         sentences.append(_match_sentence(worst, frame_rate))
+    elif len(generated) and len(train) and len(held_out):
+        sentences.append("what is held out, or generated, is too short to look for copies")
     if not sentences:
         sentences.append("nothing was held out, so memorisation cannot be judged")
     elif by_gap or by_match:
@@ -154,18 +157,22 @@ def _matches(
         return ()
     levels = np.asarray(generated[0]).shape[0]
     views = sorted({min(COARSE_LEVELS, levels), levels})
-    return tuple(_match(generated, train, held_out, view) for view in views)
+    found = (_match(generated, train, held_out, view) for view in views)
+    return tuple(match for match in found if match is not None)
 
 
 def _match(
     generated: Sequence[ArrayLike], train: Sequence[ArrayLike], held_out: Sequence[ArrayLike], levels: int
-) -> MatchReport:
+) -> MatchReport | None:
+    """None where pieces are too short for runs that count."""
     ours, theirs, known = (
         [_frame_hashes(np.asarray(codes)[:levels]) for codes in group]
         for group in (generated, held_out, train)
     )
     # Longer pieces share longer runs by chance alone: both sides are cut alike.
     piece = min(max(map(len, ours)), max(map(len, theirs)))
+    if piece < LEAST_PIECE:
+        return None
     trained = _Runs(known)
     ours_shared = _Shared.of(_Runs(_cut(ours, piece)), trained)
     theirs_shared = _Shared.of(_Runs(_cut(theirs, piece)), trained)

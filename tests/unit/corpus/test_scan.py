@@ -124,6 +124,16 @@ def test_a_missing_source_is_named(tmp_path: Path) -> None:
         find_audio([])
 
 
+def test_a_source_may_be_a_uri_of_this_machine(tmp_path: Path) -> None:
+    path = touch(tmp_path / "in here" / "a.wav")
+    (file,) = find_audio([f"file://{tmp_path}/in%20here"]).files
+    assert file.path == path
+    with pytest.raises(
+        CorpusError, match=r"s3://bucket/in is not on this machine, .*; copy them to a folder"
+    ):
+        find_audio(["s3://bucket/in"])
+
+
 def test_undecodable_names_become_printable(tmp_path: Path) -> None:
     path = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.wav"))
     path.write_bytes(b"x")

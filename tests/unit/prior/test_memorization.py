@@ -196,6 +196,17 @@ def test_without_held_out_audio_nothing_is_judged() -> None:
     assert report.match_share is None
 
 
+def test_pieces_that_are_too_short_for_runs_are_not_judged() -> None:
+    """Held-out silence is one frame once repeats are dropped: no copy would be found beside it."""
+    train = [np.random.default_rng(0).integers(0, 64, (4, 500))]
+    silence = [np.zeros((4, 500), dtype=np.int64)]
+    report = check_memorization(generated=train, train=train, held_out=silence)
+    assert (report.is_memorizing, report.matches) == (False, ())
+    assert report.message == "What is held out, or generated, is too short to look for copies."
+    held_out = [np.random.default_rng(1).integers(0, 64, (4, 16))]
+    assert check_memorization(generated=train, train=train, held_out=held_out).is_memorizing
+
+
 def test_hours_of_codes_take_seconds() -> None:
     train = noise(10, 60_000, 1)  # two hours at 86 frames a second
     held_out, generated = noise(10, 3000, 2), noise(8, 3000, 3)
