@@ -59,7 +59,7 @@ def parted(
     whole: Mapping[str, CorpusFile],
     before: Mapping[str, CorpusFile],
     config: CorpusConfig,
-    is_audible: Callable[[CorpusFile], bool],
+    audible: Callable[[CorpusFile], bool],
 ) -> dict[str, CorpusFile]:
     """The parts of those whole recordings that were parted in the manifest of `before`, and of the only
     recording if it was not trained on there; by hash, as all that is given.
@@ -75,7 +75,7 @@ def parted(
     if len(whole) == 1 and not any(each.split == "train" for each in before.values() if each.sha256 in whole):
         (only,) = whole.values()
         end = held_out_samples(only.samples, config)
-        if end and all(map(is_audible, part(only, end))):
+        if end and all(map(audible, part(only, end))):
             parts = [*part(only, end)]
     return {each.sha256: each for each in parts}
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill_ray.config.cache import cache_root
-from distill_ray.config.resolve import BY_SIZE, CorpusFacts
+from distill_ray.config.resolve import BY_SIZE, CorpusFacts, Resolved
 from distill_ray.config.toml import read_toml
+from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import UsageError
 from distill_ray.orchestrate.settings_file import OVERRIDES, without_run
 from distill_ray.training.events import Listener, Notice, StageProgress
@@ -35,6 +36,18 @@ def file_settings(config_file: Path | None, *, size: str | None = None) -> dict[
 def said_of_corpus(given: Mapping[str, object]) -> dict[str, object]:
     """How a folder of audio is to be prepared, as far as the user said."""
     return {key.partition(".")[2]: value for key, value in given.items() if key.startswith("corpus.")}
+
+
+def idle_settings(resolved: Resolved[VQTrainConfig]) -> Iterator[str]:
+    """What was chosen and has no effect, in a sentence each."""
+    config, chosen = resolved.config, resolved.overrides
+    for table, on, switch in (
+        ("adversarial.", config.adversarial.enabled or "adversarial.enabled" in chosen, "--adversarial"),
+        ("health.", config.health.stop or "health.stop" in chosen, "--health-stop"),
+    ):
+        idle = sorted(key for key in chosen if key.startswith(table))
+        if idle and not on:
+            yield f"{', '.join(idle)}: no effect without {switch}"
 
 
 def corpus_facts(corpus: Corpus) -> CorpusFacts:

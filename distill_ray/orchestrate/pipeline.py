@@ -32,6 +32,7 @@ from distill_ray.orchestrate.inputs import (
     corpus_facts,
     corpus_mapper,
     file_settings,
+    idle_settings,
     on_report,
     on_stage,
     refuse_with_resume,
@@ -181,6 +182,8 @@ def _train_codec(
         )
         start.check({"corpus": corpus.digest})
         resolved = start.sourced(resolve(corpus_facts(corpus)))
+        for message in idle_settings(resolved):
+            listener(Notice(level="warning", message=message))
         name = start.identity.get("name", name or "distill")
         start.record(resolved, {"name": name, "size": resolved.size, "corpus": corpus.digest}, corpus=said)
         loop = functools.partial(

@@ -123,6 +123,8 @@ def _tune(
 
     began = time.monotonic()
     settings = SweepSettings.of(start.settings, start.identity.get("size", size) or None)
+    if settings.sweep.plan == "grid" and "sweep.finalists" in start.overrides:
+        listener(Notice(level="warning", message="sweep.finalists: no effect with --plan grid"))
     if settings.sweep.search == "optuna":
         require_optuna()
     with find_machine(address, settings.sweep) as machine:

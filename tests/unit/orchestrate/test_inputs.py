@@ -2,8 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
-from distill_ray.orchestrate.inputs import file_settings
+from distill_ray.orchestrate.inputs import file_settings, idle_settings
 from distill_ray.orchestrate.run_folder import RunFolder, new_run
 
 FACTS = CorpusFacts(file_count=9, train_seconds=60.0, sample_rate=44_100, channels=1)
@@ -37,3 +39,26 @@ def test_a_file_written_by_hand_is_taken_as_it_is(tmp_path: Path) -> None:
     (tmp_path / "my.toml").write_text("[model]\nwidth = 96\n")
     assert file_settings(tmp_path / "my.toml", size="small") == {"model.width": 96}
     assert file_settings(None) == {}
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        ({}, []),
+        (
+            {"adversarial.start": 0.5, "health.floor": 0.9, "health.warmup": 1},
+            [
+                "adversarial.start: no effect without --adversarial",
+                "health.floor, health.warmup: no effect without --health-stop",
+            ],
+        ),
+        (
+            {"adversarial.start": 0.5, "adversarial.enabled": True, "health.stop": True, "health.floor": 0.9},
+            [],
+        ),
+        ({"adversarial.start": 0.5, "adversarial.enabled": False}, []),  # as a run records it
+    ],
+)
+def test_settings_without_effect_are_said(given: dict[str, object], said: list[str]) -> None:
+    resolved = resolve_vqvae(FACTS, overrides=given, size="tiny", accelerator=False, workers=1)
+    assert list(idle_settings(resolved)) == said

@@ -13,7 +13,7 @@ import torch
 
 from distill_ray.bundle import read_manifest, save_model_v2
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.corpus import prepare_corpus
+from distill_ray.corpus import open_corpus, prepare_corpus
 from distill_ray.errors import CancelledError, ConfigError, CorpusError, UsageError
 from distill_ray.orchestrate import results
 from distill_ray.orchestrate.pipeline import train_code_prior, train_codec
@@ -34,7 +34,7 @@ PRIOR: dict[str, object] = {
 }
 
 
-def untrained(path: Path) -> Path:
+def untrained(path: Path, **metadata: Any) -> Path:
     """A model with a codec alone."""
     config = VQVAEConfig(
         sample_rate=8_000,
@@ -49,7 +49,7 @@ def untrained(path: Path) -> Path:
     )
     health = LevelHealth(utilization=1.0, perplexity=8.0, dead_codes=0, entropy=0.75)
     torch.manual_seed(0)
-    return save_model_v2(path, VQVAE(config), metadata={}, codebook_health=[health, health])
+    return save_model_v2(path, VQVAE(config), metadata=metadata, codebook_health=[health, health])
 
 
 class PriorTraining:
@@ -102,6 +102,18 @@ def test_a_prior_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> Non
     assert (train.model.read_bytes(), train.seen) == (before, [])
     assert train(overwrite=True, overrides={**PRIOR, "prior_training.seed": 1}).exit_code == 0
     assert train.prior() not in (None, first)
+
+
+def test_a_corpus_that_the_codec_was_not_trained_on_is_said(tmp_path: Path) -> None:
+    train = PriorTraining(tmp_path)
+    train()
+    said = "this is not the corpus that the codec was trained on"
+    assert [event.message.startswith(said) for event in train.seen if isinstance(event, Notice)].count(
+        True
+    ) == 1
+    train.model = untrained(tmp_path / "own.distill", corpus={"digest": open_corpus(train.data).digest})
+    train()
+    assert not [event for event in train.seen if isinstance(event, Notice) and said in event.message]
 
 
 def test_recordings_that_cannot_be_used_are_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
