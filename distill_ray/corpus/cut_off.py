@@ -15,6 +15,8 @@ from distill_ray.errors import AudioError
 
 # Encoder delay and padding that MPEG decoders may drop from what the header counts.
 MPEG_SLACK = 2 * 1152
+# Some encoders let an Ogg stream end a little after its last packet; this is the longest packet of Opus.
+OGG_SLACK_SECONDS = 0.12
 # Lengths that sox and ffmpeg write when they cannot go back and fill in the real one.
 STREAMED_LENGTHS = (0x7FFF_F000, 0xFFFF_FFFF)
 
@@ -51,7 +53,7 @@ def check_end(path: Path, sound: soundfile.SoundFile) -> None:
 
 def check_length(sound: soundfile.SoundFile, decoded: int) -> None:
     """Raise `AudioError` where fewer samples were `decoded` than the header says."""
-    slack = MPEG_SLACK if sound.format == "MP3" else 0
+    slack = {"MP3": MPEG_SLACK, "OGG": round(OGG_SLACK_SECONDS * sound.samplerate)}.get(sound.format, 0)
     if decoded < sound.frames - slack:
         raise AudioError(f"its header declares {sound.frames} samples and only {decoded} decode")
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import struct
 from collections.abc import Callable
 from pathlib import Path
 
@@ -8,6 +9,7 @@ import soundfile
 
 from distill_ray.corpus.decode import load_audio
 from distill_ray.errors import AudioError
+from distill_ray.generate.ogg import crc
 
 RATE = 8_000
 OGG = [{"format": "OGG", "subtype": "VORBIS"}, {"format": "OGG", "subtype": "OPUS"}]
@@ -41,6 +43,25 @@ def test_an_ogg_file_cut_within_its_last_page(
     assert (
         f"it is cut off: its last Ogg page declares {last} bytes and the file has {last - missing} of them"
     ) in reason(path, content[:-missing])
+
+
+@pytest.mark.parametrize("options", OGG)
+@pytest.mark.parametrize(("beyond_s", "is_taken"), [(0.001, True), (0.11, True), (0.2, False)])
+def test_an_ogg_stream_that_is_to_end_somewhat_after_its_last_packet(
+    write_tone: Callable[..., Path], options: dict[str, str], beyond_s: float, is_taken: bool
+) -> None:
+    path = write_tone("a.ogg", 10.0, **options)
+    rate = soundfile.info(path).samplerate
+    unit = 48_000 if "OPUS" in options.values() else rate  # RFC 7845: Opus counts at 48 kHz
+    *whole, last = pages(path.read_bytes())
+    (end,) = struct.unpack("<q", last[6:14])
+    moved = last[:6] + struct.pack("<q", end + round(beyond_s * unit)) + last[14:22] + bytes(4) + last[26:]
+    moved = moved[:22] + struct.pack("<I", crc(moved)) + moved[26:]
+    content = b"".join([*whole, moved])
+    if is_taken:
+        assert samples(path, content) == pytest.approx(10 * RATE, abs=0.12 * RATE)
+    else:
+        assert "samples and only" in reason(path, content)
 
 
 @pytest.mark.parametrize("options", OGG)
