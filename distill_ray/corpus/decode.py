@@ -32,6 +32,9 @@ SILENCE_DBFS = -80.0
 """What a recording has to reach somewhere to be of use for training."""
 _AUDIBLE = 10 ** (SILENCE_DBFS / 20)
 
+CLIPPING_SHARE = 1e-5
+"""Fewer clipped samples are what lossy formats overshoot, and not worth a word."""
+
 LEAST_RATE, GREATEST_RATE = 1_000, 768_000
 # Samples over all channels that are decoded at once. Four times as many took torchaudio's convolution out of
 # the cache: half the speed and 60 MB a thread.
@@ -123,8 +126,10 @@ class AudioDecoder:
     def altered(self) -> tuple[str, ...]:
         """What was decoded otherwise than the file has it, in phrases."""
         lost = self.lost()
-        clipped = f"{self.clipped:,} samples beyond full scale are clipped"
-        return (*((clipped,) if self.clipped else ()), *((f"{lost}: silence is left",) if lost else ()))
+        phrases = [f"{lost}: silence is left"] if lost else []
+        if self.clipped > CLIPPING_SHARE * self.samples * self._channels:
+            phrases.append(f"{self.clipped:,} samples beyond full scale are clipped")
+        return tuple(phrases)
 
     def _note_peaks(self, block_TC: npt.NDArray[np.float32]) -> None:
         # Channel by channel: numpy's maximum along the long axis takes forty times as long.

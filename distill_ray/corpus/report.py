@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
+from distill_ray.corpus.decode import CLIPPING_SHARE
 from distill_ray.corpus.manifest import DuplicateFile, RejectedFile
 
 LISTED = 12
@@ -45,14 +46,16 @@ class PrepareReport:
 
     def held_out(self) -> str:
         """What is held out, in words."""
-        whole, ends = self.files_val - self.parted, f"the end of {_files(self.parted)}"
+        whole = self.files_val - self.parted
         if not self.parted:
             return _files(whole)
+        ends = f"the end of {_files(self.parted)}"
         return f"{_files(whole)} and {ends}" if whole else ends
 
     def clipping(self) -> str | None:
-        """How much was louder than full scale, in one sentence; None where nothing was."""
-        if not self.clipped_samples:
+        """How much was louder than full scale, in one sentence; None where next to nothing was."""
+        samples = (self.seconds_train + self.seconds_val) * self.sample_rate * self.channels
+        if self.clipped_samples <= CLIPPING_SHARE * samples:
             return None
         return f"{self.clipped_samples:,} samples beyond full scale are clipped; lower what is too loud"
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import dataclasses
+
 from distill_ray.corpus.manifest import RejectedFile
 from distill_ray.corpus.report import PrepareReport, listing
 
@@ -64,7 +66,10 @@ def test_what_is_held_out_is_files_and_ends() -> None:
     ]
 
 
-def test_clipped_samples_are_counted() -> None:
+def test_clipped_samples_are_counted_unless_they_are_next_to_none() -> None:
     assert report(clipped=12_000).clipping() == (
         "12,000 samples beyond full scale are clipped; lower what is too loud"
     )
+    long = dataclasses.replace(report(), seconds_train=999.0)  # of 1,000 s at 8 kHz 80 samples may be
+    assert dataclasses.replace(long, clipped_samples=80).clipping() is None
+    assert dataclasses.replace(long, clipped_samples=81).clipping() is not None
