@@ -30,7 +30,8 @@ PCM_SCALE = 32_768
 
 SILENCE_DBFS = -80.0
 """What a recording has to reach somewhere to be of use for training."""
-_AUDIBLE = 10 ** (SILENCE_DBFS / 20)
+AUDIBLE = 10 ** (SILENCE_DBFS / 20)
+"""The same as a share of full scale."""
 
 CLIPPING_SHARE = 1e-5
 """Fewer clipped samples are what lossy formats overshoot, and not worth a word."""
@@ -93,7 +94,7 @@ class AudioDecoder:
             decoded += len(got_TC)
             mixed_CT = self._mix(got_TC)
             self._peak = max(self._peak, float(np.abs(mixed_CT).max()))
-            if self._peak < _AUDIBLE:  # else nobody asks where the sound has gone
+            if self._peak < AUDIBLE:  # else nobody asks where the sound has gone
                 self._note_peaks(got_TC)
             yield from self._pcm(resampler.push(mixed_CT) if resampler else mixed_CT)
         check_length(sound, decoded)
@@ -104,20 +105,20 @@ class AudioDecoder:
 
     def check_loud(self) -> None:
         """Raise `AudioError` where all that was decoded is silent, if only by the mixing."""
-        if self._peak >= _AUDIBLE:
+        if self._peak >= AUDIBLE:
             return
         lost = self.lost()
         if lost is None:
             raise AudioError(f"it is silent: no sample reaches {SILENCE_DBFS:.0f} dBFS")
         if self._channels > 1:
             raise AudioError(f"{lost}; prepare with --channels 1, which mixes all")
-        if max(self._source_peaks[:2]) >= _AUDIBLE:
+        if max(self._source_peaks[:2]) >= AUDIBLE:
             raise AudioError(f"{lost}; prepare with --channels 2")
         raise AudioError(f"{lost}; convert it to the channels to be used")
 
     def lost(self) -> str | None:
         """Why nothing audible came of a file that is not silent; None where that is not so."""
-        if self._peak >= _AUDIBLE or max(self._source_peaks, default=0.0) < _AUDIBLE:
+        if self._peak >= AUDIBLE or max(self._source_peaks, default=0.0) < AUDIBLE:
             return None
         if self._channels > 1:
             return "its first two channels are silent, and others are not used"

@@ -13,14 +13,13 @@ from dataclasses import replace
 import numpy as np
 
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.corpus.decode import PCM_SCALE, SILENCE_DBFS
+from distill_ray.corpus.decode import AUDIBLE, PCM_SCALE
 from distill_ray.corpus.manifest import CorpusFile
 from distill_ray.corpus.shards import ShardReader
 
 LEAST_SECONDS = 2.0
 """An end that is shorter says too little: the recording is trained on whole."""
 _LEAST_AUDIBLE_SECONDS = 1.0
-_LOUD = 10 ** (SILENCE_DBFS / 20) * PCM_SCALE
 _BLOCK_SECONDS = 0.1
 _BLOCKS_READ = 64
 
@@ -75,8 +74,9 @@ def parted(
     if len(whole) == 1 and not any(each.split == "train" for each in before.values() if each.sha256 in whole):
         (only,) = whole.values()
         end = held_out_samples(only.samples, config)
-        if end and all(map(audible, part(only, end))):
-            parts = [*part(only, end)]
+        new = part(only, end) if end else ()
+        if all(map(audible, new)):
+            parts += new
     return {each.sha256: each for each in parts}
 
 
@@ -88,13 +88,13 @@ def held_out_samples(samples: int, config: CorpusConfig) -> int:
 
 def is_audible(file: CorpusFile, shard: ShardReader, config: CorpusConfig) -> bool:
     """Whether at least a second of `file` has sound."""
-    block = round(_BLOCK_SECONDS * config.sample_rate)
+    block, least = round(_BLOCK_SECONDS * config.sample_rate), AUDIBLE * PCM_SCALE
     audible = 0
     for start in range(0, file.samples, block * _BLOCKS_READ):
         pcm_CT = np.empty((config.channels, min(block * _BLOCKS_READ, file.samples - start)), np.int16)
         shard.read_into(pcm_CT, file.start + start)
         peak_T = np.abs(pcm_CT.astype(np.int32)).max(axis=0)
-        audible += int(np.count_nonzero(np.maximum.reduceat(peak_T, range(0, len(peak_T), block)) >= _LOUD))
+        audible += int(np.count_nonzero(np.maximum.reduceat(peak_T, range(0, len(peak_T), block)) >= least))
         if audible * _BLOCK_SECONDS >= _LEAST_AUDIBLE_SECONDS:
             return True
     return False

@@ -276,7 +276,6 @@ def _report(
     config: CorpusConfig,
     elapsed_s: float,
 ) -> PrepareReport:
-    splits = {file.sha256: file.split for file in manifest.files}
     train = [file.samples for file in manifest.files if file.split == "train"]
     val = [file.samples for file in manifest.files if file.split == "val"]
     recordings = len(join(manifest.files))
@@ -284,6 +283,7 @@ def _report(
         asked = held_out_samples(sum(train + val), config) / sum(train + val)
         split_kept = not decoded and abs(sum(val) / sum(train + val) - asked) > 0.01
     else:
+        splits = {file.sha256: file.split for file in manifest.files}
         split_kept = keeps_off_share(splits, val_fraction=config.val_fraction)
     return PrepareReport(
         out=storage.uri,

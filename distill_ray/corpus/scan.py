@@ -12,6 +12,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from distill_ray.corpus.filesystem import without_credentials
 from distill_ray.corpus.manifest import MANIFEST_NAME, RejectedFile
 from distill_ray.corpus.storage import open_storage
 from distill_ray.errors import AudioError, CorpusError
@@ -120,12 +121,14 @@ def hash_file(path: Path) -> str:
 
 
 def _path(source: str | os.PathLike[str]) -> Path:
-    if "://" not in os.fspath(source):
-        return Path(source).expanduser()
-    local = open_storage(source).local if os.fspath(source).startswith("file://") else None
+    text = os.fspath(source)
+    if "://" not in text:  # a folder's name may have a colon
+        return Path(text).expanduser()
+    local = open_storage(text).local if text.startswith("file://") else None
     if local is None:
         raise CorpusError(
-            f"{os.fspath(source)} is not on this machine, where recordings are read; copy them to a folder"
+            f"{without_credentials(text)} is not on this machine, where recordings are read; copy them to a "
+            "folder"
         )
     return local
 
