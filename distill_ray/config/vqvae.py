@@ -89,11 +89,12 @@ class LossConfig(Section):
     table: ClassVar[str] = "loss"
 
     mel: float = setting(15.0, "multi-scale log-mel L1", low=0.0)
+    bands: float = setting(10.0, "L1 of log levels in 40 bands of hearing over 93 ms", low=0.0)
     complex_stft: float = setting(60.0, "power-compressed complex STFT L1", low=0.0)
     phase_hz: float = setting(
         4_000.0, "frequency in Hz above which the complex STFT term compares magnitudes only", low=0.0
     )
-    waveform: float = setting(80.0, "waveform L1", low=0.0)
+    waveform: float = setting(120.0, "waveform L1", low=0.0)
     codebook: float = setting(1.0, "codebook loss (gradient-learned codebooks)", low=0.0)
 
 

@@ -14,7 +14,7 @@ from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import RATES
 from distill_ray.config.toml import read_toml, write_toml
-from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, TrainingConfig, VQVAEConfig
+from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, LossConfig, TrainingConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
 
 RUN_SETTINGS = "run.toml"
@@ -24,6 +24,7 @@ OVERRIDES = _RUN + "overrides"
 # What codecs' runs and searches did whose settings were recorded before these existed.
 _BEFORE: dict[str, object] = {
     **{f"{VQVAEConfig.table}.{key}": value for key, value in MODEL_BEFORE.items()},
+    f"{LossConfig.table}.bands": 0.0,
     f"{AugmentConfig.table}.silence": 0.0,
     f"{TrainingConfig.table}.muon_rate": 0.0,
     f"{TrainingConfig.table}.head_rate": 1.0,

@@ -116,9 +116,9 @@ def definition(sweep: SweepConfig, loss: LossConfig | None = None) -> str:
     """One sentence that says what the winner is best in. `loss`: the weights that the trials train with."""
     weights = loss or LossConfig()
     measured = (
-        f"held-out reconstruction loss ({weights.mel:g} × log-mel + {weights.complex_stft:g} × complex STFT "
-        f"+ {weights.waveform:g} × waveform, of the averaged weights of the best epoch, on the corpus's "
-        "validation split by file)"
+        f"held-out reconstruction loss ({weights.mel:g} × log-mel + {weights.bands:g} × band levels "
+        f"+ {weights.complex_stft:g} × complex STFT + {weights.waveform:g} × waveform, of the averaged "
+        "weights of the best epoch, on the corpus's validation split by file)"
     )
     limits = f"codecs without a collapsed codebook at or below {sweep.max_kbps:g} kbit/s"
     if sweep.objective == "reconstruction":

@@ -17,7 +17,7 @@ from distill_ray.corpus import PCM_SCALE, AudioStore, iter_windows
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import VQVAE, ReconstructionLoss
 
-RECONSTRUCTION_TERMS = ("mel", "complex_stft", "waveform")
+RECONSTRUCTION_TERMS = ("mel", "bands", "complex_stft", "waveform")
 _BATCH = 16
 
 

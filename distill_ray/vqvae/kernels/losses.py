@@ -24,8 +24,9 @@ _FILTERS = 80  # in one band
 
 
 class Window:
-    """One transform of the losses: its window [N], hop, mel filters [K, M], and whether the complex term has
-    it, at spectra times `gain`, with the phases of the first `phases` bins.
+    """One transform of the losses: its window [N], hop, mel filters [K, M], whether they count for "bands"
+    (`levels`) instead of "mel", and whether the complex term has it, at spectra times `gain`, with the phases
+    of the first `phases` bins.
 
     Filters are triangles: a bin is in two of them at most, and neighbouring filters need few bins, so the
     product with all of them is done in bands, each (first filter, first bin, matrix).
@@ -37,12 +38,13 @@ class Window:
         hop: int,
         filters_KM: Tensor,
         *,
-        complex_term: bool,
-        phases: int,
-        gain: float,
+        levels: bool = False,
+        complex_term: bool = False,
+        phases: int = 0,
+        gain: float = 1.0,
     ) -> None:
         self.window_N, self.hop, self.gain = window_N, hop, gain
-        self.complex_term, self.phases = complex_term, phases
+        self.levels, self.complex_term, self.phases = levels, complex_term, phases
         self.mels = filters_KM.shape[1]
         filters, device = filters_KM.cpu(), filters_KM.device
         held = filters > 0
@@ -168,15 +170,16 @@ def _spectra_gradient(
 
 
 class SpectralLosses(torch.autograd.Function):
-    """The "mel" and "complex_stft" terms of `ReconstructionLoss` for audio float32 [R, T]."""
+    """The "mel", "bands" and "complex_stft" terms of `ReconstructionLoss` for audio float32 [R, T]."""
 
     @staticmethod
     def forward(
         ctx: Any, pred_RT: Tensor, target_RT: Tensor, windows: tuple[Window, ...], scales: Scales
-    ) -> tuple[Tensor, Tensor]:
+    ) -> tuple[Tensor, Tensor, Tensor]:
         rows = len(pred_RT)
         joined_RT = torch.cat([pred_RT, target_RT])
-        mel, complex_term = pred_RT.new_zeros(()), pred_RT.new_zeros(())
+        mel, bands, complex_term = (pred_RT.new_zeros(()) for _ in range(3))
+        shares = _shares(windows)
         complex_windows = sum(window.complex_term for window in windows)
         saved: list[Tensor] = []
         for window in windows:
@@ -210,17 +213,21 @@ class SpectralLosses(torch.autograd.Function):
                     scales.log_floor,
                     BLOCK=_BLOCK,
                 )
-                mel = mel + parts_P.sum() / (grad_mel.numel() * len(windows))
+                distance = parts_P.sum() * (shares[window.levels] / grad_mel.numel())
+                if window.levels:
+                    bands = bands + distance
+                else:
+                    mel = mel + distance
             saved += [spectra_RFK, grad_mel]
         ctx.save_for_backward(*saved)
         ctx.settings = (rows, pred_RT.shape[1], windows, scales)
-        return mel, complex_term
+        return mel, bands, complex_term
 
     @staticmethod
     def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
-        grad_mel, grad_complex = grads
+        grad_mel, grad_bands, grad_complex = grads
         rows, length, windows, scales = ctx.settings
-        saved = ctx.saved_tensors
+        saved, shares = ctx.saved_tensors, _shares(windows)
         complex_windows = sum(window.complex_term for window in windows)
         out_RT = torch.empty(rows, length, device=grad_mel.device)
         for index, window in enumerate(windows):
@@ -230,8 +237,8 @@ class SpectralLosses(torch.autograd.Function):
             grad_spectra = torch.empty(rows, frames, bins, 2, device=out_RT.device)
             _spectra_gradient[(triton.cdiv(half, _BLOCK),)](
                 torch.view_as_real(spectra_RFK), mel_grad, window.first_K, window.pair_2K,
-                grad_mel, grad_complex, grad_spectra, half, mel_grad.shape[1],
-                1 / (mel_grad.numel() * len(windows)), 1 / (2 * half * max(1, complex_windows)),
+                grad_bands if window.levels else grad_mel, grad_complex, grad_spectra, half, window.mels,
+                shares[window.levels] / mel_grad.numel(), 1 / (2 * half * max(1, complex_windows)),
                 scales.tiny, window.gain, (scales.exponent - 1) / 2, scales.floor**2,
                 window.phases, scales.magnitude_share, K=bins, COMPLEX=window.complex_term, BLOCK=_BLOCK,
             )  # fmt: skip
@@ -242,9 +249,17 @@ class SpectralLosses(torch.autograd.Function):
         return out_RT, None, None, None
 
 
+def _shares(windows: tuple[Window, ...]) -> tuple[float, float]:
+    """A window's share of "mel", and of "bands"."""
+    levels = sum(window.levels for window in windows)
+    return 1 / max(1, len(windows) - levels), 1 / max(1, levels)
+
+
 def spectral_losses(
     pred_RT: Tensor, target_RT: Tensor, windows: tuple[Window, ...], scales: Scales
-) -> tuple[Tensor, Tensor]:
-    """`SpectralLosses`: scalars "mel" and "complex_stft"; the original has no gradient."""
-    mel, complex_stft = SpectralLosses.apply(pred_RT.contiguous(), target_RT.contiguous(), windows, scales)
-    return mel, complex_stft
+) -> tuple[Tensor, Tensor, Tensor]:
+    """`SpectralLosses`: scalars "mel", "bands" and "complex_stft"; the original has no gradient."""
+    terms: tuple[Tensor, Tensor, Tensor] = SpectralLosses.apply(
+        pred_RT.contiguous(), target_RT.contiguous(), windows, scales
+    )
+    return terms

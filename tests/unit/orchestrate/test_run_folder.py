@@ -68,11 +68,13 @@ def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path)
         "banded",
         "muon_rate",
         "head_rate",
+        "bands",
     )
     recorded = resumed_run(RunFolder(path=tmp_path), {}, table="training").settings
     assert recorded["model.decoder_head"] == "compressed"
     assert recorded["model.decoder_norm"] is False
     assert recorded["augment.silence"] == 0.0
+    assert recorded["loss.bands"] == 0.0
     assert recorded["adversarial.judged_every"] == 1
     assert recorded["training.muon_rate"] == 0.0
     assert recorded["training.head_rate"] == 1.0

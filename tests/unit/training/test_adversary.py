@@ -94,7 +94,7 @@ def test_gradients_are_those_of_the_losses_written_out(small_config: Config, jud
         reconstruction + weighted + step.objective.of_codes(again), step.plain.trained()
     )
     for one, other in zip(of_model, expected, strict=True):
-        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5)
+        assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 + 1e-6 * other.abs().max().item())
     named = dict(zip(AdversarialObjective.terms, terms.tolist(), strict=True))
     assert named["discriminator"] == pytest.approx(found.item(), rel=1e-5)
     assert named["feature_matching"] == pytest.approx(matching.item(), rel=1e-5)

@@ -59,7 +59,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(
     task = VQTask(corpus, config, LocalWorker(tmp_path / "other", device=CPU))
     loss, terms = task.held_out.score(model.eval(), task.loss, bf16=False)
     assert loss == pytest.approx(completed.best_val_loss, rel=1e-6)
-    assert set(terms) == {"mel", "complex_stft", "waveform"}
+    assert set(terms) == {"mel", "bands", "complex_stft", "waveform"}
     run = checkpoint.read_json(tmp_path / "latest" / "run.json")
     assert [epoch["epoch"] for epoch in run["history"]] == [1, 2, 3, 4]
     assert run["config"]["model.codebook_size"] == 16

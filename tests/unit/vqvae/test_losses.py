@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.vqvae import LossConfig, VQVAEConfig
-from distill_ray.vqvae.losses import MEL_BINS, ReconstructionLoss, mel_filters
+from distill_ray.vqvae.losses import BANDS, MEL_BINS, ReconstructionLoss, mel_filters
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:
@@ -23,6 +23,7 @@ def test_equal_audio_costs_nothing(loss: ReconstructionLoss) -> None:
     terms = loss(noise(2, 1, 4096), noise(2, 1, 4096))
     assert {name: term.item() for name, term in terms.items()} == {
         "mel": 0.0,
+        "bands": 0.0,
         "complex_stft": 0.0,
         "waveform": 0.0,
     }
@@ -33,9 +34,10 @@ def test_known_values(config: VQVAEConfig) -> None:
     audio = noise(2, 1, 8192)
     halved = loss(audio / 2, audio)
     assert halved["mel"].item() == pytest.approx(math.log10(2), rel=0.02)
+    assert halved["bands"].item() == pytest.approx(math.log10(2), rel=0.02)
     assert halved["waveform"].item() == pytest.approx(audio.abs().mean().item() / 2, rel=1e-5)
     flipped = loss(-audio, audio)
-    assert flipped["mel"].item() == 0.0
+    assert flipped["mel"].item() == flipped["bands"].item() == 0.0
     # A flipped sign keeps magnitudes: only the terms that see phase notice.
     assert flipped["complex_stft"].item() > 5 * halved["complex_stft"].item()
     assert flipped["waveform"].item() == pytest.approx(2 * audio.abs().mean().item(), rel=1e-5)
@@ -61,9 +63,9 @@ def test_halved_magnitudes_cost_what_compression_leaves(config: VQVAEConfig) -> 
 
 
 def test_total_is_the_weighted_sum(config: VQVAEConfig) -> None:
-    loss = ReconstructionLoss(config, LossConfig(mel=2.0, complex_stft=3.0, waveform=5.0))
-    terms = {"mel": torch.tensor(1.0), "complex_stft": torch.tensor(10.0), "waveform": torch.tensor(100.0)}
-    assert loss.total(terms).item() == 532.0
+    loss = ReconstructionLoss(config, LossConfig(mel=2.0, bands=7.0, complex_stft=3.0, waveform=5.0))
+    values = {"mel": 1.0, "complex_stft": 10.0, "waveform": 100.0, "bands": 1000.0}
+    assert loss.total({name: torch.tensor(value) for name, value in values.items()}).item() == 7532.0
 
 
 def test_mean_over_shards_is_the_joined_batch(loss: ReconstructionLoss) -> None:
@@ -114,6 +116,20 @@ def test_no_filter_is_empty_and_each_is_a_mean(sample_rate: int) -> None:
         torch.testing.assert_close(filters_KM.sum(0), torch.ones(filters_KM.shape[1]))
 
 
+@pytest.mark.parametrize(
+    ("sample_rate", "window"),
+    [(8_000, 1024), (16_000, 2048), (22_050, 2048), (44_100, 4096), (48_000, 4096), (96_000, 8192)],
+)
+def test_levels_are_of_bands_as_wide_as_the_ears_and_long(sample_rate: int, window: int) -> None:
+    loss = ReconstructionLoss(VQVAEConfig(sample_rate=sample_rate), LossConfig())
+    assert loss.band_transform.n_fft == window
+    assert loss.get_buffer("band_filters").shape == (window // 2 + 1, BANDS)
+    # Noise of the same spectrum is another recording to mel bins, less of one to levels of bands.
+    pred, target = noise(2, 1, sample_rate), noise(2, 1, sample_rate, seed=1)
+    terms = loss(pred, target)
+    assert 0.01 < terms["bands"].item() < 0.6 * terms["mel"].item()
+
+
 def test_buffers_are_not_saved(loss: ReconstructionLoss) -> None:
     assert loss.state_dict() == {}
-    assert len(list(loss.buffers())) == 10
+    assert len(list(loss.buffers())) == 2 * (len(MEL_BINS) + 1)
