@@ -1,4 +1,6 @@
-"""How well a codec reconstructs: distances, bit rates and codebook health at every depth."""
+"""How well a codec reconstructs (distances, bit rates, codebook health at every depth), and how near
+generated sound is to the training audio.
+"""
 
 from __future__ import annotations
 
@@ -8,23 +10,59 @@ from distill_ray.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from distill_ray.evaluate.evaluate import evaluate_model
+    from distill_ray.evaluate.judge import Reference, Sound, judge
+    from distill_ray.evaluate.judgement import (
+        CodeMeasures,
+        Copies,
+        Floors,
+        GroupScore,
+        Interval,
+        Judgement,
+        Levels,
+        Measures,
+        NearestMoment,
+    )
     from distill_ray.evaluate.measures import SiSdr, SpectralMeasure, mel_distance, si_sdr, stft_distance
     from distill_ray.evaluate.report import DepthScores, EvaluationReport, FileScores, Scores
 
 _WHERE = {
     "distill_ray.evaluate.evaluate": ("evaluate_model",),
+    "distill_ray.evaluate.judge": ("Reference", "Sound", "judge"),
+    "distill_ray.evaluate.judgement": (
+        "CodeMeasures",
+        "Copies",
+        "Floors",
+        "GroupScore",
+        "Interval",
+        "Judgement",
+        "Levels",
+        "Measures",
+        "NearestMoment",
+    ),
     "distill_ray.evaluate.measures": ("SiSdr", "SpectralMeasure", "mel_distance", "si_sdr", "stft_distance"),
     "distill_ray.evaluate.report": ("DepthScores", "EvaluationReport", "FileScores", "Scores"),
 }
 
 __all__ = [
+    "CodeMeasures",
+    "Copies",
     "DepthScores",
     "EvaluationReport",
     "FileScores",
+    "Floors",
+    "GroupScore",
+    "Interval",
+    "Judgement",
+    "Levels",
+    "Measures",
+    "NearestMoment",
+    "Reference",
     "Scores",
     "SiSdr",
+    "Sound",
     "SpectralMeasure",
     "evaluate_model",
+    "judge",
     "mel_distance",
     "si_sdr",
     "stft_distance",

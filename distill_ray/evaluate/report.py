@@ -6,6 +6,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from distill_ray.evaluate.judgement import CodeMeasures, Judgement
 from distill_ray.vqvae.health import LevelHealth
 
 DEPTH_HEADER = ("levels", "kbps", "entropy-coded", "mel", "STFT", "SI-SDR dB")
@@ -60,9 +61,15 @@ class EvaluationReport:
     health: tuple[LevelHealth, ...]
     warnings: tuple[str, ...]
     elapsed_s: float
+    generated: Judgement | None = None
+    """Of `--generated`, as is the next: what the model or another tool made, against the training audio."""
+    decoded: Judgement | None = None
+    """The scored files as the codec reconstructs them, so that the codec and the prior are told apart."""
+    codes: CodeMeasures | None = None
 
     def to_json(self) -> dict[str, Any]:
-        """The JSON document of `distill-ray evaluate --json`."""
+        """The JSON document of `distill-ray evaluate --json`; what was not measured has no field."""
+        measured = {"generated": self.generated, "decoded": self.decoded, "codes": self.codes}
         health = {f"level_{level}": dataclasses.asdict(item) for level, item in enumerate(self.health)}
         return {
             "model_path": self.model,
@@ -75,6 +82,7 @@ class EvaluationReport:
             "depths": [_flat(row) for row in self.depths],
             "codebook_health": health,
             "per_file": [_flat(row) for row in self.files],
+            **{name: value.to_json() for name, value in measured.items() if value is not None},
             "warnings": list(self.warnings),
             "elapsed_s": self.elapsed_s,
         }

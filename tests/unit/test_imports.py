@@ -20,7 +20,7 @@ MAY_IMPORT = {
     "training": {"config", "corpus", "vqvae", "prior"},
     "bundle": {"config", "corpus", "vqvae", "prior"},
     "generate": {"config", "corpus", "vqvae", "prior", "bundle"},
-    "evaluate": {"config", "corpus", "vqvae", "prior", "bundle"},
+    "evaluate": {"config", "corpus", "vqvae", "prior", "bundle", "generate"},
     "search": {"config", "vqvae"},
     "orchestrate": {
         "config",
