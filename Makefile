@@ -8,7 +8,7 @@ MINUTES ?= 3
 DEMO := demo
 READY := $(VENV)/.ready
 
-.PHONY: setup demo test test-slow check clean
+.PHONY: setup demo test test-slow check docs clean
 
 setup: $(READY)
 
@@ -30,6 +30,13 @@ check: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python docs/generate.py --check
+	$(BIN)/zensical build --strict
+
+# The site, in site/: commands.md and the other generated pages are written anew first.
+docs: $(READY)
+	$(BIN)/python docs/generate.py
+	$(BIN)/zensical build --strict
 
 clean:
-	rm -rf $(VENV) $(DEMO) build *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) $(DEMO) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
