@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
+from distill_ray.corpus.names import fault_of, shown_name
 from distill_ray.corpus.storage import Storage
 from distill_ray.errors import CorpusError
 
@@ -137,8 +138,9 @@ def _parse(document: Any, uri: str) -> Manifest:
             raise ValueError(f"impossible entry of {file.path}")
         if file.start + file.samples > rows.get(file.shard, 0):
             raise ValueError(f"{file.path} lies outside its shard {file.shard}")
-    if any("/" in name for name in rows):
-        raise ValueError("a shard outside the corpus")
+    wrong = next((name for name in rows if fault_of(name, folders=False)), None)
+    if wrong is not None:
+        raise ValueError(f"a shard outside the corpus: {shown_name(wrong)}")
     if manifest.digest != document["digest"]:
         raise ValueError("its digest does not match its files")
     return manifest

@@ -1,8 +1,9 @@
 """Turn recordings into a corpus: hash them, decode what is new, decide the split, publish.
 
 Shards are never changed once written: a run puts its new files into new shards (`pack.py`). The manifest is
-replaced last, so that whatever interrupts a run leaves the old corpus, and what no manifest names is removed
-by the next run. A shard goes when the last of its files has left the corpus.
+replaced last, so that whatever interrupts a run leaves the old corpus, and shards that no manifest names are
+removed by the next run. A shard goes when the last of its files has left the corpus. Nothing else is removed:
+not what has a name that shards do not have, and nothing behind a link.
 """
 
 from __future__ import annotations
@@ -10,9 +11,10 @@ from __future__ import annotations
 import contextlib
 import os
 import time
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
+from pathlib import Path
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus.decode import load_resampling, probe
@@ -26,12 +28,13 @@ from distill_ray.corpus.manifest import (
     read_manifest,
     write_manifest,
 )
+from distill_ray.corpus.names import shown_name
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
 from distill_ray.corpus.parts import held_out_samples, is_audible, join, parted
 from distill_ray.corpus.report import PrepareReport, listing
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
-from distill_ray.corpus.shards import ShardReader
+from distill_ray.corpus.shards import ShardReader, is_shard_name
 from distill_ray.corpus.split import assign_splits, keeps_off_share
 from distill_ray.corpus.storage import LOCK_NAME, Storage, open_storage
 from distill_ray.errors import AudioError, CorpusError
@@ -61,13 +64,15 @@ def prepare_corpus(
 
     What `out` already holds in this format is not decoded again and keeps its split. `workers` None is one
     for each core, 16 at most; `mapper` does the reading and decoding. Raises `CorpusError` for sources that
-    do not exist, that hold nothing usable or (`strict`) anything unusable, and for a place that is not a
-    corpus or cannot be written; the corpus that was there stays as it was.
+    do not exist, that lie in `out`, that hold nothing usable or (`strict`) anything unusable, and for a place
+    that holds anything but a corpus or cannot be written; what was there stays as it was.
     """
     started = time.monotonic()
     storage = open_storage(out)
     _refuse_foreign_folder(storage)
-    hashed = hash_sources(find_audio(sources), workers=workers, on_progress=on_progress, mapper=mapper)
+    scan = find_audio(sources)
+    _refuse_own_sources(storage, scan.files)
+    hashed = hash_sources(scan, workers=workers, on_progress=on_progress, mapper=mapper)
     report = build_corpus(
         storage,
         hashed,
@@ -128,6 +133,7 @@ def build_corpus(
     """`prepare_corpus` for sources that are hashed already."""
     started = time.monotonic()
     _refuse_foreign_folder(storage)
+    _refuse_own_sources(storage, (file.found for file in hashed.files))
 
     def waiting() -> None:
         if on_progress:
@@ -182,20 +188,47 @@ def _hash_one(found: FoundFile, job: Job) -> HashedFile | RejectedFile:
 
 
 def _refuse_foreign_folder(storage: Storage) -> None:
-    if storage.local is not None and storage.local.exists() and not storage.local.is_dir():
+    """Raise CorpusError unless `storage` is empty, a corpus, or what a killed preparation leaves of one."""
+    local = storage.local
+    if local is not None and local.exists() and not local.is_dir():
         raise CorpusError(f"{storage.uri} is a file and no folder; choose a new folder for --out")
-    present = set(storage.names())
-    foreign = present - {SHARD_FOLDER, LOCK_NAME, f".{MANIFEST_NAME}.partial"}
-    if foreign and MANIFEST_NAME not in present:
+    if local is not None and (local / SHARD_FOLDER).is_symlink():
         raise CorpusError(
-            f"{storage.uri} holds other things than a corpus ({min(foreign)}); choose a new folder for --out"
+            f"{SHARD_FOLDER} in {storage.uri} is a link, and what it leads to may be somebody else's; "
+            "choose a new folder for --out"
+        )
+    present = set(storage.names())
+    if MANIFEST_NAME in present:
+        return
+    foreign = present - {SHARD_FOLDER, LOCK_NAME, f".{MANIFEST_NAME}.partial"}
+    if SHARD_FOLDER in present:
+        inner = storage.files(SHARD_FOLDER)
+        foreign |= {f"{SHARD_FOLDER}/{name}" for name in inner if not is_shard_name(name)}
+    if foreign:
+        raise CorpusError(
+            f"{storage.uri} holds other things than a corpus ({shown_name(min(foreign))}); "
+            "choose a new folder for --out"
+        )
+
+
+def _refuse_own_sources(storage: Storage, files: Iterable[FoundFile]) -> None:
+    """Raise CorpusError where a recording lies in `storage`, through links or not."""
+    if storage.local is None:
+        return
+    out = storage.local.resolve()
+    source = next((file for file in files if out in Path(os.path.realpath(file.path)).parents), None)
+    if source is not None:
+        raise CorpusError(
+            f"{storage.uri} holds the recording {source.shown} itself; choose a folder for --out that holds "
+            "none of the sources"
         )
 
 
 def _remove_unnamed(storage: Storage, manifest: Manifest | None) -> None:
+    """Remove the shards that `manifest` does not name, and nothing that has not the name of a shard."""
     named = {shard.name for shard in manifest.shards} if manifest else set()
-    for name in storage.names(SHARD_FOLDER):
-        if name not in named:
+    for name in storage.files(SHARD_FOLDER):
+        if name not in named and is_shard_name(name):
             storage.remove(f"{SHARD_FOLDER}/{name}")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 from collections.abc import Iterable
 from types import TracebackType
 from typing import Any
@@ -22,12 +23,19 @@ from distill_ray.corpus.storage import Storage
 from distill_ray.errors import CorpusError
 
 BATCH_ROWS = 1 << 18
+# A shard, and what a writer that was killed leaves of one.
+_OURS = re.compile(r"[0-9a-f]{32}\.arrow|\.[0-9a-f]{32}\.arrow\.partial")
 
 
 def shard_name(members: Iterable[str], sample_rate: int, channels: int) -> str:
     """File name of the shard made from the sources with these sha256: the same for the same content."""
     identity = " ".join(["pcm 1", str(sample_rate), str(channels), *sorted(members)])
     return f"{hashlib.sha256(identity.encode()).hexdigest()[:32]}.arrow"
+
+
+def is_shard_name(name: str) -> bool:
+    """Whether only `ShardWriter` makes files of that name."""
+    return _OURS.fullmatch(name) is not None
 
 
 class ShardWriter:

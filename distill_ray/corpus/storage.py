@@ -21,6 +21,7 @@ import pyarrow.fs as pafs
 
 from distill_ray.corpus.filesystem import locate, reason, without_credentials
 from distill_ray.corpus.lock import LOCK_NAME, folder_lock
+from distill_ray.corpus.names import checked_name
 from distill_ray.errors import CorpusError, DistillError
 
 __all__ = ["LOCK_NAME", "Entry", "Storage", "open_storage"]
@@ -42,7 +43,8 @@ class Storage:
     """The folder `root` of `filesystem`; `local` is the same folder as a path where there is one.
 
     `uri` is what the user wrote, without credentials. Every method turns the file system's errors into
-    `error`, which says that `holds` cannot be read or written.
+    `error`, which says that `holds` cannot be read or written. No name leads out of the folder: one that
+    would (`names.py`), listed or given, is that error too.
     """
 
     filesystem: Any
@@ -55,14 +57,17 @@ class Storage:
     def names(self, folder: str = "") -> dict[str, int]:
         """Size in bytes of each entry of `folder` (folders: 0); nothing where it does not exist."""
         with self._explained("read"):
-            return {info.base_name: info.size or 0 for info in self._list(folder, recursive=False)}
+            return {
+                self._checked(info.base_name, folders=False): info.size or 0
+                for info in self._list(folder, recursive=False)
+            }
 
     def files(self, folder: str = "") -> dict[str, Entry]:
         """Every file below `folder` by its name relative to it; nothing where it does not exist."""
         start = len(self._path(folder)) + 1
         with self._explained("read"):
             return {
-                info.path[start:]: _entry(info)
+                self._checked(info.path[start:]): _entry(info)
                 for info in self._list(folder, recursive=True)
                 if info.type == pafs.FileType.File
             }
@@ -86,7 +91,7 @@ class Storage:
         """A random-access file, memory-mapped where the corpus is local."""
         with self._explained("read"):
             if self.local is not None:
-                return pa.memory_map(str(self.local / name))
+                return pa.memory_map(str(self.local / self._checked(name)))
             return self.filesystem.open_input_file(self._path(name))
 
     def download(self, name: str, target: Path) -> None:
@@ -136,7 +141,7 @@ class Storage:
             with self._explained("write"), self.filesystem.open_output_stream(self._path(name)) as stream:
                 yield stream
             return
-        final = self.local / name
+        final = self.local / self._checked(name)
         partial = final.with_name(f".{final.name}.partial")
         with self._explained("write"):
             final.parent.mkdir(parents=True, exist_ok=True)
@@ -159,7 +164,7 @@ class Storage:
         """Delete a local folder that is empty; object stores have none."""
         if self.local is not None:
             with contextlib.suppress(OSError):
-                (self.local / folder).rmdir()
+                (self.local / self._checked(folder)).rmdir()
 
     def check_writable(self) -> None:
         """Write, read and delete a tiny file; raises `error` where that does not work."""
@@ -206,7 +211,10 @@ class Storage:
         return self.filesystem.get_file_info(selector)
 
     def _path(self, name: str) -> str:
-        return f"{self.root}/{name}" if name else self.root
+        return f"{self.root}/{self._checked(name)}" if name else self.root
+
+    def _checked(self, name: str, *, folders: bool = True) -> str:
+        return checked_name(name, origin=self.uri, folders=folders, error=self.error)
 
     @contextlib.contextmanager
     def _explained(self, verb: str) -> Iterator[None]:

@@ -6,6 +6,7 @@ local run (`job_lines.py`).
 
 from __future__ import annotations
 
+import os
 import secrets
 import shlex
 import shutil
@@ -251,20 +252,23 @@ def fetch(
     """Bring a job's model into the folder `target`, or `everything` that it left into `target`/ID.
 
     Each model is checked (`bundle.verify`) before it gets its name. Raises UsageError where there is nothing
-    to fetch or the target exists, BundleError for a damaged model.
+    to fetch, the target exists or a name would lead out of it, BundleError for a damaged model.
     """
+    from distill_ray.corpus.names import checked_name, path_below
+
     record = client.job(job_id)
+    checked_name(job_id, origin="the cluster", folders=False)
     storage, names = _results(record, everything=everything)
     final = [target / job_id] if everything else [target / name for name in names]
     for path in final:
-        if path.exists():
+        if os.path.lexists(path):  # a link to nothing too: it would be replaced
             raise UsageError(f"{path} exists already; choose another --out")
     partial = target / f".{job_id}.{secrets.token_hex(4)}.partial"
     try:
         partial.mkdir(parents=True)
         for done, name in enumerate(names):
             on_progress(done, len(names), name)
-            copy = partial / name
+            copy = path_below(partial, name, origin=storage.uri)
             copy.parent.mkdir(parents=True, exist_ok=True)
             storage.download(name, copy)
             if name.endswith(MODEL_SUFFIX):

@@ -244,6 +244,117 @@ def test_killed_while_writing_leaves_the_old_corpus_and_is_cleaned(
     assert content(out) == before
 
 
+@pytest.mark.parametrize("kind", ["local", "remote"])
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "train-000.tar",
+        "notes.txt",
+        "a.arrow",
+        f"{'0' * 32}.parquet",
+        f"{'A' * 32}.arrow",
+        f"{'0' * 32}.arrow.bak",
+        ".hidden",
+        "folder/file",
+        f"{'0' * 32}.arrow/file",
+    ],
+)
+def test_shards_of_others_are_left_and_the_folder_is_refused(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig, kind: str, foreign: str
+) -> None:
+    path = tmp_path / "store" / "out" / "shards" / foreign
+    path.parent.mkdir(parents=True)
+    path.write_text("mine")
+    scan = find_audio([audio_folder])
+    with pytest.raises(CorpusError, match=r"out holds other things than a corpus \('shards/"):
+        build_corpus(storage_of(tmp_path / "store", kind), hash_sources(scan), config=config)
+    assert path.read_text() == "mine"
+    assert content(tmp_path / "store") == {path.name: b"mine"}
+
+
+def storage_of(folder: Path, kind: str) -> Storage:
+    """`folder`/out as a local folder, or as an object store is seen."""
+    if kind == "local":
+        return open_storage(folder / "out")
+    inner = pafs.SubTreeFileSystem(str(folder), pafs.LocalFileSystem())
+    return Storage(filesystem=inner, root="out", uri="sim://out", local=None)
+
+
+@pytest.mark.parametrize("kind", ["local", "remote"])
+def test_what_others_lay_beside_the_shards_of_a_corpus_stays(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig, kind: str
+) -> None:
+    shards = tmp_path / "store" / "out" / "shards"
+    shards.mkdir(parents=True)  # object stores have no folders to make
+    storage = storage_of(tmp_path / "store", kind)
+    build_corpus(storage, hash_sources(find_audio([audio_folder])), config=config)
+    (shards / "notes.txt").write_text("mine")
+    (audio_folder / "tone00.wav").unlink()
+    leftover = shards / f"{'0' * 32}.arrow"
+    leftover.write_text("of a preparation that was killed")
+    build_corpus(storage, hash_sources(find_audio([audio_folder])), config=config)
+    assert (shards / "notes.txt").read_text() == "mine"
+    assert not leftover.exists()
+
+
+def test_what_a_killed_first_preparation_leaves_is_no_obstacle(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig
+) -> None:
+    shards = tmp_path / "out" / "shards"
+    shards.mkdir(parents=True)
+    (shards / f"{'0' * 32}.arrow").write_text("x")
+    (shards / f".{'0' * 32}.arrow.partial").write_text("x")
+    assert prepare_corpus([audio_folder], tmp_path / "out", config=config).files == 12
+    assert len(content(shards)) == len(open_corpus(tmp_path / "out").manifest.shards)
+
+
+@pytest.mark.parametrize("target", ["full", "empty", "nowhere"])
+@pytest.mark.parametrize("prepared", [False, True])
+def test_a_linked_shard_folder_is_refused_and_not_followed(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig, target: str, prepared: bool
+) -> None:
+    out, music = tmp_path / "out", tmp_path / "music"
+    out.mkdir()
+    if prepared:
+        prepare_corpus([audio_folder], out, config=config)
+        (out / "shards").rename(out / "moved")
+    if target != "nowhere":
+        music.mkdir()
+    if target == "full":
+        (music / f"{'0' * 32}.arrow").write_text("mine")
+    (out / "shards").symlink_to("../music")
+    with pytest.raises(CorpusError, match=r"shards in .*out is a link"):
+        prepare_corpus([audio_folder], out, config=config)
+    assert music.exists() == (target != "nowhere")
+    assert target != "full" or (music / f"{'0' * 32}.arrow").read_text() == "mine"
+
+
+def test_a_corpus_that_would_hold_its_own_sources_is_refused(
+    audio_folder: Path, tmp_path: Path, config: CorpusConfig
+) -> None:
+    shards = tmp_path / "out" / "shards"
+    shards.parent.mkdir()
+    audio_folder.rename(shards)
+    before = content(shards)
+    with pytest.raises(CorpusError, match="out holds other things than a corpus"):
+        prepare_corpus([shards], tmp_path / "out", config=config)
+    prepare_corpus([shards], tmp_path / "other", config=config)
+    (tmp_path / "other" / "rec").mkdir()
+    (tmp_path / "other" / "rec" / f"{'0' * 32}.arrow").write_bytes(before["tone00.wav"])
+    (tmp_path / "link").symlink_to(tmp_path / "other" / "rec")
+    recordings = [
+        tmp_path / "other" / "rec" / f"{'0' * 32}.arrow",
+        tmp_path / "link" / f"{'0' * 32}.arrow",
+    ]
+    for recording in recordings:
+        with pytest.raises(CorpusError, match=r"other holds the recording .*\.arrow itself"):
+            prepare_corpus([recording], tmp_path / "other", config=config)
+        hashed = hash_sources(find_audio([recording]))
+        with pytest.raises(CorpusError, match="holds the recording"):
+            build_corpus(open_storage(tmp_path / "other"), hashed, config=config)
+    assert content(shards) == before
+
+
 def with_package() -> dict[str, str]:
     root = Path(prepare.__file__).parents[2]
     return {**os.environ, "PYTHONPATH": str(root)}
@@ -276,7 +387,7 @@ def test_a_folder_with_a_name_that_is_not_utf_8_is_refused(
 def test_a_folder_with_other_things_is_refused(
     audio_folder: Path, tmp_path: Path, config: CorpusConfig
 ) -> None:
-    with pytest.raises(CorpusError, match=r"holds other things than a corpus \(tone00.wav\)"):
+    with pytest.raises(CorpusError, match=r"holds other things than a corpus \('tone00.wav'\)"):
         prepare_corpus([audio_folder], audio_folder, config=config)
     (tmp_path / "out").mkdir()
     (tmp_path / "out" / MANIFEST_NAME).write_text("{")

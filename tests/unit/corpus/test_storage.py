@@ -60,6 +60,33 @@ def test_errors_are_sentences_without_credentials(tmp_path: Path) -> None:
         pass
 
 
+class Listing:
+    """An object store, whose keys may be anything."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def get_file_info(self, selector: pafs.FileSelector) -> list[pafs.FileInfo]:
+        return [pafs.FileInfo(f"{selector.base_dir}/{key}", pafs.FileType.File, size=1) for key in self.keys]
+
+
+@pytest.mark.parametrize("key", ["../../x", "a/../../x", "/etc/x", "a//x", "C:/x", "a\nb", "a\\b"])
+def test_names_that_lead_out_of_the_folder_are_errors_however_they_come(tmp_path: Path, key: str) -> None:
+    listed = Storage(filesystem=Listing("fine", key), root="bucket", uri="s3://bucket", local=None)
+    with pytest.raises(CorpusError, match=r"s3://bucket holds the name .*, which cannot be used"):
+        listed.files()
+    storage = open_storage(tmp_path / "folder")
+    calls = (storage.read_bytes, storage.open, storage.remove, storage.entry, storage.names, storage.files)
+    for call in calls:
+        with pytest.raises(CorpusError, match="which cannot be used"):
+            call(key)
+    with pytest.raises(CorpusError, match="which cannot be used"), storage.writing(key):
+        pass
+    with pytest.raises(CorpusError, match="which cannot be used"):
+        storage.download(key, tmp_path / "copy")
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_the_lock_waits_for_its_holder(tmp_path: Path) -> None:
     storage = open_storage(tmp_path)
     waited = threading.Event()

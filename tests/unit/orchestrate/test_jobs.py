@@ -4,10 +4,13 @@ import dataclasses
 import json
 from typing import Any
 
+import pyarrow as pa
+import pyarrow.fs as pafs
 import pytest
 
 from distill_ray.bundle import save_model_v2, verify
 from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.corpus.filesystem import Located
 from distill_ray.errors import BundleError, ClusterError, UsageError
 from distill_ray.orchestrate import jobs
 from distill_ray.orchestrate.job_client import JobRecord
@@ -219,6 +222,51 @@ def test_everything_is_fetched_as_one_folder(results, tmp_path):
     assert paths == (tmp_path / "birds",)
     found = {str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*") if path.is_file()}
     assert found == {"birds/birds.distill", "birds/run.toml", "birds/checkpoints/state.pt"}
+
+
+@pytest.mark.parametrize("key", ["../../escaped", "a/../../../escaped", "/escaped", "a//b", "C:/x", "a\nb"])
+def test_a_name_of_the_store_that_leads_out_of_the_folder_is_refused_before_anything_is_written(
+    monkeypatch, tmp_path, key
+):
+    """As an object store may list it: to it, keys are no paths."""
+    store = Store("run.toml", key)
+    monkeypatch.setattr("distill_ray.corpus.storage.locate", lambda uri, attempts: store.located(uri))
+    cluster = Cluster(job("succeeded", 0, output="s3://bucket/birds"))
+    with pytest.raises(UsageError, match=r"s3://bucket/birds holds the name .*, which cannot be used"):
+        bring(cluster, tmp_path / "deep" / "got", everything=True)
+    assert list(tmp_path.iterdir()) == []
+
+
+class Store:
+    """A store with these keys, whatever they are, all with the same content."""
+
+    def __init__(self, *keys: str) -> None:
+        self.keys = keys
+
+    def located(self, uri: str) -> Located:
+        return Located(filesystem=self, root="bucket/birds", uri=uri, local=None)
+
+    def get_file_info(self, asked: pafs.FileSelector | str) -> Any:
+        infos = [pafs.FileInfo(f"bucket/birds/{key}", pafs.FileType.File, size=1) for key in self.keys]
+        return infos if isinstance(asked, pafs.FileSelector) else infos[0]
+
+    def open_input_stream(self, path: str) -> Any:
+        return pa.BufferReader(b"x")
+
+
+@pytest.mark.parametrize("name", ["../birds", "a/b", "..", "\x1b]0;x"])
+def test_a_job_whose_id_is_no_name_of_a_folder_is_not_fetched(results, tmp_path, name):
+    cluster = Cluster(dataclasses.replace(job("succeeded", 0, output=str(results)), job_id=name))
+    with pytest.raises(UsageError, match="the cluster holds the name"):
+        fetch(cluster, name, tmp_path / "a" / "b", everything=True, on_progress=lambda *_: None)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_link_to_nothing_is_not_replaced(results, tmp_path):
+    (tmp_path / "birds.distill").symlink_to(tmp_path / "nowhere")
+    with pytest.raises(UsageError, match="exists already"):
+        bring(Cluster(job("succeeded", 0, output=str(results))), tmp_path)
+    assert (tmp_path / "birds.distill").is_symlink()
 
 
 def test_what_is_there_stays(results, tmp_path):
