@@ -22,8 +22,8 @@ import numpy as np
 from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
-from distill_ray.bundle.atomic import atomic_file
 from distill_ray.errors import BundleError
+from distill_ray.storage.atomic import atomic_file
 
 Array = NDArray[Any]
 

@@ -14,8 +14,8 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
-from distill_ray.orchestrate import job_lines
-from distill_ray.training.events import (
+from distill_ray.events import lines as job_lines
+from distill_ray.events.records import (
     Event,
     Notice,
     PipelinePlan,
@@ -94,7 +94,7 @@ def _located(event: Event) -> Event:
     """`event` with the URI of its run in the place of the local folder that stands for it."""
     if not isinstance(event, RunStarted | SweepStarted | PipelinePlan):
         return event
-    from distill_ray.orchestrate.results import uri_of
+    from distill_ray.runs.workspace import uri_of
 
     return dataclasses.replace(event, output_dir=uri_of(Path(event.output_dir)) or event.output_dir)
 

@@ -32,8 +32,8 @@ def command(
     from distill_ray.display.tables import as_text, health_table, table
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.report import DEPTH_HEADER
-    from distill_ray.orchestrate.inputs import on_report
-    from distill_ray.training.events import StageProgress
+    from distill_ray.events.records import StageProgress
+    from distill_ray.runs.inputs import on_report
 
     loaded = load_model_v2(model, device=choose_device(device))
     codec = loaded.vqvae_config

@@ -122,7 +122,7 @@ def _results(
     command: JobCommand, values: Mapping[str, Any], name: str, storage: str | None
 ) -> tuple[str, str]:
     """Where the results will be, and the folder or URI that must be writable for them."""
-    from distill_ray.corpus.filesystem import joined
+    from distill_ray.storage.filesystem import joined
 
     place = on_cluster(storage) if storage is not None else None
     if not command.takes("out"):  # train-prior writes into its model

@@ -53,8 +53,8 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
 
 def _check_sweep(command: JobCommand, resources: Mapping[str, float], address: str) -> None:
     from distill_ray.cli.sweep_options import sweep_overrides
-    from distill_ray.orchestrate.sweep_machine import Scale
-    from distill_ray.orchestrate.sweep_settings import SweepSettings
+    from distill_ray.tune.machine import Scale
+    from distill_ray.tune.settings import SweepSettings
 
     given = _file_settings(command) | sweep_overrides(command.values)
     settings = SweepSettings.of(given, command.values["size"])
@@ -65,7 +65,7 @@ def _check_workers(command: JobCommand, resources: Mapping[str, float], address:
     """The number of workers that the command gets on the cluster, 1 where it has no such option."""
     if "num_workers" not in command.values:
         return 1
-    from distill_ray.orchestrate.plan import check_resources, resolve_plan
+    from distill_ray.runtime.plan import check_resources, resolve_plan
 
     values = command.values
     plan = options.worker_plan(values["num_workers"], values["gpus_per_worker"], None)
@@ -76,7 +76,7 @@ def _check_workers(command: JobCommand, resources: Mapping[str, float], address:
 
 
 def _file_settings(command: JobCommand) -> dict[str, object]:
-    from distill_ray.orchestrate.inputs import file_settings
+    from distill_ray.runs.inputs import file_settings
 
     config = command.values["config"]
     return file_settings(config and Path(config), size=command.values.get("size"))

@@ -18,8 +18,8 @@ from distill_ray.cli.output import finish, say
 from distill_ray.errors import CancelledError, JobError, UsageError
 
 if TYPE_CHECKING:
-    from distill_ray.orchestrate.job_client import JobClient, JobRecord
-    from distill_ray.orchestrate.jobs import JobEnd
+    from distill_ray.jobs.client import JobClient, JobRecord
+    from distill_ray.jobs.follow import JobEnd
 
 HELP = """List, watch, stop and fetch jobs.
 
@@ -51,8 +51,8 @@ _STATE_WIDTH = 9
 
 def connect(address: str | None, token_file: Path | None) -> JobClient:
     """The client for the cluster that the user means; nothing is asked of it yet."""
-    from distill_ray.orchestrate.job_address import dashboard_address, find_token
-    from distill_ray.orchestrate.job_client import JobClient
+    from distill_ray.jobs.address import dashboard_address, find_token
+    from distill_ray.jobs.client import JobClient
 
     where = dashboard_address(address)
     token = find_token(token_file)
@@ -119,7 +119,7 @@ def jobs_logs(
         watch(client, job_id, as_json=as_json, hint=cluster_options(address, token_file))
     else:
         from distill_ray.display import Display
-        from distill_ray.orchestrate.jobs import JobStory
+        from distill_ray.jobs.follow import JobStory
 
         with Display() as display:
             JobStory().tell(client.logs(job_id).splitlines(), display)
@@ -140,8 +140,8 @@ def jobs_stop(
     A job that waits to begin is ended at once. Waits until the job is over.
     """
     from distill_ray.display import Display
-    from distill_ray.orchestrate.jobs import stop
-    from distill_ray.training.events import Notice
+    from distill_ray.events.records import Notice
+    from distill_ray.jobs.follow import stop
 
     client = connect(address, token_file)
     with Display() as display:
@@ -170,10 +170,10 @@ def jobs_fetch(
     as_json: options.Json = False,
 ) -> None:
     """Bring a job's model here from where it put its results; what is damaged is not kept."""
-    from distill_ray.corpus.filesystem import is_uri
     from distill_ray.display import Display
-    from distill_ray.orchestrate.jobs import fetch
-    from distill_ray.training.events import StageProgress
+    from distill_ray.events.records import StageProgress
+    from distill_ray.jobs.follow import fetch
+    from distill_ray.storage.filesystem import is_uri
 
     if is_uri(out):
         raise UsageError(f"{out} is no folder of this machine: give --out one")
@@ -208,7 +208,7 @@ def watch(client: JobClient, job_id: str, *, as_json: bool, hint: str) -> None:
     """
     try:
         from distill_ray.display import Display
-        from distill_ray.orchestrate.jobs import follow
+        from distill_ray.jobs.follow import follow
 
         with Display() as display:
             end = follow(client, job_id, display)

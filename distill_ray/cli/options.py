@@ -17,7 +17,7 @@ from distill_ray.config.setting import Section
 from distill_ray.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
-    from distill_ray.orchestrate.plan import WorkerPlan
+    from distill_ray.runtime.plan import WorkerPlan
 
 _LONGEST_NAME = 100
 
@@ -98,7 +98,7 @@ def worker_plan(num_workers: str, gpus_per_worker: float | None, address: str | 
         except ValueError:
             message = f"{num_workers!r} is neither a number of workers, nor a range such as 1-4, nor auto"
             raise ConfigError([Problem("num_workers", message, "--num-workers")]) from None
-    from distill_ray.orchestrate.plan import WorkerPlan
+    from distill_ray.runtime.plan import WorkerPlan
 
     return WorkerPlan(num_workers=count, min_workers=least, gpus_per_worker=gpus_per_worker, address=address)
 

@@ -22,7 +22,7 @@ import typer
 
 from distill_ray.display.failure import forget
 from distill_ray.errors import CancelledError, ConfigError, DistillError, UsageError
-from distill_ray.orchestrate import job_lines
+from distill_ray.events import lines as job_lines
 
 READER_GONE = 128 + 13  # SIGPIPE
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt

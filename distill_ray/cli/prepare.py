@@ -55,7 +55,7 @@ def command(
 
     from distill_ray.corpus import prepare_corpus
     from distill_ray.display import Display
-    from distill_ray.training.events import StageProgress
+    from distill_ray.events.records import StageProgress
 
     with Display() as display:
         report = prepare_corpus(

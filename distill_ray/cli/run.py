@@ -123,7 +123,7 @@ def command(
     workers = options.worker_plan(num_workers, gpus_per_worker, None if num_workers == "0" else address)
 
     from distill_ray.display import trial_listener
-    from distill_ray.orchestrate.run_pipeline import run_everything
+    from distill_ray.pipeline.run import run_everything
 
     with attended() as view, _own_flags():
         report = run_everything(

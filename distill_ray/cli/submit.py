@@ -63,8 +63,8 @@ def command(
     """
     from distill_ray.cli.job_arguments import read_command, spoken, write_command
     from distill_ray.cli.job_settings import check_settings
-    from distill_ray.orchestrate.job_client import python_notice
-    from distill_ray.orchestrate.submit import JobRequest, check_name, new_name, submit_job
+    from distill_ray.jobs.client import python_notice
+    from distill_ray.jobs.submit import JobRequest, check_name, new_name, submit_job
 
     asked = read_command(words)
     environment = _variables(env or [])

@@ -97,7 +97,7 @@ def command(
     named = name if resume is not None and name is None else options.run_name(name, data)
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
 
-    from distill_ray.orchestrate.pipeline import train_codec
+    from distill_ray.pipeline.train import train_codec
 
     with attended() as view:
         report = train_codec(

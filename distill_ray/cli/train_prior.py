@@ -50,7 +50,7 @@ def command(
     )
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
 
-    from distill_ray.orchestrate.pipeline import train_code_prior
+    from distill_ray.pipeline.train import train_code_prior
 
     with attended() as view:
         report = train_code_prior(

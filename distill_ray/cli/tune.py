@@ -64,7 +64,7 @@ def command(
     named = name if resume is not None and name is None else options.run_name(name, data)
 
     from distill_ray.display import trial_listener
-    from distill_ray.orchestrate.sweep_pipeline import tune_codec
+    from distill_ray.tune.tune import tune_codec
 
     with attended() as view:
         report = tune_codec(

@@ -1,6 +1,6 @@
 """Settings of a search over codecs (`distill-ray tune`): what is tried, how it is ranked, on what it runs.
 
-`search/space.py` makes trials of them, `search/ranking.py` says which is best.
+`tune/space.py` makes trials of them, `tune/ranking.py` says which is best.
 """
 
 from __future__ import annotations

@@ -20,11 +20,11 @@ from typing import Any
 import pyarrow as pa
 
 from distill_ray.config.cache import cache_root
-from distill_ray.corpus.filesystem import patiently
-from distill_ray.corpus.lock import LOCK_NAME, file_lock
 from distill_ray.corpus.manifest import SHARD_FOLDER
-from distill_ray.corpus.storage import Entry, Storage
 from distill_ray.errors import CorpusError
+from distill_ray.storage.filesystem import patiently
+from distill_ray.storage.lock import LOCK_NAME, file_lock
+from distill_ray.storage.storage import Entry, Storage
 
 LIMIT_VARIABLE = "DISTILL_RAY_CACHE_GB"
 _DOWNLOADS = 8

@@ -32,8 +32,8 @@ from distill_ray.corpus.prepare import HashedSources, build_corpus, hash_sources
 from distill_ray.corpus.report import PrepareReport
 from distill_ray.corpus.scan import find_audio
 from distill_ray.corpus.shards import ShardReader
-from distill_ray.corpus.storage import Storage, open_storage
 from distill_ray.errors import CorpusError
+from distill_ray.storage.storage import Storage, open_storage
 
 if TYPE_CHECKING:
     import torch

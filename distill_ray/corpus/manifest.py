@@ -14,9 +14,9 @@ from dataclasses import asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
-from distill_ray.corpus.names import fault_of, shown_name
-from distill_ray.corpus.storage import Storage
 from distill_ray.errors import CorpusError
+from distill_ray.storage.names import fault_of, shown_name
+from distill_ray.storage.storage import Storage
 
 MANIFEST_NAME = "distill-corpus.json"
 SHARD_FOLDER = "shards"

@@ -17,8 +17,8 @@ from distill_ray.corpus.manifest import CorpusFile, RejectedFile, ShardInfo
 from distill_ray.corpus.parallel import Job
 from distill_ray.corpus.scan import HashedFile
 from distill_ray.corpus.shards import ShardWriter, shard_name
-from distill_ray.corpus.storage import Storage
 from distill_ray.errors import AudioError
+from distill_ray.storage.storage import Storage
 
 BUFFER_BYTES = 32 << 20
 LEAST_GROUP_BYTES, GROUPS = 1 << 20, 16

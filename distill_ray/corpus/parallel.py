@@ -2,7 +2,7 @@
 
 Threads, because libsndfile, numpy, torch and Arrow release the interpreter lock; a process for each core
 would cost 250 MB and two seconds just to import torch. `prepare.py` hashes and decodes with it, or with
-another `Mapper`: `orchestrate/spread.py` has one that uses the nodes of a cluster.
+another `Mapper`: `runtime/spread.py` has one that uses the nodes of a cluster.
 """
 
 from __future__ import annotations

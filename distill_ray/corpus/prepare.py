@@ -28,7 +28,6 @@ from distill_ray.corpus.manifest import (
     read_manifest,
     write_manifest,
 )
-from distill_ray.corpus.names import shown_name
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
 from distill_ray.corpus.parts import held_out_samples, is_audible, join, parted
@@ -36,8 +35,9 @@ from distill_ray.corpus.report import PrepareReport, listing
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
 from distill_ray.corpus.shards import ShardReader, is_shard_name
 from distill_ray.corpus.split import assign_splits, keeps_off_share
-from distill_ray.corpus.storage import LOCK_NAME, Storage, open_storage
 from distill_ray.errors import AudioError, CorpusError
+from distill_ray.storage.names import shown_name
+from distill_ray.storage.storage import LOCK_NAME, Storage, open_storage
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -12,10 +12,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill_ray.corpus.filesystem import without_credentials
 from distill_ray.corpus.manifest import MANIFEST_NAME, RejectedFile
-from distill_ray.corpus.storage import open_storage
 from distill_ray.errors import AudioError, CorpusError
+from distill_ray.storage.filesystem import without_credentials
+from distill_ray.storage.storage import open_storage
 
 # What libsndfile reads, but for what is no recording (instruments, matrices, samples without a header).
 AUDIO_SUFFIXES = frozenset(

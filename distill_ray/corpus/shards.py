@@ -19,8 +19,8 @@ import numpy.typing as npt
 import pyarrow as pa
 
 from distill_ray.corpus.manifest import SHARD_FOLDER, ShardInfo
-from distill_ray.corpus.storage import Storage
 from distill_ray.errors import CorpusError
+from distill_ray.storage.storage import Storage
 
 BATCH_ROWS = 1 << 18
 # A shard, and what a writer that was killed leaves of one.

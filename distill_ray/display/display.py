@@ -16,7 +16,7 @@ from distill_ray.display.history import History
 from distill_ray.display.live import LiveRenderer
 from distill_ray.display.plain import PlainRenderer
 from distill_ray.display.report import final_report
-from distill_ray.training.events import Event
+from distill_ray.events.records import Event
 
 _PLAIN_WIDTH = 110  # of tables in a log file, whose reader has no terminal width
 

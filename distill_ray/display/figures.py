@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from distill_ray.training.events import PriorStepMetrics, VQStepMetrics
+from distill_ray.events.records import PriorStepMetrics, VQStepMetrics
 from distill_ray.vqvae.health import LevelHealth
 
 # What the colours of a level's utilization say where there is no colour.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from distill_ray.display.sweep import SweepHistory
-from distill_ray.training.events import (
+from distill_ray.events.records import (
     Event,
     Notice,
     PriorEpochMetrics,

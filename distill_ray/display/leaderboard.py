@@ -17,7 +17,7 @@ from distill_ray.display import figures
 from distill_ray.display.sweep import ENDED, RUNNING, SweepHistory
 from distill_ray.display.sweep_lines import candidate_words, described, winning
 from distill_ray.display.tables import facts, settings_table, table, warning_line
-from distill_ray.training.events import CandidateRow, SweepCompleteEvent, TrialUpdate
+from distill_ray.events.records import CandidateRow, SweepCompleteEvent, TrialUpdate
 from distill_ray.vqvae.health import LevelHealth
 
 STATE_STYLES = {

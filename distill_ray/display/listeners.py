@@ -8,7 +8,7 @@ from types import TracebackType
 from typing import Any
 
 from distill_ray.display.failure import report_failure
-from distill_ray.training.events import Event
+from distill_ray.events.records import Event
 
 
 class Listeners:

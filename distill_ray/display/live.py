@@ -19,7 +19,7 @@ from distill_ray.display.plain import epoch_line, opening_lines, stage_line
 from distill_ray.display.sweep import SweepHistory
 from distill_ray.display.sweep_lines import plan_lines, state_line, sweep_ending, sweep_opening
 from distill_ray.display.tables import health_table, warning_line
-from distill_ray.training.events import (
+from distill_ray.events.records import (
     Event,
     Notice,
     PipelinePlan,

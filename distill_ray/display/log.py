@@ -19,7 +19,7 @@ from types import TracebackType
 from typing import Any, BinaryIO
 
 from distill_ray.display.listeners import Listeners
-from distill_ray.training.events import (
+from distill_ray.events.records import (
     Event,
     PipelinePlan,
     PriorEpochMetrics,

@@ -19,7 +19,7 @@ from distill_ray.display.sweep_lines import (
     trial_epoch_line,
 )
 from distill_ray.display.tables import warning_line
-from distill_ray.training.events import (
+from distill_ray.events.records import (
     Event,
     Notice,
     PipelinePlan,

@@ -11,7 +11,7 @@ from distill_ray.display import figures
 from distill_ray.display.history import History, RunHistory
 from distill_ray.display.leaderboard import sweep_report
 from distill_ray.display.tables import facts, health_table, settings_table, warning_line
-from distill_ray.training.events import PriorTrainingCompleteEvent, TrainingCompleteEvent
+from distill_ray.events.records import PriorTrainingCompleteEvent, TrainingCompleteEvent
 
 _REPLAYED = 24  # warnings repeated in the final report; a long run with a low level has one an epoch
 _TITLES = {"vqvae": "Codec", "prior": "Prior"}

@@ -9,7 +9,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
-from distill_ray.training.events import Event, SweepCompleteEvent, SweepStarted, TrialUpdate
+from distill_ray.events.records import Event, SweepCompleteEvent, SweepStarted, TrialUpdate
 
 RUNNING = ("running", "retrying")
 ENDED = ("completed", "collapsed", "pruned", "failed", "cancelled")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from distill_ray.display import figures
 from distill_ray.display.sweep import ENDED, RUNNING, SweepHistory
-from distill_ray.training.events import (
+from distill_ray.events.records import (
     CandidateRow,
     PipelinePlan,
     ShownSetting,

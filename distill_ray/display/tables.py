@@ -15,7 +15,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_ray.display import figures
-from distill_ray.training.events import ShownSetting
+from distill_ray.events.records import ShownSetting
 from distill_ray.vqvae.health import LevelHealth
 
 WARNING_STYLE = "yellow"

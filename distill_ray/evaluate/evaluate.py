@@ -24,7 +24,7 @@ from distill_ray.corpus import PCM_SCALE, Corpus, CorpusFile
 from distill_ray.errors import CorpusError
 from distill_ray.evaluate.measures import SiSdr, SpectralMeasure, mel_distance, stft_distance
 from distill_ray.evaluate.report import DepthScores, EvaluationReport, FileScores, Scores
-from distill_ray.training.events import StageProgress
+from distill_ray.events.records import StageProgress
 from distill_ray.vqvae.health import codebook_health, utilization_warnings
 
 SPLITS = ("val", "train", "all")

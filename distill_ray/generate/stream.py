@@ -14,10 +14,10 @@ from pathlib import Path
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.events.records import StageProgress
 from distill_ray.generate.request import Request, make_request
 from distill_ray.generate.settings import StreamSettings
 from distill_ray.prior import SamplingConfig
-from distill_ray.training.events import StageProgress
 from distill_ray.vqvae import decode_blocks
 
 Progress = Callable[[StageProgress], None]

@@ -13,11 +13,11 @@ import soundfile
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.corpus.decode import AudioDecoder
 from distill_ray.errors import AudioError, ConfigError, Problem, UsageError
+from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import check_suffix, write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
 from distill_ray.generate.codes import Codes, check_fit, load_codes, save_codes
 from distill_ray.generate.report import AudioReport, CodesReport
-from distill_ray.training.events import StageProgress
 from distill_ray.vqvae import decode_blocks
 
 Progress = Callable[[StageProgress], None]

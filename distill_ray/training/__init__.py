@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from distill_ray.lazy import lazy_exports
 
 if TYPE_CHECKING:
-    from distill_ray.training.events import (
+    from distill_ray.events.records import (
         PriorEpochMetrics,
         PriorStepMetrics,
         PriorTrainingCompleteEvent,
@@ -52,7 +52,7 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__,
     {
-        **dict.fromkeys(_EVENTS, f"{__name__}.events"),
+        **dict.fromkeys(_EVENTS, "distill_ray.events.records"),
         **dict.fromkeys(_WORKERS, f"{__name__}.worker"),
         "train_prior": f"{__name__}.prior",
         "train_vqvae": f"{__name__}.vqvae",

@@ -11,8 +11,8 @@ from typing import Any
 import torch
 
 from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.events.records import Notice
 from distill_ray.training.capture import Gradients
-from distill_ray.training.events import Notice
 from distill_ray.training.optimizer import Optimizer, lr_scale
 from distill_ray.training.vq_objective import AdversarialObjective
 from distill_ray.training.worker import Worker

@@ -10,7 +10,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from distill_ray.training.events import Notice
+from distill_ray.events.records import Notice
 from distill_ray.training.vq_objective import Objective, Outcome
 from distill_ray.training.worker import Worker
 

@@ -14,10 +14,11 @@ from typing import Protocol
 
 import torch
 
+from distill_ray.events.records import Event, Notice
+from distill_ray.storage.atomic import WriteCheckpoint
 from distill_ray.training import checkpoint
 from distill_ray.training.budget import Budget, Clock
-from distill_ray.training.events import Event, Notice
-from distill_ray.training.worker import Worker, WriteCheckpoint
+from distill_ray.training.worker import Worker
 
 _STEP_EVENT_SECONDS = 0.25
 # Ranks agree on time and stop flags this often: each agreement makes the host wait for a GPU.

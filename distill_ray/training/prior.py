@@ -15,6 +15,14 @@ from torch import Tensor
 
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import prior_steps_per_epoch
+from distill_ray.events.records import (
+    Event,
+    PriorEpochMetrics,
+    PriorStepMetrics,
+    PriorTrainingCompleteEvent,
+    ShownSetting,
+    to_record,
+)
 from distill_ray.prior import (
     CodePrior,
     MemorizationReport,
@@ -26,14 +34,6 @@ from distill_ray.prior import (
     sample_codes,
 )
 from distill_ray.prior.windows import CodeWindowSampler, validation_windows
-from distill_ray.training.events import (
-    Event,
-    PriorEpochMetrics,
-    PriorStepMetrics,
-    PriorTrainingCompleteEvent,
-    ShownSetting,
-    to_record,
-)
 from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
 from distill_ray.training.worker import Worker

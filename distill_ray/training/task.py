@@ -20,9 +20,7 @@ from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import dotted
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import TrainingError
-from distill_ray.training import checkpoint
-from distill_ray.training.budget import Budget
-from distill_ray.training.events import (
+from distill_ray.events.records import (
     Event,
     Notice,
     PriorTrainingCompleteEvent,
@@ -30,6 +28,8 @@ from distill_ray.training.events import (
     ShownSetting,
     TrainingCompleteEvent,
 )
+from distill_ray.training import checkpoint
+from distill_ray.training.budget import Budget
 from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
 from distill_ray.training.optimizer import Optimizer, lr_scale, uses_bf16
 from distill_ray.training.worker import Worker

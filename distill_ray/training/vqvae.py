@@ -22,10 +22,7 @@ from distill_ray.config.resolve import measurable_steps, steps_per_epoch
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, open_corpus
 from distill_ray.errors import UsageError
-from distill_ray.training.adversary import Adversary
-from distill_ray.training.capture import Gradients
-from distill_ray.training.ema import WeightAverage
-from distill_ray.training.events import (
+from distill_ray.events.records import (
     DepthScore,
     Event,
     Notice,
@@ -35,6 +32,9 @@ from distill_ray.training.events import (
     VQStepMetrics,
     to_record,
 )
+from distill_ray.training.adversary import Adversary
+from distill_ray.training.capture import Gradients
+from distill_ray.training.ema import WeightAverage
 from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.muon import falling
 from distill_ray.training.optimizer import uses_bf16

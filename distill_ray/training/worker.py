@@ -1,15 +1,13 @@
 """The seam between a training loop and what runs it: one process, a process group, or Ray Train.
 
 A loop is written once against `Worker`. `LocalWorker` runs it in this process; `ProcessGroupWorker` adds
-torch.distributed; `orchestrate/worker.py` adds Ray's reporting and checkpoints to the latter.
+torch.distributed; `runtime/ray_worker.py` adds Ray's reporting and checkpoints to the latter.
 """
 
 from __future__ import annotations
 
 import inspect
-import shutil
 import threading
-from collections.abc import Callable
 from pathlib import Path
 from typing import Protocol
 
@@ -18,8 +16,9 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from distill_ray.training.events import Event
-from distill_ray.training.events import Listener as Listener
+from distill_ray.events.records import Event
+from distill_ray.events.records import Listener as Listener
+from distill_ray.storage.atomic import WriteCheckpoint, newest_folder, replace_folder
 
 # torch 2.13 renamed it, and warns of the old name.
 _SYNC_BUFFERS = (
@@ -27,8 +26,6 @@ _SYNC_BUFFERS = (
     if "forward_sync_buffers" in inspect.signature(DistributedDataParallel.__init__).parameters
     else "broadcast_buffers"
 )
-
-WriteCheckpoint = Callable[[Path], None]
 
 
 class Worker(Protocol):
@@ -187,26 +184,3 @@ class ProcessGroupWorker(LocalWorker):
 def default_device() -> torch.device:
     """The first GPU, or the CPU."""
     return torch.device("cuda:0") if torch.cuda.is_available() else torch.device("cpu")
-
-
-def replace_folder(folder: Path, write: WriteCheckpoint) -> None:
-    """Fill a new folder and put it in the place of `folder`; an interruption leaves a complete one."""
-    new, old = folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
-    shutil.rmtree(new, ignore_errors=True)
-    new.mkdir(parents=True)
-    try:
-        write(new)
-    except BaseException:
-        shutil.rmtree(new, ignore_errors=True)  # half a checkpoint would fill a disk that is full
-        raise
-    if folder.exists():
-        shutil.rmtree(old, ignore_errors=True)
-        folder.rename(old)
-    new.rename(folder)
-    shutil.rmtree(old, ignore_errors=True)
-
-
-def newest_folder(folder: Path) -> Path | None:
-    """`folder`, or what `replace_folder` had moved aside when it was interrupted between its two renames."""
-    old = folder.with_name(folder.name + ".old")
-    return folder if folder.exists() else old if old.exists() else None

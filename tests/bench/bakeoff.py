@@ -41,7 +41,7 @@ from table import write_table
 from distill_ray.config.resolve import resolve_vqvae, steps_per_epoch
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus
-from distill_ray.orchestrate.inputs import corpus_facts
+from distill_ray.runs.inputs import corpus_facts
 from distill_ray.training.vq_validation import HeldOut
 from distill_ray.training.worker import LocalWorker, Worker
 from distill_ray.vqvae import ReconstructionLoss

@@ -29,9 +29,9 @@ from typing import Any
 import dashboard_shots
 from ray.job_submission import JobStatus, JobSubmissionClient
 
-from distill_ray.orchestrate.metrics import DECLARED, figures
-from distill_ray.orchestrate.session import RAY_FILES
-from distill_ray.training.events import from_record
+from distill_ray.events.records import from_record
+from distill_ray.runtime.metrics import DECLARED, figures
+from distill_ray.runtime.ray_session import RAY_FILES
 
 ROOT = Path(__file__).parents[2]
 MONITORING = ROOT / "cluster" / "monitoring"

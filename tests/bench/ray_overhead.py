@@ -99,8 +99,8 @@ def as_driver(loop: TimedLoop, out: Path, ranks: int) -> None:
     """The driver of Ray Train: a private Ray, or the one at RAY_ADDRESS."""
     import ray.cloudpickle
 
-    from distill_ray.orchestrate.launch import launch
-    from distill_ray.orchestrate.plan import WorkerPlan
+    from distill_ray.runtime.launch import launch
+    from distill_ray.runtime.plan import WorkerPlan
 
     ray.cloudpickle.register_pickle_by_value(sys.modules["__main__"])
     launch(loop, run_dir=out, plan=WorkerPlan(num_workers=ranks), listener=lambda event: None)
@@ -151,8 +151,8 @@ def turn(
 @contextlib.contextmanager
 def running_ray(ranks: int, gpus: int) -> Iterator[dict[str, str]]:
     """A Ray that stays; what a driver must have in its environment to use it."""
-    from distill_ray.orchestrate.plan import ResolvedPlan
-    from distill_ray.orchestrate.session import ray_session
+    from distill_ray.runtime.plan import ResolvedPlan
+    from distill_ray.runtime.ray_session import ray_session
 
     plan = ResolvedPlan(
         num_workers=ranks, use_gpu=gpus > 0, gpus_per_worker=float(gpus > 0), address=None, reason="benchmark"

@@ -37,7 +37,7 @@ from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, WindowSampler, open_corpus, prepare_corpus
 from distill_ray.corpus.manifest import SHARD_FOLDER, CorpusFile, Manifest, write_manifest
 from distill_ray.corpus.shards import ShardWriter
-from distill_ray.corpus.storage import open_storage
+from distill_ray.storage.storage import open_storage
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker
@@ -266,15 +266,15 @@ def prepare_rows(folder: Path) -> list[dict[str, Any]]:
 
 def event_row(runs: int = 64, rate: float = 5.0, seconds: float = 10.0) -> dict[str, Any]:
     """Each of `runs` threads posts epoch-sized records as a rank 0 would; the driver drains as it does."""
-    from distill_ray.orchestrate.plan import ResolvedPlan
-    from distill_ray.orchestrate.session import ray_session
+    from distill_ray.runtime.plan import ResolvedPlan
+    from distill_ray.runtime.ray_session import ray_session
 
     plan = ResolvedPlan(num_workers=1, use_gpu=False, gpus_per_worker=0.0, address=None, reason="bench")
     lags: list[float] = []
     with ray_session(plan):
         import ray
 
-        from distill_ray.orchestrate.mailbox import open_mailbox
+        from distill_ray.runtime.mailbox import open_mailbox
 
         with open_mailbox() as mailbox:
             ends = time.time() + seconds

@@ -31,7 +31,7 @@ from held_out import bench_corpus
 
 from distill_ray.config.resolve import resolve_vqvae
 from distill_ray.corpus import Corpus
-from distill_ray.orchestrate.inputs import corpus_facts
+from distill_ray.runs.inputs import corpus_facts
 from distill_ray.training.vq_objective import Objective
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker

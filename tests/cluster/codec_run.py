@@ -22,9 +22,9 @@ from distill_ray.cli.options import worker_plan
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import DistillError
-from distill_ray.orchestrate.launch import launch
+from distill_ray.events.records import Event, Notice, to_record
+from distill_ray.runtime.launch import launch
 from distill_ray.training import vqvae
-from distill_ray.training.events import Event, Notice, to_record
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import Worker
 

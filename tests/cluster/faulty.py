@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill_ray.orchestrate.processes import end_processes, processes_of
+from distill_ray.runtime.processes import end_processes, processes_of
 
 Line = dict[str, Any]
 _HERE = Path(__file__).parent

@@ -12,8 +12,8 @@ from typing import Any
 
 import ray._private.parameter as parameter
 
-from distill_ray.orchestrate.plan import ResolvedPlan
-from distill_ray.orchestrate.session import RAY_FILES, ray_session
+from distill_ray.runtime.plan import ResolvedPlan
+from distill_ray.runtime.ray_session import RAY_FILES, ray_session
 
 
 class FreePorts(parameter.RayParams):

@@ -19,7 +19,7 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from distill_ray.orchestrate.processes import end_processes
+from distill_ray.runtime.processes import end_processes
 
 NET = "10.231.77"
 ADDRESSES = {"head": f"{NET}.1", "node": f"{NET}.2", "client": f"{NET}.3"}
@@ -134,8 +134,8 @@ def _ip(*words: str, check: bool = True) -> None:
 def _wait_for_cpus(cluster: Machines, count: int, timeout_s: float = 90.0) -> None:
     """Until the cluster has so many."""
     ask = (
-        "from distill_ray.orchestrate.job_address import dashboard_address, find_token\n"
-        "from distill_ray.orchestrate.job_client import JobClient\n"
+        "from distill_ray.jobs.address import dashboard_address, find_token\n"
+        "from distill_ray.jobs.client import JobClient\n"
         f"client = JobClient(dashboard_address({DASHBOARD!r}, {{}}), find_token(None))\n"
         f"assert client.check().resources['CPU'] == {count}"
     )

@@ -17,8 +17,8 @@ from typing import Any
 
 import pytest
 
-from distill_ray.orchestrate.job_lines import heard
-from distill_ray.orchestrate.processes import processes_of
+from distill_ray.events.lines import heard
+from distill_ray.runtime.processes import processes_of
 
 EPOCHS = 60
 TRAINING = f"""

@@ -8,10 +8,10 @@ import urllib.request
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
-from distill_ray.orchestrate.metrics import RayMetrics
-from distill_ray.orchestrate.plan import WorkerPlan, resolve_plan
-from distill_ray.orchestrate.session import ray_session
-from distill_ray.training.events import RunStarted, VQEpochMetrics
+from distill_ray.events.records import RunStarted, VQEpochMetrics
+from distill_ray.runtime.metrics import RayMetrics
+from distill_ray.runtime.plan import WorkerPlan, resolve_plan
+from distill_ray.runtime.ray_session import ray_session
 from distill_ray.vqvae.health import codebook_health
 
 STARTED = RunStarted(

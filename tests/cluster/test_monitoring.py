@@ -15,7 +15,7 @@ from typing import Any
 
 import pytest
 
-from distill_ray.orchestrate.metrics import DECLARED
+from distill_ray.runtime.metrics import DECLARED
 
 MONITORING = Path(__file__).parents[2] / "cluster" / "monitoring"
 PREFIX = "ray_distill_ray_"

@@ -16,10 +16,10 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus import Corpus, open_corpus, prepare_corpus
 from distill_ray.corpus.parallel import Job
 from distill_ray.errors import CorpusError
-from distill_ray.orchestrate.plan import WorkerPlan, resolve_plan
-from distill_ray.orchestrate.session import ray_session
+from distill_ray.events.records import Event
 from distill_ray.prior import CodeStore, extract_code_sequences
-from distill_ray.training.events import Event
+from distill_ray.runtime.plan import WorkerPlan, resolve_plan
+from distill_ray.runtime.ray_session import ray_session
 from distill_ray.vqvae import VQVAE, encode_long
 
 
@@ -75,8 +75,8 @@ def test_preparing_and_encoding_on_two_nodes_make_what_one_machine_makes(
         with ray_session(plan):
             import ray.cloudpickle
 
-            from distill_ray.orchestrate.spread import ClusterMapper
-            from distill_ray.orchestrate.spread_codes import ClusterEncoder
+            from distill_ray.runtime.spread import ClusterMapper
+            from distill_ray.runtime.spread_codes import ClusterEncoder
 
             mapper = ClusterMapper(str(recordings), tmp_path, said.append)
             prepare_corpus([recordings], tmp_path / "there", config=config, mapper=mapper)

@@ -12,10 +12,10 @@ import torch.distributed as dist
 
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.corpus import open_corpus
+from distill_ray.events.records import VQEpochMetrics, to_record
 from distill_ray.training import vqvae
 from distill_ray.training.budget import Budget
 from distill_ray.training.capture import Gradients
-from distill_ray.training.events import VQEpochMetrics, to_record
 from distill_ray.training.loop import LoopSettings, restore, run_loop
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker, ProcessGroupWorker, StopFlag, Worker

@@ -20,11 +20,11 @@ import pytest
 import torch
 
 from distill_ray.errors import CancelledError, ConfigError, Problem, TrainingError
-from distill_ray.orchestrate.launch import LaunchResult, launch
-from distill_ray.orchestrate.plan import WorkerPlan, resolve_plan
-from distill_ray.orchestrate.processes import processes_of
-from distill_ray.orchestrate.session import Session, ray_session
-from distill_ray.training.events import Event, Notice
+from distill_ray.events.records import Event, Notice
+from distill_ray.runtime.launch import LaunchResult, launch
+from distill_ray.runtime.plan import WorkerPlan, resolve_plan
+from distill_ray.runtime.processes import processes_of
+from distill_ray.runtime.ray_session import Session, ray_session
 from distill_ray.training.worker import Worker
 
 Start = Callable[..., Any]
@@ -307,9 +307,9 @@ def test_without_workers_ray_is_not_imported(tmp_path: Path) -> None:
     code = """
 import sys
 from pathlib import Path
-from distill_ray.orchestrate.launch import launch
-from distill_ray.orchestrate.plan import WorkerPlan
-from distill_ray.training.events import Notice
+from distill_ray.runtime.launch import launch
+from distill_ray.runtime.plan import WorkerPlan
+from distill_ray.events.records import Notice
 
 end = Notice(level="info", message="end")
 result = launch(lambda worker: end, run_dir=Path("run"), plan=WorkerPlan(num_workers=0), listener=print)

@@ -26,7 +26,7 @@ KILLED = """
 import json, os, signal, sys
 from distill_ray.cli import attended
 from distill_ray.cli.main import main
-from distill_ray.training.events import to_record
+from distill_ray.events.records import to_record
 
 wanted = json.loads(sys.argv.pop(1))
 tell = attended.Attended.__call__

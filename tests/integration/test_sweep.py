@@ -19,13 +19,13 @@ from typing import Any
 import pytest
 
 from distill_ray.bundle import load_model_v2
-from distill_ray.corpus.lock import LOCK_NAME
 from distill_ray.errors import CancelledError, ConfigError, UsageError
-from distill_ray.orchestrate.plan import WorkerPlan, resolve_plan
-from distill_ray.orchestrate.session import Session, ray_session
-from distill_ray.orchestrate.sweep_report import SweepReport
-from distill_ray.search.table import read_trials
-from distill_ray.training.events import Event, SweepCompleteEvent, SweepStarted, TrialUpdate
+from distill_ray.events.records import Event, SweepCompleteEvent, SweepStarted, TrialUpdate
+from distill_ray.runtime.plan import WorkerPlan, resolve_plan
+from distill_ray.runtime.ray_session import Session, ray_session
+from distill_ray.storage.lock import LOCK_NAME
+from distill_ray.tune.report import SweepReport
+from distill_ray.tune.table import read_trials
 
 # A busy machine takes minutes to start Ray alone.
 pytestmark = pytest.mark.timeout(1200)

@@ -15,9 +15,9 @@ from pathlib import Path
 import torch
 
 from distill_ray.errors import DistillError
-from distill_ray.orchestrate.launch import launch
-from distill_ray.orchestrate.plan import WorkerPlan
-from distill_ray.training.events import Event, Notice, PriorTrainingCompleteEvent, to_record
+from distill_ray.events.records import Event, Notice, PriorTrainingCompleteEvent, to_record
+from distill_ray.runtime.launch import launch
+from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.training.worker import Worker
 
 BATCH = 16

@@ -17,10 +17,10 @@ from pathlib import Path
 import numpy as np
 import soundfile
 
-from distill_ray.orchestrate.sweep_pipeline import tune_codec
-from distill_ray.orchestrate.sweep_report import SweepReport
-from distill_ray.orchestrate.sweep_settings import TrialListener
-from distill_ray.training.events import Event, RunStarted, TrialUpdate, VQEpochMetrics
+from distill_ray.events.records import Event, RunStarted, TrialUpdate, VQEpochMetrics
+from distill_ray.tune.report import SweepReport
+from distill_ray.tune.settings import TrialListener
+from distill_ray.tune.tune import tune_codec
 
 RATE = 8_000
 SETTINGS: dict[str, object] = {

@@ -11,47 +11,53 @@ import pytest
 
 ROOT = Path(__file__).parents[2] / "distill_ray"
 
-# What each package may import of the others.
+# What each package may import of the others: each only rows above its own.
 MAY_IMPORT = {
     "config": set(),
-    "corpus": {"config"},
     "vqvae": {"config"},
     "prior": {"config"},
-    "training": {"config", "corpus", "vqvae", "prior"},
-    "bundle": {"config", "corpus", "vqvae", "prior"},
-    "generate": {"config", "corpus", "vqvae", "prior", "bundle"},
-    "evaluate": {"config", "corpus", "vqvae", "prior", "bundle", "generate"},
-    "search": {"config", "vqvae"},
-    "orchestrate": {
+    "events": {"vqvae"},
+    "display": {"events", "vqvae"},
+    "storage": {"config", "events"},
+    "corpus": {"config", "storage"},
+    "bundle": {"config", "prior", "storage", "vqvae"},
+    "training": {"config", "corpus", "events", "prior", "storage", "vqvae"},
+    "generate": {"bundle", "config", "corpus", "events", "prior", "storage", "vqvae"},
+    "evaluate": {"bundle", "config", "corpus", "events", "generate", "vqvae"},
+    "runtime": {"corpus", "events", "prior", "storage", "training", "vqvae"},
+    "runs": {"bundle", "config", "corpus", "events", "prior", "runtime", "storage", "training", "vqvae"},
+    "jobs": {"bundle", "events", "runtime", "storage"},
+    "tune": {"bundle", "config", "corpus", "events", "runs", "runtime", "storage", "training", "vqvae"},
+    "pipeline": {
+        "bundle",
         "config",
         "corpus",
-        "vqvae",
-        "prior",
-        "training",
-        "bundle",
+        "events",
         "generate",
-        "evaluate",
-        "search",
+        "runs",
+        "runtime",
+        "storage",
+        "training",
+        "tune",
     },
-    "display": {"training", "vqvae"},
     "cli": {
+        "bundle",
         "config",
         "corpus",
-        "vqvae",
-        "prior",
-        "training",
-        "bundle",
-        "generate",
-        "evaluate",
-        "search",
-        "orchestrate",
         "display",
+        "evaluate",
+        "events",
+        "generate",
+        "jobs",
+        "pipeline",
+        "prior",
+        "runs",
+        "runtime",
+        "storage",
+        "tune",
     },
 }
-# Records without behaviour that every stage reports with.
-FOR_ALL = "distill_ray.training.events"
-ONLY_IN = {"ray": "orchestrate", "rich": "display", "typer": "cli"}
-LOWEST = {"config", "corpus", "vqvae", "prior"}
+ONLY_IN = {"ray": {"runtime", "jobs", "tune"}, "rich": {"display"}, "typer": {"cli"}}
 FILES = sorted(ROOT.rglob("*.py"))
 
 
@@ -73,6 +79,10 @@ def package(path: Path) -> str:
 def test_every_package_has_its_rule() -> None:
     packages = {path.name for path in ROOT.iterdir() if (path / "__init__.py").exists()}
     assert packages == set(MAY_IMPORT)
+    above: set[str] = set()
+    for name, allowed in MAY_IMPORT.items():
+        assert allowed <= above, name
+        above.add(name)
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -83,21 +93,21 @@ def test_imports_go_downward(path: Path) -> None:
     allowed = MAY_IMPORT[home] | {home, "errors", "lazy", "__version__"}
     for name in imported(path):
         parts = name.split(".")
-        if parts[0] == "distill_ray" and len(parts) > 1 and (name != FOR_ALL or home in LOWEST):
+        if parts[0] == "distill_ray" and len(parts) > 1:
             assert parts[1] in allowed, f"{path} imports {name}"
 
 
 @pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(ROOT)))
 def test_libraries_stay_where_they_belong(path: Path) -> None:
     for name in imported(path):
-        home = ONLY_IN.get(name.split(".")[0])
-        assert home is None or home == package(path), f"{path} imports {name}"
+        homes = ONLY_IN.get(name.split(".")[0])
+        assert homes is None or package(path) in homes, f"{path} imports {name}"
 
 
 def test_files_are_not_drawers() -> None:
     for path in FILES:
         assert path.stem not in {"utils", "util", "common", "helpers", "helper", "misc"}, path
-        assert len(path.read_text("utf-8").splitlines()) <= 400, path
+        assert len(path.read_text("utf-8").splitlines()) <= 500, path
 
 
 def test_help_loads_neither_torch_nor_ray() -> None:

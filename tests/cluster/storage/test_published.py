@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from distill_ray.corpus.storage import open_storage
 from distill_ray.errors import CheckpointError
-from distill_ray.orchestrate.published import POINTER, PublishedCheckpoints
+from distill_ray.storage.storage import open_storage
+from distill_ray.storage.uploaded import POINTER, PublishedCheckpoints
 
 
 def names(uri: str) -> list[str]:

@@ -20,17 +20,18 @@ from moto import settings
 from distill_ray.bundle import load_model_v2
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus import open_corpus, prepare_corpus
-from distill_ray.corpus.storage import open_storage
 from distill_ray.display import trial_listener
 from distill_ray.errors import CorpusError, DistillError, StorageError, UsageError
-from distill_ray.orchestrate import checkpoints, results
-from distill_ray.orchestrate.checkpoints import working_folder
-from distill_ray.orchestrate.pipeline import train_code_prior, train_codec
-from distill_ray.orchestrate.plan import WorkerPlan
-from distill_ray.orchestrate.published import POINTER
-from distill_ray.orchestrate.reports import CodecReport
-from distill_ray.orchestrate.run_pipeline import PipelineReport, run_everything
-from distill_ray.training.events import Event, Notice, PriorEpochMetrics, VQEpochMetrics
+from distill_ray.events.records import Event, Notice, PriorEpochMetrics, VQEpochMetrics
+from distill_ray.pipeline.run import PipelineReport, run_everything
+from distill_ray.pipeline.train import train_code_prior, train_codec
+from distill_ray.runs import workspace as results
+from distill_ray.runs.reports import CodecReport
+from distill_ray.runtime.plan import WorkerPlan
+from distill_ray.storage import checkpoints
+from distill_ray.storage.checkpoints import working_folder
+from distill_ray.storage.storage import open_storage
+from distill_ray.storage.uploaded import POINTER
 
 RATE = 8_000
 SMALL: dict[str, object] = {

@@ -8,9 +8,9 @@ import pytest
 from distill_ray.cli.attended import EventLines, attended
 from distill_ray.cli.main import app
 from distill_ray.cli.output import finish, run
-from distill_ray.orchestrate import results
-from distill_ray.orchestrate.job_lines import heard
-from distill_ray.training.events import Notice, PipelinePlan, PriorStepMetrics, StageProgress, TrialUpdate
+from distill_ray.events.lines import heard
+from distill_ray.events.records import Notice, PipelinePlan, PriorStepMetrics, StageProgress, TrialUpdate
+from distill_ray.runs import workspace as results
 
 STEP = PriorStepMetrics(
     step=1,

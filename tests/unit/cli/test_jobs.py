@@ -12,10 +12,10 @@ from distill_ray.cli import jobs as commands
 from distill_ray.cli.main import app, parser_of
 from distill_ray.cli.output import run
 from distill_ray.errors import UsageError
-from distill_ray.orchestrate import jobs
-from distill_ray.orchestrate.job_address import dashboard_address
-from distill_ray.orchestrate.job_client import ClusterFacts, JobRecord
-from distill_ray.training.events import Notice, to_record
+from distill_ray.events.records import Notice, to_record
+from distill_ray.jobs import follow as jobs
+from distill_ray.jobs.address import dashboard_address
+from distill_ray.jobs.client import ClusterFacts, JobRecord
 
 DONE = JobRecord(
     job_id="birds",

@@ -10,9 +10,9 @@ import pytest
 from distill_ray.cli.main import app
 from distill_ray.cli.output import run
 from distill_ray.errors import ConfigError, Problem
-from distill_ray.orchestrate import run_pipeline
-from distill_ray.orchestrate.run_pipeline import PipelineReport, StageOutcome
-from distill_ray.training.events import PipelinePlan, PlannedStage
+from distill_ray.events.records import PipelinePlan, PlannedStage
+from distill_ray.pipeline import run as run_pipeline
+from distill_ray.pipeline.run import PipelineReport, StageOutcome
 
 REPORT = PipelineReport(
     output_dir=Path("/runs/b"),

@@ -12,8 +12,8 @@ from distill_ray.cli.output import run
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.vqvae import TrainingConfig, VQVAEConfig
-from distill_ray.orchestrate import pipeline
-from distill_ray.training.events import Notice
+from distill_ray.events.records import Notice
+from distill_ray.pipeline import train as pipeline
 
 
 @dataclasses.dataclass

@@ -15,7 +15,7 @@ from distill_ray.cli.main import app
 from distill_ray.cli.output import run
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.training.events import SweepCompleteEvent, TrialUpdate
+from distill_ray.events.records import SweepCompleteEvent, TrialUpdate
 
 
 @dataclasses.dataclass
@@ -55,7 +55,7 @@ class Search:
 @pytest.fixture
 def search(monkeypatch) -> Iterator[Search]:
     made = Search()
-    module = types.ModuleType("distill_ray.orchestrate.sweep_pipeline")
+    module = types.ModuleType("distill_ray.tune.tune")
     module.tune_codec = made  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, module.__name__, module)
     return made

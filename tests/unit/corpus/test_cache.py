@@ -8,8 +8,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from distill_ray.corpus.cache import LIMIT_VARIABLE, CachedStorage, cached
-from distill_ray.corpus.storage import Storage
 from distill_ray.errors import CorpusError
+from distill_ray.storage.storage import Storage
 
 
 @pytest.fixture(autouse=True)

@@ -17,8 +17,8 @@ from distill_ray.corpus.manifest import (
     read_manifest,
     write_manifest,
 )
-from distill_ray.corpus.storage import open_storage
 from distill_ray.errors import CorpusError
+from distill_ray.storage.storage import open_storage
 
 
 def entry(**changes: Any) -> CorpusFile:

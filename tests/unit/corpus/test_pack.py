@@ -14,7 +14,7 @@ from distill_ray.corpus.pack import group_files, pack_group
 from distill_ray.corpus.parallel import Job, Stopped
 from distill_ray.corpus.scan import FoundFile, HashedFile, hash_file
 from distill_ray.corpus.shards import ShardReader
-from distill_ray.corpus.storage import open_storage
+from distill_ray.storage.storage import open_storage
 
 
 def hashed(path: Path, seconds: float = 1.0) -> HashedFile:

@@ -20,8 +20,8 @@ from distill_ray.corpus.corpus import Corpus, open_corpus
 from distill_ray.corpus.manifest import MANIFEST_NAME, Manifest, read_manifest, write_manifest
 from distill_ray.corpus.prepare import build_corpus, hash_sources, prepare_corpus
 from distill_ray.corpus.scan import find_audio
-from distill_ray.corpus.storage import Storage, open_storage
 from distill_ray.errors import ConfigError, CorpusError
+from distill_ray.storage.storage import Storage, open_storage
 
 
 def content(folder: Path) -> dict[str, bytes]:

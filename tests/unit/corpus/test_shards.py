@@ -10,8 +10,8 @@ import pytest
 from distill_ray.corpus import shards
 from distill_ray.corpus.manifest import ShardInfo
 from distill_ray.corpus.shards import ShardReader, ShardWriter, shard_name
-from distill_ray.corpus.storage import Storage, open_storage
 from distill_ray.errors import CorpusError
+from distill_ray.storage.storage import Storage, open_storage
 
 
 def noise(samples: int, channels: int = 2, seed: int = 0) -> np.ndarray:

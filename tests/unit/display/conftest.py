@@ -9,7 +9,7 @@ from collections.abc import Callable
 import pytest
 from rich.console import Console
 
-from distill_ray.training.events import (
+from distill_ray.events.records import (
     CandidateRow,
     PriorEpochMetrics,
     PriorStepMetrics,

@@ -9,11 +9,11 @@ import pytest
 from rich.console import Console
 
 from distill_ray.display import Display
-from distill_ray.training.events import Event, Notice, StageProgress
+from distill_ray.events.records import Event, Notice, StageProgress
 
 SCRIPT = """
 from distill_ray.display import Display
-from distill_ray.training.events import Notice, StageProgress
+from distill_ray.events.records import Notice, StageProgress
 with Display() as display:
     display(StageProgress(stage="prepare", done=1, total=4))
     display(Notice(level="warning", message="look out"))
@@ -129,7 +129,7 @@ def test_a_reader_of_stderr_that_has_gone_ends_no_run() -> None:
     body = """
 import sys
 from distill_ray.display import Display
-from distill_ray.training.events import Notice
+from distill_ray.events.records import Notice
 with Display() as display:
     for _ in range(3):
         display(Notice(level="warning", message="look out"))

@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 from distill_ray.display.history import RunHistory
-from distill_ray.training.events import Notice
+from distill_ray.events.records import Notice
 
 
 def test_a_notice_is_shown_once_and_an_epochs_warning_each_time(epoch):

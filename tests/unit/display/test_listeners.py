@@ -3,7 +3,7 @@ from __future__ import annotations
 import pytest
 
 from distill_ray.display import Listeners
-from distill_ray.training.events import Event, Notice
+from distill_ray.events.records import Event, Notice
 
 
 class Recorder:

@@ -7,7 +7,7 @@ import pytest
 from rich.console import Console
 
 from distill_ray.display.live import LiveRenderer
-from distill_ray.training.events import Notice, StageProgress
+from distill_ray.events.records import Notice, StageProgress
 
 
 @pytest.fixture

@@ -10,7 +10,7 @@ import pytest
 
 from distill_ray.display.listeners import Listeners
 from distill_ray.display.log import EventLog, ScalarLog, scalars, trial_listener
-from distill_ray.training.events import Notice, PipelinePlan, StageProgress, from_record
+from distill_ray.events.records import Notice, PipelinePlan, StageProgress, from_record
 
 
 def strict(line: str) -> dict[str, object]:

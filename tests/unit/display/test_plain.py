@@ -5,7 +5,7 @@ import dataclasses
 import pytest
 
 from distill_ray.display.plain import PlainRenderer
-from distill_ray.training.events import Notice, PipelinePlan, PlannedStage, StageProgress
+from distill_ray.events.records import Notice, PipelinePlan, PlannedStage, StageProgress
 
 
 class Clock:

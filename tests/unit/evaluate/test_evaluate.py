@@ -12,7 +12,7 @@ from distill_ray.bundle import LoadedVQModel
 from distill_ray.corpus import Corpus
 from distill_ray.errors import CorpusError
 from distill_ray.evaluate import SpectralMeasure, evaluate_model, mel_distance, si_sdr, stft_distance
-from distill_ray.training.events import StageProgress
+from distill_ray.events.records import StageProgress
 from distill_ray.vqvae import codebook_health
 
 MakeCorpus = Callable[..., Corpus]

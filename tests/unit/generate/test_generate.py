@@ -11,10 +11,10 @@ import torch
 
 from distill_ray.bundle import LoadedVQModel
 from distill_ray.errors import AudioError, BundleError, CancelledError, ConfigError
+from distill_ray.events.records import StageProgress
 from distill_ray.generate import GenerationSettings, generate_samples
 from distill_ray.generate.request import make_request
 from distill_ray.prior import SamplingConfig
-from distill_ray.training.events import StageProgress
 
 MakeLoaded = Callable[..., LoadedVQModel]
 MakeAudio = Callable[..., Path]

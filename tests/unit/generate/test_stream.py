@@ -10,10 +10,10 @@ import torch
 
 from distill_ray.bundle import LoadedVQModel
 from distill_ray.errors import AudioError, BundleError, ConfigError
+from distill_ray.events.records import StageProgress
 from distill_ray.generate import GenerationSettings, generate_samples, generate_stream
 from distill_ray.generate.request import make_request
 from distill_ray.prior import SamplingConfig
-from distill_ray.training.events import StageProgress
 from distill_ray.vqvae import decode_blocks
 
 MakeLoaded = Callable[..., LoadedVQModel]

@@ -11,8 +11,8 @@ import torch
 
 from distill_ray.bundle import LoadedVQModel
 from distill_ray.errors import AudioError, BundleError, ConfigError, UsageError
+from distill_ray.events.records import StageProgress
 from distill_ray.generate import decode_file, encode_file, load_codes
-from distill_ray.training.events import StageProgress
 
 MakeLoaded = Callable[..., LoadedVQModel]
 MakeAudio = Callable[..., Path]

@@ -14,7 +14,7 @@ from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus, open_corpus, prepare_corpus
-from distill_ray.training.events import Event, TrainingCompleteEvent
+from distill_ray.events.records import Event, TrainingCompleteEvent
 from distill_ray.training.vqvae import VQTask, train_vqvae
 from distill_ray.training.worker import LocalWorker, StopFlag
 

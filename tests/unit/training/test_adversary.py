@@ -10,8 +10,8 @@ from torch import Tensor
 
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus
+from distill_ray.events.records import Event, Notice, TrainingCompleteEvent, VQEpochMetrics
 from distill_ray.training import checkpoint
-from distill_ray.training.events import Event, Notice, TrainingCompleteEvent, VQEpochMetrics
 from distill_ray.training.vq_objective import AdversarialObjective, Objective
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker

@@ -8,9 +8,9 @@ import torch
 
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus
+from distill_ray.events.records import Event, Notice
 from distill_ray.training import vqvae
 from distill_ray.training.capture import Gradients
-from distill_ray.training.events import Event, Notice
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker
 

@@ -11,8 +11,8 @@ import torch
 
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus
+from distill_ray.events.records import Event, TrainingCompleteEvent, VQEpochMetrics
 from distill_ray.training import checkpoint
-from distill_ray.training.events import Event, TrainingCompleteEvent, VQEpochMetrics
 from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.vqvae import VQTask, train_vqvae
 from distill_ray.training.worker import LocalWorker, StopFlag

@@ -11,11 +11,12 @@ import pytest
 import torch
 
 from distill_ray.errors import CheckpointError
+from distill_ray.events.records import Event, Notice
+from distill_ray.storage.atomic import WriteCheckpoint
 from distill_ray.training import checkpoint
 from distill_ray.training.budget import Budget
-from distill_ray.training.events import Event, Notice
 from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
-from distill_ray.training.worker import LocalWorker, StopFlag, WriteCheckpoint
+from distill_ray.training.worker import LocalWorker, StopFlag
 
 STEPS = 4
 

@@ -9,9 +9,9 @@ import torch
 
 from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
 from distill_ray.corpus import Corpus
+from distill_ray.events.records import Event, PriorEpochMetrics, PriorTrainingCompleteEvent
 from distill_ray.prior import CodePrior, extract_code_sequences
 from distill_ray.training import checkpoint
-from distill_ray.training.events import Event, PriorEpochMetrics, PriorTrainingCompleteEvent
 from distill_ray.training.prior import PriorTask, train_prior
 from distill_ray.training.worker import LocalWorker, StopFlag
 

@@ -10,8 +10,8 @@ import torch
 
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus
+from distill_ray.events.records import Notice, TrainingCompleteEvent, VQStepMetrics
 from distill_ray.training import vqvae
-from distill_ray.training.events import Notice, TrainingCompleteEvent, VQStepMetrics
 from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.optimizer import lr_scale
 from distill_ray.training.task import Figures

@@ -11,7 +11,7 @@ from torch import Tensor
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus
 from distill_ray.errors import UsageError
-from distill_ray.training.events import Event, TrainingCompleteEvent, VQEpochMetrics
+from distill_ray.events.records import Event, TrainingCompleteEvent, VQEpochMetrics
 from distill_ray.training.vq_validation import HeldOut
 from distill_ray.training.vqvae import VQTask, train_vqvae
 from distill_ray.training.worker import LocalWorker, StopFlag

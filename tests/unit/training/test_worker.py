@@ -2,11 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-import pytest
 import torch
 
-from distill_ray.training.events import Event, Notice
-from distill_ray.training.worker import LocalWorker, StopFlag, newest_folder, replace_folder
+from distill_ray.events.records import Event, Notice
+from distill_ray.training.worker import LocalWorker, StopFlag
 
 EVENT = Notice(level="info", message="x")
 
@@ -37,25 +36,3 @@ def test_checkpoints_replace_each_other(tmp_path: Path) -> None:
         assert restored is not None
         assert (restored / "f").read_text() == text
     assert sorted(path.name for path in (tmp_path / "c").iterdir()) == ["latest"]
-
-
-def test_a_failed_write_leaves_the_old_folder(tmp_path: Path) -> None:
-    folder = tmp_path / "latest"
-    replace_folder(folder, lambda new: (new / "f").write_text("old") and None)
-
-    def fail(new: Path) -> None:
-        (new / "f").write_text("half")
-        raise OSError("disk full")
-
-    with pytest.raises(OSError, match="disk full"):
-        replace_folder(folder, fail)
-    assert (folder / "f").read_text() == "old"
-    replace_folder(folder, lambda new: (new / "f").write_text("new") and None)
-    assert (folder / "f").read_text() == "new"
-
-
-def test_a_folder_moved_aside_is_still_found(tmp_path: Path) -> None:
-    (tmp_path / "latest.old").mkdir()
-    assert newest_folder(tmp_path / "latest") == tmp_path / "latest.old"
-    (tmp_path / "latest").mkdir()
-    assert newest_folder(tmp_path / "latest") == tmp_path / "latest"

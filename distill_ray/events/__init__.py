@@ -1,0 +1,1 @@
+"""Records without behaviour that every stage reports with, and their form as lines of a job's log."""

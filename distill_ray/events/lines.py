@@ -1,0 +1,70 @@
+"""How a submitted job speaks to the client that watches it: lines of its log, standard library only.
+
+    distill-ray-event {…}    an event record (`events/records.py`)
+    distill-ray-report {…}   what the final report calls the results: label → path
+    distill-ray-result {…}   what the command ends with: "document" and "result" (its line on stdout)
+    distill-ray-error {…}    why it failed: type, message, exit_code
+
+The job's side is `cli/attended.py` and `cli/output.py`, the client's `jobs/follow.py`. All other lines
+of the log are somebody else's.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import sys
+from collections.abc import Mapping
+from contextlib import suppress
+from typing import Any, Literal
+
+Kind = Literal["event", "report", "result", "error"]
+
+EVENTS_VARIABLE = "DISTILL_RAY_EVENTS"
+_PREFIXES: dict[Kind, str] = {
+    "event": "distill-ray-event ",
+    "report": "distill-ray-report ",
+    "result": "distill-ray-result ",
+    "error": "distill-ray-error ",
+}
+
+
+def wanted() -> bool:
+    """Whether this process is a job whose client draws: then it prints lines instead of drawing."""
+    return os.environ.get(EVENTS_VARIABLE) == "1"
+
+
+def say(kind: Kind, document: Mapping[str, Any]) -> None:
+    """Print one line on stderr; a closed stderr is nobody listening, and no reason to fail."""
+    line = f"{_PREFIXES[kind]}{_one_line(document)}\n"
+    with suppress(OSError, ValueError):
+        sys.stderr.write(line)
+        sys.stderr.flush()
+
+
+def heard(line: str) -> tuple[Kind, dict[str, Any]] | None:
+    """What a line of a job's log says; None for a line of somebody else or one that was cut."""
+    for kind, prefix in _PREFIXES.items():
+        if line.startswith(prefix):
+            try:
+                document = json.loads(line[len(prefix) :])
+            except ValueError:
+                return None
+            return (kind, document) if isinstance(document, dict) else None
+    return None
+
+
+def _one_line(document: Mapping[str, Any]) -> str:
+    return json.dumps(_texts(document), allow_nan=False, default=str)
+
+
+def _texts(value: Any) -> Any:
+    """JSON has no NaN and no infinity: they travel as text, as `events.from_record` expects."""
+    if isinstance(value, float) and not math.isfinite(value):
+        return str(value)
+    if isinstance(value, Mapping):
+        return {str(key): _texts(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_texts(item) for item in value]
+    return value

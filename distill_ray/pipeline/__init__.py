@@ -1,0 +1,1 @@
+"""From data to file: the training of a codec and of a prior, and the stages of `distill-ray run`."""

@@ -1,0 +1,279 @@
+"""`distill-ray run` from end to end: recordings in, one `.distill` file with codec and prior and samples out.
+
+`stages/` says what there is to do and does it, `record.py` remembers what was done. Called again on
+the same folder, it goes on where it was, whatever ended it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.resolve import CorpusFacts, build_section, resolve_prior, resolve_vqvae
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.errors import CancelledError, ConfigError, Problem, UsageError
+from distill_ray.events.records import PipelinePlan, PlannedStage
+from distill_ray.generate.settings import GenerationSettings
+from distill_ray.pipeline.record import FILE, PipelineRecord, free_folder, is_free, open_record
+from distill_ray.pipeline.stages.codec import Codec, Tune
+from distill_ray.pipeline.stages.prepare import Prepare
+from distill_ray.pipeline.stages.prior import Prior
+from distill_ray.pipeline.stages.samples import Samples
+from distill_ray.pipeline.stages.work import GENERATE, Stage, Work
+from distill_ray.runs.inputs import file_settings
+from distill_ray.runs.workspace import Place, ResultFolder, result_folder
+from distill_ray.runtime.plan import WorkerPlan, plan_problems
+from distill_ray.storage.filesystem import is_uri
+from distill_ray.training.worker import Listener
+from distill_ray.tune.settings import SweepSettings, TrialListener
+
+DEFAULT_SAMPLES = 8
+_EXIT_REASONS = {0: "completed", 1: "failed", 3: "cancelled", 4: "health"}
+_SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StageOutcome:
+    """`state`: "done", "skipped", "ended" (`PipelineReport.exit_reason` says how) or "not run"."""
+
+    stage: str
+    state: str
+    reason: str
+    elapsed_s: float = 0.0
+
+
+@dataclass(frozen=True, kw_only=True)
+class PipelineReport:
+    """What was done and what there is now; `reports` of the stages by name."""
+
+    output_dir: Path | str
+    model_path: Path | str | None
+    stages: tuple[StageOutcome, ...]
+    reports: Mapping[str, Mapping[str, Any]]
+    samples: tuple[str, ...]
+    exit_code: int
+
+    @property
+    def samples_dir(self) -> str | None:
+        """Where the samples are; None without any."""
+        return self.samples[0].rpartition("/")[0] if self.samples else None
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document of `distill-ray run --json`; what there is no report of is null."""
+        return {
+            "output_dir": str(self.output_dir),
+            "model_path": None if self.model_path is None else str(self.model_path),
+            "stages": [vars(stage) for stage in self.stages],
+            "corpus": self.reports.get("prepare"),
+            "tune": self.reports.get("tune"),
+            "codec": self.reports.get("codec"),
+            "prior": self.reports.get("prior"),
+            "samples": list(self.samples),
+            "exit_reason": _EXIT_REASONS[self.exit_code],
+        }
+
+
+def run_everything(
+    *,
+    sources: Sequence[str],
+    overrides: Mapping[str, object],
+    config_file: Path | None,
+    size: str | None,
+    out: Place | None,
+    name: str | None,
+    default_name: str,
+    resume: Place | None,
+    tune: bool | None,
+    plan: WorkerPlan,
+    address: str | None,
+    listener: Listener,
+    trial_listener: TrialListener,
+) -> PipelineReport:
+    """Make `OUT/NAME.distill` with codec and prior, and sounds in OUT/samples, of recordings.
+
+    `out` is a folder or a URI. `overrides` are settings by dotted TOML key ("generate.count" and its kin
+    among them) and win over `config_file`. `resume` is the place of an earlier call, as is an `out` that
+    holds one: its sources and settings stand where none are given. `tune` False trains one codec; None is
+    what the earlier call did, else a search. `default_name` is for a new run that gets no `name`. `plan` is
+    for the trainings that are no trials, `address` the Ray cluster of the search.
+
+    Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
+    CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
+    """
+    given = {**file_settings(config_file, size=size), **overrides}
+    if size is not None:
+        given["model.size"] = size
+    if resume is not None and out is not None:
+        raise UsageError(f"--resume {resume} goes on in that folder; leave out --out")
+    place = resume or out or free_folder(name or default_name)
+    if resume is None and not is_uri(place):
+        _refuse_foreign(Path(place).expanduser(), place)  # before a lock is put there
+    with result_folder(place, listener=listener) as results:
+        listener = results.attended(listener)
+        if resume is not None or (results.path / FILE).exists():
+            record = open_record(results.path, results.shown)
+        else:
+            _refuse_foreign(results.path, results.shown)
+            record = _new_record(results, name or default_name, tune is not False, sources)
+        work = Work(
+            results=results,
+            record=record,
+            plan=plan,
+            address=address,
+            listener=listener,
+            trial_listener=trial_listener,
+        )
+        codec = Tune(work) if record.tune else Codec(work)
+        prior = Prior(work)
+        later_begun = codec.is_begun or codec.name in record.done
+        if not later_begun and (name or _absolute(sources) not in ((), record.sources)):
+            record.name = name or default_name  # nothing has the old one yet
+        changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
+        record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
+        if not record.tune:
+            _refuse_search_settings(overrides)
+        _check(record, plan)
+        for stage in (codec, prior):
+            stage.check(changed[stage.name])
+        return _carry_out(work, (Prepare(work, later_begun=later_begun), codec, prior, Samples(work)))
+
+
+def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:
+    record = work.record
+    with _telling(work, "the sources are read"):
+        planned = _decide(stages)
+    record.save()
+    work.listener(PipelinePlan(output_dir=str(record.folder), stages=planned))
+    outcomes: list[StageOutcome] = []
+    exit_code = 0
+    for stage, item in zip(stages, planned, strict=True):
+        began = time.monotonic()
+        if exit_code:
+            state = "not run"
+        elif item.skipped:
+            stage.skip()
+            state = "skipped"
+        else:
+            with _telling(work, f"stage {stage.name}"):
+                exit_code = stage.run()
+            state = "ended" if exit_code else "done"
+        outcomes.append(
+            StageOutcome(
+                stage=stage.name, state=state, reason=item.reason, elapsed_s=time.monotonic() - began
+            )
+        )
+    return PipelineReport(
+        output_dir=work.results.shown,
+        model_path=work.results.shown_as(record.model) if record.model.exists() else None,
+        stages=tuple(outcomes),
+        reports=work.reports,
+        samples=tuple(str(work.results.shown_as(path)) for path in work.samples),
+        exit_code=exit_code,
+    )
+
+
+def _decide(stages: Sequence[Stage]) -> tuple[PlannedStage, ...]:
+    planned: list[PlannedStage] = []
+    for stage in stages:
+        after = next((item.stage for item in reversed(planned) if not item.skipped), None)
+        planned.append(stage.decide(after))
+    return tuple(planned)
+
+
+def _refuse_foreign(path: Path, shown: Place) -> None:
+    if not is_free(path) and not (path / FILE).exists():
+        raise UsageError(
+            f"{shown} holds other things than a run of this command; choose a new folder for --out"
+        )
+
+
+def _new_record(results: ResultFolder, name: str, tune: bool, sources: Sequence[str]) -> PipelineRecord:
+    if not sources:
+        raise UsageError("no source was given; name a folder of recordings or audio files")
+    settings: dict[str, object] = {f"{GENERATE}count": DEFAULT_SAMPLES}
+    return PipelineRecord(
+        folder=results.path,
+        shown=results.shown,
+        name=name,
+        tune=tune,
+        sources=_absolute(sources),
+        settings=settings,
+    )
+
+
+def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
+    """Sources that mean the same from another working directory."""
+    return tuple(
+        source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources
+    )
+
+
+def _check(record: PipelineRecord, plan: WorkerPlan) -> None:
+    """Raise ConfigError with all that is wrong with any stage's settings, before hours of the first."""
+    settings = {key: value for key, value in record.settings.items() if not key.startswith(GENERATE)}
+    codec: Mapping[str, object] = {key: value for key, value in settings.items() if key != "model.size"}
+    checks: list[Callable[[], object]] = [
+        lambda: build_section(CorpusConfig, _table(settings, CorpusConfig.table)),
+        lambda: build_section(GenerationSettings, _table(record.settings, GenerationSettings.table)),
+        lambda: resolve_prior(
+            VQVAEConfig(), file_count=1, train_frames=1, overrides=codec, accelerator=False, workers=1
+        ),
+    ]
+    if record.tune:
+        size = settings.get("model.size")
+        checks.append(lambda: SweepSettings.of(codec, None if size is None else str(size)))
+    else:
+        checks.append(
+            lambda: resolve_vqvae(_SOME_CORPUS, overrides=settings, size=None, accelerator=False, workers=1)
+        )
+    problems: list[Problem] = plan_problems(plan)
+    for check in checks:
+        try:
+            check()
+        except ConfigError as error:
+            problems += error.problems
+    if problems:
+        # An unknown table is unknown to two of the checks, of which one may know a name like it.
+        raise ConfigError([each for each in dict.fromkeys(problems) if not _is_part(each, problems)])
+
+
+def _is_part(problem: Problem, others: Sequence[Problem]) -> bool:
+    """Whether another problem says the same and more."""
+    return any(
+        other.key == problem.key
+        and other.message != problem.message
+        and other.message.startswith(problem.message)
+        for other in others
+    )
+
+
+def _refuse_search_settings(overrides: Mapping[str, object]) -> None:
+    problems = [
+        Problem(key, "is a setting of the search, which --no-tune leaves out", SweepConfig.flag(name))
+        for key in overrides
+        for table, _, name in [key.partition(".")]
+        if table == SweepConfig.table
+    ]
+    if problems:
+        raise ConfigError(problems)
+
+
+def _table(settings: Mapping[str, object], table: str) -> dict[str, object]:
+    return {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{table}.")}
+
+
+@contextlib.contextmanager
+def _telling(work: Work, where: str) -> Iterator[None]:
+    """Say of Ctrl-C outside of a training how to go on."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CancelledError(
+            f"stopped at {where}; --resume {work.results.shown} goes on from there"
+        ) from None

@@ -1,0 +1,187 @@
+"""Stages `tune` and `codec`: a search for the best codec, or one training; each leaves OUT/NAME.distill."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill_ray.config.sweep import RESOURCES
+from distill_ray.errors import UsageError
+from distill_ray.events.records import PlannedStage
+from distill_ray.pipeline.stages.work import Work, manifest, skipped, will_run
+from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS
+from distill_ray.storage.atomic import atomic_file
+
+_SIZE = "model.size"
+
+
+class _CodecStage(ABC):
+    """What the search and the single training have in common: a folder, a report, a codec to take over."""
+
+    name: str
+    _what: str
+    _settings_file: str
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    @property
+    @abstractmethod
+    def folder(self) -> Path:
+        """Where it trains."""
+
+    @property
+    def trained(self) -> Path:
+        """The file that the training or the search leaves in its folder."""
+        return self.folder / self._work.record.model.name
+
+    @property
+    def is_begun(self) -> bool:
+        """Whether there is something to go on with."""
+        return (self.folder / self._settings_file).exists()
+
+    def decide(self, after: str | None) -> PlannedStage:
+        done = self._work.record.done.get(self.name)
+        if done is not None:
+            self._refuse_other_corpus(done)
+            if self._codec_is_there(done):
+                return skipped(self.name, f"the {self._what} is finished ({done['words']})")
+            return will_run(self.name, f"the codec that the {self._what} made is missing")
+        if self.is_begun:
+            return will_run(self.name, f"goes on with the {self._what} in {self._work.shown(self.folder)}")
+        return will_run(self.name, f"after {after}" if after else f"there is no {self._what} yet")
+
+    def skip(self) -> None:
+        done = self._work.record.done[self.name]
+        self._refuse_other_corpus(done)  # which may have been prepared only now
+        self._work.report(self.name, done["report"])
+        self._place()
+
+    def _finish(self, report: Any, words: str) -> int:
+        document = self._work.report(self.name, report.to_json())
+        if report.exit_code:
+            return int(report.exit_code)
+        codec = self._place()
+        self._work.record.finish(
+            self.name,
+            {
+                "corpus": self._work.corpus.digest if self._work.corpus else None,
+                "codec_sha256": codec,
+                "words": words,
+                "report": document,
+            },
+        )
+        return 0
+
+    def _refuse_other_corpus(self, done: Mapping[str, Any]) -> None:
+        corpus = self._work.corpus
+        if corpus is not None and corpus.digest != done["corpus"]:
+            raise UsageError(
+                f"{corpus.uri} is not what the codec in {self._work.record.shown} was trained on; "
+                "begin a new run with another --out"
+            )
+
+    def _codec_is_there(self, done: Mapping[str, Any]) -> bool:
+        if self._work.record.model.exists():
+            self._refuse_other_codec(done["codec_sha256"])
+            return True
+        return self.trained.exists() and manifest(self.trained).codec_sha256 == done["codec_sha256"]
+
+    def _place(self) -> str:
+        """Copy the codec to where the prior will join it, unless it is there; returns its hash."""
+        model = self._work.record.model
+        if model.exists():
+            codec = manifest(self.trained if self.trained.exists() else model).codec_sha256
+            self._refuse_other_codec(codec)
+            return codec
+        content = self.trained.read_bytes()
+        with atomic_file(model) as file:
+            file.write(content)
+        return manifest(model).codec_sha256
+
+    def _refuse_other_codec(self, expected: str) -> None:
+        model = self._work.record.model
+        if manifest(model).codec_sha256 != expected:
+            raise UsageError(
+                f"{self._work.shown(model)} holds another codec than the one that this run has trained; "
+                "move it elsewhere, or choose another --out"
+            )
+
+
+class Tune(_CodecStage):
+    """The search for the best codec."""
+
+    name = "tune"
+    _what = "search"
+    _settings_file = SEARCH_SETTINGS
+
+    @property
+    def folder(self) -> Path:
+        return self._work.record.folder / "search"
+
+    def check(self, changed: Mapping[str, object]) -> None:
+        """Raise ConfigError where the search that is begun cannot go on with `changed` settings."""
+        from distill_ray.tune.folder import resumed_sweep
+
+        if self.is_begun:
+            resumed_sweep(self.folder, changed)
+
+    def run(self) -> int:
+        from distill_ray.tune.tune import tune_codec
+
+        work, settings = self._work, self._work.settings()
+        size = settings.pop(_SIZE, None)
+        begun = self.is_begun
+        report = tune_codec(
+            data=work.corpus_uri(),
+            overrides={key: settings[key] for key in RESOURCES if key in settings} if begun else settings,
+            config_file=None,
+            size=None if begun or size is None else str(size),
+            out=None if begun else self.folder,
+            name=None if begun else work.record.name,
+            resume=self.folder if begun else None,
+            address=work.address,
+            listener=work.listener,
+            trial_listener=work.trial_listener,
+        )
+        best = report.to_json().get("best") or {}
+        return self._finish(report, f"{best.get('codebook_size')} codes × {best.get('rvq_levels')} levels")
+
+
+class Codec(_CodecStage):
+    """One codec, its settings chosen from the corpus."""
+
+    name = "codec"
+    _what = "training"
+    _settings_file = RUN_SETTINGS
+
+    @property
+    def folder(self) -> Path:
+        return self._work.record.folder / "codec"
+
+    def check(self, changed: Mapping[str, object]) -> None:
+        """Raise ConfigError where the training that is begun cannot go on with `changed` settings."""
+        from distill_ray.runs.run_folder import RunFolder, resumed_run
+
+        if self.is_begun:
+            resumed_run(RunFolder(path=self.folder), changed, table="training")
+
+    def run(self) -> int:
+        from distill_ray.pipeline.train import train_codec
+
+        work, begun = self._work, self.is_begun
+        report = train_codec(
+            data=work.corpus_uri(),
+            overrides=work.settings(),
+            config_file=None,
+            size=None,
+            out=None if begun else self.folder,
+            name=None if begun else work.record.name,
+            resume=self.folder if begun else None,
+            plan=work.plan,
+            listener=work.listener,
+        )
+        model = report.config.model
+        return self._finish(report, f"{model.codebook_size} codes × {model.num_quantizers} levels")

@@ -1,0 +1,138 @@
+"""Stage `prepare`: the sources as a corpus. Which recordings there are is decided by their content."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from typing import TYPE_CHECKING, Any
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.resolve import build_section
+from distill_ray.errors import CorpusError, UsageError
+from distill_ray.events.records import PlannedStage, StageProgress
+from distill_ray.pipeline.stages.work import Work, skipped, will_run
+from distill_ray.runs.inputs import on_report
+from distill_ray.storage.filesystem import joined
+
+if TYPE_CHECKING:
+    from distill_ray.corpus import Corpus
+    from distill_ray.corpus.prepare import HashedSources
+
+
+class Prepare:
+    """Sources → corpus. Which recordings there are is decided by their content."""
+
+    name = "prepare"
+
+    def __init__(self, work: Work, *, later_begun: bool) -> None:
+        self._work = work
+        self._later_begun = later_begun
+        # Workers on other nodes read the corpus too, so it is at the URI itself and not in its workshop.
+        results = work.results
+        self._place = str(results.path / "corpus") if results.uri is None else joined(results.uri, "corpus")
+        self._hashed: HashedSources | None = None
+
+    def decide(self, after: str | None) -> PlannedStage:
+        record = self._work.record
+        given = _prepared(record.sources)
+        if given is not None:
+            self._work.corpus = given
+            return skipped(self.name, f"{record.sources[0]} is a prepared corpus")
+        from distill_ray.corpus.prepare import hash_sources
+        from distill_ray.corpus.scan import find_audio
+
+        self._hashed = hash_sources(find_audio(record.sources), on_progress=self._tell)
+        done = record.done.get(self.name)
+        if done is None:
+            return will_run(self.name, "nothing is there yet")
+        if done["sources_sha256"] != _identity(self._hashed):
+            if self._later_begun:
+                raise UsageError(
+                    f"the recordings have changed since the run in {record.shown} was begun "
+                    f"({done['sources_files']} then, {len(self._hashed.files)} now): put back what it was "
+                    "begun with, or begin a new run with another --out"
+                )
+            return will_run(self.name, "the recordings have changed")
+        try:
+            self._work.corpus = self._open()
+        except CorpusError:
+            return will_run(self.name, "the corpus is missing or damaged")
+        if self._work.corpus.digest != done["report"]["digest"]:
+            return will_run(self.name, "the corpus in the folder is another one")
+        return skipped(self.name, f"the corpus of these {done['sources_files']} recordings is there")
+
+    def skip(self) -> None:
+        work = self._work
+        assert work.corpus is not None, "decide has opened it"
+        done = work.record.done.get(self.name, {}).get("report")
+        if done is None or done["digest"] != work.corpus.digest:
+            done = _corpus_facts(work.corpus)
+        work.report(self.name, done)
+
+    def run(self) -> int:
+        from distill_ray.corpus.prepare import build_corpus
+        from distill_ray.storage.storage import open_storage
+
+        work = self._work
+        assert self._hashed is not None, "decide has hashed the sources"
+        said = {
+            key.partition(".")[2]: value
+            for key, value in work.settings().items()
+            if key.startswith(f"{CorpusConfig.table}.")
+        }
+        report = build_corpus(
+            open_storage(self._place),
+            self._hashed,
+            config=build_section(CorpusConfig, said),
+            on_progress=self._tell,
+        )
+        on_report(work.listener)(report)
+        work.corpus = self._open()
+        document = work.report(self.name, report.to_json())
+        work.record.finish(
+            self.name,
+            {
+                "sources_sha256": _identity(self._hashed),
+                "sources_files": len(self._hashed.files),
+                "report": document,
+            },
+        )
+        return 0
+
+    def _open(self) -> Corpus:
+        from distill_ray.corpus import open_corpus
+
+        return open_corpus(self._place)
+
+    def _tell(self, done: int, total: int, note: str) -> None:
+        self._work.listener(StageProgress(stage=self.name, done=done, total=total, note=note))
+
+
+def _prepared(sources: tuple[str, ...]) -> Corpus | None:
+    """The corpus that the only source is, if it is one."""
+    from distill_ray.corpus import open_corpus
+    from distill_ray.corpus.manifest import read_manifest
+    from distill_ray.storage.storage import open_storage
+
+    if len(sources) != 1 or read_manifest(open_storage(sources[0])) is None:
+        return None
+    return open_corpus(sources[0])
+
+
+def _identity(hashed: HashedSources) -> str:
+    return hashlib.sha256(json.dumps([file.sha256 for file in hashed.files]).encode()).hexdigest()
+
+
+def _corpus_facts(corpus: Corpus) -> dict[str, Any]:
+    """What the report of a preparation says that a corpus itself knows."""
+    return {
+        "out": corpus.uri,
+        "digest": corpus.digest,
+        "sample_rate": corpus.sample_rate,
+        "channels": corpus.channels,
+        "files": corpus.recordings,
+        "files_train": len(corpus.files("train")),
+        "files_val": len(corpus.files("val")),
+        "seconds_train": corpus.seconds("train"),
+        "seconds_val": corpus.seconds("val"),
+    }

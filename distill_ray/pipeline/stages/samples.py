@@ -1,0 +1,113 @@
+"""Stage `samples`: sounds that the finished model makes; each set of another kind has a folder of its own."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from distill_ray.config.resolve import build_section
+from distill_ray.events.records import PlannedStage
+from distill_ray.generate.settings import GenerationSettings
+from distill_ray.pipeline.stages.work import GENERATE, Work, manifest, skipped, will_run
+
+
+class Samples:
+    """Sounds that the finished model makes; each set of another length has a folder of its own."""
+
+    name = "samples"
+
+    def __init__(self, work: Work) -> None:
+        self._work = work
+
+    def decide(self, after: str | None) -> PlannedStage:
+        settings = self._settings()
+        if after is not None:
+            return will_run(self.name, f"after {after}")
+        found = self._found(self._sets())
+        if found is not None:
+            count, seconds = settings.count, settings.seconds
+            return skipped(self.name, f"{count} of {seconds:g} s with seed {settings.seed} are there")
+        reason = "other ones are there" if self._sets() else "this model has made none yet"
+        return will_run(self.name, reason)
+
+    def skip(self) -> None:
+        found = self._found(self._sets())
+        assert found is not None, "decide has found them"
+        self._take(found)
+
+    def run(self) -> int:
+        from distill_ray.bundle import choose_device, load_model_v2
+        from distill_ray.generate import generate_samples
+
+        work, settings, sets = self._work, self._settings(), self._sets()
+        identity = self._identity()
+        same = next((item for item in sets if _same(item, identity)), None)
+        folder = same["folder"] if same else self._free_folder(sets)
+        report = generate_samples(
+            load_model_v2(work.record.model, device=choose_device("auto")),
+            count=settings.count,
+            seconds=settings.seconds,
+            seed=settings.seed,
+            out_dir=work.record.folder / folder,
+            audio_format=settings.audio_format,
+            overwrite=True,  # of these settings, cut short
+            on_progress=work.listener,
+        )
+        paths = [Path(path) for path in report.files]
+        made = {
+            **identity,
+            "folder": folder,
+            "files": [{"name": path.name, "bytes": path.stat().st_size} for path in paths],
+        }
+        work.record.finish(self.name, {"sets": [*(item for item in sets if item is not same), made]})
+        self._take(made)
+        return 0
+
+    def _settings(self) -> GenerationSettings:
+        given = self._work.record.settings
+        return build_section(
+            GenerationSettings,
+            {key.removeprefix(GENERATE): value for key, value in given.items() if key.startswith(GENERATE)},
+        )
+
+    def _identity(self) -> dict[str, Any]:
+        """What decides how a sample sounds, but for its number."""
+        model, settings = manifest(self._work.record.model), self._settings()
+        return {
+            "codec_sha256": model.codec_sha256,
+            "prior_sha256": model.prior.sha256 if model.prior else None,
+            "seconds": settings.seconds,
+            "seed": settings.seed,
+            "format": settings.audio_format,
+        }
+
+    def _sets(self) -> list[dict[str, Any]]:
+        return list(self._work.record.done.get(self.name, {}).get("sets", ()))
+
+    def _found(self, sets: list[dict[str, Any]]) -> dict[str, Any] | None:
+        """The set that has all that is asked for, whole on disk."""
+        identity, count = self._identity(), self._settings().count
+        for item in sets:
+            if _same(item, identity) and len(item["files"]) >= count and self._is_whole(item, count):
+                return item
+        return None
+
+    def _is_whole(self, item: Mapping[str, Any], count: int) -> bool:
+        folder = self._work.record.folder / item["folder"]
+        sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if folder.exists() else {}
+        return all(sizes.get(file["name"]) == file["bytes"] for file in item["files"][:count])
+
+    def _free_folder(self, sets: list[dict[str, Any]]) -> str:
+        taken = {item["folder"] for item in sets}
+        names = ("samples" if number == 1 else f"samples-{number}" for number in range(1, len(taken) + 2))
+        return next(name for name in names if name not in taken)
+
+    def _take(self, item: Mapping[str, Any]) -> None:
+        folder, count = self._work.record.folder / item["folder"], self._settings().count
+        self._work.samples = tuple(folder / file["name"] for file in item["files"][:count])
+
+
+def _same(item: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:
+    return all(item.get(key) == value for key, value in identity.items())

@@ -1,0 +1,395 @@
+"""The main job's two trainings from end to end: data and settings in, a `.distill` file out.
+
+`cli/train.py` and `cli/train_prior.py` call these; `runtime/launch.py` runs the loops of `training/`;
+`bundle/` writes the file. Nothing here knows whether Ray is used.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import TypeVar
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.prior import PriorTrainConfig
+from distill_ray.config.resolve import (
+    CorpusFacts,
+    Resolved,
+    build_section,
+    dotted,
+    resolve_prior,
+    resolve_vqvae,
+)
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.errors import CancelledError, ConfigError, TrainingError
+from distill_ray.events.records import (
+    Notice,
+    PriorTrainingCompleteEvent,
+    ShownSetting,
+    TrainingCompleteEvent,
+)
+from distill_ray.runs.carried_codes import CarriedCodes
+from distill_ray.runs.export import corpus_codes, corpus_record, export_codec, export_prior
+from distill_ray.runs.inputs import (
+    corpus_facts,
+    corpus_mapper,
+    file_settings,
+    idle_settings,
+    on_report,
+    on_stage,
+    refuse_with_resume,
+    said_of_corpus,
+)
+from distill_ray.runs.reports import CodecReport, PriorReport
+from distill_ray.runs.run_folder import (
+    RunFolder,
+    Start,
+    new_prior_run,
+    new_run,
+    resumed_run,
+)
+from distill_ray.runs.workspace import (
+    BESIDE_MODEL,
+    ModelFile,
+    Place,
+    ResultFolder,
+    enter_free_folder,
+    open_model,
+    result_folder,
+)
+from distill_ray.runtime.launch import launch
+from distill_ray.runtime.plan import (
+    ResolvedPlan,
+    WorkerPlan,
+    check_resources,
+    plan_problems,
+    resolve_plan,
+)
+from distill_ray.runtime.ray_session import ray_session
+from distill_ray.storage.checkpoints import settle
+from distill_ray.training.worker import Listener
+
+CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteEvent)
+
+_OTHER_CORPUS = (
+    "this is not the corpus that the codec was trained on, so that recordings held out here may be among "
+    "those that it knows"
+)
+_SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
+_VQ_SHOWN = (
+    "model.codebook_size",
+    "model.num_quantizers",
+    "model.commitment_weight",
+    "model.width",
+    "training.epochs",
+    "training.max_minutes",
+    "training.batch_size",
+    "training.lr",
+    "training.seed",
+)
+_PRIOR_SHOWN = (
+    "prior.pattern",
+    "prior.hidden_size",
+    "prior.num_layers",
+    "prior.num_heads",
+    "prior.dropout",
+    "prior.context_frames",
+    "prior_training.epochs",
+    "prior_training.max_minutes",
+    "prior_training.batch_size",
+    "prior_training.lr",
+    "prior_training.seed",
+)
+
+
+def train_codec(
+    *,
+    data: str,
+    overrides: Mapping[str, object],
+    config_file: Path | None,
+    size: str | None,
+    out: Place | None,
+    name: str | None,
+    resume: Place | None,
+    plan: WorkerPlan,
+    listener: Listener,
+) -> CodecReport:
+    """Train a codec on `data` (a prepared corpus or a folder of audio) and write `OUT/NAME.distill`.
+
+    `overrides` are settings by dotted TOML key and win over `config_file`. `resume` is the folder of an
+    interrupted run, which keeps its settings; only its budget and health rule may change. It and
+    `out` are paths or URIs.
+
+    Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
+    StorageError where a URI could not be written in the end.
+    """
+    given = {**file_settings(config_file, size=size), **overrides}
+    if resume is not None:
+        refuse_with_resume(out)
+    with contextlib.ExitStack() as stack:
+        place = resume if resume is not None else out
+        if place is None:
+            results = enter_free_folder(stack, name or "distill", listener)
+        else:
+            results = stack.enter_context(result_folder(place, listener=listener))
+        folder = RunFolder(path=results.path, uri=results.uri)
+        if resume is None:
+            start = new_run(folder, given)
+        else:
+            start = resumed_run(folder, given, table="training")
+            start.refuse_other(what="run", name=name, size=size)
+        return _train_codec(
+            start, results, data=data, size=size, name=name, plan=plan, listener=results.attended(listener)
+        )
+
+
+def _train_codec(
+    start: Start,
+    results: ResultFolder,
+    *,
+    data: str,
+    size: str | None,
+    name: str | None,
+    plan: WorkerPlan,
+    listener: Listener,
+) -> CodecReport:
+    from distill_ray.corpus import ensure_corpus
+    from distill_ray.storage.filesystem import absolute
+    from distill_ray.training.vqvae import train_vqvae
+
+    size = start.identity.get("size", size)
+    resolve_settings = functools.partial(resolve_vqvae, overrides=start.settings, size=size)
+    _refuse_wrong(plan, functools.partial(resolve_settings, _SOME_CORPUS, accelerator=False, workers=1))
+    with _settled(plan) as ready:
+        resolve = functools.partial(
+            resolve_settings,
+            accelerator=_accelerator(ready),
+            workers=ready.num_workers or 1,
+            fewest_workers=ready.min_workers,
+        )
+        resolve(_SOME_CORPUS)  # says what is wrong with the settings before an hour of decoding
+        said = said_of_corpus(start.settings)
+        corpus = ensure_corpus(
+            data,
+            build_section(CorpusConfig, said),
+            required=said,
+            on_progress=on_stage(listener, "prepare"),
+            on_report=on_report(listener),
+            mapper=corpus_mapper(ready.address, data, listener),
+        )
+        start.check({"corpus": corpus.digest})
+        resolved = start.sourced(resolve(corpus_facts(corpus)))
+        for message in idle_settings(resolved):
+            listener(Notice(level="warning", message=message))
+        name = start.identity.get("name", name or "distill")
+        start.record(resolved, {"name": name, "size": resolved.size, "corpus": corpus.digest}, corpus=said)
+        loop = functools.partial(
+            train_vqvae,
+            absolute(corpus.uri),
+            resolved.config,
+            name=name,
+            output_dir=str(start.folder.path),
+            settings=(
+                ShownSetting(name="size", value=resolved.size, source=resolved.source("model.size")),
+                *_shown(resolved, _VQ_SHOWN),
+            ),
+        )
+        result = launch(
+            loop,
+            run_dir=start.folder.path,
+            plan=replace(plan, num_workers=ready.num_workers),
+            listener=listener,
+            checkpoints_uri=start.folder.checkpoints_uri,
+        )
+    completed = _ended(result.final, TrainingCompleteEvent)
+    model_path = start.folder.path / f"{name}.distill"
+    export_codec(
+        _kept(result.checkpoint), model_path, resolved.config, completed, corpus_record(corpus, data)
+    )
+    return CodecReport(
+        output_dir=results.shown,
+        model_path=results.shown_as(model_path),
+        model_name=name,
+        config=resolved.config,
+        codebook_size_source=resolved.source("model.codebook_size"),
+        completed=completed,
+    )
+
+
+def train_code_prior(
+    *,
+    model: Place,
+    data: str,
+    overrides: Mapping[str, object],
+    config_file: Path | None,
+    plan: WorkerPlan,
+    listener: Listener,
+    resume: bool = False,
+    overwrite: bool = False,
+) -> PriorReport:
+    """Train a prior on the codes that `model` gives `data`, and put it into the same file.
+
+    The run is kept in `MODEL.prior/` beside the model, which is a path or a URI; `resume` goes on with an
+    interrupted one. A prior that the file has is replaced only with `overwrite` or `resume`.
+
+    Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
+    CancelledError where it was stopped within its first epoch and the file has a prior, which stays,
+    StorageError where a URI could not be written in the end.
+    """
+    given = {**file_settings(config_file), **overrides}
+    file = open_model(model)
+    with result_folder(file.prior_run, listener=listener, advice=BESIDE_MODEL) as results:
+        folder = RunFolder(path=results.path, uri=results.uri, advice=BESIDE_MODEL)
+        if resume:
+            start = resumed_run(folder, given, table="prior_training")
+        else:
+            settle(folder.checkpoints, folder.checkpoints_uri)
+            start = new_prior_run(folder, given)
+            if not overwrite:
+                file.refuse_replacing()
+        return _train_code_prior(start, file, data=data, plan=plan, listener=results.attended(listener))
+
+
+def _train_code_prior(
+    start: Start, file: ModelFile, *, data: str, plan: WorkerPlan, listener: Listener
+) -> PriorReport:
+    from distill_ray.bundle import load_model_v2
+    from distill_ray.corpus import ensure_corpus
+    from distill_ray.training.prior import train_prior
+
+    loaded = load_model_v2(file.path)
+    codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
+    resolve_settings = functools.partial(resolve_prior, codec, overrides=start.settings)
+    _refuse_wrong(
+        plan,
+        functools.partial(resolve_settings, file_count=1, train_frames=1, accelerator=False, workers=1),
+    )
+    with _settled(plan) as ready:
+        said = said_of_corpus(start.settings)
+        wanted = build_section(
+            CorpusConfig, {**said, "sample_rate": codec.sample_rate, "channels": codec.channels}
+        )
+        resolve = functools.partial(
+            resolve_settings,
+            accelerator=_accelerator(ready),
+            workers=ready.num_workers or 1,
+            fewest_workers=ready.min_workers,
+        )
+        resolve(file_count=1, train_frames=1)  # as above: wrong settings are said before hours of encoding
+        corpus = ensure_corpus(
+            data,
+            wanted,
+            asked_by="the model is",
+            on_progress=on_stage(listener, "prepare"),
+            on_report=on_report(listener),
+            mapper=corpus_mapper(ready.address, data, listener),
+        )
+        start.check({"corpus": corpus.digest, "codec": codec_hash})
+        if not loaded.is_trained_on(corpus.digest):
+            listener(Notice(level="warning", message=_OTHER_CORPUS))
+        store = corpus_codes(
+            loaded,
+            corpus,
+            _accelerator(ready),
+            on_progress=on_stage(listener, "encode"),
+            # The nodes of a cluster may share the run's folder, and hardly the user's cache.
+            cache=start.folder.path / "codes" if ready.address else None,
+            on_cluster=listener if ready.address else None,
+        )
+        for notice in store.notices:
+            listener(Notice(level="warning", message=notice))
+        resolved = start.sourced(resolve(file_count=corpus.recordings, train_frames=store.frames("train")))
+        start.record(resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said)
+        train = functools.partial(
+            train_prior,
+            config=resolved.config,
+            frame_rate=codec.frame_rate,
+            codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
+            name=file.path.stem,
+            output_dir=str(start.folder.path),
+            settings=_shown(resolved, _PRIOR_SHOWN),
+        )
+        travels = ready.address is not None and start.folder.uri is not None
+        loop = CarriedCodes.of(train, store.folder, travels=travels)
+        result = launch(
+            loop,
+            run_dir=start.folder.path,
+            plan=replace(plan, num_workers=ready.num_workers),
+            listener=listener,
+            checkpoints_uri=start.folder.checkpoints_uri,
+        )
+    completed = _ended(result.final, PriorTrainingCompleteEvent)
+    if completed.exit_reason == "cancelled" and loaded.prior is not None:
+        # Half a training must not take the place of a whole one.
+        if not completed.epochs_trained:
+            raise CancelledError(
+                f"stopped within the first epoch: {file.shown} and the prior that it has are as they were; "
+                "--resume goes on"
+            )
+        listener(Notice(level="info", message=f"the prior that {file.shown} has is kept; --resume goes on"))
+    else:
+        export_prior(
+            _kept(result.checkpoint),
+            file.path,
+            resolved.config,
+            completed,
+            corpus_record(corpus, data),
+            codec_sha256=codec_hash,
+        )
+        file.put()
+    return PriorReport(model_path=file.shown, dataset=data, config=resolved.config, completed=completed)
+
+
+def _refuse_wrong(plan: WorkerPlan, resolve: Callable[[], object]) -> None:
+    """Raise ConfigError where numbers of workers are wrong, with all that is wrong with the settings too."""
+    problems = plan_problems(plan)
+    if problems:
+        try:
+            resolve()
+        except ConfigError as error:
+            problems += error.problems
+        raise ConfigError(problems)
+
+
+@contextlib.contextmanager
+def _settled(plan: WorkerPlan) -> Iterator[ResolvedPlan]:
+    """The plan with its number of workers; a cluster is asked for it, and stays connected meanwhile."""
+    resolved = resolve_plan(plan)
+    if resolved.address is None:
+        yield resolved
+        return
+    with ray_session(resolved) as session:
+        yield check_resources(resolved, session.resources, session.limits)
+
+
+def _accelerator(plan: ResolvedPlan) -> bool:
+    if plan.use_gpu is not None:
+        return plan.use_gpu
+    import torch
+
+    return torch.cuda.is_available()
+
+
+def _shown(
+    resolved: Resolved[VQTrainConfig] | Resolved[PriorTrainConfig], keys: tuple[str, ...]
+) -> tuple[ShownSetting, ...]:
+    values = dotted(resolved.config)
+    return tuple(
+        ShownSetting(name=key.partition(".")[2], value=str(values[key]), source=resolved.source(key))
+        for key in keys
+        if values[key] is not None
+    )
+
+
+def _ended(final: object, kind: type[CompletedT]) -> CompletedT:
+    assert isinstance(final, kind), final
+    return final
+
+
+def _kept(checkpoint: Path | None) -> Path:
+    if checkpoint is None:
+        raise TrainingError("the run ended without a checkpoint, so there is nothing to save; run it again")
+    return checkpoint

@@ -1,0 +1,219 @@
+"""The folder of a training run, and what a run begins with: new settings, or those of the run it resumes.
+
+run.toml      every setting with its source; may be given to --config
+checkpoints/  written by `training/worker.py`
+NAME.distill  the model (codec runs)
+"""
+
+from __future__ import annotations
+
+import itertools
+import json
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TypeVar
+
+from distill_ray.config.health import HealthConfig
+from distill_ray.config.prior import PriorTrainConfig
+from distill_ray.config.resolve import RATES, Resolved, dotted
+from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig, VQVAEConfig
+from distill_ray.errors import UsageError
+from distill_ray.runs.settings_file import (
+    RUN_SETTINGS,
+    SEARCH_SETTINGS,
+    Beginning,
+    as_begun,
+    read_settings,
+    write_settings,
+)
+from distill_ray.storage.checkpoints import discard
+from distill_ray.storage.filesystem import joined
+
+ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
+
+# What may change when a run goes on, as its health rule may; anything else would make it another run.
+_MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
+
+
+ANOTHER_OUT = "choose another --out"
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunFolder:
+    """Where a run is kept: in `path`, which appears at `uri` where there is one.
+
+    `advice` is what an error says to do about one that cannot be written.
+    """
+
+    path: Path
+    uri: str | None = None
+    advice: str = ANOTHER_OUT
+
+    @property
+    def shown(self) -> Path | str:
+        """What messages call it."""
+        return self.uri or self.path
+
+    @property
+    def checkpoints(self) -> Path:
+        return self.path / "checkpoints"
+
+    @property
+    def checkpoints_uri(self) -> str | None:
+        return self.uri and joined(self.uri, "checkpoints")
+
+    @property
+    def is_begun(self) -> bool:
+        return (self.path / RUN_SETTINGS).exists()
+
+    @property
+    def is_taken(self) -> bool:
+        """Whether it holds a run or a search."""
+        return self.is_begun or (self.path / SEARCH_SETTINGS).exists()
+
+
+@dataclass(frozen=True, kw_only=True)
+class Start(Beginning):
+    """What a run begins with; `replaces` says that a new run takes the place of a finished one."""
+
+    folder: RunFolder
+    replaces: bool = False
+
+    def check(self, identity: Mapping[str, str]) -> None:
+        """Raise UsageError where the resumed run was made from something else."""
+        other = self.other(identity)
+        if other is not None:
+            raise UsageError(
+                f"the run in {self.folder.shown} was made from another {other}; "
+                "resume it with the one it began with, or start a new run"
+            )
+
+    def record(
+        self, resolved: Resolved[ConfigT], identity: Mapping[str, str], *, corpus: Mapping[str, object]
+    ) -> None:
+        """Make the folder and record settings and `identity` there; `corpus` as in `write_settings`.
+
+        Raises UsageError where the folder cannot be written, or where another process began a run there
+        since `new_run` found it free.
+        """
+        claims = self.is_new and not self.replaces
+        try:
+            if self.replaces:  # else the checkpoint of the finished run would be taken for this one's
+                discard(self.folder.checkpoints, self.folder.checkpoints_uri)
+            write_settings(
+                self.folder.path / RUN_SETTINGS,
+                dotted(resolved.config),
+                overrides=resolved.overrides,
+                identity=identity,
+                corpus=corpus,
+                claim=claims,
+            )
+        except OSError as error:
+            if claims and self.folder.is_begun:
+                raise UsageError(
+                    f"another process has begun a run in {self.folder.shown} meanwhile; choose another --out"
+                ) from error
+            raise UsageError(
+                f"the run folder {self.folder.shown} cannot be written ({error.strerror}); "
+                f"{self.folder.advice}"
+            ) from error
+
+    def sourced(self, resolved: Resolved[ConfigT]) -> Resolved[ConfigT]:
+        """The configuration with its sources as the first part of the run had them."""
+        return replace(resolved, overrides=self.overrides) if not self.is_new else resolved
+
+
+def new_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
+    """A run in `folder`. Raises UsageError where that holds one, or a search, already."""
+    if folder.is_taken:
+        shown = folder.shown
+        if not folder.is_begun:
+            raise UsageError(f"{shown} already holds a search; choose another --out")
+        raise UsageError(
+            f"{shown} already holds a run; go on with it (--resume {shown}) or choose another --out"
+        )
+    return Start(folder=folder, settings=given, overrides=frozenset(given))
+
+
+def numbered_folders(name: str) -> Iterator[Path]:
+    """runs/NAME, runs/NAME-2, …"""
+    names = itertools.chain([name], (f"{name}-{count}" for count in itertools.count(2)))
+    return ((Path("runs") / each).resolve() for each in names)
+
+
+def free_folders(name: str) -> Iterator[RunFolder]:
+    """Those of runs/NAME, runs/NAME-2, … that hold neither run nor search."""
+    folders = (RunFolder(path=path) for path in numbered_folders(name))
+    return (folder for folder in folders if not folder.is_taken)
+
+
+def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
+    """A prior run in `folder`, taking the place of a finished one; its newest checkpoint must be in `path`.
+
+    Raises UsageError where an unfinished one is there: its training would be lost.
+    """
+    if folder.is_begun and was_cut(folder.path):
+        raise UsageError(
+            f"{folder.shown} holds an interrupted prior run; go on with --resume, or remove that folder first"
+        )
+    return Start(folder=folder, settings=given, overrides=frozenset(given), replaces=folder.is_begun)
+
+
+def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -> Start:
+    """The run in `folder` with a new budget where `given` has one; `table` is that of its training settings.
+
+    Raises UsageError where there is no run, ConfigError for settings that cannot change.
+    """
+    if not folder.is_begun:
+        raise UsageError(
+            f"{folder.shown} holds no run to resume; give the folder that an earlier run printed as its "
+            "output"
+        )
+    begun = read_settings(folder.path / RUN_SETTINGS)
+    if table == TrainingConfig.table:
+        begun = as_begun(begun)
+    begun.refuse_changes(given, _may_change, what="run")
+    recorded, budget = dict(begun.settings), (f"{table}.epochs", f"{table}.max_minutes")
+    if any(key in given for key in budget):
+        recorded = {key: value for key, value in recorded.items() if key not in budget}
+    elif table == TrainingConfig.table:
+        recorded.setdefault(f"{table}.epochs", None)  # a time budget alone stays one
+    return Start(
+        folder=folder,
+        settings={**recorded, **given},
+        overrides=begun.overrides | frozenset(given),
+        identity=begun.identity,
+    )
+
+
+def begun_by_size(folder: RunFolder) -> dict[str, object]:
+    """What goes by size of a codec's run that has begun, the codec and its rates, by dotted key; empty where
+    there is no run.
+    """
+    if not folder.is_begun:
+        return {}
+    settings = as_begun(read_settings(folder.path / RUN_SETTINGS)).settings
+    return {
+        key: value
+        for key, value in settings.items()
+        if key.startswith(f"{VQVAEConfig.table}.") or key in RATES
+    }
+
+
+def _may_change(key: str) -> bool:
+    table, _, name = key.rpartition(".")
+    return table == HealthConfig.table or name in _MAY_CHANGE
+
+
+def was_cut(path: Path) -> bool:
+    """Whether the run in `path` has a checkpoint of before its end."""
+    progress = path / "checkpoints" / "latest" / "progress.json"
+    try:
+        return json.loads(progress.read_text("utf-8")).get("ended") not in (
+            "completed",
+            "early_stop",
+            "health",
+        )
+    except (OSError, ValueError, AttributeError):
+        return False  # nothing there that a new run could lose

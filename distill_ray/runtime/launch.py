@@ -1,0 +1,156 @@
+"""Run a training loop: in this process, or as DDP ranks of Ray Train. The loop cannot tell the difference.
+
+`launch` is the only way in. The loops come from `training/`, the plan from `plan.py`; in both cases events
+reach `listener` in the calling thread and the newest checkpoint is at `RUN/checkpoints/latest`.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from distill_ray.errors import CancelledError, CheckpointError, DistillError
+from distill_ray.events.records import Event, Notice
+from distill_ray.runtime.failure import LoopError, to_distill_error
+from distill_ray.runtime.interrupt import Interrupts
+from distill_ray.runtime.metrics import with_metrics
+from distill_ray.runtime.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
+from distill_ray.runtime.ray_session import ray_session
+from distill_ray.storage.atomic import WriteCheckpoint
+from distill_ray.storage.checkpoints import Checkpoints, open_checkpoints, settle
+from distill_ray.training.worker import Listener, LocalWorker, StopFlag, Worker
+
+
+class KeepingWorker(LocalWorker):
+    """A run in this process whose checkpoints are kept by `checkpoints`."""
+
+    def __init__(
+        self,
+        checkpoints: Checkpoints,
+        *,
+        device: torch.device | None,
+        listener: Listener | None,
+        stop: StopFlag | None,
+    ) -> None:
+        super().__init__(checkpoints.folder, device=device, listener=listener, stop=stop)
+        self._checkpoints = checkpoints
+
+    def emit(self, event: Event) -> None:
+        for notice in self._checkpoints.notices():
+            super().emit(notice)
+        super().emit(event)
+
+    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+        if write is not None:
+            self._checkpoints.keep(write)
+        self.emit(event)
+
+    def restore(self) -> Path | None:
+        return self._checkpoints.newest()
+
+    def finish(self) -> None:
+        """The loop has ended. Raises CheckpointError where its last checkpoint was not kept here."""
+        self._checkpoints.finish()
+        with contextlib.suppress(CheckpointError):  # it is kept here
+            self._checkpoints.flush()
+        for notice in self._checkpoints.notices():
+            super().emit(notice)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LaunchResult:
+    """What a loop returned, its newest checkpoint folder, and the plan that was carried out."""
+
+    final: Event
+    checkpoint: Path | None
+    plan: ResolvedPlan
+
+
+def launch(
+    loop: Callable[[Worker], Event],
+    *,
+    run_dir: Path,
+    plan: WorkerPlan,
+    listener: Listener,
+    checkpoints_uri: str | None = None,
+) -> LaunchResult:
+    """Run `loop` on every rank and return what it returned on rank 0.
+
+    A run whose `run_dir` holds a checkpoint goes on from it, whichever way it was made. With
+    `checkpoints_uri` checkpoints are kept there too, and an outage of it does not end the run; who calls
+    makes sure in the end that the last one is there (`runs/workspace.py`). `loop` must be picklable
+    (cloudpickle) for Ray. SIGINT and SIGTERM make `Worker.stop_requested` true; a second one aborts.
+
+    Raises the `DistillError` that the loop raised; TrainingError for any other exception of it (the
+    traceback is in `run_dir`/error.log); ConfigError or ClusterError where the plan cannot be carried out;
+    CancelledError where the run was aborted or had not begun when it was stopped.
+    """
+    run_dir = run_dir.resolve()
+    resolved = resolve_plan(plan)
+    interrupts = Interrupts(listener)
+    train = _train_here if resolved.in_process else _train_with_ray
+    try:
+        with interrupts.handling():
+            final, carried_out = train(loop, run_dir, checkpoints_uri, resolved, listener, interrupts)
+    except KeyboardInterrupt:
+        checkpoint = settle(run_dir / "checkpoints")
+        kept = f"the newest checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        raise CancelledError(f"the training was stopped at once; {kept}") from None
+    return LaunchResult(final=final, checkpoint=settle(run_dir / "checkpoints"), plan=carried_out)
+
+
+def _train_here(
+    loop: Callable[[Worker], Event],
+    run_dir: Path,
+    uri: str | None,
+    plan: ResolvedPlan,
+    listener: Listener,
+    interrupts: Interrupts,
+) -> tuple[Event, ResolvedPlan]:
+    checkpoints = open_checkpoints(run_dir / "checkpoints", uri)
+    device = torch.device("cpu") if plan.use_gpu is False else None
+    worker = KeepingWorker(checkpoints, device=device, listener=listener, stop=interrupts)
+    try:
+        checkpoints.settle()
+        with interrupts.abortable():
+            final = loop(worker)
+            worker.finish()
+            return final, plan
+    except DistillError:
+        raise
+    except Exception as error:
+        raise to_distill_error(LoopError.of(error), run_dir / "error.log") from error
+    finally:
+        checkpoints.close()
+
+
+def _train_with_ray(
+    loop: Callable[[Worker], Event],
+    run_dir: Path,
+    uri: str | None,
+    plan: ResolvedPlan,
+    listener: Listener,
+    interrupts: Interrupts,
+) -> tuple[Event, ResolvedPlan]:
+    if plan.address is None:
+        listener(Notice(level="info", message="starting Ray on this machine (some 15 seconds)"))
+    with ray_session(plan) as session:
+        if interrupts.requested():
+            raise KeyboardInterrupt
+        settled = check_resources(plan, session.resources, session.limits)
+        from distill_ray.runtime.ddp import DDPRun  # Ray is imported in its session's environment
+
+        run = DDPRun(
+            loop,
+            run_dir=run_dir,
+            uri=uri,
+            plan=settled,
+            session=session,
+            listener=with_metrics(listener, private=session.folder is not None),
+            interrupts=interrupts,
+        )
+        return run.train(), settled

@@ -1,0 +1,186 @@
+"""The checkpoints of a run, in-process and under Ray alike: `RUN/checkpoints/latest`, and a copy at a URI.
+
+The workers of `runtime/` keep them with `Checkpoints`; `uploaded.py` adds the copy. No Ray is needed for any
+of it.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import secrets
+import shutil
+import socket
+from pathlib import Path
+
+from safetensors import SafetensorError
+
+from distill_ray.config.cache import cache_root
+from distill_ray.errors import CheckpointError, StorageError
+from distill_ray.events.records import Notice
+from distill_ray.storage.atomic import WriteCheckpoint, newest_folder, replace_folder
+from distill_ray.storage.storage import open_storage
+
+PATIENCE_S = 60.0
+_NAME = "name"
+_FULL_BYTES = 16 << 20  # with less than this free, a failed write is put down to a full disk
+
+
+# What ends every sentence about a node that does not see the run's folder.
+GIVE_SHARED = "give --out a folder that all nodes share, or a URI (s3://…, gs://…)"
+
+
+class Checkpoints:
+    """The newest checkpoint of a run, in `folder`/latest.
+
+    One that cannot be written (a full disk) leaves the one before it as it was and does not end a training of
+    hours: it is said through `notices`, and only if the last one of a run fails too does `finish` raise.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self._notices: list[Notice] = []
+        self._failure: CheckpointError | None = None
+
+    @property
+    def latest(self) -> Path:
+        """Where the newest one is kept."""
+        return self.folder / "latest"
+
+    def newest(self) -> Path | None:
+        """The newest complete one on this machine."""
+        return newest_folder(self.latest)
+
+    def newest_name(self) -> str:
+        """Its name, "000012-5f0c": a number that grows, and what tells two of the same number apart; "" for
+        none."""
+        newest = self.newest()
+        try:
+            return (newest / _NAME).read_text() if newest is not None else ""
+        except FileNotFoundError:
+            return ""  # kept by a plain LocalWorker
+
+    def settle(self) -> None:
+        """Bring the newest one of the run here, before a loop begins and after it has ended."""
+
+    def keep(self, write: WriteCheckpoint) -> bool:
+        """Make what `write` puts into an empty folder the newest one; False where that failed."""
+        number = int(self.newest_name().partition("-")[0] or 0) + 1
+
+        def write_named(folder: Path) -> None:
+            write(folder)
+            (folder / _NAME).write_text(f"{number:06d}-{secrets.token_hex(2)}")
+
+        try:
+            replace_folder(self.latest, write_named)
+        except (OSError, SafetensorError, RuntimeError) as error:
+            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
+                raise  # not torch's writing of a file
+            first = self._failure is None
+            failed = f"checkpoint could not be written to {self.folder} ({self._why(error)})"
+            there = self.newest() is not None
+            ahead = (
+                "go on with --resume from the one before it"
+                if there
+                else "begin anew: there is none before it"
+            )
+            self._failure = CheckpointError(f"the last {failed}; make room and {ahead}")
+            self._failure.__cause__ = error
+            kept = ", and the one before it is kept" if there else ""
+            message = f"a {failed}; the training goes on{kept}"
+            if first:
+                self._notices.append(Notice(level="warning", message=message))
+            return False
+        if self._failure is not None:
+            self._failure = None
+            self._notices.append(Notice(level="info", message=f"checkpoints are kept in {self.folder} again"))
+        return True
+
+    def notices(self) -> list[Notice]:
+        """What there was to say since the last call."""
+        said, self._notices = self._notices, []
+        return said
+
+    def finish(self) -> None:
+        """The loop has ended. Raises CheckpointError where its last checkpoint was not kept."""
+        if self._failure is not None:
+            raise self._failure
+
+    def flush(self) -> None:
+        """Wait until the newest one is wherever it shall be. Raises CheckpointError where it cannot be."""
+
+    def close(self) -> None:
+        """Let go of threads."""
+
+    def _why(self, error: Exception) -> str:
+        with contextlib.suppress(OSError):  # a folder that could not even be made
+            if shutil.disk_usage(self.folder).free < _FULL_BYTES:
+                return "the disk is full"
+        return (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
+
+
+def open_checkpoints(folder: Path, uri: str | None, patience_s: float | None = None) -> Checkpoints:
+    """The checkpoints in `folder`, with a copy at `uri` where one is given.
+
+    patience_s: how long an outage of the storage is sat out where nothing can go on without it; `PATIENCE_S`.
+    """
+    if uri is None:
+        return Checkpoints(folder)
+    from distill_ray.storage.uploaded import PublishedCheckpoints
+
+    return PublishedCheckpoints(folder, uri, patience_s=PATIENCE_S if patience_s is None else patience_s)
+
+
+def newest_checkpoint(folder: Path, uri: str | None) -> Path | None:
+    """As `settle`; during an outage the newest one on this machine, where there is one."""
+    checkpoints = open_checkpoints(folder, uri, patience_s=5.0)
+    try:
+        checkpoints.settle()
+    except CheckpointError:
+        if checkpoints.newest() is None:
+            raise
+    finally:
+        checkpoints.close()
+    return checkpoints.newest()
+
+
+def discard(folder: Path, uri: str | None) -> None:
+    """Forget every checkpoint, here and at `uri`. Raises StorageError."""
+    if uri is not None:
+        storage = open_storage(uri, holds="the checkpoints", error=StorageError)
+        for name in sorted(storage.files(), reverse=True):  # the pointer before what it points at
+            storage.remove(name)
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+def node_folder(folder: Path, uri: str | None) -> Path:
+    """Where a node that has not got the run's `folder` of checkpoints keeps those of `uri`.
+
+    Raises CheckpointError without a URI.
+    """
+    if uri is None:
+        raise CheckpointError(f"the node {socket.gethostname()} does not see {folder}; {GIVE_SHARED}")
+    return working_folder(uri)
+
+
+def working_folder(uri: str) -> Path:
+    """The folder of this machine in which that which goes to `uri` is made."""
+    return cache_root() / "runs" / hashlib.sha256(uri.encode()).hexdigest()[:24]
+
+
+def ray_storage(checkpoints: Path) -> Path:
+    """The storage path for Ray Train, which must have one; nothing in it is needed."""
+    return checkpoints / "ray"
+
+
+def settle(folder: Path, uri: str | None = None) -> Path | None:
+    """The newest checkpoint of the run, fetched from `uri` where that has a newer one; None for none.
+
+    Raises CheckpointError where it cannot be fetched.
+    """
+    checkpoints = open_checkpoints(folder, uri)
+    try:
+        checkpoints.settle()
+        return checkpoints.newest()
+    finally:
+        checkpoints.close()

@@ -1,0 +1,221 @@
+"""Checkpoints that are also kept at a URI: written there by a thread, which outlives outages of the storage.
+
+    URI/latest.json     the name of the newest complete checkpoint, and its files; written last
+    URI/NAME/…          the files of the checkpoint NAME
+    FOLDER/.published   the names that this machine knows to be, or to have been, at the URI
+
+latest.json never names an upload that was cut off. What is at the URI goes before what is here, unless
+what is here is known to have come after it: another machine may have gone on with the run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import threading
+from dataclasses import dataclass
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from distill_ray.errors import CheckpointError
+from distill_ray.events.records import Notice
+from distill_ray.storage.atomic import WriteCheckpoint, atomic_file, replace_folder
+from distill_ray.storage.checkpoints import Checkpoints
+from distill_ray.storage.filesystem import patiently
+from distill_ray.storage.lock import file_lock
+from distill_ray.storage.storage import Storage, open_storage
+
+POINTER = "latest.json"
+_PUBLISHED = ".published"
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
+_REMEMBERED = 8
+
+
+class PublishedCheckpoints(Checkpoints):
+    """Checkpoints in `folder` with a copy at `uri`; one process at a time writes new ones."""
+
+    def __init__(self, folder: Path, uri: str, *, patience_s: float) -> None:
+        super().__init__(folder)
+        self._uri = uri
+        self._patience_s = patience_s
+        self._changed = threading.Condition()
+        self._waiting: _Upload | None = None  # what the URI has not got yet
+        self._current: _Upload | None = None  # what is on its way
+        self._closing = False
+        self._longest_pause_s = _LONGEST_PAUSE_S
+        self._trouble = ""
+        self._thread: threading.Thread | None = None
+
+    def settle(self) -> None:
+        """Fetch the checkpoint at the URI unless the one here is as new; one that is newer here is uploaded.
+
+        An outage is sat out for a while. Raises CheckpointError after it.
+        """
+        self.folder.mkdir(parents=True, exist_ok=True)
+        with file_lock(self.folder / ".lock", lambda: None):  # the other ranks of this node
+            there = patiently(self._pull, patience_s=self._patience_s)
+        if self.newest_name() not in ("", there):
+            self._publish()
+
+    def keep(self, write: WriteCheckpoint) -> bool:
+        kept = super().keep(write)
+        if kept:
+            self._publish()
+        return kept
+
+    def flush(self) -> None:
+        with self._changed:
+            self._longest_pause_s = _FIRST_PAUSE_S  # somebody waits
+            there = self._changed.wait_for(lambda: self._waiting is None, self._patience_s)
+            self._longest_pause_s = _LONGEST_PAUSE_S
+        if not there:
+            raise CheckpointError(self._trouble or f"the upload to {self._uri} takes too long")
+
+    def close(self) -> None:
+        with self._changed:
+            self._closing = True
+            self._changed.notify_all()
+
+    def _storage(self) -> Storage:
+        return open_storage(self._uri, holds="the checkpoints", error=CheckpointError)
+
+    def _pull(self) -> str:
+        """Make `latest` what the URI has, where that is newer; the name that the URI has."""
+        storage, here = self._storage(), self.newest_name()
+        pointer = _read_pointer(storage)
+        if pointer is None:
+            if here in self._known():  # somebody has deleted the run there
+                shutil.rmtree(self.latest)
+            return ""
+        name = str(pointer["name"])
+        if name != here and (not here or name not in self._known()):
+            replace_folder(self.latest, lambda new: _download(storage, pointer, new))
+        self._remember(name)
+        return name
+
+    def _publish(self) -> None:
+        """Have the thread upload the newest checkpoint; it takes the place of one that still waits."""
+        newest = self.newest()
+        assert newest is not None
+        upload = _Upload(
+            name=self.newest_name(),
+            files={file.name: file.open("rb") for file in sorted(newest.iterdir())},
+        )
+        with self._changed:
+            if self._waiting is not None and self._waiting is not self._current:
+                self._waiting.close()
+            self._waiting = upload
+            if self._thread is None:
+                self._thread = threading.Thread(target=self._work, name="checkpoint-upload", daemon=True)
+                self._thread.start()
+            self._changed.notify_all()
+
+    def _work(self) -> None:
+        pause_s = _FIRST_PAUSE_S
+        while True:
+            with self._changed:
+                self._changed.wait_for(lambda: self._waiting is not None or self._closing)
+                if self._waiting is None or self._closing:
+                    break
+                upload = self._current = self._waiting
+            try:
+                self._upload(upload)
+            except (CheckpointError, OSError) as error:
+                self._say_trouble(error)
+                with self._changed:
+                    self._end(upload, done=False)
+                    self._changed.wait_for(lambda: self._closing, min(pause_s, self._longest_pause_s))
+                pause_s = min(2 * pause_s, _LONGEST_PAUSE_S)
+            else:
+                pause_s = _FIRST_PAUSE_S
+                self._say_well()
+                with self._changed:
+                    self._end(upload, done=True)
+                    self._changed.notify_all()
+        if self._waiting is not None:
+            self._waiting.close()
+
+    def _end(self, upload: _Upload, *, done: bool) -> None:
+        self._current = None
+        if done and self._waiting is upload:
+            self._waiting = None
+        if self._waiting is not upload:
+            upload.close()
+
+    def _upload(self, upload: _Upload) -> None:
+        storage = self._storage()
+        before = _read_pointer(storage)
+        facts = {}
+        for name, file in upload.files.items():
+            file.seek(0)
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+            file.seek(0)
+            facts[name] = {"bytes": storage.upload(file, f"{upload.name}/{name}").bytes, "sha256": digest}
+        self._remember(upload.name)  # before it is there: should this process end in between, it is ours
+        with storage.writing(POINTER) as stream:
+            stream.write(json.dumps({"name": upload.name, "files": facts}, indent=1).encode())
+        keep = {upload.name, str(before["name"]) if before else "", POINTER}
+        for path in storage.files():
+            if path.partition("/")[0] not in keep:
+                storage.remove(path)
+
+    def _say_trouble(self, error: Exception) -> None:
+        if not self._trouble:
+            message = f"{error}; the training goes on and the upload is tried again"
+            self._notices.append(Notice(level="warning", message=message))
+        self._trouble = str(error)
+
+    def _say_well(self) -> None:
+        if self._trouble:
+            self._trouble = ""
+            self._notices.append(Notice(level="info", message=f"{self._uri} has the newest checkpoint again"))
+
+    def _known(self) -> list[str]:
+        try:
+            known = json.loads((self.folder / _PUBLISHED).read_text())
+        except (FileNotFoundError, ValueError):
+            return []
+        return known if isinstance(known, list) else []
+
+    def _remember(self, name: str) -> None:
+        known = self._known()
+        if name not in known:
+            with atomic_file(self.folder / _PUBLISHED, error=CheckpointError) as file:
+                file.write(json.dumps([*known[1 - _REMEMBERED :], name]).encode())
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Upload:
+    """A checkpoint by its open files, which stay what they are when `latest` is replaced."""
+
+    name: str
+    files: dict[str, BufferedReader]
+
+    def close(self) -> None:
+        for file in self.files.values():
+            file.close()
+
+
+def _read_pointer(storage: Storage) -> dict[str, Any] | None:
+    content = storage.read_bytes(POINTER)
+    if content is None:
+        return None
+    try:
+        pointer = json.loads(content)
+        sums = {name: entry["sha256"] for name, entry in pointer["files"].items()}
+        if any(name != Path(name).name for name in (pointer["name"], *sums)):
+            raise ValueError("a path in place of a name")
+    except (ValueError, TypeError, KeyError, AttributeError) as error:
+        raise CheckpointError(f"{POINTER} at {storage.uri} is damaged ({error}); start a new run") from error
+    return {"name": pointer["name"], "sums": sums}
+
+
+def _download(storage: Storage, pointer: dict[str, Any], folder: Path) -> None:
+    for name, sha256 in pointer["sums"].items():
+        storage.download(f"{pointer['name']}/{name}", folder / name)
+        with (folder / name).open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+        if digest != sha256:
+            raise CheckpointError(f"{name} of the checkpoint at {storage.uri} is damaged; start a new run")

@@ -1,0 +1,245 @@
+"""The trials of a search on Ray Tune, attended by the driver: rounds, leaderboard, Ctrl-C, crashes.
+
+One `Tuner` serves all rounds. The driver's thread decides (`Rounds`), keeps the books (`Ledger`) and hears
+the trials through the mailbox, which also carries the request to stop. Tune has a thread of its own
+(`ray_tune.py`), which takes the trials that are ready and says how their processes ended. Tune ends no
+trial by itself, but for the stopper: one that shall end early, for Ctrl-C or the scheduler, stops after its
+step and keeps a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import queue
+import shutil
+from collections import deque
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayError
+from ray.util import placement_group_table, remove_placement_group
+
+from distill_ray.config.health import HealthConfig
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.errors import ClusterError
+from distill_ray.runtime.failure import meaning, to_distill_error
+from distill_ray.runtime.interrupt import Interrupts
+from distill_ray.runtime.mailbox import Record, open_mailbox
+from distill_ray.runtime.trial_mailbox import SweepMailbox
+from distill_ray.tune.ledger import Ledger
+from distill_ray.tune.ray_tune import TuneThread
+from distill_ray.tune.rounds import Rounds
+from distill_ray.tune.run_trial import BEGUN, FAILED, TrialHome, TrialTask, reports_before
+from distill_ray.tune.trial import TrialSpec
+from distill_ray.vqvae.health import Collapse
+
+_POLL_S = 0.1
+_ABORT_PATIENCE_S = 10.0
+
+
+class SweepRun:
+    """One go at a search: runs what the ledger has not finished until no round is left.
+
+    `task` makes ready what a trial does (and its folder); `concurrent` trials run at a time.
+    """
+
+    def __init__(
+        self,
+        *,
+        storage: Path,
+        sweep: SweepConfig,
+        health: HealthConfig,
+        rounds: Rounds,
+        ledger: Ledger,
+        task: Callable[[TrialSpec], TrialTask],
+        concurrent: int,
+        interrupts: Interrupts,
+    ) -> None:
+        self._storage = storage
+        self._sweep = sweep
+        self._health = health
+        self._rounds = rounds
+        self._ledger = ledger
+        self._task = task
+        self._concurrent = concurrent
+        self._interrupts = interrupts
+        self._live: dict[str, TrialTask] = {}
+        self._before: dict[str, list[Any]] = {}
+        self._mailbox: Any = None
+        # Between the driver's thread and Tune's.
+        self._ready: deque[TrialTask] = deque()
+        self._over = False
+        self._aborted = False
+        self._ends: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+
+    def run(self, home: Callable[[Any], TrialHome]) -> None:
+        """Run all trials; `home` makes what they share, given the mailbox.
+
+        Raises TrainingError where the search itself (and not a trial) failed, ClusterError where Ray was
+        lost, KeyboardInterrupt after an abort.
+        """
+        with open_mailbox(SweepMailbox) as mailbox:
+            self._mailbox = mailbox
+            fit = TuneThread(self, home(mailbox), self._storage, self._sweep, self._health)
+            try:
+                self._attend(fit)
+            except RayError as error:
+                self._abort(fit)
+                where = self._storage.parent
+                raise ClusterError(
+                    f"the Ray that the search ran on was lost ({meaning(error)}); go on with --resume {where}"
+                ) from error
+            except BaseException:
+                self._abort(fit)
+                raise
+            finally:
+                shutil.rmtree(self._storage, ignore_errors=True)
+        if fit.error is not None:
+            raise to_distill_error(fit.error, self._storage.with_name("error.log")) from fit.error
+
+    # The driver's thread
+
+    def _attend(self, fit: TuneThread) -> None:
+        self._refill()
+        if self._interrupts.requested():
+            self._stop()
+        if self._over and not self._live:
+            return
+        stop_passed_on = False
+        with self._interrupts.abortable():
+            fit.start()
+            while fit.is_alive():
+                fit.join(_POLL_S)
+                self._catch_up()
+                if self._interrupts.requested() and not stop_passed_on:
+                    stop_passed_on = True
+                    self._stop()
+                self._refill()
+        self._catch_up()
+
+    def _catch_up(self) -> None:
+        """What trials said, and then which of them ended: a trial's end comes after its last word."""
+        ends = []
+        with contextlib.suppress(queue.Empty):
+            while True:
+                ends.append(self._ends.get_nowait())
+        for trial, record in ray.get(self._mailbox.collect.remote()):
+            if trial in self._live:  # else one that was ended at once, and speaks on for a moment
+                self._hear(trial, record)
+        for end in ends:
+            end()
+
+    def _hear(self, trial: str, record: Record) -> None:
+        if record.get("trial") == BEGUN:
+            self._ledger.begun(trial, record["device"])
+        elif record.get("trial") == FAILED:
+            self._ledger.failed(trial, record["message"])
+            with contextlib.suppress(OSError):
+                (self._live[trial].run_dir / "error.log").write_text(record["trace"])
+        else:
+            self._ledger.heard(trial, record)
+
+    def _refill(self) -> None:
+        """Make trials ready as long as there is room and the round has some."""
+        while not self._over and len(self._live) < self._concurrent:
+            spec = self._rounds.next(self._ledger.finished(), self._live)
+            if spec is None:
+                self._over = not self._live
+                return
+            task = self._task(spec)
+            self._before[spec.id] = reports_before(task.run_dir)
+            self._ledger.add(spec, frame_rate=task.frame_rate)
+            self._live[spec.id] = task
+            self._ready.append(task)
+
+    def _stop(self) -> None:
+        """No more trials, and those that run stop after their step."""
+        self._over = True
+        self._mailbox.request_stop.remote()
+        with contextlib.suppress(IndexError):
+            while True:
+                self._ended(self._ready.pop().trial)
+
+    def _ended(self, trial: str) -> None:
+        self._free(trial)
+        self._ledger.ended(trial, reports_before(self._live[trial].run_dir))
+        self._leave(trial)
+
+    def _retrying(self, trial: str, reason: str) -> None:
+        self._free(trial)
+        self._ledger.retrying(trial, reason)
+
+    def _errored(self, trial: str, reason: str) -> None:
+        self._free(trial)
+        self._ledger.errored(trial, reason)
+        self._leave(trial)
+
+    def _leave(self, trial: str) -> None:
+        del self._live[trial]
+        self._rounds.ended(next(record for record in self._ledger.records() if record.spec.id == trial))
+
+    def _free(self, trial: str) -> None:
+        """Give back what the workers of a trial hold: after its process was killed, nobody else would before
+        the job ends."""
+        for group in ray.get(self._mailbox.release.remote(trial)):
+            if placement_group_table(group).get("state") not in (None, "REMOVED"):
+                remove_placement_group(group)
+
+    def _abort(self, fit: TuneThread) -> None:
+        """Have Tune end, and kill what still runs."""
+        self._over = self._aborted = True
+        with contextlib.suppress(RayError):
+            for actor in ray.get(self._mailbox.actors.remote()):
+                ray.kill(actor)
+            for trial in self._live:
+                self._free(trial)
+        if fit.is_alive():
+            fit.join(_ABORT_PATIENCE_S)
+
+    # For Tune's thread
+
+    def take(self) -> TrialTask | None:
+        """The next trial to start, None while there is none."""
+        with contextlib.suppress(IndexError):
+            return self._ready.popleft()
+        return None
+
+    def is_over(self) -> bool:
+        """Whether no trial will be ready any more."""
+        return self._over and not self._ready
+
+    def is_aborted(self) -> bool:
+        """Whether everything shall end at once."""
+        return self._aborted
+
+    def before(self, trial: str) -> list[Any]:
+        """The health of the epochs that the trial's checkpoint had when it was made ready."""
+        return self._before[trial]
+
+    def guard(self, trial: str, collapse: Collapse) -> None:
+        """The outer guard of the health rule ends `trial`."""
+        self._ends.put(functools.partial(self._ledger.guarded, trial, collapse))
+
+    def prune(self, trial: str) -> None:
+        """The scheduler would end `trial`."""
+        self._ends.put(functools.partial(self._ledger.pruned, trial))
+        self._mailbox.request_stop.remote(trial)
+
+    def completed(self, trial: str) -> None:
+        """Its process is done with it."""
+        self._ends.put(functools.partial(self._ended, trial))
+
+    def recovered(self, trial: str, error: BaseException | None) -> None:
+        """It failed and starts again."""
+        self._ends.put(functools.partial(self._retrying, trial, _words(error)))
+
+    def errored(self, trial: str, error: BaseException | None) -> None:
+        """It failed for good."""
+        self._ends.put(functools.partial(self._errored, trial, _words(error)))
+
+
+def _words(error: BaseException | None) -> str:
+    return "its process ended" if error is None else meaning(error)

@@ -1,0 +1,241 @@
+"""What is known of a search's trials: from what they say to records on disk and updates on screen.
+
+The driver's only bookkeeping. `driver.py` tells it what trials and Ray Tune say; a resumed search begins with
+the records that it wrote (`folder.py`).
+"""
+
+from __future__ import annotations
+
+import re
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.events.records import (
+    Event,
+    RunStarted,
+    TrainingCompleteEvent,
+    TrialUpdate,
+    VQEpochMetrics,
+    VQStepMetrics,
+    from_record,
+)
+from distill_ray.tune.ranking import trial_objective
+from distill_ray.tune.trial import FINISHED, TrialRecord, TrialSpec
+from distill_ray.vqvae.health import Collapse, LevelHealth
+
+PRUNED = "ended early by asha"
+_STATES = {
+    "completed": "completed",
+    "early_stop": "completed",
+    "health": "collapsed",
+    "cancelled": "cancelled",
+}
+
+
+@dataclass(kw_only=True)
+class _Trial:
+    """A trial of this session. `record` is what is kept; the rest is for the leaderboard and the clock."""
+
+    record: TrialRecord
+    epochs: int | None = None
+    fraction: float = 0.0
+    device: str = ""
+    since: float | None = None
+    completed: TrainingCompleteEvent | None = None
+    pruned: bool = False
+    collapse: Collapse | None = None
+    failure: str = ""
+
+
+class Ledger:
+    """The trials of a search. `gpus`: of a trial. `save` keeps a record, `tell` is the search's listener."""
+
+    def __init__(
+        self,
+        records: Iterable[TrialRecord],
+        sweep: SweepConfig,
+        *,
+        gpus: float,
+        save: Callable[[TrialRecord], None],
+        tell: Callable[[Event], None],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._sweep = sweep
+        self._gpus = gpus
+        self._save = save
+        self._tell = tell
+        self._clock = clock
+        self._trials = {record.spec.id: _Trial(record=_waiting(record)) for record in records}
+
+    def records(self) -> tuple[TrialRecord, ...]:
+        """Every trial, in the order in which they were begun; those of an earlier part by round and id."""
+        return tuple(trial.record for trial in self._trials.values())
+
+    def finished(self) -> tuple[TrialRecord, ...]:
+        """Those that are not to be run again."""
+        return tuple(record for record in self.records() if record.state in FINISHED)
+
+    def announce(self) -> None:
+        """Tell what is known of every trial, as a resumed search begins."""
+        for trial in self._trials.values():
+            self._tell(self._update(trial))
+
+    def add(self, spec: TrialSpec, *, frame_rate: float) -> None:
+        """A trial that is going to run, be it again."""
+        if spec.id not in self._trials:
+            record = TrialRecord(spec=spec, state="pending", frame_rate=frame_rate, attempts=0)
+            self._trials[spec.id] = _Trial(record=record)
+        self._changed(self._trials[spec.id])
+
+    def begun(self, trial: str, device: str) -> None:
+        """Its process has begun."""
+        item = self._trials[trial]
+        self._stop_clock(item)
+        item.device, item.since, item.failure, item.completed = device, self._clock(), "", None
+        self._change(item, state="running", reason="", attempts=item.record.attempts + 1)
+
+    def heard(self, trial: str, record: Mapping[str, Any]) -> None:
+        """An event of its loop."""
+        item, event = self._trials[trial], from_record(record)
+        if isinstance(event, RunStarted):
+            item.epochs = event.epochs
+        elif isinstance(event, VQStepMetrics):
+            item.fraction = event.fraction
+            self._tell(self._update(item))
+        elif isinstance(event, VQEpochMetrics):
+            self._count_time(item)
+            fields: dict[str, object] = {
+                "epochs": event.epoch,
+                "steps": event.step,
+                "newest_health": event.codebook_health,
+            }
+            if event.best_epoch == event.epoch:
+                fields |= {
+                    "val_loss": event.val_loss,
+                    "depth_scores": event.depth_scores,
+                    "codebook_health": event.codebook_health,
+                }
+            self._change(item, **fields)
+        elif isinstance(event, TrainingCompleteEvent):
+            item.completed = event
+            item.fraction = 1.0 if event.exit_reason == "completed" else item.fraction
+
+    def failed(self, trial: str, message: str) -> None:
+        """Its loop has raised; `retrying` or `errored` follows."""
+        self._trials[trial].failure = message
+
+    def pruned(self, trial: str) -> None:
+        """The scheduler has asked it to stop."""
+        self._trials[trial].pruned = True
+
+    def guarded(self, trial: str, collapse: Collapse) -> None:
+        """The outer guard of the health rule ends it."""
+        self._trials[trial].collapse = collapse
+
+    def retrying(self, trial: str, reason: str) -> None:
+        """An attempt has failed, and there is another one."""
+        item = self._trials[trial]
+        self._stop_clock(item)
+        self._change(item, state="retrying", reason=item.failure or reason)
+
+    def errored(self, trial: str, reason: str) -> None:
+        """The last attempt has failed."""
+        item = self._trials[trial]
+        self._stop_clock(item)
+        self._change(item, state="failed", reason=item.failure or reason)
+
+    def ended(self, trial: str, history: Sequence[tuple[LevelHealth, ...]]) -> None:
+        """Its process is done with it. `history`: the health of each epoch in its checkpoint."""
+        item = self._trials[trial]
+        self._stop_clock(item)
+        done = item.completed
+        state, reason = "cancelled", ""
+        fields: dict[str, object] = {}
+        if done is not None:
+            state, reason = _STATES[done.exit_reason], done.collapse
+            fields = {"epochs": done.epochs_completed, "steps": done.steps}
+            if 1 <= done.best_epoch <= len(history):
+                # Also what a driver that was killed did not live to hear.
+                fields |= {
+                    "depth_scores": done.depth_scores,
+                    "val_loss": done.best_val_loss,
+                    "codebook_health": history[done.best_epoch - 1],
+                    "newest_health": history[-1],
+                }
+        if item.collapse is not None and state == "cancelled":
+            state, reason = "collapsed", item.collapse.reason
+        elif item.pruned and state == "cancelled":
+            state, reason = "pruned", PRUNED
+        self._change(
+            item, state=state, reason=reason, collapsed_level=_collapsed_level(state, reason), **fields
+        )
+
+    def rated(self, trial: str, bits_per_second: float) -> None:
+        """Its short prior has been trained."""
+        self._change(self._trials[trial], prior_bits_per_second=bits_per_second)
+
+    def objective(self, record: TrialRecord) -> float | None:
+        """What the trial is compared with others by."""
+        spec = record.spec
+        return trial_objective(record.depth_scores, self._sweep, spec.codebook_size, record.frame_rate)
+
+    def _change(self, item: _Trial, **fields: object) -> None:
+        item.record = replace(item.record, **fields)  # type: ignore[arg-type]
+        self._changed(item)
+
+    def _changed(self, item: _Trial) -> None:
+        self._save(item.record)
+        self._tell(self._update(item))
+
+    def _count_time(self, item: _Trial) -> None:
+        if item.since is None:
+            return
+        now = self._clock()
+        spent, item.since = now - item.since, now
+        item.record = replace(
+            item.record,
+            elapsed_s=item.record.elapsed_s + spent,
+            gpu_seconds=item.record.gpu_seconds + spent * self._gpus,
+        )
+
+    def _stop_clock(self, item: _Trial) -> None:
+        self._count_time(item)
+        item.since = None
+
+    def _update(self, item: _Trial) -> TrialUpdate:
+        record, spec = item.record, item.record.spec
+        running = self._clock() - item.since if item.since is not None else 0.0
+        return TrialUpdate(
+            trial=spec.id,
+            round=spec.round,
+            state=record.state,
+            codebook_size=spec.codebook_size,
+            rvq_levels=spec.rvq_levels,
+            kbps=record.kbps,
+            reason=record.reason,
+            epoch=record.epochs,
+            epochs=item.epochs,
+            fraction=1.0 if record.state in FINISHED else item.fraction,
+            val_loss=record.val_loss,
+            mel=record.mel,
+            objective=self.objective(record),
+            worst_level=record.worst_level,
+            worst_utilization=record.worst_utilization,
+            gpu_seconds=record.gpu_seconds + running * self._gpus,
+            elapsed_s=record.elapsed_s + running,
+            device=item.device,
+        )
+
+
+def _waiting(record: TrialRecord) -> TrialRecord:
+    """A record that an earlier driver left: nothing runs yet, whatever did when that one ended."""
+    return record if record.state in FINISHED else replace(record, state="pending", reason="")
+
+
+def _collapsed_level(state: str, reason: str) -> int | None:
+    """The level that `Collapse.reason` names: the loop's last event has the sentence only."""
+    named = re.match(r"collapsed level (\d+)", reason) if state == "collapsed" else None
+    return int(named[1]) if named else None

@@ -1,0 +1,251 @@
+"""Which codec of a search is best: candidates, Pareto front and winner, and what to try where there is none.
+
+A candidate is a trial at one of the depths that it was scored at. Bigger codebooks and deeper stacks nearly
+always reconstruct better, so the ranking weighs rate: nothing above `max_kbps` can win, and the front shows
+what each rate buys. `finalists.py` chooses with it which candidates are trained at their own depth.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Sequence
+
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.vqvae import LossConfig
+from distill_ray.events.records import CandidateRow, DepthScore
+from distill_ray.tune.trial import FINISHED, TrialRecord, kbps
+from distill_ray.vqvae.health import HealthRule
+
+
+def _is_within(rate: float, sweep: SweepConfig) -> bool:
+    """Whether a codec of this rate in kbit/s may win."""
+    return rate <= sweep.max_kbps * (1.0 + 1e-9)  # a limit typed as the exact rate admits it
+
+
+def missed_limit(rates: Sequence[float], sweep: SweepConfig) -> float | None:
+    """The least limit in hundredths of a kbit/s that admits one of the rates; None where one is within."""
+    if not rates or any(_is_within(rate, sweep) for rate in rates):
+        return None
+    return math.ceil(min(rates) * 100.0) / 100.0
+
+
+def candidates(
+    records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule
+) -> tuple[CandidateRow, ...]:
+    """Every scored (trial, depth) of all rounds: eligible ones first, best first.
+
+    At most one is `chosen`: the best eligible one that was trained at just this depth, so that its file is
+    what was scored. Trials without scores have no row. The order of `records` does not matter.
+    """
+    rows: list[CandidateRow] = []
+    healthy: list[CandidateRow] = []
+    as_trained: set[CandidateRow] = set()
+    for record in records:
+        for score in record.depth_scores:
+            illness, objection = _illness(record, score, rule), _objection(record, score, sweep)
+            row = CandidateRow(
+                trial=record.spec.id,
+                codebook_size=record.spec.codebook_size,
+                rvq_levels=score.levels,
+                kbps=_kbps_of(record, score),
+                objective=_objective(record, score, sweep),
+                val_loss=score.val_loss,
+                mel=score.mel,
+                eligible=not illness and not objection,
+                reason=illness or objection,
+                on_front=False,
+                chosen=False,
+            )
+            rows.append(row)
+            if not illness:
+                healthy.append(row)
+            if score.levels == record.spec.rvq_levels:
+                as_trained.add(row)
+    front = set(pareto_front(healthy))
+    able = [row for row in as_trained if row.eligible and row.objective is not None]
+    best = min(able, key=lambda row: (row.objective, *order(row)), default=None)
+    marked = [dataclasses.replace(row, on_front=row in front, chosen=row is best) for row in rows]
+    return tuple(sorted(marked, key=lambda row: (not row.eligible, *order(row))))
+
+
+def order(row: CandidateRow) -> tuple[float, float, str, int]:
+    """Sorts candidates by held-out loss, best first; then the lower rate, then the smaller id.
+
+    A retrained finalist takes the place that the trial it comes from has in the alphabet.
+    """
+    loss = row.val_loss if math.isfinite(row.val_loss) else math.inf
+    return loss, row.kbps, row.trial.removeprefix("final-"), row.rvq_levels
+
+
+def pareto_front(rows: Sequence[CandidateRow]) -> tuple[CandidateRow, ...]:
+    """The rows that no other one beats in both rate and held-out loss, by rising rate.
+
+    Of rows that are equal in both, the first by `order` is on the front.
+    """
+    front: list[CandidateRow] = []
+    for row in sorted(rows, key=lambda row: (row.kbps, order(row))):
+        if not front or row.val_loss < front[-1].val_loss:
+            front.append(row)
+    return tuple(front)
+
+
+def winner(rows: Sequence[CandidateRow]) -> CandidateRow | None:
+    """The chosen one of `candidates`, if there is one."""
+    return next((row for row in rows if row.chosen), None)
+
+
+def trial_objective(
+    scores: Sequence[DepthScore], sweep: SweepConfig, codebook_size: int, frame_rate: float
+) -> float | None:
+    """The figure by which a running trial is compared with others (ASHA, Optuna); lower is better.
+
+    The best held-out loss of the depths within the rate limit; where none is, that of the shallowest depth.
+    None without a finite score.
+    """
+    finite = [score for score in scores if math.isfinite(score.val_loss)]
+    within = [
+        score.val_loss for score in finite if _is_within(kbps(codebook_size, score.levels, frame_rate), sweep)
+    ]
+    if within:
+        return min(within)
+    return min(finite, key=lambda score: score.levels).val_loss if finite else None
+
+
+def definition(sweep: SweepConfig, loss: LossConfig | None = None) -> str:
+    """One sentence that says what the winner is best in. `loss`: the weights that the trials train with."""
+    weights = loss or LossConfig()
+    measured = (
+        f"held-out reconstruction loss ({weights.mel:g} × log-mel + {weights.bands:g} × band levels "
+        f"+ {weights.complex_stft:g} × complex STFT + {weights.waveform:g} × waveform, of the averaged "
+        "weights of the best epoch, on the corpus's validation split by file)"
+    )
+    limits = f"codecs without a collapsed codebook at or below {sweep.max_kbps:g} kbit/s"
+    if sweep.objective == "reconstruction":
+        return f"the lowest {measured} among {limits}; equal ones by the lower rate"
+    return (
+        f"the fewest held-out bits per second under a short prior among {limits}, taking of each of the best "
+        f"{sweep.finalists} codebook sizes the smallest depth whose {measured} is no higher than that of the "
+        "worst of these sizes at its best depth"
+    )
+
+
+def advice(records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule) -> str:
+    """What to try where no codec could be chosen, in one sentence; empty where one was."""
+    rows = candidates(records, sweep, rule)
+    if winner(rows) is not None:
+        return ""
+    if not records:
+        return "no trial has run"
+    judged = [
+        (record, score, _illness(record, score, rule)) for record in records for score in record.depth_scores
+    ]
+    healthy = [(record, score) for record, score, illness in judged if not illness]
+    parts = [
+        *_finals_advice(records, rows),
+        *_rate_advice([_kbps_of(record, score) for record, score in healthy], sweep),
+        *_health_advice(records, judged, rule),
+        *_early_end_advice(records),
+        *_failure_advice(records),
+    ]
+    return "; ".join(parts) or "no trial has finished: go on with --resume"
+
+
+def _finals_advice(records: Sequence[TrialRecord], rows: Sequence[CandidateRow]) -> list[str]:
+    depths = {record.spec.id: record.spec.rvq_levels for record in records}
+    eligible = [row for row in rows if row.eligible]
+    if not eligible:
+        return []
+    if any(row.rvq_levels == depths[row.trial] for row in eligible):
+        return ["no prior was trained on the codes of a finalist: go on with --resume"]
+    lost = [record for record in records if record.spec.round == "final" and record.state in FINISHED]
+    if not lost:
+        return ["no finalist was trained at its own depth: go on with --resume"]
+    names = ", ".join(f"{record.spec.id} ({record.reason or record.state})" for record in lost)
+    return [f"no finalist came through the training at its own depth: {names}"]
+
+
+def _rate_advice(rates: Sequence[float], sweep: SweepConfig) -> list[str]:
+    least = missed_limit(rates, sweep)
+    if least is None:
+        return []
+    return [
+        f"every healthy codec is above {sweep.max_kbps:g} kbit/s: raise --max-kbps to at least {least:g}, "
+        "or add lower --rvq-levels or smaller --codebook-sizes"
+    ]
+
+
+def _health_advice(
+    records: Sequence[TrialRecord], judged: Sequence[tuple[TrialRecord, DepthScore, str]], rule: HealthRule
+) -> list[str]:
+    low = {
+        record.spec.id: record
+        for record, score, illness in judged
+        if record.state in ("completed", "pruned") and illness and math.isfinite(score.val_loss)
+    }
+    low |= {record.spec.id: record for record in records if record.state == "collapsed"}
+    if not low:
+        return []
+    smaller = max(16, min(record.spec.codebook_size for record in low.values()) // 2)
+    return [
+        f"{len(low)} of {len(records)} trials had a codebook below the floor of {rule.floor:g}: try smaller "
+        f"--codebook-sizes (such as {smaller}), fewer --rvq-levels or more audio, and leave re-seeding on "
+        "(model.reseed_threshold above 0)"
+    ]
+
+
+def _early_end_advice(records: Sequence[TrialRecord]) -> list[str]:
+    pruned = sum(record.state == "pruned" for record in records)
+    return [f"{pruned} trials were ended early: try --scheduler none"] if pruned else []
+
+
+def _failure_advice(records: Sequence[TrialRecord]) -> list[str]:
+    failed = [record for record in records if record.state == "failed"]
+    if not failed:
+        return []
+    first = f"{failed[0].spec.id}: {failed[0].reason or 'no reason recorded'}"
+    named = ", ".join(sorted(f"trials/{record.spec.id}" for record in failed)[:_NAMED])
+    more = f" and {len(failed) - _NAMED} more" if len(failed) > _NAMED else ""
+    return [f"{len(failed)} of {len(records)} trials failed ({first}): look at the logs in {named}{more}"]
+
+
+_NAMED = 5  # folders that a sentence can hold
+
+
+def _illness(record: TrialRecord, score: DepthScore, rule: HealthRule) -> str:
+    """Why this codec is not healthy; empty where it is."""
+    if record.state not in FINISHED:
+        return "not finished"
+    if record.state == "failed":
+        return f"failed: {record.reason}" if record.reason else "failed"
+    if record.state == "collapsed":
+        return record.reason or f"collapsed level {record.collapsed_level}"
+    if not math.isfinite(score.val_loss):
+        return f"its held-out loss is {score.val_loss}"
+    if len(record.codebook_health) < score.levels:
+        return "codebook health was not measured"
+    for level, health in enumerate(record.codebook_health[: score.levels]):
+        value = rule.value(health)
+        if not value >= rule.floor:
+            return f"level {level}: {rule.measure} {value:.2f} < {rule.floor:.2f}"
+    return ""
+
+
+def _objection(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> str:
+    """Why a healthy codec may not win all the same."""
+    if record.state == "pruned":
+        return record.reason or f"ended early by {sweep.scheduler}"
+    rate = _kbps_of(record, score)
+    return "" if _is_within(rate, sweep) else f"{rate:.2f} kbit/s is over the limit of {sweep.max_kbps:g}"
+
+
+def _objective(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> float | None:
+    figure: float | None = score.val_loss
+    if sweep.objective == "prior-bits":
+        # The prior was trained on the codes of all levels, so only that depth has the figure.
+        figure = record.prior_bits_per_second if score.levels == record.spec.rvq_levels else None
+    return figure if figure is not None and math.isfinite(figure) else None
+
+
+def _kbps_of(record: TrialRecord, score: DepthScore) -> float:
+    return kbps(record.spec.codebook_size, score.levels, record.frame_rate)

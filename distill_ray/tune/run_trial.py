@@ -1,0 +1,249 @@
+"""One trial of a search, in the process that Ray Tune gives it (`run_trial`).
+
+With one worker the loop runs right here; with more, this process drives a Ray Train run of its own
+(`runtime/ddp.py`). Either way the trial is an ordinary run folder, and the driver of the search hears of it
+through the mailbox (`runtime/trial_mailbox.py`); Tune itself gets one report an epoch, for scheduler and
+stopper.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import gc
+import math
+import time
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import ray
+import torch
+from ray import tune
+from ray.util import get_current_placement_group
+
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.errors import CheckpointError
+from distill_ray.events.records import Event, VQEpochMetrics, to_record
+from distill_ray.runs.workspace import result_folder, uri_of
+from distill_ray.runtime.failure import LoopError
+from distill_ray.runtime.interrupt import Interrupts
+from distill_ray.runtime.launch import KeepingWorker
+from distill_ray.runtime.mailbox import Outbox, Record
+from distill_ray.runtime.metrics import with_metrics
+from distill_ray.runtime.plan import ResolvedPlan
+from distill_ray.runtime.ray_session import Session
+from distill_ray.runtime.ray_worker import Loop, StepThrottle
+from distill_ray.runtime.trial_mailbox import TrialBox
+from distill_ray.storage.checkpoints import newest_checkpoint, open_checkpoints
+from distill_ray.storage.filesystem import joined
+from distill_ray.training.worker import Listener, StopFlag, Worker
+from distill_ray.tune.ranking import trial_objective
+from distill_ray.tune.settings import TrialListener
+from distill_ray.vqvae.health import LevelHealth
+
+BEGUN, FAILED = "begun", "failed"  # records of a trial that are not events, by their key "trial"
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialTask:
+    """What one trial does: `loop` in `run_dir`, which appears at `uri` where the search does. `compared`:
+    schedulers may end it early.
+    """
+
+    trial: str
+    codebook_size: int
+    frame_rate: float
+    loop: Loop
+    run_dir: Path
+    uri: str | None
+    compared: bool
+
+    @property
+    def checkpoints_uri(self) -> str | None:
+        return self.uri and joined(self.uri, "checkpoints")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrialHome:
+    """What all trials of a search share. `name`: the search's; `gpus`: of a whole trial; `threads`: torch's
+    in a trial's process; `session_folder`: that of a private Ray.
+    """
+
+    name: str
+    mailbox: Any
+    sweep: SweepConfig
+    gpus: float
+    workers: int
+    threads: int
+    session_folder: Path | None
+    listener: TrialListener | None
+
+
+def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
+    """Tune's training function; `config["task"]` is a TrialTask.
+
+    Raises LoopError for every exception of the loop, after the driver has been told the reason.
+    """
+    task: TrialTask = config["task"]
+    actor = ray.get_runtime_context().current_actor
+    if ray.get(home.mailbox.hello.remote(task.trial, actor)):
+        return  # the search was stopped while this process started
+    torch.set_num_threads(home.threads)
+    if 0 < home.gpus < 1:
+        torch.cuda.set_per_process_memory_fraction(home.gpus)
+    outbox = Outbox(TrialBox(home.mailbox, task.trial))
+    outbox.post({"trial": BEGUN, "device": _device_name(home)})
+    try:
+        if home.listener is None:
+            _train(task, home, TrialVoice(task, home.sweep, outbox, None), outbox)
+        else:
+            with home.listener() as listener:
+                _train(task, home, TrialVoice(task, home.sweep, outbox, listener), outbox)
+    except Exception as error:
+        failure = error if isinstance(error, LoopError) else LoopError.of(error)
+        outbox.post({"trial": FAILED, "message": failure.message, "trace": failure.trace})
+        raise failure from None
+    finally:
+        outbox.close()
+        gc.collect()  # the process may serve the next trial
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _train(task: TrialTask, home: TrialHome, voice: TrialVoice, outbox: Outbox) -> None:
+    # On the node of the search's driver, and on shared folders, the driver looks after the trial's files.
+    if task.uri is not None and not task.run_dir.exists():
+        with result_folder(task.uri, path=task.run_dir, listener=voice) as results:
+            _train_in(task, home, results.attended(voice), outbox)
+    else:
+        _train_in(task, home, voice, outbox)
+
+
+def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox) -> None:
+    private = home.session_folder is not None
+    voice = with_metrics(voice, private=private, run=f"{home.name}/{task.trial}")
+    if home.workers == 1:
+        checkpoints = open_checkpoints(task.run_dir / "checkpoints", task.checkpoints_uri)
+        worker = KeepingWorker(
+            checkpoints,
+            device=None if home.gpus else torch.device("cpu"),
+            listener=voice,
+            stop=_Asked(outbox),
+        )
+        with contextlib.closing(checkpoints):
+            checkpoints.settle()
+            task.loop(worker)
+            worker.finish()
+        return
+    from distill_ray.runtime.ddp import DDPRun
+
+    plan = ResolvedPlan(
+        num_workers=home.workers,
+        use_gpu=home.gpus > 0,
+        gpus_per_worker=home.gpus / home.workers,
+        address=None,
+        reason="a trial",
+    )
+    session = Session(
+        address=ray.get_runtime_context().gcs_address,
+        folder=home.session_folder,
+        resources=ray.cluster_resources(),
+    )
+    run = DDPRun(
+        functools.partial(_in_group, loop=task.loop, mailbox=home.mailbox, trial=task.trial),
+        run_dir=task.run_dir,
+        uri=task.checkpoints_uri,
+        plan=plan,
+        session=session,
+        listener=voice,
+        interrupts=_AskedInterrupts(voice, outbox),
+    )
+    try:
+        run.train()
+    except KeyboardInterrupt:
+        return  # stopped before the loop had begun: there is nothing to keep
+
+
+def _in_group(worker: Worker, *, loop: Loop, mailbox: Any, trial: str) -> Event:
+    """The loop on a rank. Should this trial's process be killed, the driver frees what its ranks hold."""
+    if worker.rank == 0:
+        ray.get(mailbox.hold.remote(trial, get_current_placement_group()))
+    return loop(worker)
+
+
+class TrialVoice:
+    """A listener that tells the trial's own logs, the driver, and after each epoch Tune."""
+
+    def __init__(
+        self, task: TrialTask, sweep: SweepConfig, outbox: Outbox, listener: Listener | None
+    ) -> None:
+        self._task = task
+        self._sweep = sweep
+        self._outbox = outbox
+        self._listener = listener
+        self._throttle = StepThrottle(0.5)
+
+    def __call__(self, event: Event) -> None:
+        if self._listener is not None:
+            self._listener(event)
+        if self._throttle.passes(event, time.monotonic()):
+            self._outbox.post(to_record(event))
+        if isinstance(event, VQEpochMetrics):
+            tune.report(report_of(event, self._task, self._sweep))
+
+
+def report_of(event: VQEpochMetrics, task: TrialTask, sweep: SweepConfig) -> Record:
+    """What Tune hears of an epoch: the figure to compare trials by, and the health that is judged."""
+    objective = trial_objective(event.depth_scores, sweep, task.codebook_size, task.frame_rate)
+    return {
+        "trial": task.trial,
+        "epoch": event.epoch,
+        "objective": math.inf if objective is None else objective,
+        "val_loss": event.val_loss,
+        "health": [asdict(level) for level in event.codebook_health],
+    }
+
+
+class _Asked(StopFlag):
+    """Set when the driver of the search says so."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self._outbox = outbox
+
+    def requested(self) -> bool:
+        return self._outbox.stop_requested()
+
+
+class _AskedInterrupts(Interrupts):
+    """The same for a `DDPRun`, as it hears Ctrl-C."""
+
+    def __init__(self, listener: Listener, outbox: Outbox) -> None:
+        super().__init__(listener)
+        self._outbox = outbox
+
+    def requested(self) -> bool:
+        return self._outbox.stop_requested()
+
+
+def reports_before(run_dir: Path) -> list[tuple[LevelHealth, ...]]:
+    """The health of each epoch that the newest checkpoint of a trial holds."""
+    from distill_ray.training.checkpoint import read_json
+
+    folder = newest_checkpoint(run_dir / "checkpoints", uri_of(run_dir / "checkpoints"))
+    if folder is None:
+        return []
+    try:
+        history = read_json(folder / "run.json")["history"]
+    except CheckpointError:
+        return []  # the trial itself will say so
+    return [tuple(LevelHealth(**level) for level in epoch["codebook_health"]) for epoch in history]
+
+
+def _device_name(home: TrialHome) -> str:
+    if not home.gpus:
+        return "CPU"
+    if home.workers > 1:
+        return f"{home.gpus:g} GPUs"
+    return "GPU " + ",".join(str(number) for number in ray.get_gpu_ids())

@@ -1,0 +1,386 @@
+"""A search from end to end: data and settings in, the best codec's `.distill` file out.
+
+`cli/tune.py` and `pipeline/run.py` call `tune_codec`. `settings.py` says what trials train with,
+`driver.py` runs them on Ray Tune, `ranking.py` ranks them, `winner.py` writes the file.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.resolve import Resolved, build_section
+from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.errors import CancelledError
+from distill_ray.events.records import Notice, ShownSetting, SweepCompleteEvent, SweepStarted
+from distill_ray.runs.export import corpus_record
+from distill_ray.runs.inputs import (
+    corpus_facts,
+    file_settings,
+    on_report,
+    on_stage,
+    refuse_with_resume,
+    said_of_corpus,
+)
+from distill_ray.runs.run_folder import RunFolder, Start, begun_by_size
+from distill_ray.runs.workspace import Place, enter_free_folder, result_folder, uri_of
+from distill_ray.runtime.interrupt import Interrupts
+from distill_ray.training.worker import Listener
+from distill_ray.tune.finalists import chosen_finalists
+from distill_ray.tune.folder import SweepStart, new_sweep, resumed_sweep
+from distill_ray.tune.ledger import Ledger
+from distill_ray.tune.machine import Machine, find_machine
+from distill_ray.tune.ranking import advice, candidates, definition, winner
+from distill_ray.tune.report import SweepReport, provenance
+from distill_ray.tune.rounds import Rounds, require_optuna
+from distill_ray.tune.settings import SweepSettings, TrialListener, TrialPlanner, shown_settings
+from distill_ray.tune.space import SIZE, final_round_size, first_round_size
+from distill_ray.tune.table import write_trials
+from distill_ray.tune.trial import TrialSpec
+from distill_ray.tune.winner import ShortPrior, export_trial
+from distill_ray.vqvae.health import HealthRule
+
+if TYPE_CHECKING:
+    from distill_ray.corpus import Corpus
+    from distill_ray.tune.run_trial import TrialTask
+
+_TABLE = "trials.parquet"
+_OWN_TABLES = ("prior", "prior_training")  # of short priors: recorded, as trials do not
+
+
+def tune_codec(
+    *,
+    data: str,
+    overrides: Mapping[str, object],
+    config_file: Path | None,
+    size: str | None,
+    out: Place | None,
+    name: str | None,
+    resume: Place | None,
+    address: str | None,
+    listener: Listener,
+    trial_listener: TrialListener | None = None,
+) -> SweepReport:
+    """Search for the best codec for `data` (a prepared corpus or a folder of audio): `OUT/NAME.distill`.
+
+    `overrides` are settings by dotted TOML key ("sweep.codebook_sizes", "training.epochs") and win over
+    `config_file`. `resume` is the folder of an interrupted search, which keeps its settings: finished trials
+    are kept, others go on from their checkpoints. `address`: the Ray cluster to use, else RAY_ADDRESS, else a
+    private Ray on this machine. `trial_listener` makes the listener of a trial in the trial's own process.
+
+    Raises UsageError and its kin for what cannot be used, ClusterError and TrainingError for what failed,
+    CancelledError after a second Ctrl-C. A trial that fails raises nothing.
+    """
+    given = {**file_settings(config_file, size=size), **overrides}
+    if resume is not None:
+        refuse_with_resume(out)
+    place = resume if resume is not None else out
+    with contextlib.ExitStack() as stack:
+        if place is None:
+            results = enter_free_folder(stack, name or "distill", listener)
+        else:
+            results = stack.enter_context(result_folder(place, listener=listener))
+        if resume is None:
+            start = new_sweep(results.path, given)
+        else:
+            start = resumed_sweep(results.path, given)
+            start.refuse_other(what="search", name=name, size=size)
+        if size is not None:
+            start = replace(start, overrides=start.overrides | {SIZE})
+        report = _tune(
+            start,
+            data=data,
+            size=size,
+            name=name,
+            address=address,
+            listener=results.attended(listener),
+            trial_listener=trial_listener,
+        )
+        return replace(
+            report,
+            output_dir=results.shown,
+            model_path=report.model_path and results.shown_as(Path(report.model_path)),
+        )
+
+
+def _tune(
+    start: SweepStart,
+    *,
+    data: str,
+    size: str | None,
+    name: str | None,
+    address: str | None,
+    listener: Listener,
+    trial_listener: TrialListener | None,
+) -> SweepReport:
+    from distill_ray.corpus import ensure_corpus
+
+    began = time.monotonic()
+    settings = SweepSettings.of(start.settings, start.identity.get("size", size) or None)
+    if settings.sweep.plan == "grid" and "sweep.finalists" in start.overrides:
+        listener(Notice(level="warning", message="sweep.finalists: no effect with --plan grid"))
+    if settings.sweep.search == "optuna":
+        require_optuna()
+    with find_machine(address, settings.sweep) as machine:
+        said = said_of_corpus(start.settings)
+        corpus = ensure_corpus(
+            data,
+            build_section(CorpusConfig, said),
+            required=said,
+            on_progress=on_stage(listener, "prepare"),
+            on_report=on_report(listener),
+        )
+        start.check({"corpus": corpus.digest})
+        search = _Search(
+            name=start.identity.get("name", name or "distill"),
+            data=data,
+            start=start,
+            settings=settings,
+            machine=machine,
+            planner=TrialPlanner(
+                settings,
+                corpus_facts(corpus),
+                machine.scale,
+                accelerator=machine.scale.gpus > 0,
+                resumed=not start.is_new,
+                said=start.overrides,
+            ),
+            corpus=corpus,
+            said=said,
+            listener=listener,
+            trial_listener=trial_listener,
+            began=began,
+        )
+        return search.run()
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Search:
+    """A search whose corpus is ready."""
+
+    name: str
+    data: str
+    start: SweepStart
+    settings: SweepSettings
+    machine: Machine
+    planner: TrialPlanner
+    corpus: Corpus
+    said: Mapping[str, object]
+    listener: Listener
+    trial_listener: TrialListener | None
+    began: float
+
+    def run(self) -> SweepReport:
+        """Trials, short priors, the winner's file."""
+        sweep = self.settings.sweep
+        self._record()
+        ledger = Ledger(
+            self.start.folder.records(),
+            sweep,
+            gpus=self.machine.scale.gpus,
+            save=self.start.folder.save,
+            tell=self.listener,
+        )
+        self.listener(self._started())
+        ledger.announce()
+        interrupts = Interrupts(self.listener)
+        try:
+            with interrupts.handling():
+                self._train(ledger, interrupts)
+        except KeyboardInterrupt:
+            raise CancelledError(
+                f"the search was stopped at once; go on with --resume {self.start.folder.shown}"
+            ) from None
+        finished = not interrupts.requested()
+        if finished and sweep.objective == "prior-bits":
+            finished = self._train_priors(ledger)
+        report = self._report(ledger, finished)
+        write_trials(self.start.folder.path / _TABLE, report.records, report.candidates)
+        self.start.folder.write_leaderboard(report.to_json())
+        chosen = winner(report.candidates)
+        self.listener(
+            SweepCompleteEvent(
+                exit_reason=report.exit_reason,
+                chosen=chosen.trial if chosen is not None and finished else "",
+                candidates=report.candidates,
+                gpu_seconds=report.gpu_seconds,
+                elapsed_s=report.elapsed_s,
+                advice=report.advice,
+            )
+        )
+        return report
+
+    def _record(self) -> None:
+        """Record the settings, so that a resumed search finds what this one was told and chose."""
+        sweep = self.settings.sweep
+        own = {f"sweep.{key}": value for key, value in asdict(sweep).items()}
+        priors = {
+            key: value for key, value in self.settings.given.items() if key.partition(".")[0] in _OWN_TABLES
+        }
+        identity = {
+            "name": self.name,
+            "size": "" if sweep.sizes else self.planner.size,
+            "corpus": self.corpus.digest,
+        }
+        self.start.record(own | self.planner.shared() | priors, identity, corpus=self.said)
+
+    def _train(self, ledger: Ledger, interrupts: Interrupts) -> None:
+        """Run the trials that are not finished."""
+        rounds = Rounds(
+            self.settings.sweep,
+            HealthRule.of(self.settings.health),
+            seed=self.settings.seed,
+            records=ledger.records(),
+            objective=ledger.objective,
+        )
+        if not rounds.has_more(ledger.finished()):
+            return
+        if self.machine.plan.address is None:
+            self.listener(Notice(level="info", message="starting Ray on this machine (some 10 seconds)"))
+        with self.machine.session() as session:
+            from distill_ray.tune.driver import SweepRun  # Ray is imported in its session's environment
+            from distill_ray.tune.run_trial import TrialHome
+
+            scale = self.machine.scale_of(self.settings.sweep, session)
+            SweepRun(
+                storage=self.start.folder.ray_storage,
+                sweep=self.settings.sweep,
+                health=self.settings.health,
+                rounds=rounds,
+                ledger=ledger,
+                task=self._task,
+                concurrent=scale.concurrent,
+                interrupts=interrupts,
+            ).run(
+                lambda mailbox: TrialHome(
+                    name=self.name,
+                    mailbox=mailbox,
+                    sweep=self.settings.sweep,
+                    gpus=scale.gpus,
+                    workers=scale.workers,
+                    threads=scale.threads,
+                    session_folder=session.folder,
+                    listener=self.trial_listener,
+                )
+            )
+
+    def _resolved(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
+        return self.planner.resolve(spec, begun_by_size(RunFolder(path=self.start.folder.trial(spec.id))))
+
+    def _task(self, spec: TrialSpec) -> TrialTask:
+        """What the trial does; its run folder is begun."""
+        from distill_ray.training.vqvae import train_vqvae
+        from distill_ray.tune.run_trial import TrialTask
+
+        resolved = self._resolved(spec)
+        model = resolved.config.model
+        folder = RunFolder(path=self.start.folder.trial(spec.id))
+        if not folder.is_begun:
+            identity = {"name": spec.id, "size": resolved.size, "corpus": self.corpus.digest}
+            Start(folder=folder, settings={}, overrides=resolved.overrides).record(
+                resolved, identity, corpus=self.said
+            )
+        loop = functools.partial(
+            train_vqvae,
+            self.corpus.uri,
+            resolved.config,
+            name=spec.id,
+            output_dir=str(folder.path),
+            settings=(ShownSetting(name="size", value=resolved.size, source=resolved.source("model.size")),),
+            depths=spec.depths,
+        )
+        return TrialTask(
+            trial=spec.id,
+            codebook_size=spec.codebook_size,
+            frame_rate=model.frame_rate,
+            loop=loop,
+            run_dir=folder.path,
+            uri=uri_of(folder.path),
+            compared=spec.round == "search",
+        )
+
+    def _train_priors(self, ledger: Ledger) -> bool:
+        """Rate each finalist by a short prior; False where Ctrl-C came first."""
+        rule = HealthRule.of(self.settings.health)
+        short = ShortPrior(
+            corpus=self.corpus,
+            record=corpus_record(self.corpus, self.data),
+            settings=self.settings.given,
+            accelerator=self.machine.scale.gpus > 0,
+            listener=self.listener,
+            trial_listener=self.trial_listener,
+        )
+        for finalist in chosen_finalists(ledger.finished(), self.settings.sweep, rule):
+            record = finalist.record
+            if record is None or record.prior_bits_per_second is not None:
+                continue
+            config = self._resolved(record.spec).config
+            rate = short.bits_per_second(record, self.start.folder.trial(record.spec.id), config)
+            if rate is None:
+                return False
+            ledger.rated(record.spec.id, rate)
+        return True
+
+    def _report(self, ledger: Ledger, finished: bool) -> SweepReport:
+        """The search as it ended; the winner's file is written."""
+        sweep, rule = self.settings.sweep, HealthRule.of(self.settings.health)
+        records = ledger.records()
+        rows = candidates(ledger.finished(), sweep, rule)
+        chosen = winner(rows)
+        if not finished:
+            reason = "cancelled"
+        elif chosen is not None:
+            reason = "completed"
+        else:
+            reason = "failed" if all(record.state == "failed" for record in records) else "health"
+        report = SweepReport(
+            output_dir=self.start.folder.path,
+            model_path=None,
+            sweep=sweep,
+            objective_definition=self._definition(),
+            records=records,
+            candidates=rows if finished else tuple(replace(row, chosen=False) for row in rows),
+            advice=advice(records, sweep, rule) if finished else "",
+            elapsed_s=time.monotonic() - self.began,
+            exit_reason=reason,
+        )
+        if chosen is None or not finished:
+            return report
+        path = self.start.folder.path / f"{self.name}.distill"
+        record = next(record for record in records if record.spec.id == chosen.trial)
+        export_trial(
+            record,
+            self.start.folder.trial(chosen.trial),
+            path,
+            self._resolved(record.spec).config,
+            corpus_record(self.corpus, self.data),
+            sweep=provenance(report, self.settings.health, seed=self.settings.seed, chosen=chosen),
+        )
+        return replace(report, model_path=path)
+
+    def _definition(self) -> str:
+        return definition(self.settings.sweep, self.planner.loss)
+
+    def _started(self) -> SweepStarted:
+        sweep, scale = self.settings.sweep, self.machine.scale
+        return SweepStarted(
+            name=self.name,
+            output_dir=str(self.start.folder.path),
+            plan=sweep.plan,
+            search=sweep.search,
+            objective=sweep.objective,
+            objective_definition=self._definition(),
+            trials=first_round_size(sweep),
+            finalists=final_round_size(sweep),
+            concurrent=scale.concurrent,
+            gpus_per_trial=scale.gpus,
+            workers_per_trial=scale.workers,
+            max_kbps=sweep.max_kbps,
+            settings=shown_settings(sweep, self.planner, self.start.source),
+        )

@@ -1,0 +1,69 @@
+from __future__ import annotations
+
+import os
+import signal
+import threading
+import time
+
+import pytest
+
+from distill_ray.events.records import Event
+from distill_ray.runtime.interrupt import Interrupts, stopping
+
+
+def _send(number: signal.Signals) -> None:
+    os.kill(os.getpid(), number)
+    time.sleep(5)  # the handler runs in here
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_the_first_signal_asks_the_second_aborts(number: signal.Signals) -> None:
+    said: list[Event] = []
+    interrupts = Interrupts(said.append)
+    with interrupts.handling(), interrupts.abortable():
+        assert not interrupts.requested()
+        os.kill(os.getpid(), number)
+        assert said == []  # not from within the handler
+        assert interrupts.requested()
+        assert interrupts.requested()
+        assert said == [stopping()]
+        with pytest.raises(KeyboardInterrupt):
+            _send(number)
+        os.kill(os.getpid(), number)  # while what was aborted is cleaned up
+        assert interrupts.requested()
+
+
+def test_a_job_has_no_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert "Ctrl-C" in stopping().message
+    monkeypatch.setenv("DISTILL_RAY_EVENTS", "1")
+    assert "Ctrl-C" not in stopping().message
+
+
+def test_starting_and_cleaning_up_are_not_interrupted() -> None:
+    interrupts = Interrupts(lambda event: None)
+    with interrupts.handling():
+        for _ in range(3):
+            os.kill(os.getpid(), signal.SIGINT)
+        assert interrupts.requested()
+
+
+def test_the_handlers_of_before_come_back() -> None:
+    before = signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)
+    interrupts = Interrupts(lambda event: None)
+    with interrupts.handling():
+        assert signal.getsignal(signal.SIGINT) != before[0]
+    assert (signal.getsignal(signal.SIGINT), signal.getsignal(signal.SIGTERM)) == before
+
+
+def test_in_another_thread_there_are_no_handlers_and_no_error() -> None:
+    before = signal.getsignal(signal.SIGINT)
+    during = []
+
+    def work() -> None:
+        with Interrupts(lambda event: None).handling():
+            during.append(signal.getsignal(signal.SIGINT))
+
+    thread = threading.Thread(target=work)
+    thread.start()
+    thread.join()
+    assert during == [before]

@@ -1,0 +1,119 @@
+from __future__ import annotations
+
+import errno
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from distill_ray.errors import CheckpointError
+from distill_ray.storage.atomic import newest_folder
+from distill_ray.storage.checkpoints import Checkpoints, node_folder, settle
+
+
+def text(content: str) -> Callable[[Path], None]:
+    def write(folder: Path) -> None:
+        (folder / "state").write_text(content)
+
+    return write
+
+
+def test_the_newest_one_is_kept_and_numbered(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path / "checkpoints")
+    assert checkpoints.newest() is None
+    assert checkpoints.newest_name() == ""
+    assert checkpoints.keep(text("one"))
+    assert checkpoints.keep(text("two"))
+    assert (checkpoints.latest / "state").read_text() == "two"
+    again = Checkpoints(tmp_path / "checkpoints")
+    assert again.newest_name() == checkpoints.newest_name()
+    assert again.newest_name().startswith("000002-")
+    assert again.keep(text("three"))
+    assert again.newest_name().startswith("000003-")
+    assert [path.name for path in again.folder.iterdir()] == ["latest"]
+    assert settle(again.folder) == again.latest
+
+
+# Within a process of its own: the limit on the size of files cannot be taken back.
+_FULL_DISK = """
+import resource, signal, sys
+from pathlib import Path
+import torch
+from distill_ray.runtime.launch import KeepingWorker
+from distill_ray.storage.checkpoints import Checkpoints
+from distill_ray.training import checkpoint
+from distill_ray.events.records import Notice
+
+signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
+kind, folder = sys.argv[1], Path(sys.argv[2])
+write = {
+    "state": lambda path, size: checkpoint.write_state(path / "x", {"a": torch.zeros(size)}),
+    "weights": lambda path, size: checkpoint.write_weights(path / "x", {"a": torch.zeros(size)}),
+    "json": lambda path, size: checkpoint.write_json(path / "x", {"a": "x" * size}),
+}[kind]
+said = []
+worker = KeepingWorker(Checkpoints(folder), device=torch.device("cpu"), listener=said.append, stop=None)
+end = Notice(level="info", message="end")
+worker.checkpoint(end, lambda path: write(path, 100))
+before = (worker.restore() / "x").read_bytes()
+worker.checkpoint(end, lambda path: write(path, 2_000_000))
+assert (worker.restore() / "x").read_bytes() == before
+assert not (folder / "latest.new").exists()
+assert [notice.level for notice in said] == ["info", "warning", "info"], said
+assert "the training goes on" in said[1].message
+try:
+    worker.finish()
+except Exception as error:
+    print(type(error).__name__, error)
+worker.checkpoint(end, lambda path: write(path, 200))
+worker.finish()
+"""
+
+
+@pytest.mark.parametrize("kind", ["state", "weights", "json"])
+def test_a_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path: Path, kind: str) -> None:
+    program = [sys.executable, "-c", _FULL_DISK, kind, str(tmp_path / "checkpoints")]
+    done = subprocess.run(program, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(f"CheckpointError the last checkpoint could not be written to {tmp_path}")
+    assert "make room and go on with --resume" in done.stdout
+
+
+def test_where_not_even_the_first_one_fits_nothing_is_promised(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path)
+    assert not checkpoints.keep(fail)
+    (notice,) = checkpoints.notices()
+    assert notice.message.endswith("; the training goes on")
+    with pytest.raises(CheckpointError, match="make room and begin anew: there is none before it"):
+        checkpoints.finish()
+
+
+def test_what_is_no_trouble_of_the_disk_is_not_swallowed(tmp_path: Path) -> None:
+    def fail(folder: Path) -> None:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    with pytest.raises(RuntimeError, match="CUDA"):
+        Checkpoints(tmp_path).keep(fail)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupted_replacement_is_found(tmp_path: Path) -> None:
+    checkpoints = Checkpoints(tmp_path)
+    checkpoints.keep(text("old"))
+    checkpoints.latest.rename(tmp_path / "latest.old")
+    assert settle(tmp_path) == tmp_path / "latest.old" == newest_folder(tmp_path / "latest")
+    assert checkpoints.newest_name().startswith("000001-")
+
+
+def test_a_node_without_the_folder_needs_a_uri(tmp_path: Path) -> None:
+    with pytest.raises(
+        CheckpointError, match=r"does not see .*/away; give --out a folder that all nodes share"
+    ):
+        node_folder(tmp_path / "away", None)
+    assert node_folder(tmp_path / "away", "s3://b/run/checkpoints").parent.name == "runs"

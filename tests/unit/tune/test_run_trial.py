@@ -1,0 +1,71 @@
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.events.records import Event, Notice
+from distill_ray.runtime import metrics
+from distill_ray.training.worker import Worker
+from distill_ray.tune import run_trial as trial
+from distill_ray.tune.run_trial import TrialHome, TrialTask
+
+
+@pytest.mark.parametrize("workers", [1, 2])
+def test_metrics_tell_the_trials_of_two_searches_apart(
+    workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[str | None] = []
+    heard: list[Event] = []
+    said = Notice(level="info", message="begun")
+
+    class Recorded:
+        def __init__(self, *, run: str | None) -> None:
+            runs.append(run)
+
+        def __call__(self, event: Event) -> None:
+            heard.append(event)
+
+    class Run:
+        """Stands in for the Ray Train run of a trial with more workers."""
+
+        def __init__(self, loop: Any, *, listener: Any, **others: Any) -> None:
+            self.listener = listener
+
+        def train(self) -> None:
+            self.listener(said)
+
+    def loop(worker: Worker) -> Event:
+        worker.emit(said)
+        return said
+
+    monkeypatch.delenv("DISTILL_RAY_METRICS", raising=False)
+    monkeypatch.setattr(metrics, "RayMetrics", Recorded)
+    monkeypatch.setattr("distill_ray.runtime.ddp.DDPRun", Run)
+    monkeypatch.setattr(trial.ray, "get_runtime_context", lambda: type("Context", (), {"gcs_address": ""}))
+    monkeypatch.setattr(trial.ray, "cluster_resources", dict)
+    task = TrialTask(
+        trial="k16-q2",
+        codebook_size=16,
+        frame_rate=62.5,
+        loop=loop,
+        run_dir=tmp_path,
+        uri=None,
+        compared=True,
+    )
+    home = TrialHome(
+        name="birds",
+        mailbox=None,
+        sweep=SweepConfig(),
+        gpus=0.0,
+        workers=workers,
+        threads=1,
+        session_folder=None,
+        listener=None,
+    )
+    outbox: Any = None
+    trial._train_in(task, home, [].append, outbox)
+    assert runs == ["birds/k16-q2"]
+    assert heard == [said]
