@@ -25,6 +25,7 @@ import typer
 from distill_ray.cli import options, probes
 from distill_ray.cli.output import finish, shown_to_a_person
 from distill_ray.config.cache import cache_root
+from distill_ray.foreign import Printable, printable
 
 # As in pyproject.toml; a test compares them.
 LEAST_PYTHON = (3, 11)
@@ -64,7 +65,12 @@ def command(as_json: options.Json = False) -> None:
     checks = run_checks()
     failed = any(check.status == "fail" for check in checks)
     document = {"ok": not failed, "checks": [asdict(check) for check in checks]}
-    finish(document, result="\n".join(map(_shown, checks)), as_json=as_json, exit_code=int(failed))
+    finish(
+        document,
+        result=[line for check in checks for line in _shown(check)],
+        as_json=as_json,
+        exit_code=int(failed),
+    )
 
 
 def run_checks() -> list[Check]:
@@ -329,10 +335,11 @@ def _numbers(version: str) -> tuple[int, ...]:
     return tuple(int(part) for part in re.findall(r"\d+", version.partition("+")[0])[:3])
 
 
-def _shown(check: Check) -> str:
+def _shown(check: Check) -> Iterator[str]:
     mark = f"{check.status:4}"
     if shown_to_a_person() and not os.environ.get("NO_COLOR"):
         # Typer's colours, not Rich's: Rich may be what is broken.
         mark = typer.style(mark, fg=_COLOURS[check.status], bold=True)
-    line = f"{mark}  {check.name:14} {check.detail}"
-    return f"{line}\n{'':6}{'':14} → {check.remedy}" if check.remedy else line
+    yield Printable(f"{mark}  {check.name:14} {printable(check.detail)}")
+    if check.remedy:
+        yield f"{'':6}{'':14} → {check.remedy}"

@@ -29,7 +29,7 @@ def command(
     from distill_ray.config.corpus import CorpusConfig
     from distill_ray.corpus import ensure_corpus
     from distill_ray.display import Display
-    from distill_ray.display.tables import as_text, health_table, table
+    from distill_ray.display.tables import as_lines, health_table, table
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.report import DEPTH_HEADER
     from distill_ray.events.records import StageProgress
@@ -55,4 +55,4 @@ def command(
         table(title, DEPTH_HEADER, report.depth_rows()),
         health_table(report.health, "Codebook use in these files"),
     ]
-    finish(report.to_json(), result=as_text(tables), as_json=as_json)
+    finish(report.to_json(), result=as_lines(tables), as_json=as_json)

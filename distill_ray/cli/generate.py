@@ -85,7 +85,7 @@ def command(
             overwrite=overwrite,
             on_progress=display,
         )
-    finish(report.to_json(), result="\n".join(report.files), as_json=as_json)
+    finish(report.to_json(), result=report.files, as_json=as_json)
 
 
 def _refuse_beside_stream(*, count: int, out: Path | None, audio_format: str, as_json: bool) -> None:

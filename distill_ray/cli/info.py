@@ -38,8 +38,8 @@ def command(
     }
     rows = list(_rows(model, manifest, facts, verify))
     width = max(len(label) for label, _ in rows)
-    text = "\n".join(f"{label:<{width}}  {value}" for label, value in rows)
-    finish(document, result=text, as_json=as_json)
+    lines = [f"{label:<{width}}  {value}" for label, value in rows]
+    finish(document, result=lines, as_json=as_json)
 
 
 def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.output import finish, say
+from distill_ray.cli.output import bytes_on_stdout, finish, say, shown_to_a_person
 from distill_ray.errors import CancelledError, JobError, UsageError
 
 if TYPE_CHECKING:
@@ -73,13 +73,14 @@ def jobs_list(
     """List the cluster's jobs, the oldest first."""
     found = connect(address, token_file).jobs()
     jobs = [job for job in found if everyone or "distill_ray" in job.metadata]
-    from distill_ray.display.tables import as_text, table
+    from distill_ray.display.tables import as_lines, table
 
     rows = [
         (job.job_id, job.status, job.metadata.get("command", ""), _when(job), _output(job)) for job in jobs
     ]
-    text = as_text([table("", ("job", "state", "command", "begun", "results"), rows)]) if rows else "no jobs"
-    finish({"jobs": [_document(job) for job in jobs]}, result=text, as_json=as_json)
+    columns = ("job", "state", "command", "begun", "results")
+    lines = as_lines([table("", columns, rows)]) if rows else "no jobs"
+    finish({"jobs": [_document(job) for job in jobs]}, result=lines, as_json=as_json)
 
 
 def jobs_status(
@@ -94,8 +95,8 @@ def jobs_status(
     lines += [("exit code", str(job.exit_code))] if job.exit_code is not None else []
     lines += [("results", _output(job))] if _output(job) else []
     lines += [("message", job.message)] if job.message else []
-    text = "\n".join(f"{label:<{_STATE_WIDTH}}  {value}" for label, value in lines)
-    finish(_document(job), result=text, as_json=as_json)
+    shown = [f"{label:<{_STATE_WIDTH}}  {value}" for label, value in lines]
+    finish(_document(job), result=shown, as_json=as_json)
 
 
 def jobs_logs(
@@ -113,8 +114,7 @@ def jobs_logs(
     """
     client = connect(address, token_file)
     if raw:
-        log = client.logs(job_id)
-        finish({"job_id": job_id, "log": log}, result=log.rstrip("\n"), as_json=as_json)
+        _raw_log(job_id, client.logs(job_id), as_json=as_json)
     elif follow or client.job(job_id).is_over():
         watch(client, job_id, as_json=as_json, hint=cluster_options(address, token_file))
     else:
@@ -122,8 +122,17 @@ def jobs_logs(
         from distill_ray.jobs.follow import JobStory
 
         with Display() as display:
-            JobStory().tell(client.logs(job_id).splitlines(), display)
+            JobStory().tell(client.logs(job_id).split("\n"), display)
         finish({**_document(client.job(job_id))}, as_json=as_json)
+
+
+def _raw_log(job_id: str, log: str, *, as_json: bool) -> None:
+    """The log as it is for a program or a file; a terminal would obey what somebody else has written."""
+    if as_json or shown_to_a_person():
+        finish({"job_id": job_id, "log": log}, result=log.rstrip("\n").split("\n"), as_json=as_json)
+        return
+    with bytes_on_stdout() as stdout:
+        stdout.write(log.encode("utf-8", "replace"))
 
 
 def jobs_stop(
@@ -189,7 +198,7 @@ def jobs_fetch(
             ),
         )
     shown = [str(path) for path in paths]
-    finish({"job_id": job_id, "paths": shown}, result="\n".join(shown), as_json=as_json)
+    finish({"job_id": job_id, "paths": shown}, result=shown, as_json=as_json)
 
 
 COMMANDS: dict[str, Callable[..., None]] = {

@@ -23,6 +23,7 @@ import typer
 from distill_ray.display.failure import forget
 from distill_ray.errors import CancelledError, ConfigError, DistillError, UsageError
 from distill_ray.events import lines as job_lines
+from distill_ray.foreign import ascii_controls, printable
 
 READER_GONE = 128 + 13  # SIGPIPE
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
@@ -30,22 +31,30 @@ _results: list[TextIO] = []  # the real stdout while a command runs; empty outsi
 
 
 def finish(
-    document: Mapping[str, Any], *, result: str | Path | None = None, as_json: bool, exit_code: int = 0
+    document: Mapping[str, Any],
+    *,
+    result: str | Path | Sequence[str] | None = None,
+    as_json: bool,
+    exit_code: int = 0,
 ) -> None:
-    """End a command: `document` as JSON, or else the path that it made, on stdout.
+    """End a command: `document` as JSON, or else what it made, a path or lines, on stdout.
 
     Values that JSON has no number for (NaN, infinities) become null; paths become text. Leaves with
     typer.Exit where `exit_code` is not 0. A job's client gets the document whatever was asked for.
     """
     if job_lines.wanted():
-        shown = None if result is None else str(result)
+        shown = None if result is None else "\n".join(_lines(result))
         job_lines.say("result", {"document": _finite(document), "result": shown})
     if as_json:
         _print(_json(document))
     elif result is not None:
-        _print(str(result))
+        _print("\n".join(map(printable, _lines(result))))
     if exit_code:
         raise typer.Exit(exit_code)
+
+
+def _lines(result: str | Path | Sequence[str]) -> Sequence[str]:
+    return [str(result)] if isinstance(result, str | Path) else result
 
 
 @contextmanager
@@ -139,16 +148,17 @@ def _usage_error(error: Any, as_json: bool) -> int:
 
 def _in_our_style(message: str) -> str:
     # Typer's messages are "Missing option '--out'."; ours begin small and have no full stop.
+    message = " ".join(line.strip() for line in message.splitlines())
     return message[:1].lower() + message[1:].rstrip(".")
 
 
 def _unexpected(error: Exception, as_json: bool) -> int:
     text = "".join(traceback.format_exception(error))
     if job_lines.wanted():
-        say(text)
+        _quote(text)
         where = "the traceback is in the job's log"
     elif os.environ.get("DISTILL_RAY_TRACEBACK") == "1":
-        say(text)
+        _quote(text)
         where = "the traceback is above"
     else:
         where = _keep_traceback(text)
@@ -178,10 +188,16 @@ def _error_document(facts: Mapping[str, Any], exit_code: int, as_json: bool) -> 
     return exit_code
 
 
-def say(text: str) -> None:
-    """Print a line for people, on stderr."""
+def say(line: str) -> None:
+    """Print a line for people, on stderr; what is not printable in it is shown as escapes."""
     with suppress(OSError):  # a closed stderr must not change the exit code
-        print(text, file=sys.stderr, flush=True)
+        print(printable(line), file=sys.stderr, flush=True)
+
+
+def _quote(text: str) -> None:
+    """Lines of which some may be foreign: none of them begins as one of ours does."""
+    for line in text.splitlines():
+        say(f"  | {line}")
 
 
 def _complain(message: str) -> None:
@@ -216,7 +232,8 @@ def _result_stream() -> TextIO:
 
 
 def _json(document: Mapping[str, Any]) -> str:
-    return json.dumps(_finite(document), allow_nan=False, ensure_ascii=False, indent=2, default=_as_text)
+    text = json.dumps(_finite(document), allow_nan=False, ensure_ascii=False, indent=2, default=_as_text)
+    return ascii_controls(text)
 
 
 def _finite(value: Any) -> Any:

@@ -17,6 +17,7 @@ from distill_ray.display.live import LiveRenderer
 from distill_ray.display.plain import PlainRenderer
 from distill_ray.display.report import final_report
 from distill_ray.events.records import Event
+from distill_ray.foreign import printable_fields
 
 _PLAIN_WIDTH = 110  # of tables in a log file, whose reader has no terminal width
 
@@ -49,7 +50,8 @@ class Display:
         self.close()
 
     def __call__(self, event: Event) -> None:
-        """Show an event."""
+        """Show an event; of what others wrote in it, nothing is read as markup or by the terminal."""
+        event = printable_fields(event)
         warnings = self.history.add(event)
         renderer = self._renderer
         if renderer is not None:

@@ -10,6 +10,8 @@ import traceback
 from contextlib import suppress
 from typing import TextIO
 
+from distill_ray.foreign import printable
+
 
 def report_failure(what: str, error: Exception) -> None:
     """One line on stderr: which listener failed, why and where; the run goes on without it."""
@@ -17,7 +19,8 @@ def report_failure(what: str, error: Exception) -> None:
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     with suppress(OSError):
         why = f"{type(error).__name__}: {error}{where}"
-        print(f"warning: the {what} failed and is off ({why}); the run goes on.", file=sys.stderr, flush=True)
+        line = printable(f"warning: the {what} failed and is off ({why}); the run goes on.")
+        print(line, file=sys.stderr, flush=True)
 
 
 def forget(stream: TextIO) -> None:

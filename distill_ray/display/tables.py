@@ -1,7 +1,7 @@
 """What reports are made of: tables of plain values, the health table, settings and warning lines.
 
-Every text that may hold user data (names, paths, messages) becomes a `Text`, so that square brackets in it
-are never read as markup.
+Every text that may be foreign (names, paths, messages) becomes a `Text`, so that square brackets in it are
+never read as markup, and passes `printable`, so that nothing in it is read by the terminal.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from rich.text import Text
 
 from distill_ray.display import figures
 from distill_ray.events.records import ShownSetting
+from distill_ray.foreign import printable
 from distill_ray.vqvae.health import LevelHealth
 
 WARNING_STYLE = "yellow"
@@ -25,23 +26,27 @@ _TEXT_WIDTH = 110
 def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
     """A table of plain values or `Text`; floats get four digits and stand right, None is a dash."""
     made = Table(
-        title=Text(title), title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False, show_header=any(columns)
+        title=_cell(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        pad_edge=False,
+        show_header=any(columns),
     )
     for index, name in enumerate(columns):
         numeric = bool(rows) and all(_is_number(row[index]) for row in rows)
-        made.add_column(Text(name), justify="right" if numeric else "left", overflow="fold")
+        made.add_column(_cell(name), justify="right" if numeric else "left", overflow="fold")
     for row in rows:
         made.add_row(*(_cell(value) for value in row))
     return made
 
 
-def as_text(parts: Sequence[RenderableType]) -> str:
+def as_lines(parts: Sequence[RenderableType]) -> list[str]:
     """The parts without colours, for a result on stdout."""
     console = Console(file=io.StringIO(), width=_TEXT_WIDTH, highlight=False, color_system=None)
     with console.capture() as captured:
         for part in parts:
             console.print(part)
-    return "\n".join(line.rstrip() for line in captured.get().rstrip().splitlines())
+    return [line.rstrip() for line in captured.get().rstrip().split("\n")]
 
 
 def health_table(health: Sequence[LevelHealth], title: str = "Codebook health") -> Table:
@@ -65,12 +70,12 @@ def settings_table(settings: Sequence[ShownSetting]) -> Table:
     made = table("Settings", ("setting", "value", ""), ())
     for item in settings:
         style = "bold" if item.source == "override" else "dim"
-        made.add_row(Text(item.name), Text(item.value), Text(f"({item.source})", style=style))
+        made.add_row(_cell(item.name), _cell(item.value), Text(printable(f"({item.source})"), style=style))
     return made
 
 
 def warning_line(message: str) -> Text:
-    return Text.assemble(("warning: ", f"bold {WARNING_STYLE}"), (message, WARNING_STYLE))
+    return Text.assemble(("warning: ", f"bold {WARNING_STYLE}"), (printable(message), WARNING_STYLE))
 
 
 def facts(title: str, rows: Sequence[tuple[str, object]]) -> Table:
@@ -89,7 +94,7 @@ def _cell(value: object) -> Text:
         return Text("–")
     if isinstance(value, float):
         return Text(figures.number(value))
-    return Text(str(value))
+    return Text(printable(str(value)))
 
 
 def _is_number(value: object) -> bool:

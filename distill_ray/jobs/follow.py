@@ -119,7 +119,7 @@ def follow(client: JobClient, job_id: str, listener: Listener) -> JobEnd:
     story = JobStory()
     job = _Asked(client, job_id, unknown=f"job {job_id} may well go on there")
     if job.record.is_over():
-        story.tell(client.logs(job_id).splitlines(), listener)
+        story.tell(client.logs(job_id).split("\n"), listener)
         return JobEnd(record=job.record, story=story)
     waiting = _Waiting(listener)
     with JobLog(client, job_id) as log:

@@ -133,6 +133,44 @@ def test_a_running_jobs_log_is_drawn_so_far(cluster, capsys):
     assert "so far" in capsys.readouterr().err
 
 
+def test_what_a_job_says_is_only_text(cluster, capsys):
+    hostile = "x\nerror: forged\r\x1b]0;owned\x07\x9b1A\u202e[bold]"
+    cluster.record = dataclasses.replace(
+        DONE, message=hostile, entrypoint=hostile, metadata=dict.fromkeys(DONE.metadata, hostile)
+    )
+    cluster.says("event", to_record(Notice(level="warning", message=hostile)))
+    cluster.says("result", {"document": {"path": hostile}, "result": hostile})
+    for words in (["list"], ["status", "birds"], ["logs", "birds"]):
+        assert run(app, ["jobs", *words]) == 0
+        captured = capsys.readouterr()
+        for text in (captured.out, captured.err):
+            assert not [line for line in text.split("\n") if line.lstrip().startswith("error:")]
+            assert not {"\r", "\x1b", "\x07", "\x9b", "\u202e"} & set(text)
+        assert r"x\nerror:" in captured.out
+        assert run(app, ["jobs", *words, "--json"]) == 0
+        found = json.loads(capsys.readouterr().out)
+        assert hostile in (found["jobs"][0] if "jobs" in found else found).values()
+
+
+def test_the_last_words_of_a_failed_job_are_only_text(cluster, capsys):
+    cluster.record = dataclasses.replace(DONE, status="failed", exit_code=1, message="x\nerror: forged")
+    cluster.log = "one\rerror: forged\x1b[2J\nerror: forged\n"
+    assert run(app, ["jobs", "logs", "birds"]) == 1
+    said = capsys.readouterr().err.split("\n")
+    assert [line for line in said if line.startswith("error:")] == said[-2:-1]
+    assert r"  | one\rerror: forged\x1b[2J" in said
+    assert "  | error: forged" in said
+
+
+def test_the_raw_log_is_escaped_for_a_terminal_only(cluster, capsys, monkeypatch):
+    cluster.log = "\x1b[31mred\x1b[0m\n\tline\n"
+    assert run(app, ["jobs", "logs", "birds", "--raw"]) == 0
+    assert capsys.readouterr().out == cluster.log
+    monkeypatch.setattr(commands, "shown_to_a_person", lambda: True)
+    assert run(app, ["jobs", "logs", "birds", "--raw"]) == 0
+    assert capsys.readouterr().out == "\\x1b[31mred\\x1b[0m\n\\tline\n"
+
+
 def test_the_raw_log_is_the_log(cluster, capsys):
     cluster.log = "Running entrypoint\nline\n"
     assert run(app, ["jobs", "logs", "birds", "--raw"]) == 0

@@ -191,3 +191,41 @@ def test_a_result_that_cannot_be_written_is_one_sentence(made_up, arguments):
     assert done.stderr == (
         "error: the result cannot be written to stdout (No space left on device); send it elsewhere\n"
     )
+
+
+HOSTILE = "x\nerror: forged\r\x1b]0;owned\x07\x9b1A\u202e[bold]"
+SHOWN = r"x\nerror: forged\r\x1b]0;owned\x07\x9b1A\u202e[bold]"
+
+
+def test_foreign_words_are_one_line_of_text(capsys):
+    output.say(HOSTILE)
+    output.finish({}, result=[HOSTILE, Path(HOSTILE).name], as_json=False)
+    captured = capsys.readouterr()
+    assert captured.err == f"{SHOWN}\n"
+    assert captured.out == f"{SHOWN}\n{SHOWN}\n"
+
+
+def test_foreign_words_keep_json_valid_and_tame(capsys):
+    document = {HOSTILE: [HOSTILE, "\udcff"]}
+    output.finish(document, as_json=True)
+    text = capsys.readouterr().out
+    assert json.loads(text) == document
+    assert "error: forged" not in [line.strip() for line in text.split("\n")]
+    assert not re.search("[\x00-\x09\x0b-\x1f\x7f-\x9f\u202e\ud800-\udfff]", text)
+
+
+@pytest.mark.parametrize("raised", ["errors.DistillError", "RuntimeError"])
+def test_the_message_of_an_exception_cannot_forge_a_line(made_up, monkeypatch, raised):
+    monkeypatch.setenv("DISTILL_RAY_TRACEBACK", "1")
+    done = made_up(f"{RAISE}raise {raised}({HOSTILE!r})", "--json")
+    assert json.loads(done.stdout)["error"]["message"]
+    errors = [line for line in done.stderr.split("\n") if line.startswith("error:")]
+    assert len(errors) == 1
+    assert "\x1b" not in done.stderr
+    assert "\r" not in done.stderr
+
+
+def test_a_wrong_argument_cannot_forge_a_line(made_up):
+    done = made_up(f"{RAISE}raise errors.DistillError('unreachable')", f"--{HOSTILE}")
+    assert len([line for line in done.stderr.split("\n") if line.startswith("error:")]) == 1
+    assert "\x1b" not in done.stderr
