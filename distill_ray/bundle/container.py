@@ -128,7 +128,7 @@ def write_container(
             f"{path} was not written: its metadata takes {len(encoded)} bytes and {HEADER_LIMIT} are "
             "allowed; shorten the loss history or notes that go into it"
         )
-    with atomic_file(path) as file:
+    with atomic_file(path, follow_link=True) as file:
         file.write(struct.pack("<Q", len(encoded)))
         file.write(encoded)
         for _, array in ordered:

@@ -68,7 +68,7 @@ def write_audio(path: Path, blocks_CT: Iterable[Tensor], *, sample_rate: int, ch
     audio_format = check_suffix(path)
     container, encoding = _LIBSNDFILE[audio_format]
     samples = 0
-    with atomic_file(path, error=AudioError) as file:
+    with atomic_file(path, error=AudioError, follow_link=True) as file:
         output = _Output(file)
         try:
             with soundfile.SoundFile(

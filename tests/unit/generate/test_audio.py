@@ -140,8 +140,8 @@ def test_a_disk_that_is_full_is_said_and_nothing_is_left(
             return self._file.write(data)
 
     @contextlib.contextmanager
-    def full_disk(path: Path, *, error: type[AudioError]) -> Iterator[Full]:
-        with atomic_file(path, error=error) as file:
+    def full_disk(path: Path, *, error: type[AudioError], follow_link: bool) -> Iterator[Full]:
+        with atomic_file(path, error=error, follow_link=follow_link) as file:
             yield Full(file)  # type: ignore[arg-type]
 
     monkeypatch.setattr("distill_ray.generate.audio.atomic_file", full_disk)
