@@ -18,11 +18,13 @@ from distill_ray.bundle.fields import Fields
 from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import MODEL_BEFORE, VQVAEConfig
 from distill_ray.errors import BundleError
-from distill_ray.vqvae.health import LevelHealth
+from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
 FORMAT = "distill_model"
 VERSION = "2"
 NOUN = "a .distill file, as `distill-ray train` writes it"
+CODES = "codes"
+"""Key of the metadata that says how far codes agree (`Manifest.code_agreement`)."""
 CODEC_PREFIX = "vqvae."
 PRIOR_PREFIX = "prior."
 
@@ -69,6 +71,29 @@ class Manifest:
     @property
     def has_prior(self) -> bool:
         return self.prior is not None
+
+    @property
+    def code_agreement(self) -> CodeAgreement | None:
+        """How far codes of held-out audio agree under changes that nobody hears; None: never measured.
+
+        Raises BundleError where what the file says of it cannot be read.
+        """
+        found = self.metadata.get(CODES)
+        if found is None:
+            return None
+        levels = self.vqvae_config.num_quantizers
+        try:
+            agreement = CodeAgreement(
+                **{
+                    item.name: tuple(float(share) for share in found[item.name])
+                    for item in dataclasses.fields(CodeAgreement)
+                }
+            )
+        except (TypeError, ValueError, KeyError) as error:
+            raise BundleError(f"the model is not usable: metadata.{CODES} is damaged ({error!r})") from error
+        if any(len(shares) != levels for shares in dataclasses.asdict(agreement).values()):
+            raise BundleError(f"the model is not usable: metadata.{CODES} does not have {levels} levels")
+        return agreement
 
     @property
     def kbps(self) -> float:

@@ -53,6 +53,6 @@ def command(
         display.warn(warning)
     tables = [
         table(title, DEPTH_HEADER, report.depth_rows()),
-        health_table(report.health, "Codebook use in these files"),
+        health_table(report.health, "Codebook use in these files", agreement=report.codes),
     ]
     finish(report.to_json(), result=as_lines(tables), as_json=as_json)

@@ -13,6 +13,7 @@ from distill_ray.cli.output import finish
 
 if TYPE_CHECKING:
     from distill_ray.bundle import FileFacts, Manifest
+    from distill_ray.vqvae.health import CodeAgreement
 
 
 def command(
@@ -58,14 +59,28 @@ def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> 
     else:
         shape = f"{prior.config.num_layers} layers × {prior.config.hidden_size}, {prior.config.pattern}"
         yield "prior", f"{facts.prior_parameters / 1e6:.2f} M values, {shape}"
+        below = prior.metadata.get("below_histogram")
+        if below is not None:
+            yield "prior's gain", f"{100 * below:.1f} % below the codes' histogram on held-out audio"
     yield from _listed("corpus", metadata.get("corpus"))
     yield from _listed("training", metadata.get("training"))
     yield from _listed("provenance", metadata.get("provenance"))
     for level, item in enumerate(manifest.codebook_health):
         yield (
             f"level {level}",
-            f"{item.utilization:.0%} of codes used, perplexity {item.perplexity:.1f}, {item.dead_codes} dead",
+            f"{item.utilization:.0%} of codes used, perplexity {item.perplexity:.1f}, {item.dead_codes} dead"
+            + _kept(manifest.code_agreement, level),
         )
+
+
+def _kept(agreement: CodeAgreement | None, level: int) -> str:
+    """How many codes stay the same in changed held-out audio; nothing where it was never measured."""
+    if agreement is None:
+        return ""
+    return (
+        f"; kept at ¼ frame {agreement.shift_quarter[level]:.0%}, "
+        f"other polarity {agreement.polarity[level]:.0%}, ±3 dB {agreement.gain_3db[level]:.0%}"
+    )
 
 
 def _listed(label: str, facts: Any) -> Iterator[tuple[str, str]]:

@@ -14,7 +14,7 @@ from distill_ray.events.records import (
     TrainingCompleteEvent,
     VQEpochMetrics,
 )
-from distill_ray.vqvae.health import LevelHealth
+from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
 
 @dataclass(kw_only=True)
@@ -80,6 +80,11 @@ class RunHistory:
         if isinstance(self.complete, TrainingCompleteEvent):
             return self.complete.codebook_health
         return self.epoch.codebook_health if isinstance(self.epoch, VQEpochMetrics) else ()
+
+    @property
+    def code_agreement(self) -> CodeAgreement | None:
+        """How far codes agree under changes that nobody hears, as measured at the end of a codec's run."""
+        return self.complete.code_agreement if isinstance(self.complete, TrainingCompleteEvent) else None
 
 
 def _new_warnings(

@@ -40,7 +40,7 @@ def _run_report(run: RunHistory, title: str, paths: Mapping[str, object]) -> Ite
     if rows:
         yield facts(title, rows)
     if run.health:
-        yield health_table(run.health)
+        yield health_table(run.health, agreement=run.code_agreement)
 
 
 def _title(run: RunHistory) -> str:
@@ -64,6 +64,8 @@ def _outcome(history: RunHistory) -> Iterator[tuple[str, object]]:
         yield "final perplexity", figures.number(done.final_perplexity)
         yield "best perplexity", f"{figures.number(done.best_perplexity)} (epoch {done.best_epoch}, kept)"
         yield "held-out cost", f"{figures.number(done.bits_per_second)} bits per second of audio"
+        if done.below_histogram is not None:
+            yield "below the codes' histogram", f"{100 * done.below_histogram:.1f} %"
         yield "throughput", f"{figures.number(done.codes_per_second)} codes per second"
         yield "time", figures.duration(done.elapsed_s)
     elif history.started is not None:

@@ -17,7 +17,7 @@ from rich.text import Text
 from distill_ray.display import figures
 from distill_ray.events.records import ShownSetting
 from distill_ray.foreign import printable
-from distill_ray.vqvae.health import LevelHealth
+from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
 WARNING_STYLE = "yellow"
 _TEXT_WIDTH = 110
@@ -49,10 +49,19 @@ def as_lines(parts: Sequence[RenderableType]) -> list[str]:
     return [line.rstrip() for line in captured.get().rstrip().split("\n")]
 
 
-def health_table(health: Sequence[LevelHealth], title: str = "Codebook health") -> Table:
-    """One row for each RVQ level, coloured by its utilization."""
-    made = table(title, ("level", "utilization", "", "perplexity", "dead codes", "entropy"), ())
-    for column in (made.columns[index] for index in (1, 3, 4, 5)):
+def health_table(
+    health: Sequence[LevelHealth],
+    title: str = "Codebook health",
+    *,
+    agreement: CodeAgreement | None = None,
+) -> Table:
+    """One row for each RVQ level, coloured by its utilization; with `agreement`, how many of its codes stay
+    the same in held-out audio that is shifted by a quarter of a code frame, flipped, and changed by 3 dB.
+    """
+    kept = () if agreement is None else (agreement.shift_quarter, agreement.polarity, agreement.gain_3db)
+    names = ("kept at ¼ frame", "at −1 ×", "at ±3 dB") if kept else ()
+    made = table(title, ("level", "utilization", "", "perplexity", "dead codes", "entropy", *names), ())
+    for column in (made.columns[index] for index in range(1, len(made.columns)) if index != 2):
         column.justify = "right"
     for level, item in enumerate(health):
         made.add_row(
@@ -62,6 +71,7 @@ def health_table(health: Sequence[LevelHealth], title: str = "Codebook health") 
             f"{item.perplexity:.1f}",
             str(item.dead_codes),
             f"{item.entropy:.3f}",
+            *(figures.percent(shares[level]) for shares in kept),
         )
     return made
 

@@ -10,6 +10,7 @@ Legend: C channels, T samples, Q RVQ levels, K codebook size, F code frames.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -20,11 +21,14 @@ from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.vqvae import VECTORS_PER_CODE
-from distill_ray.corpus import PCM_SCALE, Corpus, CorpusFile
+from distill_ray.corpus import PCM_SCALE, Corpus, CorpusFile, iter_windows
 from distill_ray.errors import CorpusError
+from distill_ray.evaluate.judgement import CodeMeasures
 from distill_ray.evaluate.measures import SiSdr, SpectralMeasure, mel_distance, stft_distance
 from distill_ray.evaluate.report import DepthScores, EvaluationReport, FileScores, Scores
 from distill_ray.events.records import StageProgress
+from distill_ray.vqvae import code_agreement
+from distill_ray.vqvae.agreement import AGREEMENT_SECONDS, AGREEMENT_WINDOWS
 from distill_ray.vqvae.health import codebook_health, utilization_warnings
 
 SPLITS = ("val", "train", "all")
@@ -83,6 +87,7 @@ def evaluate_model(
         health=health,
         warnings=tuple(warnings),
         elapsed_s=time.monotonic() - began,
+        codes=_code_measures(loaded, corpus, files),
     )
 
 
@@ -128,6 +133,24 @@ class _Scorer:
     def _count(self, codes_QF: Tensor) -> None:
         counts_QK = torch.zeros_like(self.counts_QK)
         self.counts_QK += counts_QK.scatter_add_(1, codes_QF.cpu(), torch.ones_like(codes_QF.cpu()))
+
+
+def _code_measures(loaded: LoadedVQModel, corpus: Corpus, files: Sequence[CorpusFile]) -> CodeMeasures | None:
+    agreement = code_agreement(loaded.model, _excerpts(loaded, corpus, files))
+    if agreement is None:
+        return None
+    below = (loaded.prior_metadata or {}).get("below_histogram")
+    return CodeMeasures(**dataclasses.asdict(agreement), below_histogram=below)
+
+
+def _excerpts(loaded: LoadedVQModel, corpus: Corpus, files: Sequence[CorpusFile]) -> Iterator[Tensor]:
+    """Windows [1, C, T] spread over all files, to see how far codes agree on; silent past a file's end."""
+    config = loaded.vqvae_config
+    samples = max(2, round(AGREEMENT_SECONDS * config.frame_rate)) * config.frame_hop + config.frame_hop // 2
+    for window in iter_windows([file.samples for file in files], samples, AGREEMENT_WINDOWS):
+        pcm_CT = np.zeros((corpus.channels, samples), dtype=np.int16)
+        corpus.read_into(pcm_CT[:, : window.valid], files[window.file], window.start)
+        yield torch.from_numpy(pcm_CT).to(loaded.device).float()[None] / PCM_SCALE
 
 
 def _check_format(loaded: LoadedVQModel, corpus: Corpus) -> None:

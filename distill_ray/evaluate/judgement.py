@@ -1,6 +1,6 @@
 """What the judge of generated sound finds, as records and as table cells; standard library only.
 
-`judge.py` fills `Judgement`, `copies.py` its `copies` and continuations, and `code_agreement.py` a
+`judge.py` fills `Judgement`, `copies.py` its `copies` and continuations, and `evaluate.py` a
 `CodeMeasures`; `report.py` puts them beside the codec's scores, and the HTML report reads them.
 """
 
@@ -10,6 +10,8 @@ import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from distill_ray.vqvae.health import CodeAgreement
 
 JUDGEMENT_HEADER = ("measure", "value", "ratio", "95 % interval", "halves", "held out")
 GROUPS = ("spectrum", "modulation", "tonality", "texture", "embedding", "structure")
@@ -136,18 +138,13 @@ class Copies:
 
 
 @dataclass(frozen=True, kw_only=True)
-class CodeMeasures:
-    """Whether a codec's codes can be predicted (`code_agreement.py`); one share of kept codes for each level.
+class CodeMeasures(CodeAgreement):
+    """Whether a codec's codes can be predicted.
 
     below_histogram: how far the prior's held-out cost is below that of each level's own histogram, as a
     share; None without a prior.
     """
 
-    shift_eighth: tuple[float, ...]
-    shift_quarter: tuple[float, ...]
-    shift_half: tuple[float, ...]
-    polarity: tuple[float, ...]
-    gain_3db: tuple[float, ...]
     below_histogram: float | None = None
 
     def to_json(self) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill_ray.vqvae.health import LevelHealth
+from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -152,6 +152,7 @@ class TrainingCompleteEvent:
     exit_reason: str
     depth_scores: tuple[DepthScore, ...] = ()
     collapse: str = ""
+    code_agreement: CodeAgreement | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -197,7 +198,11 @@ class PriorEpochMetrics:
 
 @dataclass(frozen=True, kw_only=True)
 class PriorTrainingCompleteEvent:
-    """The end of prior training; `exit_reason` as in `TrainingCompleteEvent`."""
+    """The end of prior training; `exit_reason` as in `TrainingCompleteEvent`.
+
+    `histogram_bits_per_second` is what held-out codes cost by how often the training recordings have each
+    code of each level, `below_histogram` the share of it that the prior saves; None: nothing is held out.
+    """
 
     epochs_trained: int
     steps: int
@@ -209,6 +214,13 @@ class PriorTrainingCompleteEvent:
     codes_per_second: float
     elapsed_s: float
     exit_reason: str
+    histogram_bits_per_second: float | None = None
+
+    @property
+    def below_histogram(self) -> float | None:
+        if self.histogram_bits_per_second is None:
+            return None
+        return 1.0 - self.bits_per_second / self.histogram_bits_per_second
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -372,6 +384,8 @@ def _restore(value: Any, hint: Any) -> Any:
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         return tuple(_restore(item, inner) for item in value)
+    if isinstance(hint, types.UnionType) and isinstance(value, Mapping):
+        hint = next(option for option in typing.get_args(hint) if dataclasses.is_dataclass(option))
     if dataclasses.is_dataclass(hint):
         return _build(hint, value)
     if origin is dict:

@@ -67,6 +67,7 @@ def export_codec(
                 "best_val_loss": completed.best_val_loss,
                 "exit_reason": completed.exit_reason,
             },
+            **({} if completed.code_agreement is None else {"codes": completed.code_agreement}),
             **({} if sweep is None else {"sweep": sweep}),
         },
         codebook_health=_health_of_best(run, completed),
@@ -102,6 +103,8 @@ def export_prior(
             "provenance": _provenance(path.stem, config.training.seed),
             "best_perplexity": completed.best_perplexity,
             "bits_per_second": completed.bits_per_second,
+            "histogram_bits_per_second": completed.histogram_bits_per_second,
+            "below_histogram": completed.below_histogram,
             "memorization_warnings": list(completed.memorization_warnings),
         },
     )

@@ -48,6 +48,7 @@ class CodecReport:
             "codebook_health": {
                 f"level_{level}": asdict(health) for level, health in enumerate(done.codebook_health)
             },
+            "codes": None if done.code_agreement is None else asdict(done.code_agreement),
             "warnings": list(done.warnings),
             "audio_seconds_per_second": done.audio_seconds_per_second,
             "elapsed_s": done.elapsed_s,
@@ -78,6 +79,8 @@ class PriorReport:
             "final_perplexity": done.final_perplexity,
             "best_perplexity": done.best_perplexity,
             "bits_per_second": done.bits_per_second,
+            "histogram_bits_per_second": done.histogram_bits_per_second,
+            "below_histogram": done.below_histogram,
             "hidden_size": model.hidden_size,
             "num_layers": model.num_layers,
             "num_heads": model.num_heads,

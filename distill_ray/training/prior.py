@@ -8,6 +8,7 @@ Shapes: B windows, Q RVQ levels, T code frames, K codes, D code dimensions.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -33,6 +34,7 @@ from distill_ray.prior import (
     perplexity,
     sample_codes,
 )
+from distill_ray.prior.histogram import LEAST_GAIN, histogram_nats
 from distill_ray.prior.windows import CodeWindowSampler, validation_windows
 from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
@@ -216,7 +218,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             report = self._copies()
             if report.is_memorizing:
                 self.warn(report.message)
-        return PriorTrainingCompleteEvent(
+        done = PriorTrainingCompleteEvent(
             epochs_trained=progress.epoch,
             steps=progress.step,
             final_perplexity=perplexity(figures.val_loss),
@@ -227,7 +229,24 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             codes_per_second=progress.step * self._codes_per_step / max(progress.training_s, 1e-9),
             elapsed_s=progress.elapsed_s,
             exit_reason=progress.ended,
+            histogram_bits_per_second=self._histogram_bits(),
         )
+        if done.below_histogram is None or done.below_histogram >= LEAST_GAIN:
+            return done
+        self.worker.emit(
+            self.warn(
+                f"the prior costs {done.bits_per_second:,.0f} bits for a second of held-out audio, only "
+                f"{max(0.0, done.below_histogram):.1%} less than a histogram of each level's codes "
+                f"({done.histogram_bits_per_second:,.0f}): generated sound will be noise; train on more "
+                "audio or longer, or train a codec with --purpose generation"
+            )
+        )
+        return replace(done, memorization_warnings=tuple(figures.warnings))
+
+    def _histogram_bits(self) -> float | None:
+        if not self.val:
+            return None
+        return self._bits(histogram_nats(self.train, self.val, self.config.model.codebook_size))
 
     @property
     def _codes_per_step(self) -> float:

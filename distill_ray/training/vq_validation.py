@@ -5,7 +5,7 @@ Shapes: B windows, C channels, T samples, Q RVQ levels.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -15,7 +15,8 @@ from torch import Tensor
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import PCM_SCALE, AudioStore, iter_windows
 from distill_ray.training.worker import Worker
-from distill_ray.vqvae import VQVAE, ReconstructionLoss
+from distill_ray.vqvae import VQVAE, CodeAgreement, ReconstructionLoss, code_agreement
+from distill_ray.vqvae.agreement import AGREEMENT_SECONDS, AGREEMENT_WINDOWS
 
 RECONSTRUCTION_TERMS = ("mel", "bands", "complex_stft", "waveform")
 _BATCH = 16
@@ -34,6 +35,7 @@ class HeldOut:
 
     def __init__(self, store: AudioStore, config: VQTrainConfig, worker: Worker) -> None:
         self._store = store
+        self._model = config.model
         self._worker = worker
         self._window = config.window_samples
         most = max(1, round(config.training.val_seconds / config.training.window_seconds))
@@ -72,6 +74,22 @@ class HeldOut:
             depth: HeldOutScore(loss=total, terms=dict(zip(RECONSTRUCTION_TERMS, each, strict=True)))
             for depth, (total, *each) in zip(levels, rows, strict=True)
         }
+
+    @torch.no_grad()
+    def code_agreement(self, weights: Mapping[str, Tensor]) -> CodeAgreement | None:
+        """How far the codes of a codec with `weights` agree under changes that nobody hears, on rank 0."""
+        if self._worker.rank != 0:
+            return None
+        model = VQVAE(self._model).to(self._worker.device).eval()
+        model.load_state_dict(weights)
+        hop = self._model.frame_hop
+        samples = max(2, round(AGREEMENT_SECONDS * self._model.frame_rate)) * hop + hop // 2
+        return code_agreement(model, self._excerpts(samples))
+
+    def _excerpts(self, samples: int) -> Iterator[Tensor]:
+        for window in iter_windows(self._store.lengths_N, samples, AGREEMENT_WINDOWS):
+            file_1, start_1, valid_1 = np.array([[window.file], [window.start], [window.valid]], np.int64)
+            yield self._store.gather(file_1, start_1, samples, valid_1).float() / PCM_SCALE
 
     def windows(self) -> Iterator[Tensor]:
         """This rank's windows in batches [B, C, T]; silent past a file's end, where looping would click."""

@@ -351,6 +351,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             exit_reason=progress.ended,
             depth_scores=scores,
             collapse=collapse.reason if collapse is not None else "",
+            code_agreement=self.held_out.code_agreement(self.best or self.kept.state_dict()),
         )
 
     def consolidate(self) -> None:

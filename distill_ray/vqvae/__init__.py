@@ -16,7 +16,9 @@ from distill_ray.lazy import lazy_exports
 if TYPE_CHECKING:
     from distill_ray.config.resolve import get_adaptive_vqvae_config
     from distill_ray.config.vqvae import LossConfig, VQVAEConfig
+    from distill_ray.vqvae.agreement import code_agreement
     from distill_ray.vqvae.health import (
+        CodeAgreement,
         Collapse,
         HealthRule,
         LevelHealth,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "VQVAE",
+    "CodeAgreement",
     "Collapse",
     "HealthRule",
     "LevelHealth",
@@ -39,6 +42,7 @@ __all__ = [
     "ResidualVectorQuantizer",
     "VQVAEConfig",
     "VQVAEOutput",
+    "code_agreement",
     "codebook_health",
     "decode_blocks",
     "encode_long",
@@ -50,6 +54,7 @@ __getattr__ = lazy_exports(
     __name__,
     {
         "VQVAE": "distill_ray.vqvae.model",
+        "CodeAgreement": "distill_ray.vqvae.health",
         "Collapse": "distill_ray.vqvae.health",
         "HealthRule": "distill_ray.vqvae.health",
         "LevelHealth": "distill_ray.vqvae.health",
@@ -58,6 +63,7 @@ __getattr__ = lazy_exports(
         "ResidualVectorQuantizer": "distill_ray.vqvae.quantizer",
         "VQVAEConfig": "distill_ray.config.vqvae",
         "VQVAEOutput": "distill_ray.vqvae.results",
+        "code_agreement": "distill_ray.vqvae.agreement",
         "codebook_health": "distill_ray.vqvae.health",
         "decode_blocks": "distill_ray.vqvae.streaming",
         "encode_long": "distill_ray.vqvae.streaming",

@@ -1,5 +1,6 @@
-"""How well the codebooks are used, from counts of codes, and when they have collapsed; standard library
-only, so that events, display and search can use it without torch.
+"""How well the codebooks are used, from counts of codes, when they have collapsed, and how far codes agree
+under changes that nobody hears (`agreement.py` measures it); standard library only, so that events, display
+and search can use it without torch.
 """
 
 from __future__ import annotations
@@ -36,6 +37,22 @@ class LevelHealth:
         if self.utilization >= GOOD_UTILIZATION:
             return "green"
         return "yellow" if self.utilization >= FAIR_UTILIZATION else "red"
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodeAgreement:
+    """Shares of codes that stay the same, one a level, when held-out audio is shifted by ⅛, ¼ and ½ of a code
+    frame, has its polarity flipped, and is made 3 dB louder or softer (the mean of both).
+
+    Even use of codes says nothing of whether they can be predicted: codes that spell phases change with every
+    shift, and no prior learns them from a small corpus.
+    """
+
+    shift_eighth: tuple[float, ...]
+    shift_quarter: tuple[float, ...]
+    shift_half: tuple[float, ...]
+    polarity: tuple[float, ...]
+    gain_3db: tuple[float, ...]
 
 
 class CountTable(Protocol):

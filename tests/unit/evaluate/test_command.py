@@ -26,6 +26,10 @@ def test_stdout_is_the_tables_or_the_document(
     captured = capsys.readouterr()
     document = json.loads(captured.out)
     assert (document["split"], document["requested_split"], document["files"]) == ("train", "val", 2)
+    codes = document["codes"]
+    assert codes.pop("below_histogram") is None  # there is no prior
+    assert set(codes) == {"shift_eighth", "shift_quarter", "shift_half", "polarity", "gain_3db"}
+    assert {len(shares) for shares in codes.values()} == {len(document["codebook_health"])}
     assert "say nothing about new audio" in " ".join(captured.err.split())
 
     (tmp_path / "source" / "broken.wav").write_text("no audio")

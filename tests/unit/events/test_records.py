@@ -19,7 +19,7 @@ from distill_ray.events.records import (
     from_record,
     to_record,
 )
-from distill_ray.vqvae.health import LevelHealth
+from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
 HEALTH = LevelHealth(utilization=0.5, perplexity=7.5, dead_codes=8, entropy=0.7)
 EVENTS: list[Event] = [
@@ -86,6 +86,9 @@ EVENTS: list[Event] = [
         audio_seconds_per_second=8.0,
         elapsed_s=1.0,
         exit_reason="completed",
+        code_agreement=CodeAgreement(
+            shift_eighth=(0.9,), shift_quarter=(0.8,), shift_half=(0.5,), polarity=(1.0,), gain_3db=(0.6,)
+        ),
     ),
     PriorStepMetrics(
         step=1,

@@ -10,7 +10,8 @@ import torch
 from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
 from distill_ray.corpus import Corpus
 from distill_ray.events.records import Event, PriorEpochMetrics, PriorTrainingCompleteEvent
-from distill_ray.prior import CodePrior, extract_code_sequences
+from distill_ray.prior import CodePrior, CodeSequence, extract_code_sequences
+from distill_ray.prior.codes import _write_shard as write_shard
 from distill_ray.training import checkpoint
 from distill_ray.training.prior import PriorTask, train_prior
 from distill_ray.training.worker import LocalWorker, StopFlag
@@ -79,6 +80,9 @@ def test_training_learns_what_can_be_learnt(codes: Path, tmp_path: Path) -> None
     assert seen[-1].val_loss < 0.5 * math.log(CODES)
     bits = math.log(completed.best_perplexity) / math.log(2) * 125.0 * LEVELS
     assert completed.bits_per_second == pytest.approx(bits)
+    assert completed.below_histogram is not None
+    assert completed.below_histogram > 0.5  # the counter is half of all codes, and even in its histogram
+    assert not any("noise" in text for text in completed.memorization_warnings)
     prior = CodePrior(config().model)
     prior.load_state_dict(checkpoint.read_weights(tmp_path / "latest" / "best.safetensors"))
     task = PriorTask(
@@ -106,6 +110,23 @@ def test_embeddings_start_from_the_codebooks(codes: Path, tmp_path: Path) -> Non
     embedding = task.model.embedding.weight
     assert torch.equal(embedding[0], embedding[1])
     assert not torch.equal(embedding[0], embedding[2])
+
+
+def test_a_prior_that_hardly_beats_the_histogram_is_warned_of(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    noise = [torch.randint(CODES, (LEVELS, 300), generator=generator) for _ in range(4)]
+    files = [
+        CodeSequence(sha256=f"{number:064x}", split=split, codes_QT=codes_QT.to(torch.int16))
+        for number, (codes_QT, split) in enumerate(
+            zip(noise, ("train", "train", "train", "val"), strict=True)
+        )
+    ]
+    write_shard(tmp_path / "codes", files)
+    completed, _ = train(tmp_path / "codes", config(epochs=1), tmp_path / "run")
+    assert completed.histogram_bits_per_second == pytest.approx(3 * 125.0 * LEVELS, rel=0.02)
+    assert completed.below_histogram == pytest.approx(0.0, abs=0.04)
+    (warning,) = [text for text in completed.memorization_warnings if "noise" in text]
+    assert "less than a histogram of each level's codes" in warning
 
 
 def test_codes_in_training_are_counted_per_second(codes: Path, tmp_path: Path) -> None:

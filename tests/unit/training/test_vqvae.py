@@ -53,6 +53,9 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(
     assert (completed.exit_reason, completed.epochs_completed) == ("completed", 4)
     assert len(completed.codebook_health) == 2
     assert completed.audio_seconds_per_second > 0
+    assert completed.code_agreement is not None
+    assert len(completed.code_agreement.shift_quarter) == 2
+    assert max(completed.code_agreement.polarity) < 1.0  # these codes spell phases
     # The saved weights are those that scored best.
     model = VQVAE(config.model)
     model.load_state_dict(checkpoint.read_weights(tmp_path / "latest" / "best.safetensors"))
