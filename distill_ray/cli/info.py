@@ -13,7 +13,6 @@ from distill_ray.cli.output import finish
 
 if TYPE_CHECKING:
     from distill_ray.bundle import FileFacts, Manifest
-    from distill_ray.vqvae.health import CodeAgreement
 
 
 def command(
@@ -69,12 +68,13 @@ def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> 
         yield (
             f"level {level}",
             f"{item.utilization:.0%} of codes used, perplexity {item.perplexity:.1f}, {item.dead_codes} dead"
-            + _kept(manifest.code_agreement, level),
+            + _kept(manifest, level),
         )
 
 
-def _kept(agreement: CodeAgreement | None, level: int) -> str:
+def _kept(manifest: Manifest, level: int) -> str:
     """How many codes stay the same in changed held-out audio; nothing where it was never measured."""
+    agreement = manifest.code_agreement
     if agreement is None:
         return ""
     return (
