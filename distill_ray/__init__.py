@@ -14,7 +14,15 @@ if TYPE_CHECKING:
     from distill_ray.corpus import ensure_corpus, open_corpus, prepare_corpus
     from distill_ray.errors import DistillError
     from distill_ray.evaluate import evaluate_model
-    from distill_ray.generate import decode_file, encode_file, generate_samples, generate_stream
+    from distill_ray.generate import (
+        Model,
+        Sound,
+        decode_file,
+        encode_file,
+        generate_samples,
+        generate_stream,
+        load,
+    )
     from distill_ray.prior import (
         CodePrior,
         PriorConfig,
@@ -44,7 +52,15 @@ _WHERE = {
     "corpus": ("ensure_corpus", "open_corpus", "prepare_corpus"),
     "errors": ("DistillError",),
     "evaluate": ("evaluate_model",),
-    "generate": ("decode_file", "encode_file", "generate_samples", "generate_stream"),
+    "generate": (
+        "Model",
+        "Sound",
+        "decode_file",
+        "encode_file",
+        "generate_samples",
+        "generate_stream",
+        "load",
+    ),
     "prior": (
         "CodePrior",
         "PriorConfig",
@@ -73,11 +89,13 @@ __all__ = [
     "CodePrior",
     "DistillError",
     "LoadedVQModel",
+    "Model",
     "PriorConfig",
     "PriorEpochMetrics",
     "PriorStepMetrics",
     "PriorTrainingCompleteEvent",
     "SamplingConfig",
+    "Sound",
     "TrainingCompleteEvent",
     "VQEpochMetrics",
     "VQStepMetrics",
@@ -93,6 +111,7 @@ __all__ = [
     "generate_stream",
     "get_adaptive_prior_config",
     "get_adaptive_vqvae_config",
+    "load",
     "load_model_v2",
     "open_corpus",
     "prepare_corpus",
@@ -106,3 +125,7 @@ __all__ = [
 __getattr__ = lazy_exports(
     __name__, {name: f"{__name__}.{package}" for package, names in _WHERE.items() for name in names}
 )
+
+
+def __dir__() -> list[str]:
+    return sorted({*globals(), *__all__})

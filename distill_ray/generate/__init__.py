@@ -9,6 +9,7 @@ from distill_ray.lazy import lazy_exports
 if TYPE_CHECKING:
     from distill_ray.generate.codes import Codes, load_codes, save_codes
     from distill_ray.generate.generate import generate_samples
+    from distill_ray.generate.model import Model, Sound, load
     from distill_ray.generate.report import AudioReport, CodesReport, GenerationReport
     from distill_ray.generate.settings import AUDIO_FORMATS, GenerationSettings
     from distill_ray.generate.stream import generate_stream
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
 _WHERE = {
     "distill_ray.generate.codes": ("Codes", "load_codes", "save_codes"),
     "distill_ray.generate.generate": ("generate_samples",),
+    "distill_ray.generate.model": ("Model", "Sound", "load"),
     "distill_ray.generate.report": ("AudioReport", "CodesReport", "GenerationReport"),
     "distill_ray.generate.settings": ("AUDIO_FORMATS", "GenerationSettings"),
     "distill_ray.generate.stream": ("generate_stream",),
@@ -30,10 +32,13 @@ __all__ = [
     "CodesReport",
     "GenerationReport",
     "GenerationSettings",
+    "Model",
+    "Sound",
     "decode_file",
     "encode_file",
     "generate_samples",
     "generate_stream",
+    "load",
     "load_codes",
     "save_codes",
 ]

@@ -25,6 +25,7 @@ from distill_ray.generate.report import GenerationReport
 from distill_ray.generate.request import Request, make_request
 from distill_ray.generate.settings import GenerationSettings
 from distill_ray.prior import SamplingConfig
+from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
 
 Progress = Callable[[StageProgress], None]
@@ -37,8 +38,8 @@ def generate_samples(
     seconds: float = 10.0,
     sampling: SamplingConfig | None = None,
     seed: int = 0,
-    prompt: Path | None = None,
-    out_dir: Path,
+    prompt: AnyPath | None = None,
+    out_dir: AnyPath,
     audio_format: str = "wav",
     overwrite: bool = False,
     on_progress: Progress | None = None,
@@ -55,15 +56,17 @@ def generate_samples(
     """
     settings = GenerationSettings(count=count, seconds=seconds, seed=seed, audio_format=audio_format)
     began = time.monotonic()
+    out_dir = as_path(out_dir)
+    prompt = None if prompt is None else as_path(prompt)
     request = make_request(loaded, settings, sampling, prompt)
     config, samples = loaded.vqvae_config, request.samples
     files = [
-        Path(out_dir) / f"sample_s{settings.seed}_{index:03d}.{settings.audio_format}"
+        out_dir / f"sample_s{settings.seed}_{index:03d}.{settings.audio_format}"
         for index in range(settings.count)
     ]
     if not overwrite and (there := next((path for path in files if path.exists()), None)):
         raise UsageError(f"{there} exists; give --overwrite to replace it, another --seed or another --out")
-    _make_folder(Path(out_dir))
+    _make_folder(out_dir)
     made = 0
     try:
         for path, codes_QF in zip(files, _sampled(request, settings.count, on_progress), strict=True):

@@ -17,9 +17,9 @@ from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.vqvae import VQVAEConfig
-from distill_ray.corpus.decode import AudioDecoder
+from distill_ray.corpus.decode import AudioDecoder, PcmBlock
 from distill_ray.errors import AudioError, BundleError
-from distill_ray.generate.chunks import encode_blocks
+from distill_ray.generate.chunks import EncodedAudio, encode_blocks
 from distill_ray.generate.settings import GenerationSettings
 from distill_ray.prior import CodePrior, SamplingConfig, sample_codes, stream_codes
 
@@ -83,9 +83,12 @@ class Request:
 
 
 def make_request(
-    loaded: LoadedVQModel, settings: GenerationSettings, sampling: SamplingConfig | None, prompt: Path | None
+    loaded: LoadedVQModel,
+    settings: GenerationSettings,
+    sampling: SamplingConfig | None,
+    prompt: Path | PcmBlock | None,
 ) -> Request:
-    """What `settings` ask of `loaded`; the prompt is encoded here.
+    """What `settings` ask of `loaded`; the prompt, a file or PCM [C, T] as the codec takes it, is encoded.
 
     Raises BundleError where the model has no prior and AudioError for a prompt that cannot be used, that is
     shorter than a code frame or that leaves nothing to generate.
@@ -108,8 +111,29 @@ def make_request(
     )
 
 
-def _prompt_codes(loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path, samples: int) -> Tensor:
+def _prompt_codes(
+    loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path | PcmBlock, samples: int
+) -> Tensor:
     """Codes [Q, F] of the prompt's whole frames; the rest of a frame would be continued from silence."""
+    if isinstance(prompt, Path):
+        called, encoded = f"the prompt {prompt}", _encoded_file(loaded, config, prompt)
+    else:
+        called, encoded = "the prompt", encode_blocks(loaded.model, [prompt])
+    frames = encoded.samples // config.frame_hop
+    if not frames:
+        raise AudioError(
+            f"{called} is shorter than one code frame ({config.frame_hop} samples at "
+            f"{config.sample_rate} Hz); give a longer one"
+        )
+    if frames * config.frame_hop >= samples:
+        raise AudioError(
+            f"{called} takes {encoded.samples / config.sample_rate:.3f} s and the output is to "
+            f"last {samples / config.sample_rate:.3f} s with it; ask for more seconds or cut the prompt"
+        )
+    return encoded.codes_QF[:, :frames]
+
+
+def _encoded_file(loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path) -> EncodedAudio:
     decoder = AudioDecoder(prompt, sample_rate=config.sample_rate, channels=config.channels)
     try:
         encoded = encode_blocks(loaded.model, decoder.blocks())
@@ -118,15 +142,4 @@ def _prompt_codes(loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path, samp
     lost = decoder.lost()
     if lost:
         raise AudioError(f"the prompt {prompt} cannot be used: {lost}; convert it to the channels to be used")
-    frames = encoded.samples // config.frame_hop
-    if not frames:
-        raise AudioError(
-            f"the prompt {prompt} is shorter than one code frame ({config.frame_hop} samples at "
-            f"{config.sample_rate} Hz); give a longer one"
-        )
-    if frames * config.frame_hop >= samples:
-        raise AudioError(
-            f"the prompt {prompt} takes {encoded.samples / config.sample_rate:.3f} s and the output is to "
-            f"last {samples / config.sample_rate:.3f} s with it; ask for more seconds or cut the prompt"
-        )
-    return encoded.codes_QF[:, :frames]
+    return encoded

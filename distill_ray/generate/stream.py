@@ -9,7 +9,6 @@ Legend: C channels, T samples, F code frames.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from pathlib import Path
 
 from torch import Tensor
 
@@ -18,6 +17,7 @@ from distill_ray.events.records import StageProgress
 from distill_ray.generate.request import Request, make_request
 from distill_ray.generate.settings import StreamSettings
 from distill_ray.prior import SamplingConfig
+from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
 
 Progress = Callable[[StageProgress], None]
@@ -29,7 +29,7 @@ def generate_stream(
     seconds: float = 10.0,
     sampling: SamplingConfig | None = None,
     seed: int = 0,
-    prompt: Path | None = None,
+    prompt: AnyPath | None = None,
     block_frames: int = 32,
     on_progress: Progress | None = None,
 ) -> Iterator[Tensor]:
@@ -51,7 +51,7 @@ def generate_stream(
     generate.
     """
     settings = StreamSettings(seconds=seconds, seed=seed, block_frames=block_frames)
-    request = make_request(loaded, settings, sampling, prompt)
+    request = make_request(loaded, settings, sampling, None if prompt is None else as_path(prompt))
     codes_QF = _told(request, on_progress) if on_progress else request.first_codes()
     blocks_CT = decode_blocks(loaded.model, codes_QF, request.samples, chunk_frames=settings.block_frames)
     return (block_CT.cpu() for block_CT in blocks_CT)

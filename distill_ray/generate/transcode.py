@@ -18,6 +18,7 @@ from distill_ray.generate.audio import check_suffix, write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
 from distill_ray.generate.codes import Codes, check_fit, load_codes, save_codes
 from distill_ray.generate.report import AudioReport, CodesReport
+from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
 
 Progress = Callable[[StageProgress], None]
@@ -25,8 +26,8 @@ Progress = Callable[[StageProgress], None]
 
 def encode_file(
     loaded: LoadedVQModel,
-    audio: Path,
-    out: Path,
+    audio: AnyPath,
+    out: AnyPath,
     *,
     levels: int | None = None,
     overwrite: bool = False,
@@ -40,6 +41,7 @@ def encode_file(
     """
     began = time.monotonic()
     config = loaded.vqvae_config
+    audio, out = as_path(audio), as_path(out)
     _check_output(out, audio, loaded.path, overwrite=overwrite)
     levels = config.num_quantizers if levels is None else levels
     if not 1 <= levels <= config.num_quantizers:
@@ -87,8 +89,8 @@ def encode_file(
 
 def decode_file(
     loaded: LoadedVQModel,
-    codes: Path,
-    out: Path,
+    codes: AnyPath,
+    out: AnyPath,
     *,
     force: bool = False,
     overwrite: bool = False,
@@ -103,6 +105,7 @@ def decode_file(
     """
     began = time.monotonic()
     config = loaded.vqvae_config
+    codes, out = as_path(codes), as_path(out)
     check_suffix(out)
     _check_output(out, codes, loaded.path, overwrite=overwrite)
     stored = load_codes(codes)

@@ -1,0 +1,173 @@
+"""A `.distill` file for notebooks and scripts: `load(path)` gives a `Model` that takes and returns arrays.
+
+What works on files (`generate.py`, `transcode.py`) and this share `request.py` and `chunks.py`: the same
+seed gives the same sound.
+Legend: C channels, T samples, Q RVQ levels, F code frames.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from distill_ray.bundle.device import choose_device
+from distill_ray.bundle.read import LoadedVQModel, load_model_v2
+from distill_ray.errors import CodeShapeError
+from distill_ray.generate.arrays import to_pcm
+from distill_ray.generate.audio import write_audio
+from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
+from distill_ray.generate.request import make_request
+from distill_ray.generate.settings import GenerationSettings
+from distill_ray.prior import SamplingConfig
+from distill_ray.storage.paths import AnyPath, as_path
+from distill_ray.vqvae import decode_blocks
+
+
+class Sound(NamedTuple):
+    """Audio and its rate; `audio_CT, rate = model.generate()` takes it apart."""
+
+    audio_CT: Tensor
+    """float32 [C, T] in [-1, 1], on the CPU."""
+    sample_rate: int
+
+    @property
+    def seconds(self) -> float:
+        """Its length."""
+        return self.audio_CT.shape[1] / self.sample_rate
+
+    def save(self, path: AnyPath) -> Path:
+        """Write it as wav, flac, ogg or mp3, by the suffix; returns the path.
+
+        Raises AudioError for another suffix or where the file cannot be written.
+        """
+        target = as_path(path)
+        write_audio(target, [self.audio_CT], sample_rate=self.sample_rate, channels=len(self.audio_CT))
+        return target
+
+    def __repr__(self) -> str:
+        channels = len(self.audio_CT)
+        return f"Sound({self.seconds:.3f} s, {channels} channel{'s'[: channels > 1]}, {self.sample_rate} Hz)"
+
+
+class Model:
+    """A codec, and its prior where the file has one."""
+
+    def __init__(self, loaded: LoadedVQModel) -> None:
+        self.loaded = loaded
+        """The modules and the file's records."""
+
+    @property
+    def sample_rate(self) -> int:
+        """Rate of what is generated and decoded, in Hz."""
+        return self.loaded.vqvae_config.sample_rate
+
+    @property
+    def channels(self) -> int:
+        """Channels of what is generated and decoded."""
+        return self.loaded.vqvae_config.channels
+
+    @property
+    def has_prior(self) -> bool:
+        """Whether it can generate."""
+        return self.loaded.prior is not None
+
+    def generate(
+        self,
+        seconds: float = 10.0,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+        prompt: AnyPath | tuple[ArrayLike | Tensor, int] | None = None,
+    ) -> Sound:
+        """One new sound of exactly round(seconds · sample_rate) samples; the first one of `generate --seed`.
+
+        `prompt` is a file, or audio and its rate (see `encode`); the sound begins with it.
+
+        Raises BundleError where the model has no prior, ConfigError for settings out of range, and
+        AudioError for a prompt that cannot be used, that is shorter than a code frame or that leaves nothing
+        to generate.
+        """
+        settings = GenerationSettings(seconds=seconds, seed=seed)
+        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+        if isinstance(prompt, tuple):
+            source = to_pcm(*prompt, self.loaded.vqvae_config)
+            request = make_request(self.loaded, settings, sampling, source)
+        else:
+            path = None if prompt is None else as_path(prompt)
+            request = make_request(self.loaded, settings, sampling, path)
+        codes_QF = request.codes(0, _ignore)[0].cpu()
+        return self._decoded(codes_QF, request.samples)
+
+    def encode(self, audio: ArrayLike | Tensor, sample_rate: int, *, levels: int | None = None) -> Tensor:
+        """Codes int64 [Q, F] of `audio` [T] or [C, T], with the first `levels` RVQ levels.
+
+        `audio` is an array or tensor of floats (full scale ±1) or integers (full scale by their type) at any
+        rate; it is mixed and resampled to the model's. Raises AudioError for audio that cannot be used and
+        CodeShapeError for levels that the model does not have.
+        """
+        most = self.loaded.vqvae_config.num_quantizers
+        if levels is not None and not 1 <= levels <= most:
+            raise CodeShapeError(f"levels must be from 1 to the model's {most}, not {levels}")
+        pcm_CT = to_pcm(audio, sample_rate, self.loaded.vqvae_config)
+        return encode_blocks(self.loaded.model, [pcm_CT], levels=levels).codes_QF
+
+    def decode(self, codes: ArrayLike | Tensor, *, samples: int | None = None) -> Sound:
+        """The sound of `codes` [Q, F], of the first Q levels; `samples` cuts it to the length of what was
+        encoded, at most F · `frame_hop`, which is the default.
+
+        Raises CodeShapeError for codes of another shape, type or range than the model's.
+        """
+        config = self.loaded.vqvae_config
+        codes_QF = codes if isinstance(codes, Tensor) else torch.from_numpy(np.asarray(codes))
+        if codes_QF.ndim != 2 or not 1 <= codes_QF.shape[0] <= config.num_quantizers or not codes_QF.shape[1]:
+            raise CodeShapeError(
+                f"codes must have the shape [levels, frames] with 1 to {config.num_quantizers} levels, "
+                f"not {list(codes_QF.shape)}"
+            )
+        if codes_QF.is_floating_point() or codes_QF.is_complex() or codes_QF.dtype == torch.bool:
+            raise CodeShapeError(f"codes must be integers, not {codes_QF.dtype}")
+        if int(codes_QF.min()) < 0 or int(codes_QF.max()) >= config.codebook_size:
+            raise CodeShapeError(f"codes must be from 0 to {config.codebook_size - 1}")
+        frames = codes_QF.shape[1]
+        whole = frames * config.frame_hop
+        least = whole - config.frame_hop + 1
+        if samples is not None and not least <= samples <= whole:
+            raise CodeShapeError(f"{frames} frames of codes make {least} to {whole} samples, not {samples}")
+        return self._decoded(codes_QF.long().cpu(), whole if samples is None else samples)
+
+    def _decoded(self, codes_QF: Tensor, samples: int) -> Sound:
+        blocks_CT = decode_blocks(self.loaded.model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
+        audio_CT = torch.cat([block_CT.float().cpu() for block_CT in blocks_CT], dim=1)
+        return Sound(audio_CT.clamp(-1.0, 1.0), self.sample_rate)
+
+    def __repr__(self) -> str:
+        config = self.loaded.vqvae_config
+        prior = self.loaded.prior_config
+        network = "none" if prior is None else f"{prior.num_layers} layers × {prior.hidden_size}"
+        return (
+            f"Model({str(self.loaded.path)!r} on {self.loaded.device}\n"
+            f"  audio: {config.sample_rate} Hz, {config.channels} channel{'s'[: config.channels > 1]}\n"
+            f"  codes: {config.num_quantizers} levels × {config.codebook_size}, "
+            f"{config.frame_rate:.1f} frames/s\n"
+            f"  prior: {network})"
+        )
+
+
+def load(path: AnyPath, *, device: str = "auto") -> Model:
+    """The model of a `.distill` file, ready to generate, encode and decode.
+
+    `device` is auto (a GPU where there is one), cpu, cuda or cuda:N. Raises BundleError for a file that
+    cannot be used and UsageError for a device that is not there.
+    """
+    return Model(load_model_v2(as_path(path), device=choose_device(device)))
+
+
+def _ignore(frame: int) -> None:
+    pass
