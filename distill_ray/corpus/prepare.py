@@ -36,6 +36,7 @@ from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, has
 from distill_ray.corpus.shards import ShardReader, is_shard_name
 from distill_ray.corpus.split import assign_splits, keeps_off_share
 from distill_ray.errors import AudioError, CorpusError
+from distill_ray.storage.atomic import is_temporary
 from distill_ray.storage.names import shown_name
 from distill_ray.storage.storage import LOCK_NAME, Storage, open_storage
 
@@ -200,7 +201,8 @@ def _refuse_foreign_folder(storage: Storage) -> None:
     present = set(storage.names())
     if MANIFEST_NAME in present:
         return
-    foreign = present - {SHARD_FOLDER, LOCK_NAME, f".{MANIFEST_NAME}.partial"}
+    known = {SHARD_FOLDER, LOCK_NAME, f".{MANIFEST_NAME}.partial"}
+    foreign = {name for name in present - known if not is_temporary(name)}
     if SHARD_FOLDER in present:
         inner = storage.files(SHARD_FOLDER)
         foreign |= {f"{SHARD_FOLDER}/{name}" for name in inner if not is_shard_name(name)}

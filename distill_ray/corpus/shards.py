@@ -20,10 +20,11 @@ import pyarrow as pa
 
 from distill_ray.corpus.manifest import SHARD_FOLDER, ShardInfo
 from distill_ray.errors import CorpusError
+from distill_ray.storage.atomic import is_temporary
 from distill_ray.storage.storage import Storage
 
 BATCH_ROWS = 1 << 18
-# A shard, and what a writer that was killed leaves of one.
+# A shard, and what a writer of version 0.1 that was killed left of one.
 _OURS = re.compile(r"[0-9a-f]{32}\.arrow|\.[0-9a-f]{32}\.arrow\.partial")
 
 
@@ -34,8 +35,8 @@ def shard_name(members: Iterable[str], sample_rate: int, channels: int) -> str:
 
 
 def is_shard_name(name: str) -> bool:
-    """Whether only `ShardWriter` makes files of that name."""
-    return _OURS.fullmatch(name) is not None
+    """Whether only `ShardWriter` makes files of that name, finished ones or not."""
+    return _OURS.fullmatch(name) is not None or is_temporary(name)
 
 
 class ShardWriter:

@@ -14,7 +14,7 @@ Legend: C channels, Q RVQ levels, T time (samples of audio, frames of codes).
 from __future__ import annotations
 
 import hashlib
-import os
+import re
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -27,9 +27,11 @@ import torch
 from torch import Tensor
 
 from distill_ray.errors import BundleError
+from distill_ray.storage.atomic import replacing
 
 SHARD_VERSION = b"distill-ray codes 1"
 SHARD_FRAMES = 100_000  # about 20 minutes of audio: what an interruption without warning can cost
+_SHARD_NAME = re.compile(r"codes-[0-9a-f]{32}\.parquet")
 _SCHEMA = pa.schema(
     [
         ("sha256", pa.string()),
@@ -208,7 +210,8 @@ def load_code_sequences(folder: Path, *, codebook_size: int, num_quantizers: int
 
 
 def _shards(folder: Path) -> list[Path]:
-    return sorted(folder.glob("codes-*.parquet")) if folder.is_dir() else []
+    found = folder.glob("codes-*.parquet") if folder.is_dir() else ()
+    return sorted(path for path in found if _SHARD_NAME.fullmatch(path.name))
 
 
 def _read_intact(
@@ -275,17 +278,9 @@ def _write_shard(folder: Path, sequences: Sequence[CodeSequence]) -> None:
         )
     table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({b"format": SHARD_VERSION}))
     path = folder / f"codes-{_digest(sequence.sha256 for sequence in sequences)[:32]}.parquet"
-    temporary = folder / f".{path.name}.{os.getpid()}.tmp"
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        try:
-            with temporary.open("wb") as file:
-                pq.write_table(table, file, compression="zstd")
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
+        with replacing(path) as file:
+            pq.write_table(table, file, compression="zstd")
     except OSError as error:
         raise BundleError(
             f"the code shard {path} cannot be written ({_one_line(error)}); make room or choose another cache"

@@ -6,7 +6,6 @@ shared: `pipeline/train.py` uses it for runs whose results go to a URI.
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ from typing import Any
 
 from distill_ray.config.cache import cache_root
 from distill_ray.events.records import Event
+from distill_ray.storage.atomic import replacing
 from distill_ray.training.worker import Worker
 
 
@@ -38,9 +38,7 @@ class CarriedCodes:
         folder = self.folder
         if self.files and not folder.is_dir():  # another node than the driver's
             folder = cache_root() / "codes" / folder.name
-            folder.mkdir(parents=True, exist_ok=True)
             for name, content in self.files.items():
-                partial = folder / f".{name}.{secrets.token_hex(4)}"  # the node's ranks may write together
-                partial.write_bytes(content)
-                partial.replace(folder / name)
+                with replacing(folder / name) as file:  # the node's ranks may write together
+                    file.write(content)
         return self.train(str(folder), worker=worker)

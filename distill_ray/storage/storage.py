@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from distill_ray.errors import CorpusError, DistillError
+from distill_ray.storage.atomic import replacing
 from distill_ray.storage.filesystem import locate, reason, without_credentials
 from distill_ray.storage.lock import LOCK_NAME, folder_lock
 from distill_ray.storage.names import checked_name
@@ -96,23 +97,18 @@ class Storage:
 
     def download(self, name: str, target: Path) -> None:
         """Copy `name` to the local file `target` with its time, as a whole or not at all."""
-        partial = target.with_name(f".{target.name}.{secrets.token_hex(4)}.partial")
-        try:
-            with self._explained("read"):
-                entry = _entry(self.filesystem.get_file_info(self._path(name)))
-                stream = self.filesystem.open_input_stream(self._path(name))
-            with stream, self._kept(name, target), partial.open("wb") as file:
-                while chunk := self._read(stream):
-                    file.write(chunk)
-            if partial.stat().st_size != entry.bytes:
+        with self._explained("read"):
+            entry = _entry(self.filesystem.get_file_info(self._path(name)))
+            stream = self.filesystem.open_input_stream(self._path(name))
+        with stream, self._kept(name, target), replacing(target) as file:
+            while chunk := self._read(stream):
+                file.write(chunk)
+            if file.tell() != entry.bytes:
                 raise self.error(
-                    f"{name} at {self.uri} was cut off: {partial.stat().st_size} of {entry.bytes} bytes came"
+                    f"{name} at {self.uri} was cut off: {file.tell()} of {entry.bytes} bytes came"
                 )
-            os.utime(partial, ns=(entry.written_ns, entry.written_ns))
-            partial.replace(target)
-        except BaseException:
-            partial.unlink(missing_ok=True)
-            raise
+            file.flush()
+            os.utime(file.fileno(), ns=(entry.written_ns, entry.written_ns))
 
     def upload(self, source: IO[bytes], name: str) -> Entry:
         """Copy what is left of `source` to `name`, which changes only when all of it is there.
@@ -141,19 +137,8 @@ class Storage:
             with self._explained("write"), self.filesystem.open_output_stream(self._path(name)) as stream:
                 yield stream
             return
-        final = self.local / self._checked(name)
-        partial = final.with_name(f".{final.name}.partial")
-        with self._explained("write"):
-            final.parent.mkdir(parents=True, exist_ok=True)
-            try:
-                with self.filesystem.open_output_stream(str(partial)) as stream:
-                    yield stream
-                _fsync(partial)
-                partial.replace(final)
-                _fsync(final.parent)
-            except BaseException:
-                partial.unlink(missing_ok=True)
-                raise
+        with self._explained("write"), replacing(self.local / self._checked(name)) as file:
+            yield file
 
     def remove(self, name: str) -> None:
         """Delete one file."""
@@ -258,11 +243,3 @@ def open_storage(
 def _entry(info: Any) -> Entry:
     # Whole seconds: some servers say more of them in a listing than of a single object.
     return Entry(bytes=info.size or 0, written_ns=(info.mtime_ns or 0) // _SECOND_NS * _SECOND_NS)
-
-
-def _fsync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import types
 import typing
 from collections.abc import Sequence
@@ -19,6 +18,7 @@ from typing import Any
 
 from distill_ray.errors import CheckpointError, UsageError
 from distill_ray.events.records import CandidateRow
+from distill_ray.storage.atomic import replacing
 from distill_ray.tune.trial import TrialRecord, TrialSpec, restore
 
 
@@ -31,17 +31,13 @@ def write_trials(path: Path, records: Sequence[TrialRecord], rows: Sequence[Cand
     import pyarrow.parquet as pq
 
     table = pa.Table.from_pylist([_columns(record, rows) for record in records], schema=_schema())
-    part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        pq.write_table(table, part)
-        part.replace(path)
+        with replacing(path) as file:
+            pq.write_table(table, file)
     except OSError as error:
         raise CheckpointError(
             f"{path} cannot be written ({error}); make room or give another --out"
         ) from error
-    finally:
-        part.unlink(missing_ok=True)
 
 
 def read_trials(path: Path) -> tuple[tuple[TrialRecord, ...], tuple[CandidateRow, ...]]:

@@ -15,10 +15,10 @@ ROOT = Path(__file__).parents[2] / "distill_ray"
 MAY_IMPORT = {
     "config": set(),
     "vqvae": {"config"},
-    "prior": {"config"},
     "events": {"vqvae"},
     "display": {"events", "vqvae"},
     "storage": {"config", "events"},
+    "prior": {"config", "storage"},
     "corpus": {"config", "storage"},
     "bundle": {"config", "prior", "storage", "vqvae"},
     "training": {"config", "corpus", "events", "prior", "storage", "vqvae"},

@@ -103,3 +103,47 @@ def test_the_lock_waits_for_its_holder(tmp_path: Path) -> None:
         assert not (tmp_path / "entered").exists()
     thread.join(10)
     assert (tmp_path / "entered").exists()
+
+
+def test_a_link_at_a_name_that_could_be_guessed_is_not_written_through(tmp_path: Path) -> None:
+    folder, mine = tmp_path / "folder", tmp_path / "mine"
+    folder.mkdir()
+    mine.write_text("precious")
+    (folder / ".a.partial").symlink_to(mine)
+    (folder / "a").symlink_to(mine)
+    with open_storage(folder).writing("a") as stream:
+        stream.write(b"new")
+    assert (mine.read_text(), (folder / "a").read_bytes()) == ("precious", b"new")
+    (folder / "a").unlink()
+    (folder / "a").symlink_to(mine)
+    open_storage(folder).download("a", folder / "b")
+    (folder / "c").symlink_to(mine)
+    with open_storage(folder).writing("source") as stream:
+        stream.write(b"other")
+    open_storage(folder).download("source", folder / "c")
+    assert (mine.read_text(), (folder / "c").read_bytes()) == ("precious", b"other")
+
+
+def test_two_writers_of_one_name_never_mix(tmp_path: Path) -> None:
+    storage = open_storage(tmp_path)
+    with storage.writing("a") as first, storage.writing("a") as second:
+        first.write(b"first" * 10)
+        second.write(b"second")
+    assert storage.read_bytes("a") == b"first" * 10
+    assert set(storage.names()) == {"a"}
+
+
+def test_a_download_has_the_time_of_what_it_was_made_from_and_leaves_nothing_when_it_is_cut_off(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = remote(tmp_path / "there")
+    with storage.writing("a") as stream:
+        stream.write(b"content")
+    storage.download("a", tmp_path / "here" / "a")
+    entry = storage.entry("a")
+    assert entry is not None
+    assert (tmp_path / "here" / "a").stat().st_mtime_ns == entry.written_ns
+    monkeypatch.setattr(Storage, "_read", lambda self, stream: b"")
+    with pytest.raises(CorpusError, match="a at sim://c was cut off: 0 of 7 bytes came"):
+        storage.download("a", tmp_path / "here" / "a")
+    assert [(path.name, path.read_bytes()) for path in (tmp_path / "here").iterdir()] == [("a", b"content")]
