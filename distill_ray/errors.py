@@ -14,7 +14,6 @@
     ├── JobError          its own  what a submitted job ended with
     ├── InstallationError         exit 1   a package that is missing or does not fit
     ├── CancelledError            exit 3   stopped by Ctrl-C; what was saved is named
-    └── HealthError               exit 4   stopped by the codebook-health rule
 
 The message is one sentence: what is wrong, where, and what to do. The command line prints it alone and
 ends with `exit_code`; nothing else may end it with a traceback.
@@ -108,9 +107,3 @@ class CancelledError(DistillError):
     """Stopped by Ctrl-C."""
 
     exit_code = 3
-
-
-class HealthError(DistillError):
-    """Stopped by the codebook-health rule."""
-
-    exit_code = 4

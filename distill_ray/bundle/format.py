@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ from distill_ray.bundle.fields import Fields
 from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import MODEL_BEFORE, VQVAEConfig
 from distill_ray.errors import BundleError
+from distill_ray.jsonable import jsonable
 from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
 FORMAT = "distill_model"
@@ -47,7 +48,7 @@ class PriorPart:
         return {
             "has_prior": True,
             "prior_config": dataclasses.asdict(self.config),
-            "prior_metadata": plain(self.metadata),
+            "prior_metadata": jsonable(self.metadata),
             "prior_codec_sha256": self.codec_sha256,
         }
 
@@ -108,7 +109,7 @@ class Manifest:
             "sample_rate": self.vqvae_config.sample_rate,
             "channels": self.vqvae_config.channels,
             "codebook_health": [dataclasses.asdict(level) for level in self.codebook_health],
-            "metadata": plain(self.metadata),
+            "metadata": jsonable(self.metadata),
             **NO_PRIOR,
             "sha256": {"vqvae": self.codec_sha256, "prior": None},
         }
@@ -163,26 +164,6 @@ def prior_mismatch(codec: VQVAEConfig, prior: PriorConfig) -> str | None:
     if prior.codebook_size != codec.codebook_size:
         return f"has {prior.codebook_size} codes a level, the codec {codec.codebook_size}"
     return None
-
-
-def plain(value: Any) -> Any:
-    """`value` as JSON has it: dataclasses become objects, paths text, and numbers that are not finite null.
-
-    Raises TypeError for anything else, which is a mistake of the caller and not of a file.
-    """
-    if value is None or isinstance(value, bool | int | str):
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Path):
-        return str(value)
-    if dataclasses.is_dataclass(value) and not isinstance(value, type):
-        return plain(dataclasses.asdict(value))
-    if isinstance(value, Mapping):
-        return {str(key): plain(item) for key, item in value.items()}
-    if isinstance(value, Sequence):
-        return [plain(item) for item in value]
-    raise TypeError(f"{type(value).__name__} cannot go into a manifest")
 
 
 def _level_health(level: Any, where: Path) -> LevelHealth:

@@ -118,7 +118,7 @@ def bundle_models(
     """
     model, prior_file, out = Path(model), Path(prior_file), Path(out)
     if out.exists() and not overwrite and not (model.exists() and out.samefile(model)):
-        raise BundleError(f"{out} exists; add --force to replace it, or choose another output path")
+        raise BundleError(f"{out} exists; add --overwrite to replace it, or choose another output path")
     codec, prior = read_part(model, CODEC_PREFIX), read_part(prior_file, PRIOR_PREFIX)
     found = prior.manifest.prior
     assert found is not None, "read_part refuses a file without a prior"
@@ -133,7 +133,7 @@ def bundle_models(
     there = codec.manifest.prior
     if not overwrite and out.exists() and there is not None and there.sha256 != found.sha256:
         raise BundleError(
-            f"{out} has another prior; add --force to replace it, or choose another output path"
+            f"{out} has another prior; add --overwrite to replace it, or choose another output path"
         )
     document = with_prior(codec.document, prior.document, found.sha256)
     write_container(out, {**codec.arrays, **prior.arrays}, document, kind=FORMAT, version=VERSION)

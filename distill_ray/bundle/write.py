@@ -23,12 +23,12 @@ from distill_ray.bundle.format import (
     VERSION,
     Manifest,
     PriorPart,
-    plain,
     prior_mismatch,
     with_prior,
 )
 from distill_ray.bundle.merge import Part, read_part
 from distill_ray.errors import BundleError
+from distill_ray.jsonable import jsonable
 from distill_ray.vqvae.health import LevelHealth
 
 if TYPE_CHECKING:
@@ -127,10 +127,10 @@ def _complete(metadata: Mapping[str, Any]) -> dict[str, Any]:
         "seed": None,
         "run_id": None,
         "ray_job_id": None,
-        **plain(metadata.get("provenance") or {}),
+        **jsonable(metadata.get("provenance") or {}),
         "versions": {"python": platform.python_version(), **_versions()},
     }
-    return {"corpus": {}, "loss_history": [], **plain(metadata), "provenance": provenance}
+    return {"corpus": {}, "loss_history": [], **jsonable(metadata), "provenance": provenance}
 
 
 def _versions() -> dict[str, str]:

@@ -7,7 +7,6 @@ act is `finish` (or its result goes through `bytes_on_stdout`). Nothing else in 
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 import tempfile
@@ -24,6 +23,7 @@ from distill_ray.display.failure import forget
 from distill_ray.errors import CancelledError, ConfigError, DistillError, UsageError
 from distill_ray.events import lines as job_lines
 from distill_ray.foreign import ascii_controls, printable
+from distill_ray.jsonable import jsonable
 
 READER_GONE = 128 + 13  # SIGPIPE
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
@@ -44,7 +44,7 @@ def finish(
     """
     if job_lines.wanted():
         shown = None if result is None else "\n".join(_lines(result))
-        job_lines.say("result", {"document": _finite(document), "result": shown})
+        job_lines.say("result", {"document": jsonable(document), "result": shown})
     if as_json:
         _print(_json(document))
     elif result is not None:
@@ -232,21 +232,5 @@ def _result_stream() -> TextIO:
 
 
 def _json(document: Mapping[str, Any]) -> str:
-    text = json.dumps(_finite(document), allow_nan=False, ensure_ascii=False, indent=2, default=_as_text)
+    text = json.dumps(jsonable(document), allow_nan=False, ensure_ascii=False, indent=2)
     return ascii_controls(text)
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, Mapping):
-        return {str(key): _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, Path):
-        return str(value)
-    raise TypeError(f"{type(value).__name__} has no place in a JSON document")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib
 import importlib.util
 import json
-import math
 import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterator
@@ -31,6 +30,7 @@ from distill_ray.events.records import (
     VQStepMetrics,
     to_record,
 )
+from distill_ray.jsonable import jsonable
 
 LOG_NAME = "events.jsonl"
 SCALARS_FOLDER = "tensorboard"
@@ -149,18 +149,7 @@ def _health_scalars(event: VQEpochMetrics) -> Iterator[tuple[str, float, int]]:
 
 def _line(event: Event) -> bytes:
     record = {**to_record(event), "time": round(time.time(), 3)}
-    return json.dumps(_texts(record), allow_nan=False, ensure_ascii=False).encode() + b"\n"
-
-
-def _texts(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they travel as text, as `from_record` expects."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, dict):
-        return {key: _texts(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_texts(item) for item in value]
-    return value
+    return json.dumps(jsonable(record, as_text=True), allow_nan=False, ensure_ascii=False).encode() + b"\n"
 
 
 def _open_log(path: Path) -> BinaryIO:

@@ -1,4 +1,4 @@
-"""How a submitted job speaks to the client that watches it: lines of its log, standard library only.
+"""How a submitted job speaks to the client that watches it: lines of its log.
 
     distill-ray-event {…}    an event record (`events/records.py`)
     distill-ray-report {…}   what the final report calls the results: label → path
@@ -12,12 +12,13 @@ of the log are somebody else's.
 from __future__ import annotations
 
 import json
-import math
 import os
 import sys
 from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
+
+from distill_ray.jsonable import jsonable
 
 Kind = Literal["event", "report", "result", "error"]
 
@@ -56,15 +57,4 @@ def heard(line: str) -> tuple[Kind, dict[str, Any]] | None:
 
 
 def _one_line(document: Mapping[str, Any]) -> str:
-    return json.dumps(_texts(document), allow_nan=False, default=str)
-
-
-def _texts(value: Any) -> Any:
-    """JSON has no NaN and no infinity: they travel as text, as `events.from_record` expects."""
-    if isinstance(value, float) and not math.isfinite(value):
-        return str(value)
-    if isinstance(value, Mapping):
-        return {str(key): _texts(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_texts(item) for item in value]
-    return value
+    return json.dumps(jsonable(document, as_text=True), allow_nan=False)

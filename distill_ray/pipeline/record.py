@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from distill_ray.bundle.format import plain
 from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import ConfigError, Problem, UsageError
+from distill_ray.jsonable import jsonable
 from distill_ray.runs.run_folder import numbered_folders
 from distill_ray.storage.atomic import atomic_file
 
@@ -57,7 +57,7 @@ class PipelineRecord:
 
     def finish(self, stage: str, facts: Mapping[str, Any]) -> None:
         """Keep what a stage did. Raises UsageError where the folder cannot be written."""
-        self.done[stage] = plain(facts)
+        self.done[stage] = jsonable(facts)
         self.save()
 
     def save(self) -> None:
@@ -67,7 +67,7 @@ class PipelineRecord:
             "name": self.name,
             "tune": self.tune,
             "sources": list(self.sources),
-            "settings": plain(self.settings),
+            "settings": jsonable(self.settings),
             "stages": self.done,
         }
         with atomic_file(self.folder / FILE, error=UsageError) as file:

@@ -69,7 +69,7 @@ from distill_ray.runtime.plan import (
     resolve_plan,
 )
 from distill_ray.runtime.ray_session import ray_session
-from distill_ray.storage.checkpoints import settle
+from distill_ray.storage.uploaded import settle
 from distill_ray.training.worker import Listener
 
 CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteEvent)

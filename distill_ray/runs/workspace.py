@@ -21,11 +21,12 @@ from distill_ray.bundle import read_manifest
 from distill_ray.errors import BundleError, DistillError, StorageError, UsageError
 from distill_ray.events.records import Event, Notice
 from distill_ray.runs.run_folder import ANOTHER_OUT, free_folders
-from distill_ray.storage.checkpoints import open_checkpoints, working_folder
+from distill_ray.storage.checkpoints import working_folder
 from distill_ray.storage.filesystem import is_uri, joined, patiently
 from distill_ray.storage.lock import LOCK_NAME, LockedError, folder_lock
 from distill_ray.storage.mirror import Mirror
 from distill_ray.storage.storage import Entry, Storage, open_storage
+from distill_ray.storage.uploaded import open_checkpoints
 from distill_ray.training.worker import Listener
 
 Place = str | os.PathLike[str]

@@ -36,7 +36,8 @@ from distill_ray.runtime.ray_internals import PrivateTrainer
 from distill_ray.runtime.ray_session import Session
 from distill_ray.runtime.ray_worker import Loop, RankTask, run_rank
 from distill_ray.runtime.rendezvous import LoopbackGroup
-from distill_ray.storage.checkpoints import GIVE_SHARED, open_checkpoints, ray_storage, settle
+from distill_ray.storage.checkpoints import GIVE_SHARED, ray_storage
+from distill_ray.storage.uploaded import open_checkpoints, settle
 from distill_ray.training.worker import Listener
 
 _POLL_S = 0.1
@@ -158,7 +159,13 @@ class DDPRun:
             name=self._run_dir.name,  # as dashboards list it
             storage_path=str(ray_storage(self._checkpoints)),
             storage_filesystem=pyarrow.fs.LocalFileSystem(),  # a path, whatever characters it has
-            failure_config=ray.train.FailureConfig(max_failures=0),
+            failure_config=ray.train.FailureConfig(
+                max_failures=0,  # `train` starts a run again, which knows what can be helped so
+                max_preemption_failures=0,  # nor where a cluster announces that it takes a node away
+                # Ranks that found no room in time, or a node that died under them, are placed again: so a
+                # run waits for a cluster that is full, for as long as its user does.
+                controller_failure_limit=-1,
+            ),
         )
         backend = "nccl" if plan.use_gpu else "gloo"
         if folder is None:

@@ -21,7 +21,8 @@ from distill_ray.runtime.metrics import with_metrics
 from distill_ray.runtime.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
 from distill_ray.runtime.ray_session import ray_session
 from distill_ray.storage.atomic import WriteCheckpoint
-from distill_ray.storage.checkpoints import Checkpoints, open_checkpoints, settle
+from distill_ray.storage.checkpoints import Checkpoints
+from distill_ray.storage.uploaded import open_checkpoints, settle
 from distill_ray.training.worker import Listener, LocalWorker, StopFlag, Worker
 
 

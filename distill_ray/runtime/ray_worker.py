@@ -26,7 +26,8 @@ from distill_ray.events.records import Event, PriorStepMetrics, VQStepMetrics, t
 from distill_ray.runtime.failure import LoopError
 from distill_ray.runtime.mailbox import Outbox
 from distill_ray.storage.atomic import WriteCheckpoint
-from distill_ray.storage.checkpoints import GIVE_SHARED, node_folder, open_checkpoints
+from distill_ray.storage.checkpoints import GIVE_SHARED, node_folder
+from distill_ray.storage.uploaded import open_checkpoints
 from distill_ray.training.worker import ProcessGroupWorker, Worker
 
 Loop = Callable[[Worker], Event]

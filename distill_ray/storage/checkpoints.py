@@ -21,7 +21,6 @@ from distill_ray.events.records import Notice
 from distill_ray.storage.atomic import WriteCheckpoint, newest_folder, replace_folder
 from distill_ray.storage.storage import open_storage
 
-PATIENCE_S = 60.0
 _NAME = "name"
 _FULL_BYTES = 16 << 20  # with less than this free, a failed write is put down to a full disk
 
@@ -119,31 +118,6 @@ class Checkpoints:
         return (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
 
 
-def open_checkpoints(folder: Path, uri: str | None, patience_s: float | None = None) -> Checkpoints:
-    """The checkpoints in `folder`, with a copy at `uri` where one is given.
-
-    patience_s: how long an outage of the storage is sat out where nothing can go on without it; `PATIENCE_S`.
-    """
-    if uri is None:
-        return Checkpoints(folder)
-    from distill_ray.storage.uploaded import PublishedCheckpoints
-
-    return PublishedCheckpoints(folder, uri, patience_s=PATIENCE_S if patience_s is None else patience_s)
-
-
-def newest_checkpoint(folder: Path, uri: str | None) -> Path | None:
-    """As `settle`; during an outage the newest one on this machine, where there is one."""
-    checkpoints = open_checkpoints(folder, uri, patience_s=5.0)
-    try:
-        checkpoints.settle()
-    except CheckpointError:
-        if checkpoints.newest() is None:
-            raise
-    finally:
-        checkpoints.close()
-    return checkpoints.newest()
-
-
 def discard(folder: Path, uri: str | None) -> None:
     """Forget every checkpoint, here and at `uri`. Raises StorageError."""
     if uri is not None:
@@ -171,16 +145,3 @@ def working_folder(uri: str) -> Path:
 def ray_storage(checkpoints: Path) -> Path:
     """The storage path for Ray Train, which must have one; nothing in it is needed."""
     return checkpoints / "ray"
-
-
-def settle(folder: Path, uri: str | None = None) -> Path | None:
-    """The newest checkpoint of the run, fetched from `uri` where that has a newer one; None for none.
-
-    Raises CheckpointError where it cannot be fetched.
-    """
-    checkpoints = open_checkpoints(folder, uri)
-    try:
-        checkpoints.settle()
-        return checkpoints.newest()
-    finally:
-        checkpoints.close()

@@ -1,4 +1,6 @@
-"""Checkpoints that are also kept at a URI: written there by a thread, which outlives outages of the storage.
+"""The checkpoints of a run wherever they are kept: in a folder, or at a URI too.
+
+`open_checkpoints` gives the ones or the others. A thread uploads, which outlives outages of the storage:
 
     URI/latest.json     the name of the newest complete checkpoint, and its files; written last
     URI/NAME/…          the files of the checkpoint NAME
@@ -27,13 +29,14 @@ from distill_ray.storage.filesystem import patiently
 from distill_ray.storage.lock import file_lock
 from distill_ray.storage.storage import Storage, open_storage
 
+PATIENCE_S = 60.0
 POINTER = "latest.json"
 _PUBLISHED = ".published"
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
 _REMEMBERED = 8
 
 
-class PublishedCheckpoints(Checkpoints):
+class UploadedCheckpoints(Checkpoints):
     """Checkpoints in `folder` with a copy at `uri`; one process at a time writes new ones."""
 
     def __init__(self, folder: Path, uri: str, *, patience_s: float) -> None:
@@ -184,6 +187,42 @@ class PublishedCheckpoints(Checkpoints):
         if name not in known:
             with atomic_file(self.folder / _PUBLISHED, error=CheckpointError) as file:
                 file.write(json.dumps([*known[1 - _REMEMBERED :], name]).encode())
+
+
+def open_checkpoints(folder: Path, uri: str | None, patience_s: float | None = None) -> Checkpoints:
+    """The checkpoints in `folder`, with a copy at `uri` where one is given.
+
+    patience_s: how long an outage of the storage is sat out where nothing can go on without it; `PATIENCE_S`.
+    """
+    if uri is None:
+        return Checkpoints(folder)
+    return UploadedCheckpoints(folder, uri, patience_s=PATIENCE_S if patience_s is None else patience_s)
+
+
+def newest_checkpoint(folder: Path, uri: str | None) -> Path | None:
+    """As `settle`; during an outage the newest one on this machine, where there is one."""
+    checkpoints = open_checkpoints(folder, uri, patience_s=5.0)
+    try:
+        checkpoints.settle()
+    except CheckpointError:
+        if checkpoints.newest() is None:
+            raise
+    finally:
+        checkpoints.close()
+    return checkpoints.newest()
+
+
+def settle(folder: Path, uri: str | None = None) -> Path | None:
+    """The newest checkpoint of the run, fetched from `uri` where that has a newer one; None for none.
+
+    Raises CheckpointError where it cannot be fetched.
+    """
+    checkpoints = open_checkpoints(folder, uri)
+    try:
+        checkpoints.settle()
+        return checkpoints.newest()
+    finally:
+        checkpoints.close()
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ progress.json      where the loop is; written last
 from __future__ import annotations
 
 import json
-import math
 import pickle
 import warnings
 from collections.abc import Callable, Mapping
@@ -22,6 +21,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill_ray.errors import CheckpointError
+from distill_ray.jsonable import jsonable
 
 T = TypeVar("T")
 
@@ -55,7 +55,7 @@ def read_weights(path: Path) -> dict[str, Tensor]:
 
 def write_json(path: Path, value: Mapping[str, Any]) -> None:
     """A JSON file; infinities and NaN are written as null, which JSON has."""
-    path.write_text(json.dumps(_finite(value), indent=1), "utf-8")
+    path.write_text(json.dumps(jsonable(value), indent=1), "utf-8")
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -86,13 +86,3 @@ def guarded(path: Path, read: Callable[[], T]) -> T:
         raise CheckpointError(
             f"the checkpoint file {path} is damaged ({type(error).__name__}); start a new run"
         ) from error
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, float) and not math.isfinite(value):
-        return None
-    if isinstance(value, Mapping):
-        return {key: _finite(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_finite(item) for item in value]
-    return value

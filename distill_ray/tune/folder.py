@@ -15,9 +15,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from distill_ray.bundle.format import plain
 from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import CheckpointError, UsageError
+from distill_ray.jsonable import jsonable
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runs.settings_file import (
     SEARCH_SETTINGS,
@@ -67,7 +67,7 @@ class SweepFolder:
 
     def write_leaderboard(self, document: Mapping[str, Any]) -> None:
         """The search's result as JSON. Raises CheckpointError."""
-        self._write(self.path / "leaderboard.json", json.dumps(plain(document), indent=1) + "\n")
+        self._write(self.path / "leaderboard.json", json.dumps(jsonable(document), indent=1) + "\n")
 
     def _write(self, path: Path, text: str) -> None:
         with atomic_file(path, error=CheckpointError) as file:

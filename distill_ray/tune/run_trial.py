@@ -35,8 +35,8 @@ from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.ray_session import Session
 from distill_ray.runtime.ray_worker import Loop, StepThrottle
 from distill_ray.runtime.trial_mailbox import TrialBox
-from distill_ray.storage.checkpoints import newest_checkpoint, open_checkpoints
 from distill_ray.storage.filesystem import joined
+from distill_ray.storage.uploaded import newest_checkpoint, open_checkpoints
 from distill_ray.training.worker import Listener, StopFlag, Worker
 from distill_ray.tune.ranking import trial_objective
 from distill_ray.tune.settings import TrialListener

@@ -14,6 +14,7 @@ from typing import Any
 
 from distill_ray.errors import CheckpointError
 from distill_ray.events.records import DepthScore
+from distill_ray.jsonable import jsonable
 from distill_ray.vqvae.health import LevelHealth
 
 ROUNDS = ("search", "shallower", "final")
@@ -138,7 +139,7 @@ def _short(value: object) -> str:
 
 def to_json(record: TrialRecord) -> str:
     """The record as one strict JSON document; NaN and infinities are written as text."""
-    return json.dumps(_plain(dataclasses.asdict(record)), indent=2, allow_nan=False) + "\n"
+    return json.dumps(jsonable(record, as_text=True), indent=2, allow_nan=False) + "\n"
 
 
 def from_json(text: str | bytes, *, source: str) -> TrialRecord:
@@ -153,14 +154,6 @@ def from_json(text: str | bytes, *, source: str) -> TrialRecord:
             f"{source} is not a usable trial record ({error}); "
             "remove it, and the trial goes on from its checkpoint"
         ) from error
-
-
-def _plain(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _plain(item) for key, item in value.items()}
-    if isinstance(value, list | tuple):
-        return [_plain(item) for item in value]
-    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def restore(value: Any, hint: Any, where: str) -> Any:

@@ -25,7 +25,7 @@ from distill_ray.runs.export import corpus_codes, export_codec
 from distill_ray.runs.workspace import uri_of
 from distill_ray.runtime.launch import launch
 from distill_ray.runtime.plan import WorkerPlan
-from distill_ray.storage.checkpoints import newest_checkpoint
+from distill_ray.storage.uploaded import newest_checkpoint
 from distill_ray.training.worker import Listener
 from distill_ray.tune.settings import TrialListener
 from distill_ray.tune.trial import TrialRecord

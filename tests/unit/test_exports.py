@@ -85,7 +85,6 @@ def test_every_error_is_in_the_tree_and_has_its_exit_code() -> None:
         "JobError": 1,
         "InstallationError": 1,
         "CancelledError": 3,
-        "HealthError": 4,
     }
     tree = errors.__doc__
     assert all(name in tree for name in codes)

@@ -7,8 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
-from distill_ray.bundle.format import plain
 from distill_ray.events.records import PlannedStage
+from distill_ray.jsonable import jsonable
 from distill_ray.pipeline.record import PipelineRecord
 from distill_ray.runs.workspace import ResultFolder
 from distill_ray.runtime.plan import WorkerPlan
@@ -42,7 +42,7 @@ class Work:
 
     def report(self, stage: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """Take in what a stage has to report; returns it in the form that its record keeps."""
-        report: dict[str, Any] = self._outward(plain(document))
+        report: dict[str, Any] = self._outward(jsonable(document))
         self.reports[stage] = report
         return report
 

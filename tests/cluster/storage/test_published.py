@@ -10,7 +10,7 @@ import pytest
 
 from distill_ray.errors import CheckpointError
 from distill_ray.storage.storage import open_storage
-from distill_ray.storage.uploaded import POINTER, PublishedCheckpoints
+from distill_ray.storage.uploaded import POINTER, UploadedCheckpoints
 
 
 def names(uri: str) -> list[str]:
@@ -27,20 +27,20 @@ def state(content: bytes) -> Callable[[Path], None]:
 def test_a_checkpoint_that_is_cut_on_its_way_is_never_taken_for_one(s3: Any, tmp_path: Path) -> None:
     uri = "s3://bucket/cut/checkpoints"
 
-    here = PublishedCheckpoints(tmp_path / "here", uri, patience_s=30.0)
+    here = UploadedCheckpoints(tmp_path / "here", uri, patience_s=30.0)
     here.settle()
     here.keep(state(b"1" * 9_000_000))
     here.flush()
     before = [name for name in names(uri) if name.endswith(("state", POINTER))]
     s3.cut = lambda method, path: method == "PUT" and path.endswith("/state")
     here.keep(state(b"2" * 9_000_000))
-    impatient = PublishedCheckpoints(tmp_path / "here", uri, patience_s=2.0)
+    impatient = UploadedCheckpoints(tmp_path / "here", uri, patience_s=2.0)
     impatient.settle()
     with pytest.raises(CheckpointError):
         impatient.flush()
     impatient.close()
     assert [name for name in names(uri) if name.endswith(("state", POINTER))] == before
-    there = PublishedCheckpoints(tmp_path / "there", uri, patience_s=5.0)
+    there = UploadedCheckpoints(tmp_path / "there", uri, patience_s=5.0)
     there.settle()
     assert (there.latest / "state").read_bytes()[:1] == b"1"
 
@@ -55,7 +55,7 @@ def test_a_checkpoint_that_is_cut_on_its_way_is_never_taken_for_one(s3: Any, tmp
 
 def test_what_another_machine_made_goes_first(s3: Any, tmp_path: Path) -> None:
     uri = "s3://bucket/two/checkpoints"
-    one, two = (PublishedCheckpoints(tmp_path / name, uri, patience_s=10.0) for name in ("one", "two"))
+    one, two = (UploadedCheckpoints(tmp_path / name, uri, patience_s=10.0) for name in ("one", "two"))
 
     one.keep(state(b"a"))
     one.flush()

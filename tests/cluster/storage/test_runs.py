@@ -28,7 +28,7 @@ from distill_ray.pipeline.train import train_code_prior, train_codec
 from distill_ray.runs import workspace as results
 from distill_ray.runs.reports import CodecReport
 from distill_ray.runtime.plan import WorkerPlan
-from distill_ray.storage import checkpoints
+from distill_ray.storage import uploaded
 from distill_ray.storage.checkpoints import working_folder
 from distill_ray.storage.storage import open_storage
 from distill_ray.storage.uploaded import POINTER
@@ -263,7 +263,7 @@ def test_what_could_not_be_uploaded_stays_and_is_by_resuming(
     run = "s3://bucket/out-to-the-end"
     with monkeypatch.context() as patch:
         patch.setattr(results, "_PATIENCE_S", 0.5)
-        patch.setattr(checkpoints, "PATIENCE_S", 0.5)
+        patch.setattr(uploaded, "PATIENCE_S", 0.5)
         try:
             with pytest.raises(StorageError) as caught:
                 train(corpus, out=run, listener=at_epoch(1, s3.stop))

@@ -8,9 +8,7 @@ from typing import Any
 import pytest
 
 from distill_ray.bundle import Manifest, read_manifest
-from distill_ray.bundle.format import plain
 from distill_ray.errors import BundleError
-from distill_ray.vqvae import LevelHealth
 
 HERE = Path("model.distill")
 
@@ -80,16 +78,3 @@ def test_a_wrong_document_is_refused_by_key(document: dict[str, Any], change: Ch
     with pytest.raises(BundleError, match=reason) as caught:
         Manifest.from_json(wrong, HERE)
     assert str(caught.value).startswith("model.distill is not usable: ")
-
-
-def test_plain_values_are_what_json_has() -> None:
-    health = LevelHealth(utilization=1.0, perplexity=2.0, dead_codes=0, entropy=0.5)
-    value = {"a": (1, float("nan"), float("inf")), "b": Path("x/y"), "c": health, 3: None}
-    assert plain(value) == {
-        "a": [1, None, None],
-        "b": "x/y",
-        "c": {"utilization": 1.0, "perplexity": 2.0, "dead_codes": 0, "entropy": 0.5},
-        "3": None,
-    }
-    with pytest.raises(TypeError, match="set cannot go into a manifest"):
-        plain({"a": {1, 2}})

@@ -53,7 +53,7 @@ def test_only_the_model_itself_is_replaced_unasked(
 ) -> None:
     out = save(tmp_path / "out", make_codec(seed=2))
     before = out.read_bytes()
-    with pytest.raises(BundleError, match=r"exists; add --force"):
+    with pytest.raises(BundleError, match=r"exists; add --overwrite"):
         bundle_models(codec_file, full_file, out)
     assert out.read_bytes() == before
     bundle_models(codec_file, full_file, out, overwrite=True)
@@ -74,7 +74,7 @@ def test_another_prior_is_replaced_only_where_that_is_asked_for(
     before = other.read_bytes()
     bundle_models(other, other, other)  # its own
     assert other.read_bytes() == before
-    with pytest.raises(BundleError, match=r"other\.distill has another prior; add --force"):
+    with pytest.raises(BundleError, match=r"other\.distill has another prior; add --overwrite"):
         bundle_models(other, full_file, other)
     assert other.read_bytes() == before
     bundle_models(other, full_file, other, overwrite=True)

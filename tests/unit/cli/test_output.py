@@ -60,7 +60,6 @@ def test_a_result_may_come_with_an_exit_code(made_up):
         ("CorpusError", 2),
         ("BundleError", 2),
         ("CancelledError", 3),
-        ("HealthError", 4),
     ],
 )
 def test_an_error_is_one_sentence_and_its_exit_code(made_up, name, code):

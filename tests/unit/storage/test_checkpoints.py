@@ -10,7 +10,8 @@ import pytest
 
 from distill_ray.errors import CheckpointError
 from distill_ray.storage.atomic import newest_folder
-from distill_ray.storage.checkpoints import Checkpoints, node_folder, settle
+from distill_ray.storage.checkpoints import Checkpoints, node_folder
+from distill_ray.storage.uploaded import settle
 
 
 def text(content: str) -> Callable[[Path], None]:
