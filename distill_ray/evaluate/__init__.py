@@ -10,7 +10,7 @@ from distill_ray.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from distill_ray.evaluate.evaluate import evaluate_model
-    from distill_ray.evaluate.judge import Reference, Sound, judge
+    from distill_ray.evaluate.judge import Reference, judge
     from distill_ray.evaluate.judgement import (
         CodeMeasures,
         Copies,
@@ -24,10 +24,12 @@ if TYPE_CHECKING:
     )
     from distill_ray.evaluate.measures import SiSdr, SpectralMeasure, mel_distance, si_sdr, stft_distance
     from distill_ray.evaluate.report import DepthScores, EvaluationReport, FileScores, Scores
+    from distill_ray.evaluate.sound import Sound
 
 _WHERE = {
     "distill_ray.evaluate.evaluate": ("evaluate_model",),
-    "distill_ray.evaluate.judge": ("Reference", "Sound", "judge"),
+    "distill_ray.evaluate.judge": ("Reference", "judge"),
+    "distill_ray.evaluate.sound": ("Sound",),
     "distill_ray.evaluate.judgement": (
         "CodeMeasures",
         "Copies",

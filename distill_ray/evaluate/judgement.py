@@ -174,6 +174,7 @@ class Judgement:
     groups: Mapping[str, GroupScore]
     floors: Floors
     levels: Levels
+    training_levels: Levels
     copies: Copies | None = None
     exact_continuations: float | None = None
     held_out_continuations: float | None = None
@@ -202,6 +203,7 @@ class Judgement:
                 "held_out": None if held_out is None else held_out.to_json(),
             },
             **self.levels.to_json(),
+            "training_levels": self.training_levels.to_json(),
             "copies": None if self.copies is None else self.copies.to_json(),
             "exact_continuations": self.exact_continuations,
             "held_out_continuations": self.held_out_continuations,
