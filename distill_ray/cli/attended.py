@@ -61,7 +61,8 @@ class Attended:
         self._logs(event)
 
     def final_report(self, paths: Mapping[str, object]) -> None:
-        """The run's report and where its results are."""
+        """The run's report and where its results are; a path is None where there is no such result."""
+        paths = {name: path for name, path in paths.items() if path is not None}
         if self.display is not None:
             self.display.final_report(paths)
         else:

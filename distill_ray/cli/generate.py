@@ -11,8 +11,10 @@ import typer
 from distill_ray.cli import options
 from distill_ray.cli.device import Device
 from distill_ray.cli.output import bytes_on_stdout, finish, shown_to_a_person
+from distill_ray.cli.settings import Settings, takes_settings
+from distill_ray.config.build import build_sections
+from distill_ray.config.generation import GenerationSettings, SamplingConfig
 from distill_ray.errors import UsageError
-from distill_ray.generate.settings import GenerationSettings
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -20,20 +22,11 @@ if TYPE_CHECKING:
     from distill_ray.config.vqvae import VQVAEConfig
 
 
+@takes_settings("generate")
 def command(
+    *,
     model: Annotated[Path, typer.Argument(help="The .distill file.", metavar="MODEL")],
-    count: Annotated[int, options.from_setting(GenerationSettings, "count")] = 1,
-    seconds: Annotated[float, options.from_setting(GenerationSettings, "seconds")] = 10.0,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="Divides the logits; 0 always takes the likeliest code.")
-    ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", help="Draw among the K likeliest codes; 0: among all.")
-    ] = 0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Draw among the likeliest codes that reach this probability.")
-    ] = 1.0,
-    seed: Annotated[int, options.from_setting(GenerationSettings, "seed")] = 0,
+    settings: Settings,
     prompt: Annotated[
         Path | None,
         typer.Option(
@@ -44,7 +37,6 @@ def command(
         Path | None,
         typer.Option("--out", "-o", help="Folder for the files; default: generated.", show_default=False),
     ] = None,
-    audio_format: Annotated[str, options.from_setting(GenerationSettings, "audio_format")] = "wav",
     stream: Annotated[
         bool,
         typer.Option("--stream", help="Write one sound to stdout while it is made, as wav: … | aplay"),
@@ -57,46 +49,51 @@ def command(
 
     With --stream, exit code 141 says that whoever read stdout has gone.
     """
+    sections = build_sections((GenerationSettings, SamplingConfig), settings)
+    wanted, sampling = sections[GenerationSettings], sections[SamplingConfig]
     if stream:
-        _refuse_beside_stream(count=count, out=out, audio_format=audio_format, as_json=as_json)
+        _refuse_beside_stream(wanted, out=out, as_json=as_json)
     from distill_ray.bundle import choose_device, load_model_v2
     from distill_ray.display import Display
     from distill_ray.generate import generate_samples, generate_stream
-    from distill_ray.prior import SamplingConfig
 
-    sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
     loaded = load_model_v2(model, device=choose_device(device))
     with Display() as display:
         if stream:
             blocks_CT = generate_stream(
-                loaded, seconds=seconds, sampling=sampling, seed=seed, prompt=prompt, on_progress=display
+                loaded,
+                seconds=wanted.seconds,
+                sampling=sampling,
+                seed=wanted.seed,
+                prompt=prompt,
+                on_progress=display,
             )
             _play(blocks_CT, loaded.vqvae_config)
             return
         report = generate_samples(
             loaded,
-            count=count,
-            seconds=seconds,
+            count=wanted.count,
+            seconds=wanted.seconds,
             sampling=sampling,
-            seed=seed,
+            seed=wanted.seed,
             prompt=prompt,
             out_dir=out or Path("generated"),
-            audio_format=audio_format,
+            audio_format=wanted.audio_format,
             overwrite=overwrite,
             on_progress=display,
         )
     finish(report.to_json(), result=report.files, as_json=as_json)
 
 
-def _refuse_beside_stream(*, count: int, out: Path | None, audio_format: str, as_json: bool) -> None:
+def _refuse_beside_stream(wanted: GenerationSettings, *, out: Path | None, as_json: bool) -> None:
     if as_json:
         raise UsageError("--stream puts the sound on stdout, where --json puts its document; leave one out")
-    if count != 1:
-        raise UsageError(f"--stream makes one sound and -n asks for {count}; leave one out")
+    if wanted.count != 1:
+        raise UsageError(f"--stream makes one sound and -n asks for {wanted.count}; leave one out")
     if out is not None:
         raise UsageError("--stream writes to stdout and -o names a folder; leave one out")
-    if audio_format != "wav":
-        raise UsageError(f"--stream writes wav and --format asks for {audio_format}; leave one out")
+    if wanted.audio_format != "wav":
+        raise UsageError(f"--stream writes wav and --format asks for {wanted.audio_format}; leave one out")
     if shown_to_a_person():
         raise UsageError("--stream writes wav to stdout, which is a terminal; add `| aplay` or `> FILE`")
 

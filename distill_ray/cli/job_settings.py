@@ -10,12 +10,9 @@ from pathlib import Path
 
 from distill_ray.cli import options
 from distill_ray.cli.job_arguments import JobCommand
-from distill_ray.config.adversarial import AdversarialConfig
-from distill_ray.config.health import HealthConfig
-from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
+from distill_ray.config.catalogue import overrides_of
 from distill_ray.config.resolve import CorpusFacts, resolve_prior, resolve_vqvae
-from distill_ray.config.setting import Section
-from distill_ray.config.vqvae import TrainingConfig, VQVAEConfig
+from distill_ray.config.vqvae import VQVAEConfig
 
 # Settings of the prior that the codec decides, which is on the cluster.
 _OF_CODEC = ("prior.codebook_size", "prior.num_quantizers", "prior.codebook_dim")
@@ -29,7 +26,7 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
     """
     workers = _check_workers(command, resources, address)
     if command.name == "train-prior":
-        given = _file_settings(command) | _flag_settings(command, (PriorConfig, PriorTrainingConfig))
+        given = _file_settings(command) | overrides_of(command.name, command.values)
         resolve_prior(
             VQVAEConfig(),
             file_count=1,
@@ -39,10 +36,9 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
             workers=workers,
         )
     elif command.name == "train":
-        sections = (VQVAEConfig, TrainingConfig, HealthConfig, AdversarialConfig)
         resolve_vqvae(
             _SOME_CORPUS,
-            overrides=_file_settings(command) | _flag_settings(command, sections),
+            overrides=_file_settings(command) | overrides_of(command.name, command.values),
             size=command.values["size"],
             accelerator=resources.get("GPU", 0.0) > 0,
             workers=workers,
@@ -52,11 +48,10 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
 
 
 def _check_sweep(command: JobCommand, resources: Mapping[str, float], address: str) -> None:
-    from distill_ray.cli.sweep_options import sweep_overrides
     from distill_ray.tune.machine import Scale
     from distill_ray.tune.settings import SweepSettings
 
-    given = _file_settings(command) | sweep_overrides(command.values)
+    given = _file_settings(command) | overrides_of(command.name, command.values)
     settings = SweepSettings.of(given, command.values["size"])
     Scale.of(settings.sweep, resources, cores=1, where=f"the cluster at {address}")
 
@@ -80,14 +75,3 @@ def _file_settings(command: JobCommand) -> dict[str, object]:
 
     config = command.values["config"]
     return file_settings(config and Path(config), size=command.values.get("size"))
-
-
-def _flag_settings(command: JobCommand, sections: tuple[type[Section], ...]) -> dict[str, object]:
-    """What the user gave by the flags of settings, by dotted key."""
-    keys = {
-        section.flag(name): f"{section.table}.{name}"
-        for section in sections
-        for name in section.__dataclass_fields__
-        if section.flag(name)
-    }
-    return {keys[flag]: value for flag, value in command.by_flag().items() if flag in keys}

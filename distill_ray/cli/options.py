@@ -1,59 +1,21 @@
-"""Options that several commands share, and what turns them into overrides, a worker plan and a name.
-
-An option that is a setting takes its flag, meaning and range from the setting's own declaration. Ranges are
-shown but not enforced here: the configuration checks all values together and names every wrong one.
+"""Options that several commands share and that are no settings (`cli/settings.py` has those), and what turns
+them into a worker plan and a name.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_ray.config.setting import Section
 from distill_ray.errors import ConfigError, Problem
 
 if TYPE_CHECKING:
     from distill_ray.runtime.plan import WorkerPlan
 
 _LONGEST_NAME = 100
-
-
-def from_setting(
-    section: type[Section], field: str, *, metavar: str | None = None, default: bool = False
-) -> Any:
-    """The Typer option of one setting; the setting must have a flag.
-
-    `default` shows the declared default, where the automatic choices never replace it.
-    """
-    declared = section.__dataclass_fields__[field]
-    meta = declared.metadata
-    assert meta["flag"], f"{section.__name__}.{field} has no flag"
-    limits = [spoken_range(meta), f"default {_spoken_value(declared.default)}" if default else ""]
-    text = f"{meta['help']} [{'; '.join(filter(None, limits))}]" if any(limits) else meta["help"]
-    return typer.Option(meta["flag"], help=text[0].upper() + text[1:], show_default=False, metavar=metavar)
-
-
-def _spoken_value(value: object) -> str:
-    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
-
-
-def spoken_range(meta: Mapping[str, Any]) -> str:
-    """The range of a setting in words: "16 to 16384", "at least 1", "above 0, at most 1", "a, b"."""
-    if meta.get("choices"):
-        return ", ".join(meta["choices"])
-    low, high, above = (meta.get(key) for key in ("low", "high", "above"))
-    if low is not None and high is not None:
-        return f"{low:g} to {high:.12g}"
-    parts = [
-        f"{word} {value:.12g}"
-        for word, value in (("at least", low), ("above", above), ("at most", high))
-        if value is not None
-    ]
-    return ", ".join(parts)
 
 
 ConfigFile = Annotated[
@@ -79,11 +41,6 @@ Address = Annotated[
 ]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
-
-
-def given(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings that the user gave."""
-    return {key: value for key, value in values.items() if value is not None}
 
 
 def worker_plan(num_workers: str, gpus_per_worker: float | None, address: str | None) -> WorkerPlan:

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from distill_ray.cli import options
 from distill_ray.cli.output import finish
+from distill_ray.cli.settings import Settings, takes_settings
+from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.errors import ConfigError, Problem
 
@@ -19,12 +21,12 @@ if TYPE_CHECKING:
 _LISTED = 20  # rejected files named on stderr; --json names them all
 
 
+@takes_settings("prepare")
 def command(
+    *,
     sources: Annotated[list[str], typer.Argument(help="Folders or files of audio.", metavar="SOURCE...")],
     out: Annotated[str, typer.Option("--out", "-o", help="Where the corpus goes: a folder or a URI.")],
-    sample_rate: Annotated[int | None, options.from_setting(CorpusConfig, "sample_rate")] = None,
-    channels: Annotated[int | None, options.from_setting(CorpusConfig, "channels")] = None,
-    val_fraction: Annotated[float | None, options.from_setting(CorpusConfig, "val_fraction")] = None,
+    settings: Settings,
     workers: Annotated[
         int | None,
         typer.Option("--workers", help="Decoding threads; default: one a core.", show_default=False),
@@ -38,14 +40,9 @@ def command(
     what the given sources hold: files of sources that are not named again are removed from it, and the others
     keep their side of the split. train and train-prior also take a plain folder and do this themselves.
     """
-    given: dict[str, Any] = {
-        "sample_rate": sample_rate,
-        "channels": channels,
-        "val_fraction": val_fraction,
-    }
     problems: list[Problem] = []
     try:
-        config = CorpusConfig(**options.given(given))
+        config = build_sections((CorpusConfig,), settings)[CorpusConfig]
     except ConfigError as error:
         problems += error.problems
     if workers is not None and workers < 1:
@@ -69,7 +66,7 @@ def command(
             ),
         )
     _summarise(report, display)
-    if report.split_kept and val_fraction is not None:
+    if report.split_kept and "corpus.val_fraction" in settings:
         display.warn(
             f"files keep the side that they had: {report.seconds_val:.1f} of "
             f"{report.seconds_train + report.seconds_val:.1f} s are held out ({report.held_out()}); for "

@@ -2,31 +2,19 @@
 
 from __future__ import annotations
 
-import contextlib
-import dataclasses
-from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli import sweep_options as sweep
 from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
-from distill_ray.config.prior import PriorTrainingConfig
-from distill_ray.errors import ConfigError
-from distill_ray.generate.settings import GenerationSettings
-
-# Flags of this command for settings whose own flag means another stage's here, or does not exist.
-_FLAGS = {
-    f"{PriorTrainingConfig.table}.epochs": "--prior-epochs",
-    f"{PriorTrainingConfig.table}.max_minutes": "--prior-minutes",
-    f"{GenerationSettings.table}.count": "--samples",
-    f"{GenerationSettings.table}.seconds": "--seconds",
-}
+from distill_ray.cli.settings import Settings, takes_settings
 
 
+@takes_settings("run")
 def command(
+    *,
     sources: Annotated[
         list[str] | None,
         typer.Argument(
@@ -51,45 +39,7 @@ def command(
     no_tune: Annotated[
         bool, typer.Option("--no-tune", help="Train one codec, chosen from the corpus, without a search.")
     ] = False,
-    samples: Annotated[
-        int | None,
-        typer.Option("--samples", help="How many sounds to generate [default 8].", show_default=False),
-    ] = None,
-    seconds: Annotated[
-        float | None,
-        typer.Option("--seconds", help="Length of each in seconds [default 10].", show_default=False),
-    ] = None,
-    codebook_sizes: sweep.CodebookSizes = None,
-    rvq_levels: sweep.RvqLevels = None,
-    trials: sweep.Trials = None,
-    max_minutes: sweep.MaxMinutes = None,
-    max_kbps: sweep.MaxKbps = None,
-    objective: sweep.Objective = None,
-    scheduler: sweep.Scheduler = None,
-    search: sweep.Search = None,
-    plan: sweep.Plan = None,
-    finalists: sweep.Finalists = None,
-    gpus_per_trial: sweep.GpusPerTrial = None,
-    workers_per_trial: sweep.WorkersPerTrial = None,
-    max_concurrent: sweep.MaxConcurrent = None,
-    health_floor: sweep.HealthFloor = None,
-    health_patience: sweep.HealthPatience = None,
-    health_warmup: sweep.HealthWarmup = None,
-    no_health_stop: sweep.NoHealthStop = False,
-    size: sweep.Size = None,
-    epochs: sweep.Epochs = None,
-    batch_size: sweep.BatchSize = None,
-    lr: sweep.Lr = None,
-    commitment_weight: sweep.CommitmentWeight = None,
-    seed: sweep.Seed = None,
-    prior_epochs: Annotated[
-        int | None,
-        typer.Option("--prior-epochs", help="Epochs of the prior [at least 1].", show_default=False),
-    ] = None,
-    prior_minutes: Annotated[
-        float | None,
-        typer.Option("--prior-minutes", help="Time budget of the prior in minutes.", show_default=False),
-    ] = None,
+    settings: Settings,
     num_workers: options.NumWorkers = "auto",
     gpus_per_worker: options.GpusPerWorker = None,
     address: options.Address = None,
@@ -106,29 +56,19 @@ def command(
     that are not given again stay. --epochs and --max-minutes are the codec's (of each trial, and of the whole
     search). --num-workers and --gpus-per-worker are for the prior, and for the codec with --no-tune.
     """
-    overrides = sweep.sweep_overrides(locals())
-    if no_tune and "sweep.max_minutes" in overrides:
-        overrides["training.max_minutes"] = overrides.pop("sweep.max_minutes")
-    overrides |= options.given(
-        {
-            f"{PriorTrainingConfig.table}.epochs": prior_epochs,
-            f"{PriorTrainingConfig.table}.max_minutes": prior_minutes,
-            f"{PriorTrainingConfig.table}.seed": seed,
-            f"{GenerationSettings.table}.count": samples,
-            f"{GenerationSettings.table}.seconds": seconds,
-            f"{GenerationSettings.table}.seed": seed,
-        }
-    )
+    size = cast("str | None", settings.pop("model.size", None))
+    if no_tune and "sweep.max_minutes" in settings:
+        settings["training.max_minutes"] = settings.pop("sweep.max_minutes")
     # Without workers the prior is trained in this process, wherever the search is.
     workers = options.worker_plan(num_workers, gpus_per_worker, None if num_workers == "0" else address)
 
     from distill_ray.display import trial_listener
     from distill_ray.pipeline.run import run_everything
 
-    with attended() as view, _own_flags():
+    with attended() as view:
         report = run_everything(
             sources=sources or (),
-            overrides=overrides,
+            overrides=settings,
             config_file=config,
             size=size,
             out=out,
@@ -142,19 +82,5 @@ def command(
             trial_listener=trial_listener,
         )
     document = report.to_json()
-    paths = {"model": report.model_path, "samples": report.samples_dir, "run": report.output_dir}
-    view.final_report(options.given(paths))
+    view.final_report({"model": report.model_path, "samples": report.samples_dir, "run": report.output_dir})
     finish(document, result=report.model_path, as_json=as_json, exit_code=report.exit_code)
-
-
-@contextlib.contextmanager
-def _own_flags() -> Iterator[None]:
-    """Name wrong settings by the flags that this command has for them."""
-    try:
-        yield
-    except ConfigError as error:
-        problems = [
-            dataclasses.replace(problem, flag=_FLAGS.get(problem.key, problem.flag))
-            for problem in error.problems
-        ]
-        raise ConfigError(problems) from error

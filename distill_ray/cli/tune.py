@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, cast
 
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli import sweep_options as sweep
 from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
+from distill_ray.cli.settings import Settings, takes_settings
 
 
+@takes_settings("tune")
 def command(
+    *,
     data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
     out: Annotated[
         str | None,
@@ -22,29 +24,7 @@ def command(
         str | None,
         typer.Option("--name", help="Name of the model; default: the data folder's.", show_default=False),
     ] = None,
-    codebook_sizes: sweep.CodebookSizes = None,
-    rvq_levels: sweep.RvqLevels = None,
-    trials: sweep.Trials = None,
-    max_minutes: sweep.MaxMinutes = None,
-    max_kbps: sweep.MaxKbps = None,
-    objective: sweep.Objective = None,
-    scheduler: sweep.Scheduler = None,
-    search: sweep.Search = None,
-    plan: sweep.Plan = None,
-    finalists: sweep.Finalists = None,
-    gpus_per_trial: sweep.GpusPerTrial = None,
-    workers_per_trial: sweep.WorkersPerTrial = None,
-    max_concurrent: sweep.MaxConcurrent = None,
-    health_floor: sweep.HealthFloor = None,
-    health_patience: sweep.HealthPatience = None,
-    health_warmup: sweep.HealthWarmup = None,
-    no_health_stop: sweep.NoHealthStop = False,
-    size: sweep.Size = None,
-    epochs: sweep.Epochs = None,
-    batch_size: sweep.BatchSize = None,
-    lr: sweep.Lr = None,
-    commitment_weight: sweep.CommitmentWeight = None,
-    seed: sweep.Seed = None,
+    settings: Settings,
     address: options.Address = None,
     resume: Annotated[
         str | None,
@@ -59,7 +39,7 @@ def command(
     the bits that a prior needs (prior-bits). A trial whose codebooks collapse is ended early. --epochs is for
     each trial, --max-minutes for all of them. Ctrl-C keeps what is done; --resume goes on from there.
     """
-    overrides = sweep.sweep_overrides(locals())
+    size = cast("str | None", settings.pop("model.size", None))
     # A resumed search keeps the name that it has.
     named = name if resume is not None and name is None else options.run_name(name, data)
 
@@ -69,7 +49,7 @@ def command(
     with attended() as view:
         report = tune_codec(
             data=data,
-            overrides=overrides,
+            overrides=settings,
             config_file=config,
             size=size,
             out=out,
@@ -80,6 +60,5 @@ def command(
             trial_listener=trial_listener,
         )
     document = report.to_json()
-    paths = {"model": report.model_path, "search": document["output_dir"]}
-    view.final_report(options.given(paths))
+    view.final_report({"model": report.model_path, "search": document["output_dir"]})
     finish(document, result=report.model_path, as_json=as_json, exit_code=report.exit_code)

@@ -14,7 +14,11 @@ class AdversarialConfig(Section):
 
     table: ClassVar[str] = "adversarial"
 
-    enabled: bool = setting(False, "train against discriminators in the later part of the budget")
+    enabled: bool = setting(
+        False,
+        "train against discriminators in the later part of the budget",
+        flag="--adversarial/--no-adversarial",
+    )
     start: float = setting(
         0.3,
         "share of the budget after which the discriminators begin",
@@ -30,7 +34,9 @@ class AdversarialConfig(Section):
         2.0, "weight of feature matching beside the adversarial loss", low=0.0, high=100.0
     )
     every: int = setting(1, "steps of the codec for each step of the discriminators", low=1, high=100)
-    judged_every: int = setting(4, "one of so many windows of a step is judged", low=1, high=100)
+    judged_every: int = setting(
+        4, "the discriminators judge one of so many windows of a step", low=1, high=100
+    )
     banded: bool = setting(False, "spectral discriminators have filters of their own for each of five bands")
-    width: int = setting(16, "first channels of each discriminator", low=4, high=256)
+    width: int = setting(16, "channels of the first layer of each discriminator", low=4, high=256)
     lr: float = setting(2e-4, "peak learning rate of the discriminators", above=0.0, high=1.0)

@@ -14,10 +14,17 @@ class HealthConfig(Section):
 
     table: ClassVar[str] = "health"
 
-    stop: bool = setting(False, "end training when a codebook has collapsed; sweeps do so by default")
-    measure: str = setting(
-        "utilization", "what is held against the floor", choices=("utilization", "entropy")
+    stop: bool = setting(
+        False,
+        "end training when a codebook has collapsed (exit code 4); on in a search, off in a single training",
+        flag="--health-stop/--no-health-stop",
+        auto=True,
     )
-    floor: float = setting(0.3, "a level below this has collapsed", flag="--health-floor", low=0.0, high=1.0)
+    measure: str = setting(
+        "utilization", "what is compared with the floor", choices=("utilization", "entropy")
+    )
+    floor: float = setting(
+        0.3, "a level below this value has collapsed", flag="--health-floor", low=0.0, high=1.0
+    )
     patience: int = setting(3, "reports in a row below the floor", flag="--health-patience", low=1)
-    warmup: int = setting(2, "first reports that do not count", flag="--health-warmup", low=0)
+    warmup: int = setting(2, "first reports that are not counted", flag="--health-warmup", low=0)

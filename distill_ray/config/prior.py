@@ -16,15 +16,27 @@ class PriorConfig(Section):
 
     table: ClassVar[str] = "prior"
 
-    codebook_size: int = setting(256, "codes in each codebook of the codec", low=2, high=16_384)
-    num_quantizers: int = setting(8, "RVQ levels of the codec", low=1, high=16)
-    codebook_dim: int = setting(8, "dimension of the codec's codes (initial embeddings)", low=1, high=256)
-    pattern: str = setting("delay", "order of the codes", flag="--pattern", choices=("delay", "flatten"))
-    hidden_size: int = setting(256, "width of the transformer", flag="--hidden-size", low=16, high=8192)
-    num_layers: int = setting(6, "transformer layers", flag="--layers", low=1, high=96)
-    num_heads: int = setting(4, "attention heads", flag="--heads", low=1, high=128)
-    dropout: float = setting(0.1, "dropout", low=0.0, high=0.9)
-    context_frames: int = setting(512, "code frames that the model looks back on", low=8, high=65_536)
+    codebook_size: int = setting(256, "codes in each codebook of the codec", auto=True, low=2, high=16_384)
+    num_quantizers: int = setting(8, "RVQ levels of the codec", auto=True, low=1, high=16)
+    codebook_dim: int = setting(
+        8, "dimension of the codec's codes (initial embeddings)", auto=True, low=1, high=256
+    )
+    pattern: str = setting(
+        "delay", "order in which the prior models the codes", flag="--pattern", choices=("delay", "flatten")
+    )
+    hidden_size: int = setting(
+        256, "width of the prior's transformer", flag="--hidden-size", auto=True, low=16, high=8192
+    )
+    num_layers: int = setting(
+        6, "layers of the prior's transformer", flag="--layers", auto=True, low=1, high=96
+    )
+    num_heads: int = setting(
+        4, "attention heads of the prior's transformer", flag="--heads", auto=True, low=1, high=128
+    )
+    dropout: float = setting(0.1, "dropout inside the transformer", auto=True, low=0.0, high=0.9)
+    context_frames: int = setting(
+        512, "code frames that the prior looks back on", auto=True, low=8, high=65_536
+    )
 
     def cross_checks(self) -> Iterator[Problem]:
         if self.hidden_size % self.num_heads:
@@ -50,20 +62,52 @@ class PriorTrainingConfig(Section):
 
     table: ClassVar[str] = "prior_training"
 
-    epochs: int | None = setting(None, "epochs; empty with a time budget", flag="--epochs", low=1)
-    max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
-    batch_size: int = setting(16, "windows in a step, over all workers", flag="--batch-size", low=1)
-    lr: float = setting(3e-4, "peak learning rate", flag="--lr", above=0.0, high=1.0)
+    epochs: int | None = setting(
+        None,
+        "epochs of the prior; without limit where there is a time budget",
+        flag="--epochs",
+        run_flag="--prior-epochs",
+        auto=True,
+        low=1,
+    )
+    max_minutes: float | None = setting(
+        None,
+        "time budget of the prior in minutes",
+        flag="--max-minutes",
+        run_flag="--prior-minutes",
+        above=0.0,
+    )
+    batch_size: int = setting(
+        16,
+        "training windows in a step of the prior, over all workers",
+        flag="--batch-size",
+        run_flag="--prior-batch-size",
+        auto=True,
+        low=1,
+    )
+    lr: float = setting(
+        3e-4,
+        "peak learning rate of the prior",
+        flag="--lr",
+        run_flag="--prior-lr",
+        auto=True,
+        above=0.0,
+        high=1.0,
+    )
     beta1: float = setting(0.9, "AdamW beta 1", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
     weight_decay: float = setting(0.1, "AdamW weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
     clip_norm: float = setting(1.0, "gradient norm limit", above=0.0)
     patience: int = setting(10, "epochs without a better held-out loss before stopping; 0: never", low=0)
-    min_epoch_steps: int = setting(10, "least steps between two validations", low=1)
-    checkpoint_seconds: float = setting(60.0, "least time between checkpoints", low=0.0)
-    precision: str = setting("auto", "auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
-    seed: int = setting(0, "seed of weights, windows and dropout", flag="--seed", low=0, high=2**31 - 1)
+    min_epoch_steps: int = setting(10, "least steps between two validations", auto=True, low=1)
+    checkpoint_seconds: float = setting(60.0, "least time between checkpoints in seconds", low=0.0)
+    precision: str = setting(
+        "auto", "arithmetic; auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32")
+    )
+    seed: int = setting(
+        0, "seed of all that is random", flag="--seed", run_flag="--seed", low=0, high=2**31 - 1
+    )
 
     def cross_checks(self) -> Iterator[Problem]:
         if self.epochs is None and self.max_minutes is None:

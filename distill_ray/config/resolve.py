@@ -8,18 +8,17 @@ reported at once.
 from __future__ import annotations
 
 import dataclasses
-import difflib
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from distill_ray.config.adversarial import AdversarialConfig
-from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.build import build_sections, unknown_keys
+from distill_ray.config.catalogue import CODEC, PRIOR
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
 from distill_ray.config.setting import Section
-from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.vqvae import (
     SIZES,
     VECTORS_PER_CODE,
@@ -154,11 +153,17 @@ def resolve_vqvae(
     auto |= {key: value for key, value in known.items() if value is not None}
     problems = [] if chosen in SIZES else [Problem("model.size", _no_size(chosen), "--size")]
     problems += _fixed_by_corpus(given, auto, ("model.sample_rate", "model.channels"))
-    sections = (VQVAEConfig, TrainingConfig, LossConfig, AugmentConfig, HealthConfig, AdversarialConfig)
     budgeted = _has_budget(given, "training")
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
-    built = _build(sections, values, problems)
-    config = VQTrainConfig(**built)
+    built = build_sections(CODEC, values, [*problems, *unknown_keys(values)])
+    config = VQTrainConfig(
+        model=built[VQVAEConfig],
+        training=built[TrainingConfig],
+        loss=built[LossConfig],
+        augment=built[AugmentConfig],
+        health=built[HealthConfig],
+        adversarial=built[AdversarialConfig],
+    )
     if not budgeted or "training.epochs" not in given:
         epochs = _auto_epochs(config, facts.train_seconds, accelerator, budgeted=budgeted)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
@@ -203,8 +208,8 @@ def resolve_prior(
     problems = _fixed_by_corpus(given, auto, tuple(fixed))
     budgeted = _has_budget(given, "prior_training")
     values = {**({} if budgeted else {"prior_training.epochs": 1}), **auto, **given}
-    built = _build((PriorConfig, PriorTrainingConfig), values, problems)
-    config = PriorTrainConfig(**built)
+    built = build_sections(PRIOR, values, [*problems, *unknown_keys(values)])
+    config = PriorTrainConfig(model=built[PriorConfig], training=built[PriorTrainingConfig])
     if not budgeted:
         epochs = math.ceil(_AUTO_STEPS["prior"][accelerator] / prior_steps_per_epoch(config, train_frames))
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
@@ -305,58 +310,6 @@ def _fixed_by_corpus(
         for key in keys
         if key in given and key in auto and given[key] != auto[key]
     ]
-
-
-def _build(
-    sections: tuple[type[Section], ...], values: Mapping[str, object], problems: list[Problem]
-) -> dict[str, Any]:
-    problems += _unknown_keys(values)
-    built: dict[str, Any] = {}
-    for section in sections:
-        names = {field.name for field in dataclasses.fields(section)}
-        table = {
-            key.removeprefix(f"{section.table}."): value
-            for key, value in values.items()
-            if key.startswith(f"{section.table}.")
-        }
-        try:
-            name = _PART.get(section.table, section.table)
-            built[name] = section(**{key: value for key, value in table.items() if key in names})
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        raise ConfigError(problems)
-    return built
-
-
-# Tables whose name differs from the field of the configuration that holds them.
-_PART = {"prior": "model", "prior_training": "training"}
-
-
-def _unknown_keys(values: Mapping[str, object]) -> Iterator[Problem]:
-    # One file may hold the settings of every stage; each stage takes its own.
-    known = [
-        "model.size",
-        *(f"{each.table}.{field.name}" for each in _ALL_SECTIONS for field in dataclasses.fields(each)),
-    ]
-    for key in values:
-        if key not in known:
-            close = difflib.get_close_matches(key, known, n=1)
-            yield Problem(key, "no such setting" + (f"; did you mean {close[0]}?" if close else ""))
-
-
-_ALL_SECTIONS: tuple[type[Section], ...] = (
-    CorpusConfig,
-    VQVAEConfig,
-    TrainingConfig,
-    LossConfig,
-    AugmentConfig,
-    HealthConfig,
-    AdversarialConfig,
-    PriorConfig,
-    PriorTrainingConfig,
-    SweepConfig,
-)
 
 
 def _shareable(each: int, workers: int, fewest: int | None) -> int:

@@ -1,7 +1,8 @@
 """Declarative settings: one line a field says its default, range, flag and what it means.
 
 A config section is a frozen keyword-only dataclass whose fields are made by `setting` and which derives
-from `Section`: constructing it checks every field and raises one `ConfigError` with all problems.
+from `Section`: constructing it checks every field and raises one `ConfigError` with all problems. Options of
+commands, keys of TOML files and the reference of all settings are made of these lines (`catalogue.py`).
 """
 
 from __future__ import annotations
@@ -22,13 +23,34 @@ def setting(
     help: str,  # noqa: A002 - the word that Typer uses
     *,
     flag: str | None = None,
+    auto: bool = False,
     low: float | None = None,
     high: float | None = None,
     above: float | None = None,
     choices: tuple[str, ...] | None = None,
+    replaces: str | None = None,
+    run_flag: str | None = None,
+    run_default: Any = None,
 ) -> Any:
-    """A dataclass field with its range (`low`/`high` inclusive, `above` exclusive), flag and meaning."""
-    meta = {"help": help, "flag": flag, "low": low, "high": high, "above": above, "choices": choices}
+    """A dataclass field with its meaning, its flag and its range (`low` and `high` inclusive, `above` not).
+
+    flag: the option of every command that takes the section; "--on/--off" for a switch. auto: where the user
+    gives no value, one is chosen from the data or the machine instead of the default. replaces: the key of
+    the setting that a command does not take where it takes this one. run_flag, run_default: flag and default
+    in `distill-ray run`, where settings of all stages meet; settings with the same flag there get one value.
+    """
+    meta = {
+        "help": help,
+        "flag": flag,
+        "auto": auto,
+        "low": low,
+        "high": high,
+        "above": above,
+        "choices": choices,
+        "replaces": replaces,
+        "run_flag": run_flag,
+        "run_default": run_default,
+    }
     return dataclasses.field(default=default, metadata=meta)
 
 
@@ -55,8 +77,9 @@ class Section:
 
     @classmethod
     def flag(cls, name: str) -> str | None:
-        """The command-line flag of field `name`, if it has one."""
-        return cls.__dataclass_fields__[name].metadata.get("flag")
+        """The command-line flag of field `name`, if it has one; of a switch the one that turns it on."""
+        flag: str | None = cls.__dataclass_fields__[name].metadata.get("flag")
+        return flag and flag.partition("/")[0]
 
     def _field_problems(self) -> Iterator[Problem]:
         hints = typing.get_type_hints(type(self))

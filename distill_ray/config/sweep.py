@@ -5,7 +5,6 @@
 
 from __future__ import annotations
 
-import typing
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -30,9 +29,14 @@ class SweepConfig(Section):
     table: ClassVar[str] = "sweep"
 
     codebook_sizes: tuple[int, ...] = setting(
-        (64, 128, 256, 512, 1024), "codebook sizes to try", flag="--codebook-sizes"
+        (64, 128, 256, 512, 1024),
+        "codebook sizes to try",
+        flag="--codebook-sizes",
+        replaces="model.codebook_size",
     )
-    rvq_levels: tuple[int, ...] = setting((2, 4, 8), "RVQ depths to try", flag="--rvq-levels")
+    rvq_levels: tuple[int, ...] = setting(
+        (2, 4, 8), "RVQ depths to try", flag="--rvq-levels", replaces="model.num_quantizers"
+    )
     commitment_weights: tuple[float, ...] = setting((), "commitment weights to try")
     lrs: tuple[float, ...] = setting((), "learning rates to try")
     sizes: tuple[str, ...] = setting((), "network sizes to try")
@@ -40,40 +44,53 @@ class SweepConfig(Section):
     lr_range: tuple[float, ...] = setting((), "learning rates to draw from: low, high")
     plan: str = setting(
         "depth",
-        "train once a codebook size, scored at every depth, and then finalists (depth), or every pair (grid)",
+        "what is trained; depth: each codebook size once, scored at every depth, then finalists; grid: every "
+        "pair",
         flag="--plan",
         choices=PLANS,
     )
     search: str = setting(
-        "grid", "how settings are chosen", flag="--search", choices=("grid", "random", "optuna")
+        "grid",
+        "how trials are chosen from the settings to try",
+        flag="--search",
+        choices=("grid", "random", "optuna"),
     )
     trials: int | None = setting(
-        None, "most trials of the first round; finalists come on top", flag="--trials", low=1
+        None, "most trials of the first round, finalists not counted", flag="--trials", auto=True, low=1
     )
     max_minutes: float | None = setting(
         None,
-        "about how long the whole search may take, shared by its trials",
+        "time budget of the whole search in minutes, which its trials share",
         flag="--max-minutes",
+        replaces="training.max_minutes",
         above=0.0,
     )
     max_kbps: float = setting(6.0, "highest bit rate (nominal) that may win", flag="--max-kbps", above=0.0)
     objective: str = setting(
-        "reconstruction", "what the winner is best in", flag="--objective", choices=OBJECTIVES
+        "reconstruction", "measure by which trials are ranked", flag="--objective", choices=OBJECTIVES
     )
     scheduler: str = setting(
-        "none", "end trials early that lag behind others (asha)", flag="--scheduler", choices=("none", "asha")
+        "none",
+        "which trials end early; asha: those that lag behind others",
+        flag="--scheduler",
+        choices=("none", "asha"),
     )
     finalists: int = setting(
-        2, "candidates retrained at their own depth (plan depth)", flag="--finalists", low=1
+        2, "candidates that plan depth trains again at their own depth", flag="--finalists", low=1
     )
     gpus_per_trial: float | None = setting(
         None,
-        "GPUs of a trial; a part lets trials share one, 0 trains on CPUs",
+        "GPUs of a trial; below 1: trials share a GPU; 0: trials train on CPUs",
         flag="--gpus-per-trial",
+        auto=True,
         low=0.0,
     )
-    workers_per_trial: int = setting(1, "DDP workers of a trial", flag="--workers-per-trial", low=1)
-    max_concurrent: int | None = setting(None, "most trials at once", flag="--max-concurrent", low=1)
+    workers_per_trial: int = setting(
+        1, "training processes (DDP) of a trial", flag="--workers-per-trial", low=1
+    )
+    max_concurrent: int | None = setting(
+        None, "most trials at once", flag="--max-concurrent", auto=True, low=1
+    )
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -147,20 +164,3 @@ _RANGES: tuple[tuple[str, type[Section], str], ...] = (
     ("lr_range", TrainingConfig, "lr"),
 )
 _NEEDED: dict[str, dict[str, Any]] = {"training": {"epochs": 1}}
-
-
-def parse_list(name: str, text: str) -> tuple[Any, ...]:
-    """The value of list setting `name` of SweepConfig from "64,128,256"; spaces are allowed.
-
-    Raises ConfigError with the flag of the setting.
-    """
-    kind = typing.get_args(typing.get_type_hints(SweepConfig)[name])[0]
-    words = [word.strip() for word in text.split(",")]
-    try:
-        return tuple(kind(word) for word in words)
-    except ValueError:
-        what = {int: "whole numbers such as 64,128", float: "numbers such as 0.001,0.01"}[kind]
-        key = f"{SweepConfig.table}.{name}"
-        raise ConfigError(
-            [Problem(key, f"{text!r} is not a list of {what}", SweepConfig.flag(name))]
-        ) from None

@@ -24,16 +24,27 @@ MODEL_BEFORE: dict[str, object] = {
 
 
 @dataclass(frozen=True, kw_only=True)
+class SizeConfig(Section):
+    """The codec's size, which stands for several settings of its network and of its training."""
+
+    table: ClassVar[str] = "model"
+
+    size: str | None = setting(None, "size of the network", flag="--size", auto=True, choices=SIZES)
+
+
+@dataclass(frozen=True, kw_only=True)
 class VQVAEConfig(Section):
     """The codec: everything needed to rebuild the module that a set of weights belongs to."""
 
     table: ClassVar[str] = "model"
 
-    sample_rate: int = setting(44_100, "sample rate in Hz", low=8_000, high=192_000)
-    channels: int = setting(1, "audio channels", low=1, high=2)
-    codebook_size: int = setting(256, "codes in each codebook", flag="--codebook-size", low=16, high=16_384)
+    sample_rate: int = setting(44_100, "sample rate in Hz", auto=True, low=8_000, high=192_000)
+    channels: int = setting(1, "audio channels", auto=True, low=1, high=2)
+    codebook_size: int = setting(
+        256, "codes in each codebook", flag="--codebook-size", auto=True, low=16, high=16_384
+    )
     codebook_dim: int = setting(8, "dimension in which codes are looked up", low=2, high=256)
-    num_quantizers: int = setting(8, "RVQ levels", flag="--rvq-levels", low=2, high=16)
+    num_quantizers: int = setting(8, "RVQ levels of the codec", flag="--rvq-levels", low=2, high=16)
     commitment_weight: float = setting(
         2.0, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
     )
@@ -48,11 +59,15 @@ class VQVAEConfig(Section):
     quantizer_dropout: float = setting(
         0.5, "share of training windows that use a random number of levels", low=0.0, high=1.0
     )
-    width: int = setting(256, "channels of the ConvNeXt blocks", low=8, high=4096)
-    encoder_blocks: int = setting(4, "ConvNeXt blocks before and again after the stride", low=1, high=64)
-    decoder_blocks: int = setting(5, "ConvNeXt blocks before and again after the upsampling", low=1, high=64)
+    width: int = setting(256, "channels of the ConvNeXt blocks", auto=True, low=8, high=4096)
+    encoder_blocks: int = setting(
+        4, "ConvNeXt blocks before and again after the stride", auto=True, low=1, high=64
+    )
+    decoder_blocks: int = setting(
+        5, "ConvNeXt blocks before and again after the upsampling", auto=True, low=1, high=64
+    )
     mlp_ratio: int = setting(4, "hidden width of a block over its width", low=1, high=8)
-    latent_dim: int = setting(128, "channels that enter the quantiser", low=2, high=4096)
+    latent_dim: int = setting(128, "channels that enter the quantiser", auto=True, low=2, high=4096)
     decoder_norm: bool = setting(True, "normalise what the decoder begins with")
     decoder_head: str = setting(
         "directed",
@@ -60,8 +75,8 @@ class VQVAEConfig(Section):
         choices=("directed", "compressed"),
     )
     dropout: float = setting(0.0, "dropout inside the blocks", low=0.0, high=0.9)
-    n_fft: int = setting(1024, "STFT window in samples", low=64, high=8192)
-    hop: int = setting(256, "STFT hop in samples", low=16, high=4096)
+    n_fft: int = setting(1024, "STFT window in samples", auto=True, low=64, high=8192)
+    hop: int = setting(256, "STFT hop in samples", auto=True, low=16, high=4096)
     stride: int = setting(2, "STFT frames for one code frame", low=1, high=8)
     compression: float = setting(0.3, "exponent that compresses STFT magnitudes", above=0.0, high=1.0)
 
@@ -88,14 +103,14 @@ class LossConfig(Section):
 
     table: ClassVar[str] = "loss"
 
-    mel: float = setting(15.0, "multi-scale log-mel L1", low=0.0)
-    bands: float = setting(10.0, "L1 of log levels in 40 bands of hearing over 93 ms", low=0.0)
-    complex_stft: float = setting(60.0, "power-compressed complex STFT L1", low=0.0)
+    mel: float = setting(15.0, "weight of the multi-scale log-mel L1", low=0.0)
+    bands: float = setting(10.0, "weight of the L1 of log levels in 40 bands of hearing over 93 ms", low=0.0)
+    complex_stft: float = setting(60.0, "weight of the power-compressed complex STFT L1", low=0.0)
     phase_hz: float = setting(
         4_000.0, "frequency in Hz above which the complex STFT term compares magnitudes only", low=0.0
     )
-    waveform: float = setting(120.0, "waveform L1", low=0.0)
-    codebook: float = setting(1.0, "codebook loss (gradient-learned codebooks)", low=0.0)
+    waveform: float = setting(120.0, "weight of the waveform L1", low=0.0)
+    codebook: float = setting(1.0, "weight of the codebook loss (gradient-learned codebooks)", low=0.0)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,12 +121,16 @@ class AugmentConfig(Section):
 
     gain_db: float = setting(6.0, "largest gain change in dB, up or down", low=0.0, high=40.0)
     polarity: float = setting(0.5, "chance of flipping the polarity", low=0.0, high=1.0)
-    mix: float = setting(0.0, "chance of adding another window of the corpus", low=0.0, high=1.0)
+    mix: float = setting(0.0, "chance of adding another window of the corpus", auto=True, low=0.0, high=1.0)
     silence: float = setting(
         0.05, "chance of silencing a window up to a point or from it on", low=0.0, high=1.0
     )
-    speed: float = setting(0.0, "largest change of speed and pitch in semitones", low=0.0, high=12.0)
-    equaliser_db: float = setting(0.0, "largest gain of a random equaliser in dB", low=0.0, high=24.0)
+    speed: float = setting(
+        0.0, "largest change of speed and pitch in semitones", auto=True, low=0.0, high=12.0
+    )
+    equaliser_db: float = setting(
+        0.0, "largest gain of a random equaliser in dB", auto=True, low=0.0, high=24.0
+    )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -121,20 +140,32 @@ class TrainingConfig(Section):
     table: ClassVar[str] = "training"
 
     epochs: int | None = setting(
-        None, "epochs; with a time budget, as many as the corpus is worth on a GPU", flag="--epochs", low=1
+        None,
+        "epochs of the codec, in a search of each trial; with a time budget, on a GPU at most as many as the "
+        "corpus is worth",
+        flag="--epochs",
+        auto=True,
+        low=1,
     )
     max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
-    batch_size: int = setting(96, "windows in a step, over all workers", flag="--batch-size", low=1)
-    window_seconds: float = setting(0.75, "length of a training window", low=0.05, high=30.0)
-    lr: float = setting(1e-3, "peak learning rate", flag="--lr", above=0.0, high=1.0)
+    batch_size: int = setting(
+        96, "training windows in a step, over all workers", flag="--batch-size", auto=True, low=1
+    )
+    window_seconds: float = setting(0.75, "length of a training window in seconds", low=0.05, high=30.0)
+    lr: float = setting(1e-3, "peak learning rate", flag="--lr", auto=True, above=0.0, high=1.0)
     muon_rate: float = setting(
         2.0,
         "rate of Muon, for hidden matrices, over lr; it falls after 1,000 steps; 0: AdamW for all",
+        auto=True,
         low=0.0,
         high=100.0,
     )
     head_rate: float = setting(
-        1.0, "rate of the decoder's last matrix, from features to spectra, over lr", above=0.0, high=100.0
+        1.0,
+        "rate of the decoder's last matrix, from features to spectra, over lr",
+        auto=True,
+        above=0.0,
+        high=100.0,
     )
     beta1: float = setting(0.9, "AdamW beta 1", low=0.0, high=0.9999)
     beta2: float = setting(0.95, "AdamW beta 2", low=0.0, high=0.99999)
@@ -144,15 +175,17 @@ class TrainingConfig(Section):
     ema_decay: float = setting(0.999, "decay of the weights used for evaluation", low=0.0, high=0.999999)
     reseed_every: int = setting(50, "steps between checks for dead codes", low=1)
     patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)
-    min_epoch_steps: int = setting(10, "least steps between two validations", low=1)
-    val_seconds: float = setting(120.0, "most held-out audio scored after an epoch", above=0.0)
-    checkpoint_seconds: float = setting(60.0, "least time between checkpoints", low=0.0)
-    precision: str = setting("auto", "auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32"))
-    capture: str = setting(
-        "auto", "auto: steps without dropout as one CUDA graph on GPUs", choices=("auto", "off")
+    min_epoch_steps: int = setting(10, "least steps between two validations", auto=True, low=1)
+    val_seconds: float = setting(120.0, "most held-out audio scored after an epoch, in seconds", above=0.0)
+    checkpoint_seconds: float = setting(60.0, "least time between checkpoints in seconds", low=0.0)
+    precision: str = setting(
+        "auto", "arithmetic; auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32")
     )
-    kernels: str = setting("auto", "auto: Triton kernels on GPUs that run them", choices=("auto", "off"))
-    seed: int = setting(0, "seed of weights, windows and augmentation", flag="--seed", low=0, high=2**31 - 1)
+    capture: str = setting(
+        "auto", "CUDA graphs; auto: a step without dropout is one graph on GPUs", choices=("auto", "off")
+    )
+    kernels: str = setting("auto", "Triton kernels; auto: on GPUs that run them", choices=("auto", "off"))
+    seed: int = setting(0, "seed of all that is random", flag="--seed", low=0, high=2**31 - 1)
 
     def cross_checks(self) -> Iterator[Problem]:
         if self.epochs is None and self.max_minutes is None:

@@ -16,10 +16,10 @@ import soundfile
 from numpy.typing import NDArray
 from torch import Tensor
 
+from distill_ray.config.generation import AUDIO_FORMATS
 from distill_ray.corpus import PCM_SCALE
 from distill_ray.errors import AudioError
 from distill_ray.generate.ogg import fix_serial
-from distill_ray.generate.settings import AUDIO_FORMATS
 from distill_ray.storage.atomic import atomic_file
 
 # libsndfile's encoders recurse over what one call writes; a minute at once overflows Vorbis' stack.

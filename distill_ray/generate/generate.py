@@ -17,13 +17,13 @@ from pathlib import Path
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.config.generation import GenerationSettings
 from distill_ray.errors import AudioError, CancelledError, UsageError
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.report import GenerationReport
 from distill_ray.generate.request import Request, make_request
-from distill_ray.generate.settings import GenerationSettings
 from distill_ray.prior import SamplingConfig
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks

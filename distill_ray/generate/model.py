@@ -17,12 +17,12 @@ from torch import Tensor
 
 from distill_ray.bundle.device import choose_device
 from distill_ray.bundle.read import LoadedVQModel, load_model_v2
+from distill_ray.config.generation import GenerationSettings
 from distill_ray.errors import CodeShapeError
 from distill_ray.generate.arrays import to_pcm
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
 from distill_ray.generate.request import make_request
-from distill_ray.generate.settings import GenerationSettings
 from distill_ray.prior import SamplingConfig
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks

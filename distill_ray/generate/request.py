@@ -16,11 +16,11 @@ import torch
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus.decode import AudioDecoder, PcmBlock
 from distill_ray.errors import AudioError, BundleError
 from distill_ray.generate.chunks import EncodedAudio, encode_blocks
-from distill_ray.generate.settings import GenerationSettings
 from distill_ray.prior import CodePrior, SamplingConfig, sample_codes, stream_codes
 
 # Sounds are sampled in batches of a fixed size, the last one filled up: the rounding of a matrix product

@@ -13,9 +13,9 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.config.generation import StreamSettings
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.request import Request, make_request
-from distill_ray.generate.settings import StreamSettings
 from distill_ray.prior import SamplingConfig
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks

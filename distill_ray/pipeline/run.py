@@ -14,12 +14,12 @@ from pathlib import Path
 from typing import Any
 
 from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.resolve import CorpusFacts, build_section, resolve_prior, resolve_vqvae
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import CancelledError, ConfigError, Problem, UsageError
 from distill_ray.events.records import PipelinePlan, PlannedStage
-from distill_ray.generate.settings import GenerationSettings
 from distill_ray.pipeline.record import FILE, PipelineRecord, free_folder, is_free, open_record
 from distill_ray.pipeline.stages.codec import Codec, Tune
 from distill_ray.pipeline.stages.prepare import Prepare

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 from distill_ray.lazy import lazy_exports
 
 if TYPE_CHECKING:
+    from distill_ray.config.generation import SamplingConfig
     from distill_ray.config.prior import PriorConfig
     from distill_ray.config.resolve import get_adaptive_prior_config
     from distill_ray.prior.codes import (
@@ -31,10 +32,11 @@ if TYPE_CHECKING:
         flatten_codes,
         unflatten_codes,
     )
-    from distill_ray.prior.sampling import SamplingConfig, sample_codes, stream_codes
+    from distill_ray.prior.sampling import sample_codes, stream_codes
     from distill_ray.prior.windows import CodeWindows, CodeWindowSampler, validation_windows
 
 _WHERE = {
+    "distill_ray.config.generation": ("SamplingConfig",),
     "distill_ray.config.prior": ("PriorConfig",),
     "distill_ray.config.resolve": ("get_adaptive_prior_config",),
     "distill_ray.prior.codes": (
@@ -57,7 +59,7 @@ _WHERE = {
         "flatten_codes",
         "unflatten_codes",
     ),
-    "distill_ray.prior.sampling": ("SamplingConfig", "sample_codes", "stream_codes"),
+    "distill_ray.prior.sampling": ("sample_codes", "stream_codes"),
     "distill_ray.prior.windows": ("CodeWindowSampler", "CodeWindows", "validation_windows"),
 }
 

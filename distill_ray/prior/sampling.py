@@ -13,15 +13,13 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from itertools import repeat
-from typing import ClassVar
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from distill_ray.config.setting import Section, setting
+from distill_ray.config.generation import SamplingConfig
 from distill_ray.errors import CodeShapeError, UsageError
 from distill_ray.prior.model import CodePrior
 from distill_ray.prior.transformer import KVCache
@@ -29,21 +27,6 @@ from distill_ray.prior.transformer import KVCache
 PREFILL_STEPS = 1024
 NOISE_STEPS = 1024
 """Steps whose uniform numbers are drawn, and moved to the device, at once."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class SamplingConfig(Section):
-    """How codes are drawn; raises ConfigError naming every wrong setting."""
-
-    table: ClassVar[str] = "sampling"
-
-    temperature: float = setting(
-        1.0, "divides the logits; 0 always takes the likeliest code", flag="--temperature", low=0.0
-    )
-    top_k: int = setting(0, "draw among the k likeliest codes; 0: all", flag="--top-k", low=0)
-    top_p: float = setting(
-        1.0, "draw among the likeliest codes that reach this probability", flag="--top-p", above=0.0, high=1.0
-    )
 
 
 @torch.inference_mode()

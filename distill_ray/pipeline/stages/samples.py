@@ -7,9 +7,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.resolve import build_section
 from distill_ray.events.records import PlannedStage
-from distill_ray.generate.settings import GenerationSettings
 from distill_ray.pipeline.stages.work import GENERATE, Work, manifest, skipped, will_run
 
 

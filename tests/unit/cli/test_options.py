@@ -5,31 +5,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.cli import options
-from distill_ray.config.prior import PriorConfig
-from distill_ray.config.vqvae import TrainingConfig, VQVAEConfig
 from distill_ray.errors import ConfigError
-
-
-@pytest.mark.parametrize(
-    ("section", "field", "text"),
-    [
-        (VQVAEConfig, "codebook_size", "16 to 16384"),
-        (TrainingConfig, "epochs", "at least 1"),
-        (TrainingConfig, "max_minutes", "above 0"),
-        (TrainingConfig, "lr", "above 0, at most 1"),
-        (TrainingConfig, "seed", "0 to 2147483647"),
-        (PriorConfig, "pattern", "delay, flatten"),
-    ],
-)
-def test_an_option_is_its_settings_flag_and_range(section, field, text):
-    option = options.from_setting(section, field)
-    assert (option.default, *option.param_decls) == (section.flag(field),)
-    assert option.help.endswith(f"[{text}]")
-    assert (option.min, option.max) == (None, None), "the configuration checks all ranges at once"
-
-
-def test_only_what_was_given_is_an_override():
-    assert options.given({"a.b": None, "a.c": 0, "a.d": ""}) == {"a.c": 0, "a.d": ""}
 
 
 @pytest.mark.parametrize(("text", "count"), [("auto", None), ("0", 0), ("4", 4), ("-1", -1)])

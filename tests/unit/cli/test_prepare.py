@@ -142,5 +142,8 @@ def test_what_is_held_out_of_a_single_recording_is_said(tmp_path, capsys):
 def test_help_says_what_mono_and_stereo_are_made_of(capsys):
     assert run(app, ["prepare", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
-    assert "1: the mean of all that a file has; 2: its first two, or its only one twice [1 to 2]" in text
+    assert (
+        "1: the mean of all that a file has; 2: its first two, or its only one twice. [1 to 2; default 1]"
+        in text
+    )
     assert "files of sources that are not named again are removed from it" in text

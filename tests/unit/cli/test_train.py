@@ -9,9 +9,6 @@ import pytest
 
 from distill_ray.cli.main import app
 from distill_ray.cli.output import run
-from distill_ray.config.health import HealthConfig
-from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
-from distill_ray.config.vqvae import TrainingConfig, VQVAEConfig
 from distill_ray.events.records import Notice
 from distill_ray.pipeline import train as pipeline
 
@@ -122,24 +119,6 @@ def test_every_option_of_train_prior_arrives(calls):
     assert call["plan"].num_workers == 0
     run(app, ["train-prior", "m.distill", "DATA"])
     assert (calls[1]["resume"], calls[1]["overwrite"]) == (False, False)
-
-
-@pytest.mark.parametrize(
-    ("words", "sections"),
-    [
-        ("train DATA", (VQVAEConfig, TrainingConfig, HealthConfig)),
-        ("train-prior M DATA", (PriorConfig, PriorTrainingConfig)),
-    ],
-)
-def test_every_setting_with_a_flag_has_it(calls, words, sections):
-    """The flag that the configuration names in its errors is the one that sets that key."""
-    settings = [(section, field) for section in sections for field in dataclasses.fields(section)]
-    flagged = [(section, field) for section, field in settings if field.metadata["flag"]]
-    assert len(flagged) == {2: 11, 3: 9}[len(words.split())]
-    for section, field in flagged:
-        value = field.default if field.default is not None else 2
-        run(app, [*words.split(), field.metadata["flag"], str(value)])
-        assert calls.pop()["overrides"] == {f"{section.table}.{field.name}": value}
 
 
 @pytest.mark.parametrize(

@@ -13,8 +13,6 @@ import pytest
 
 from distill_ray.cli.main import app
 from distill_ray.cli.output import run
-from distill_ray.config.health import HealthConfig
-from distill_ray.config.sweep import SweepConfig
 from distill_ray.events.records import SweepCompleteEvent, TrialUpdate
 
 
@@ -109,18 +107,6 @@ def test_every_option_arrives(search, capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["best"] == {"codebook_size": 64}
     assert "trial k64-q8: running" in captured.err
-
-
-@pytest.mark.parametrize("section", [SweepConfig, HealthConfig])
-def test_every_setting_with_a_flag_has_it(search, section):
-    flagged = [field for field in dataclasses.fields(section) if field.metadata["flag"]]
-    assert len(flagged) == {SweepConfig: 13, HealthConfig: 3}[section]
-    for field in flagged:
-        value = {"objective": "prior-bits", "plan": "grid", "search": "random", "scheduler": "asha"}.get(
-            field.name, "2"
-        )
-        run(app, ["tune", "DATA", field.metadata["flag"], value])
-        assert set(search.calls.pop()["overrides"]) == {f"{section.table}.{field.name}"}
 
 
 def test_the_best_model_is_the_result(search, capsys):

@@ -50,7 +50,7 @@ def test_the_rule_is_written_and_read_back(tmp_path: Path) -> None:
         ("patience", 0, "--health-patience"),
         ("warmup", -1, "--health-warmup"),
         ("measure", "perplexity", None),
-        ("stop", "yes", None),
+        ("stop", "yes", "--health-stop"),
         ("flor", 0.2, None),
     ],
 )

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from distill_ray.config.sweep import SweepConfig, parse_list
+from distill_ray.config.catalogue import setting_of
+from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ConfigError
 
 
@@ -107,16 +108,16 @@ def test_only_one_worker_trials_share_a_gpu(gpus: float, workers: int) -> None:
 
 
 def test_lists_of_the_command_line() -> None:
-    assert parse_list("codebook_sizes", "64, 128,256") == (64, 128, 256)
-    assert parse_list("rvq_levels", "8") == (8,)
-    assert parse_list("lrs", "1e-3,0.5") == (0.001, 0.5)
-    assert parse_list("sizes", "tiny, base") == ("tiny", "base")
+    assert setting_of("sweep.codebook_sizes").parse("64, 128,256") == (64, 128, 256)
+    assert setting_of("sweep.rvq_levels").parse("8") == (8,)
+    assert setting_of("sweep.lrs").parse("1e-3,0.5") == (0.001, 0.5)
+    assert setting_of("sweep.sizes").parse("tiny, base") == ("tiny", "base")
 
 
 @pytest.mark.parametrize("text", ["", "64,", "64;128", "64 128", "2.5", "viele"])
 def test_what_is_no_list_is_told_with_its_flag(text: str) -> None:
     with pytest.raises(ConfigError) as caught:
-        parse_list("codebook_sizes", text)
+        setting_of("sweep.codebook_sizes").parse(text)
     assert str(caught.value) == (
         f"--codebook-sizes (sweep.codebook_sizes): {text!r} is not a list of whole numbers such as 64,128"
     )

@@ -14,9 +14,9 @@ import pytest
 import soundfile
 import torch
 
+from distill_ray.config.generation import AUDIO_FORMATS
 from distill_ray.errors import AudioError
 from distill_ray.generate.audio import check_suffix, stream_wav, write_audio
-from distill_ray.generate.settings import AUDIO_FORMATS
 from distill_ray.storage.atomic import atomic_file
 
 

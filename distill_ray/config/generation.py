@@ -1,0 +1,55 @@
+"""Settings of generation (`generate/`): how much sound in which form, and how its codes are drawn."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+from distill_ray.config.setting import Section, setting
+
+AUDIO_FORMATS = ("wav", "flac", "ogg", "mp3")
+
+
+@dataclass(frozen=True, kw_only=True)
+class GenerationSettings(Section):
+    """How much to generate and in which form."""
+
+    table: ClassVar[str] = "generate"
+
+    count: int = setting(
+        1, "how many sounds", flag="-n", low=1, high=100_000, run_flag="--samples", run_default=8
+    )
+    seconds: float = setting(
+        10.0, "length of each sound in seconds", flag="-d", above=0.0, high=360_000.0, run_flag="--seconds"
+    )
+    seed: int = setting(
+        0,
+        "the same seed gives the same sounds",
+        flag="--seed",
+        low=0,
+        high=2**31 - 1,
+        run_flag="--seed",
+    )
+    audio_format: str = setting("wav", "file format", flag="--format", choices=AUDIO_FORMATS)
+
+
+@dataclass(frozen=True, kw_only=True)
+class StreamSettings(GenerationSettings):
+    """The same for one sound that is played while it is made; its format and count are not used."""
+
+    block_frames: int = setting(32, "code frames of a block", low=1, high=100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Section):
+    """How codes are drawn from the prior's distributions (`prior/sampling.py`)."""
+
+    table: ClassVar[str] = "sampling"
+
+    temperature: float = setting(
+        1.0, "divides the logits; 0 always takes the likeliest code", flag="--temperature", low=0.0
+    )
+    top_k: int = setting(0, "draw among the k likeliest codes; 0: among all", flag="--top-k", low=0)
+    top_p: float = setting(
+        1.0, "draw among the likeliest codes that reach this probability", flag="--top-p", above=0.0, high=1.0
+    )
