@@ -38,5 +38,8 @@ docs: $(READY)
 	$(BIN)/python docs/generate.py
 	$(BIN)/zensical build --strict
 
+# Of folders that the command line may name, only those that `make setup` and `make demo` have made.
 clean:
-	rm -rf $(VENV) $(DEMO) build site *.egg-info .pytest_cache .mypy_cache .ruff_cache
+	if [ -f "$(VENV)/.ready" ]; then rm -rf "$(VENV)"; fi
+	if [ -f "$(DEMO)/.distill-ray-demo" ]; then rm -rf "$(DEMO)"; fi
+	rm -rf build site *.egg-info .pytest_cache .mypy_cache .ruff_cache

@@ -9,9 +9,16 @@ if [ -z "$corpus" ]; then
   [ -d "$corpus" ] || "$bin/python" "$(dirname "$0")/synthesise.py" "$corpus"
 fi
 run=$out/run
+touch "$out/.distill-ray-demo" # what `make clean` looks for
 set -x
 "$bin/distill-ray" prepare "$corpus" --out "$out/corpus"
-if [ -e "$run" ]; then # the model of the demo before is kept once
+if [ -e "$run" ]; then # the model of the last demo is kept once; only runs are moved and removed
+  for each in "$run" "$run.before"; do
+    if [ -e "$each" ] && { [ -L "$each" ] || [ ! -f "$each/run.toml" ]; }; then
+      echo "$each is no run of distill-ray; move it, or give another folder for the demo" >&2
+      exit 1
+    fi
+  done
   rm -rf "$run.before"
   mv "$run" "$run.before"
 fi

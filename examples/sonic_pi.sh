@@ -9,7 +9,13 @@ if [ ! -d "$out/package/usr/share/sonic-pi/samples" ]; then
   (cd "$out/package" && apt-get download -q sonic-pi-samples && dpkg -x sonic-pi-samples_*.deb .)
 fi
 samples=$out/package/usr/share/sonic-pi/samples
-rm -rf "$out/run"
+if [ -e "$out/run" ]; then
+  if [ -L "$out/run" ] || [ ! -f "$out/run/run.toml" ]; then
+    echo "$out/run is no run of distill-ray; move it, or give another OUT" >&2
+    exit 1
+  fi
+  rm -rf "$out/run"
+fi
 set -x
 distill-ray prepare "$samples" --out "$out/corpus"
 distill-ray train "$out/corpus" --out "$out/run" --name sonic-pi --max-minutes "$minutes"

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import os
+import re
 import shutil
 import time
 from collections.abc import Collection
@@ -21,12 +22,14 @@ import pyarrow as pa
 
 from distill_ray.config.cache import cache_root
 from distill_ray.corpus.manifest import SHARD_FOLDER
+from distill_ray.corpus.shards import is_shard_name
 from distill_ray.errors import CorpusError
 from distill_ray.storage.filesystem import patiently
 from distill_ray.storage.lock import LOCK_NAME, file_lock
 from distill_ray.storage.storage import Entry, Storage
 
 LIMIT_VARIABLE = "DISTILL_RAY_CACHE_GB"
+_FOLDER = re.compile(r"[0-9a-f]{24}")
 _DOWNLOADS = 8
 _PATIENCE_S = 60.0
 _ALWAYS_FREE = 256 << 20  # bytes of the disk that are left to others
@@ -120,8 +123,10 @@ def _missing_room(root: Path, needed: int, used: int) -> int:
 
 
 def _cached_files(root: Path) -> dict[Path, os.stat_result]:
+    """The shards in the folders of `cached`, and nothing else that lies there or behind a link."""
     found = {}
-    for file in root.glob("*/[!.]*"):
-        with contextlib.suppress(FileNotFoundError):  # another process is making room too
-            found[file] = file.stat()
+    for file in root.glob("*/*"):
+        if _FOLDER.fullmatch(file.parent.name) and is_shard_name(file.name) and not file.parent.is_symlink():
+            with contextlib.suppress(FileNotFoundError):  # another process is making room too
+                found[file] = file.lstat()
     return found

@@ -7,7 +7,7 @@ finished stage there is what it was made from and its report. The file is replac
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -17,6 +17,7 @@ from distill_ray.errors import ConfigError, Problem, UsageError
 from distill_ray.jsonable import jsonable
 from distill_ray.runs.run_folder import numbered_folders
 from distill_ray.storage.atomic import atomic_file
+from distill_ray.storage.names import checked_name
 
 FILE = "pipeline.json"
 _VERSION = 1
@@ -120,6 +121,8 @@ def open_record(folder: Path, shown: Path | str) -> PipelineRecord:
         document = json.loads(path.read_text("utf-8"))
         if document["version"] > _VERSION:
             raise UsageError(f"{shown} was written by a newer distill-ray; use that one")
+        for name in _names(document):
+            checked_name(name, origin=f"the {FILE} of {shown}", folders=False)
         return PipelineRecord(
             folder=folder,
             shown=shown,
@@ -140,6 +143,14 @@ def open_record(folder: Path, shown: Path | str) -> PipelineRecord:
         raise UsageError(
             f"the {FILE} of {shown} cannot be used ({type(error).__name__}: {error}); choose another --out"
         ) from error
+
+
+def _names(document: Mapping[str, Any]) -> Iterator[object]:
+    """What becomes a path below the folder: the model's name, folders of samples and their files."""
+    yield document["name"]
+    for made in document["stages"].get("samples", {}).get("sets", ()):
+        yield made["folder"]
+        yield from (file["name"] for file in made["files"])
 
 
 def free_folder(name: str) -> Path:

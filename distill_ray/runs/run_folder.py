@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import json
+import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -27,8 +28,9 @@ from distill_ray.runs.settings_file import (
     read_settings,
     write_settings,
 )
-from distill_ray.storage.checkpoints import discard
 from distill_ray.storage.filesystem import joined
+from distill_ray.storage.storage import open_storage
+from distill_ray.storage.uploaded import discard
 
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 
@@ -37,6 +39,16 @@ _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_s
 
 
 ANOTHER_OUT = "choose another --out"
+# What runs and searches put beside their settings file: with that, it is theirs to replace and remove.
+_RESULTS = (
+    "ray",
+    "trials",
+    "trials.parquet",
+    "leaderboard.json",
+    "events.jsonl",
+    "error.log",
+    "tensorboard",
+)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -72,6 +84,27 @@ class RunFolder:
         """Whether it holds a run or a search."""
         return self.is_begun or (self.path / SEARCH_SETTINGS).exists()
 
+    def refuse_foreign(self) -> None:
+        """Raise UsageError where a new run would write into, or remove, what is of no run."""
+        for name in _RESULTS:
+            self._refuse(name, there=os.path.lexists(self.path / name))
+        is_real = self.checkpoints.is_dir() and not self.checkpoints.is_symlink()
+        named = [entry for entry in self.checkpoints.iterdir() if entry.name[0] != "."] if is_real else ()
+        self._refuse("checkpoints", there=bool(named) or (os.path.lexists(self.checkpoints) and not is_real))
+        if self.checkpoints_uri is not None:
+            storage = open_storage(self.checkpoints_uri, holds="the checkpoints", error=UsageError)
+            self._refuse("checkpoints", there=bool(storage.names()))
+
+    def refuse_model(self, name: str) -> None:
+        """Raise UsageError where a model of that name is there that no run of this folder has made."""
+        self._refuse(f"{name}.distill", there=os.path.lexists(self.path / f"{name}.distill"))
+
+    def _refuse(self, name: str, *, there: bool) -> None:
+        if there:
+            raise UsageError(
+                f"{self.shown} holds {name}, which is of no run that is recorded there; {self.advice}"
+            )
+
 
 @dataclass(frozen=True, kw_only=True)
 class Start(Beginning):
@@ -98,6 +131,8 @@ class Start(Beginning):
         since `new_run` found it free.
         """
         claims = self.is_new and not self.replaces
+        if claims and "name" in identity:
+            self.folder.refuse_model(identity["name"])
         try:
             if self.replaces:  # else the checkpoint of the finished run would be taken for this one's
                 discard(self.folder.checkpoints, self.folder.checkpoints_uri)
@@ -133,6 +168,7 @@ def new_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
         raise UsageError(
             f"{shown} already holds a run; go on with it (--resume {shown}) or choose another --out"
         )
+    folder.refuse_foreign()
     return Start(folder=folder, settings=given, overrides=frozenset(given))
 
 
@@ -157,6 +193,8 @@ def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
         raise UsageError(
             f"{folder.shown} holds an interrupted prior run; go on with --resume, or remove that folder first"
         )
+    if not folder.is_begun:
+        folder.refuse_foreign()
     return Start(folder=folder, settings=given, overrides=frozenset(given), replaces=folder.is_begun)
 
 

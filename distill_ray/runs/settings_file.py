@@ -16,6 +16,7 @@ from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, LossConfig, TrainingConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
 from distill_ray.storage.atomic import atomic_file
+from distill_ray.storage.names import checked_name
 
 RUN_SETTINGS = "run.toml"
 SEARCH_SETTINGS = "sweep.toml"
@@ -79,8 +80,10 @@ class Beginning:
 
 
 def read_settings(path: Path) -> Beginning:
-    """What `write_settings` recorded. Raises UsageError."""
+    """What `write_settings` recorded. Raises UsageError, also for a name that would lead elsewhere."""
     values = read_toml(path)
+    if _RUN + "name" in values:  # of the model's file
+        checked_name(values[_RUN + "name"], origin=str(path), folders=False)
     overrides = values.get(OVERRIDES, ())
     assert isinstance(overrides, tuple)
     return Beginning(

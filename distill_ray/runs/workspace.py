@@ -212,7 +212,7 @@ def _locked(folder: Path, shown: str, advice: str) -> Iterator[None]:
 def _remove_content(folder: Path) -> None:
     """All but the lock, which its holder removes."""
     for entry in folder.iterdir():
-        if entry.is_dir():
+        if entry.is_dir() and not entry.is_symlink():
             shutil.rmtree(entry, ignore_errors=True)
         elif entry.name != LOCK_NAME:
             entry.unlink()

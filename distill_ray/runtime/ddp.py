@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import shutil
 import threading
 from pathlib import Path
 from typing import Any
@@ -36,7 +35,7 @@ from distill_ray.runtime.ray_internals import PrivateTrainer
 from distill_ray.runtime.ray_session import Session
 from distill_ray.runtime.ray_worker import Loop, RankTask, run_rank
 from distill_ray.runtime.rendezvous import LoopbackGroup
-from distill_ray.storage.checkpoints import GIVE_SHARED, ray_storage
+from distill_ray.storage.checkpoints import GIVE_SHARED, ray_storage, remove_ray_storage
 from distill_ray.storage.uploaded import open_checkpoints, settle
 from distill_ray.training.worker import Listener
 
@@ -92,7 +91,7 @@ class DDPRun:
                     raise
                 finally:
                     _free(mailbox)
-                    shutil.rmtree(ray_storage(self._checkpoints), ignore_errors=True)
+                    remove_ray_storage(self._checkpoints)
             if error is None:
                 return self._final(fit.record)
             newest = _moment(settle(self._checkpoints, self._uri))

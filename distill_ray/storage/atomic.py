@@ -85,6 +85,7 @@ def replace_folder(folder: Path, write: WriteCheckpoint) -> None:
     Whatever interrupts it, a power cut too, `newest_folder` then has all of the old one or all of the new
     one. Raises OSError, also where a link or a file lies in the way: neither is followed or removed.
     """
+    _refuse_link(folder)
     new, old = _aside(folder)
     _remove_real(new)
     new.mkdir(parents=True)
@@ -111,7 +112,11 @@ def newest_folder(folder: Path) -> Path | None:
 
 
 def remove_folder(folder: Path) -> None:
-    """Remove what `replace_folder` has put there, so that `newest_folder` never has a part of it."""
+    """Remove what `replace_folder` has put there, so that `newest_folder` never has a part of it.
+
+    Raises OSError as that does.
+    """
+    _refuse_link(folder)
     new, old = _aside(folder)
     _remove_real(new)
     _remove_real(old)
@@ -142,10 +147,16 @@ def _aside(folder: Path) -> tuple[Path, Path]:
     return folder.with_name(folder.name + ".new"), folder.with_name(folder.name + ".old")
 
 
+def _refuse_link(folder: Path) -> None:
+    if folder.is_symlink():
+        raise OSError(errno.ELOOP, "a symbolic link is in the place of a folder", str(folder))
+
+
 def _remove_real(folder: Path) -> None:
     """Remove a folder that is there. Raises OSError where it is a link or none."""
+    _refuse_link(folder)
     if os.path.lexists(folder):
-        shutil.rmtree(folder)  # which follows no link, and refuses one
+        shutil.rmtree(folder)  # which follows no link within
 
 
 def _sync_content(folder: Path) -> None:

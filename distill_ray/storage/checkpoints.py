@@ -16,10 +16,9 @@ from pathlib import Path
 from safetensors import SafetensorError
 
 from distill_ray.config.cache import cache_root
-from distill_ray.errors import CheckpointError, StorageError
+from distill_ray.errors import CheckpointError
 from distill_ray.events.records import Notice
 from distill_ray.storage.atomic import WriteCheckpoint, newest_folder, replace_folder
-from distill_ray.storage.storage import open_storage
 
 _NAME = "name"
 _FULL_BYTES = 16 << 20  # with less than this free, a failed write is put down to a full disk
@@ -118,15 +117,6 @@ class Checkpoints:
         return (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
 
 
-def discard(folder: Path, uri: str | None) -> None:
-    """Forget every checkpoint, here and at `uri`. Raises StorageError."""
-    if uri is not None:
-        storage = open_storage(uri, holds="the checkpoints", error=StorageError)
-        for name in sorted(storage.files(), reverse=True):  # the pointer before what it points at
-            storage.remove(name)
-    shutil.rmtree(folder, ignore_errors=True)
-
-
 def node_folder(folder: Path, uri: str | None) -> Path:
     """Where a node that has not got the run's `folder` of checkpoints keeps those of `uri`.
 
@@ -145,3 +135,8 @@ def working_folder(uri: str) -> Path:
 def ray_storage(checkpoints: Path) -> Path:
     """The storage path for Ray Train, which must have one; nothing in it is needed."""
     return checkpoints / "ray"
+
+
+def remove_ray_storage(checkpoints: Path) -> None:
+    """Remove what Ray Train has left; a link in its place stays."""
+    shutil.rmtree(ray_storage(checkpoints), ignore_errors=True)

@@ -18,6 +18,7 @@ from typing import Any
 from distill_ray.errors import DistillError, StorageError
 from distill_ray.events.records import Notice
 from distill_ray.storage.atomic import atomic_file
+from distill_ray.storage.names import path_below
 from distill_ray.storage.storage import Entry, open_storage
 
 _STATE = ".mirror.json"
@@ -46,13 +47,12 @@ class Mirror:
         """Bring here what has changed at the URI, and remove what was removed there. Raises StorageError."""
         there = {name: entry for name, entry in self._storage.files().items() if _is_mirrored(name)}
         for name in self._state.keys() - there.keys():
-            (self._folder / name).unlink(missing_ok=True)
+            self._here(name).unlink(missing_ok=True)
             del self._state[name]
         for name, entry in there.items():
             known = self._state.get(name)
-            path = self._folder / name
+            path = self._here(name)
             if known is None or known["there"] != _pair(entry) or not path.exists():
-                path.parent.mkdir(parents=True, exist_ok=True)
                 self._storage.download(name, path)
                 self._state[name] = {"here": _signature(path), "there": _pair(entry)}
         if self._state:  # else the folder stays empty, and goes if nothing is made
@@ -125,6 +125,9 @@ class Mirror:
             self._notices.append(Notice(level="warning", message=message))
         elif error is None and self._error is not None:
             self._notices.append(Notice(level="info", message=f"{self._storage.uri} is up to date again"))
+
+    def _here(self, name: str) -> Path:
+        return path_below(self._folder, name, origin=self._storage.uri, error=StorageError)
 
     def _save(self) -> None:
         with atomic_file(self._folder / _STATE, error=StorageError) as file:

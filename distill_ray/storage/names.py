@@ -39,11 +39,11 @@ def fault_of(name: object, *, folders: bool = True) -> str | None:
 
 
 def checked_name(
-    name: str, *, origin: str, folders: bool = True, error: type[DistillError] = UsageError
+    name: object, *, origin: str, folders: bool = True, error: type[DistillError] = UsageError
 ) -> str:
     """`name`, which is safe to put behind a folder. Raises `error`, which calls its place `origin`."""
     fault = fault_of(name, folders=folders)
-    if fault is not None:
+    if fault is not None or not isinstance(name, str):
         raise error(
             f"{origin} holds the name {shown_name(name)}, which cannot be used: {fault}; "
             "rename or remove it there"

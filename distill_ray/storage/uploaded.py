@@ -14,24 +14,26 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
+import re
 import threading
 from dataclasses import dataclass
 from io import BufferedReader
 from pathlib import Path
 from typing import Any
 
-from distill_ray.errors import CheckpointError
+from distill_ray.errors import CheckpointError, StorageError
 from distill_ray.events.records import Notice
-from distill_ray.storage.atomic import WriteCheckpoint, atomic_file, replace_folder
-from distill_ray.storage.checkpoints import Checkpoints
+from distill_ray.storage.atomic import WriteCheckpoint, atomic_file, remove_folder, replace_folder
+from distill_ray.storage.checkpoints import Checkpoints, remove_ray_storage
 from distill_ray.storage.filesystem import patiently
 from distill_ray.storage.lock import file_lock
+from distill_ray.storage.names import fault_of
 from distill_ray.storage.storage import Storage, open_storage
 
 PATIENCE_S = 60.0
 POINTER = "latest.json"
 _PUBLISHED = ".published"
+_NAME = re.compile(r"\d{6,}-[0-9a-f]{4}")  # as `Checkpoints.keep` makes them
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
 _REMEMBERED = 8
 
@@ -90,7 +92,7 @@ class UploadedCheckpoints(Checkpoints):
         pointer = _read_pointer(storage)
         if pointer is None:
             if here in self._known():  # somebody has deleted the run there
-                shutil.rmtree(self.latest)
+                remove_folder(self.latest)
             return ""
         name = str(pointer["name"])
         if name != here and (not here or name not in self._known()):
@@ -161,7 +163,7 @@ class UploadedCheckpoints(Checkpoints):
             stream.write(json.dumps({"name": upload.name, "files": facts}, indent=1).encode())
         keep = {upload.name, str(before["name"]) if before else "", POINTER}
         for path in storage.files():
-            if path.partition("/")[0] not in keep:
+            if _is_uploaded(path) and path.partition("/")[0] not in keep:
                 storage.remove(path)
 
     def _say_trouble(self, error: Exception) -> None:
@@ -225,6 +227,20 @@ def settle(folder: Path, uri: str | None = None) -> Path | None:
         checkpoints.close()
 
 
+def discard(folder: Path, uri: str | None) -> None:
+    """Forget every checkpoint, here and at `uri`, and leave what else is there.
+
+    Raises StorageError, and OSError where a link is in the place of a folder.
+    """
+    if uri is not None:
+        storage = open_storage(uri, holds="the checkpoints", error=StorageError)
+        for name in sorted(filter(_is_uploaded, storage.files()), reverse=True):  # the pointer first
+            storage.remove(name)
+    remove_folder(Checkpoints(folder).latest)
+    remove_ray_storage(folder)
+    (folder / _PUBLISHED).unlink(missing_ok=True)
+
+
 @dataclass(frozen=True, kw_only=True)
 class _Upload:
     """A checkpoint by its open files, which stay what they are when `latest` is replaced."""
@@ -237,6 +253,12 @@ class _Upload:
             file.close()
 
 
+def _is_uploaded(path: str) -> bool:
+    """Whether the object `path` below the URI is of a checkpoint, or the pointer to one: nobody else's."""
+    name, _, file = path.partition("/")
+    return path == POINTER or (_NAME.fullmatch(name) is not None and file != "")
+
+
 def _read_pointer(storage: Storage) -> dict[str, Any] | None:
     content = storage.read_bytes(POINTER)
     if content is None:
@@ -244,7 +266,7 @@ def _read_pointer(storage: Storage) -> dict[str, Any] | None:
     try:
         pointer = json.loads(content)
         sums = {name: entry["sha256"] for name, entry in pointer["files"].items()}
-        if any(name != Path(name).name for name in (pointer["name"], *sums)):
+        if any(fault_of(name, folders=False) for name in (pointer["name"], *sums)):
             raise ValueError("a path in place of a name")
     except (ValueError, TypeError, KeyError, AttributeError) as error:
         raise CheckpointError(f"{POINTER} at {storage.uri} is damaged ({error}); start a new run") from error

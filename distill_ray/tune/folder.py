@@ -94,6 +94,8 @@ class SweepStart(Beginning):
     ) -> None:
         """Make the folder and record settings and `identity` there. Raises UsageError."""
         path = self.folder.path / SEARCH_SETTINGS
+        if self.is_new:
+            RunFolder(path=self.folder.path).refuse_model(identity["name"])
         try:
             write_settings(
                 path,
@@ -126,6 +128,7 @@ def new_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
         )
     if RunFolder(path=path).is_taken:
         raise UsageError(f"{folder.shown} already holds a run; choose another --out")
+    RunFolder(path=path, uri=uri_of(path)).refuse_foreign()
     return SweepStart(folder=folder, settings=given, overrides=frozenset(given))
 
 

@@ -15,6 +15,7 @@ from distill_ray.runs.run_folder import (
     new_run,
     resumed_run,
 )
+from distill_ray.tune.folder import new_sweep
 
 GIVEN: dict[str, object] = {
     "corpus.sample_rate": 8_000,
@@ -202,3 +203,66 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
         begun(tmp_path / "out")
     with pytest.raises(UsageError, match=r"cannot be written \(File exists\); move it$"):
         record(new_prior_run(RunFolder(path=tmp_path / "out", advice="move it"), GIVEN))
+
+
+FOREIGN = ["checkpoints/latest/weights.bin", "ray/src/main.py", "trials/a", "tensorboard/x", "events.jsonl"]
+
+
+@pytest.mark.parametrize("name", [*FOREIGN, "trials.parquet", "leaderboard.json", "error.log"])
+@pytest.mark.parametrize(
+    "begin", [new_run, new_prior_run, lambda folder, given: new_sweep(folder.path, given)]
+)
+def test_what_a_run_would_write_into_or_remove_must_be_of_a_run(tmp_path: Path, name: str, begin) -> None:
+    (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+    (tmp_path / name).write_text("precious")
+    top = name.partition("/")[0]
+    with pytest.raises(UsageError, match=f"holds {top}, which is of no run that is recorded there; choose"):
+        begin(RunFolder(path=tmp_path), GIVEN)
+    assert (tmp_path / name).read_text() == "precious"
+
+
+@pytest.mark.parametrize("name", ["checkpoints", "ray", "events.jsonl"])
+def test_a_link_where_a_run_would_write_is_not_followed(tmp_path: Path, name: str) -> None:
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / name).symlink_to(tmp_path / "mine")
+    with pytest.raises(UsageError, match=f"holds {name}, which is of no run"):
+        new_run(RunFolder(path=tmp_path / "run"), GIVEN)
+
+
+def test_other_things_in_the_folder_of_a_run_are_left(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").write_text("mine")
+    (tmp_path / "other.distill").write_text("mine")
+    (tmp_path / "checkpoints").mkdir()
+    begun(tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {
+        "notes.txt",
+        "other.distill",
+        "checkpoints",
+        "run.toml",
+    }
+
+
+def test_a_model_that_no_run_of_the_folder_has_made_is_not_replaced(tmp_path: Path) -> None:
+    (tmp_path / "m.distill").write_text("precious")
+    start = new_run(RunFolder(path=tmp_path), GIVEN)
+    with pytest.raises(UsageError, match=r"holds m\.distill, which is of no run that is recorded there"):
+        record(start)
+    assert not (tmp_path / "run.toml").exists()
+
+
+def test_checkpoints_of_others_at_a_uri_are_refused(tmp_path: Path) -> None:
+    uri = (tmp_path / "far").as_uri()
+    mine = tmp_path / "far" / "checkpoints" / "mine.bin"
+    mine.parent.mkdir(parents=True)
+    mine.write_text("precious")
+    with pytest.raises(UsageError, match="far holds checkpoints, which is of no run"):
+        new_run(RunFolder(path=tmp_path / "here", uri=uri), GIVEN)
+    assert mine.read_text() == "precious"
+
+
+def test_a_recorded_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None:
+    begun(tmp_path)
+    settings = tmp_path / "run.toml"
+    settings.write_text(settings.read_text().replace('name = "m"', 'name = "../m"'))
+    with pytest.raises(UsageError, match=r"run\.toml holds the name '\.\./m', which cannot be used"):
+        resumed_run(RunFolder(path=tmp_path), {}, table="training")

@@ -11,7 +11,7 @@ import pytest
 from distill_ray.errors import CheckpointError
 from distill_ray.storage.atomic import newest_folder
 from distill_ray.storage.checkpoints import Checkpoints, node_folder
-from distill_ray.storage.uploaded import settle
+from distill_ray.storage.uploaded import UploadedCheckpoints, discard, settle
 
 
 def text(content: str) -> Callable[[Path], None]:
@@ -118,3 +118,66 @@ def test_a_node_without_the_folder_needs_a_uri(tmp_path: Path) -> None:
     ):
         node_folder(tmp_path / "away", None)
     assert node_folder(tmp_path / "away", "s3://b/run/checkpoints").parent.name == "runs"
+
+
+@pytest.fixture
+def uploaded(tmp_path: Path) -> tuple[UploadedCheckpoints, Path]:
+    """Checkpoints with a copy in a folder that holds somebody else's files too."""
+    far = tmp_path / "far"
+    for name in FOREIGN:
+        (far / name).parent.mkdir(parents=True, exist_ok=True)
+        (far / name).write_text("precious")
+    return UploadedCheckpoints(tmp_path / "near", far.as_uri(), patience_s=10.0), far
+
+
+FOREIGN = ["mine.bin", "000001/x", "000001-zzzz/x", "latest/weights.bin", "1-abcd/x", "000001-abcd"]
+
+
+def left(far: Path) -> set[str]:
+    return {str(path.relative_to(far)) for path in far.rglob("*") if path.is_file()}
+
+
+def test_uploading_and_discarding_leave_what_is_of_no_checkpoint(
+    uploaded: tuple[UploadedCheckpoints, Path],
+) -> None:
+    checkpoints, far = uploaded
+    for content in ("one", "two", "three"):
+        assert checkpoints.keep(text(content))
+        checkpoints.flush()
+    checkpoints.close()
+    names = {name.partition("/")[0] for name in left(far) - set(FOREIGN)}
+    assert names >= {"latest.json", checkpoints.newest_name()}
+    assert len(names) == 3  # and the one before, for those who read it just now
+    assert set(FOREIGN) <= left(far)
+    near = checkpoints.folder
+    (near / "notes.txt").write_text("mine")
+    (near / "latest.old").mkdir()
+    discard(near, far.as_uri())
+    assert left(far) == set(FOREIGN)
+    assert {path.name for path in near.iterdir()} <= {"notes.txt", ".lock"}
+    assert Checkpoints(near).newest() is None
+
+
+def test_a_run_that_was_deleted_at_the_uri_is_forgotten_whole(
+    uploaded: tuple[UploadedCheckpoints, Path],
+) -> None:
+    checkpoints, far = uploaded
+    assert checkpoints.keep(text("one"))
+    checkpoints.flush()
+    checkpoints.close()
+    (checkpoints.folder / "latest.old").mkdir()  # of a replacement that was cut off
+    (far / "latest.json").unlink()
+    assert settle(checkpoints.folder, far.as_uri()) is None
+
+
+def test_a_linked_checkpoint_folder_is_not_followed(tmp_path: Path) -> None:
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    (mine / "precious").write_text("x")
+    folder = tmp_path / "checkpoints"
+    folder.mkdir()
+    (folder / "latest").symlink_to(mine)
+    (folder / "ray").symlink_to(mine)
+    with pytest.raises(OSError, match="symbolic link"):
+        discard(folder, None)
+    assert (mine / "precious").exists()
