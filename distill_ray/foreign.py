@@ -12,6 +12,8 @@ import json
 import re
 from typing import Any, TypeVar, cast
 
+from distill_ray.uri import redacted
+
 T = TypeVar("T")
 
 # Control characters (ESC, which begins what a terminal obeys, and ends of lines), lone surrogates, and marks
@@ -30,11 +32,12 @@ class Printable(str):
 
 
 def printable(text: str) -> Printable:
-    r"""`text` on one line, with escapes (`\n`, `\x1b`, `\u202e`) in the place of what is not printable.
+    r"""`text` on one line, with escapes (`\n`, `\x1b`, `\u202e`) in the place of what is not printable, and
+    without the credentials of URIs.
 
     A byte of a file's name that is not UTF-8 is shown as `\xff`.
     """
-    return text if isinstance(text, Printable) else Printable(_UNPRINTABLE.sub(_escape, text))
+    return text if isinstance(text, Printable) else Printable(_UNPRINTABLE.sub(_escape, redacted(text)))
 
 
 def printable_fields(value: T) -> T:

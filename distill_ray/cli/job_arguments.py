@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill_ray.cli.places import check_places
 from distill_ray.errors import UsageError
 
 COMMANDS = ("train", "train-prior", "tune", "run")
@@ -65,6 +66,7 @@ def read_command(words: Sequence[str]) -> JobCommand:
         raise UsageError(f"{name!r} cannot be submitted; there are {', '.join(COMMANDS)} ({example})")
     parser = parser_of(name)
     context = parser.make_context(f"distill-ray submit -- {name}", list(words[1:]))
+    check_places(context.params)
     given = frozenset(
         key for key in context.params if context.get_parameter_source(key).name == "COMMANDLINE"
     )
@@ -113,22 +115,22 @@ def write_command(command: JobCommand, *, name: str, storage: str | None) -> Job
 
 def on_cluster(place: str) -> str:
     """A path or URI as it is sent: paths absolute, on the guess that the cluster shares this machine's."""
-    if "://" in place:
-        return place
-    return str(Path(place).expanduser().absolute())
+    from distill_ray.storage.filesystem import absolute
+
+    return absolute(place)
 
 
 def _results(
     command: JobCommand, values: Mapping[str, Any], name: str, storage: str | None
 ) -> tuple[str, str]:
     """Where the results will be, and the folder or URI that must be writable for them."""
-    from distill_ray.storage.filesystem import joined
+    from distill_ray.storage.filesystem import folder_of, joined
 
     place = on_cluster(storage) if storage is not None else None
     if not command.takes("out"):  # train-prior writes into its model
         if place is not None:
             raise UsageError(f"{command.name} writes into the model that it is given; leave out --storage")
-        return values["model"], values["model"].rpartition("/")[0]
+        return values["model"], folder_of(values["model"])
     resumed = values.get("resume")
     if isinstance(resumed, str):
         if place is not None:

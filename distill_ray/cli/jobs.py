@@ -16,6 +16,7 @@ import typer
 from distill_ray.cli import options
 from distill_ray.cli.output import bytes_on_stdout, finish, say, shown_to_a_person
 from distill_ray.errors import CancelledError, JobError, UsageError
+from distill_ray.uri import is_uri
 
 if TYPE_CHECKING:
     from distill_ray.jobs.client import JobClient, JobRecord
@@ -182,7 +183,6 @@ def jobs_fetch(
     from distill_ray.display import Display
     from distill_ray.events.records import StageProgress
     from distill_ray.jobs.follow import fetch
-    from distill_ray.storage.filesystem import is_uri
 
     if is_uri(out):
         raise UsageError(f"{out} is no folder of this machine: give --out one")

@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from distill_ray import __version__
 from distill_ray.cli.output import only_results_on_stdout, run
+from distill_ray.cli.places import check_places
 
 # In the order of the work; `train-prior` is the module `train_prior`.
 COMMANDS = {
@@ -93,6 +94,7 @@ def _isolated(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         with only_results_on_stdout():
+            check_places(kwargs)
             function(*args, **kwargs)
 
     return wrapper

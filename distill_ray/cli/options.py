@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from distill_ray.errors import ConfigError, Problem
+from distill_ray.uri import is_uri, parse_uri
 
 if TYPE_CHECKING:
     from distill_ray.runtime.plan import WorkerPlan
@@ -74,10 +75,11 @@ def run_name(name: str | None, data: str) -> str:
 
 
 def _name_of(data: str) -> str:
-    plain = data if "://" in data else str(Path(data).expanduser().resolve())
-    last = plain.rstrip("/").rpartition("/")[2]
-    if Path(plain).is_file():
-        last = Path(last).stem
+    if is_uri(data):
+        last = parse_uri(data).name
+    else:
+        path = Path(data).expanduser().resolve()
+        last = path.stem if path.is_file() else path.name
     return re.sub(r"[^\w.-]+", "-", last).strip("-.")[:_LONGEST_NAME] or "distill"
 
 

@@ -24,6 +24,7 @@ from distill_ray.errors import CancelledError, ConfigError, DistillError, UsageE
 from distill_ray.events import lines as job_lines
 from distill_ray.foreign import ascii_controls, printable
 from distill_ray.jsonable import jsonable
+from distill_ray.uri import redacted
 
 READER_GONE = 128 + 13  # SIGPIPE
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
@@ -153,7 +154,7 @@ def _in_our_style(message: str) -> str:
 
 
 def _unexpected(error: Exception, as_json: bool) -> int:
-    text = "".join(traceback.format_exception(error))
+    text = redacted("".join(traceback.format_exception(error)))
     if job_lines.wanted():
         _quote(text)
         where = "the traceback is in the job's log"

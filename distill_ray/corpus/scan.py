@@ -14,8 +14,8 @@ from pathlib import Path
 
 from distill_ray.corpus.manifest import MANIFEST_NAME, RejectedFile
 from distill_ray.errors import AudioError, CorpusError
-from distill_ray.storage.filesystem import without_credentials
 from distill_ray.storage.storage import open_storage
+from distill_ray.uri import is_uri, shown_uri
 
 # What libsndfile reads, but for what is no recording (instruments, matrices, samples without a header).
 AUDIO_SUFFIXES = frozenset(
@@ -122,13 +122,12 @@ def hash_file(path: Path) -> str:
 
 def _path(source: str | os.PathLike[str]) -> Path:
     text = os.fspath(source)
-    if "://" not in text:  # a folder's name may have a colon
+    if not is_uri(text):
         return Path(text).expanduser()
-    local = open_storage(text).local if text.startswith("file://") else None
+    local = open_storage(text).local if text.startswith("file:") else None
     if local is None:
         raise CorpusError(
-            f"{without_credentials(text)} is not on this machine, where recordings are read; copy them to a "
-            "folder"
+            f"{shown_uri(text)} is not on this machine, where recordings are read; copy them to a folder"
         )
     return local
 

@@ -30,6 +30,7 @@ from distill_ray.events.records import (
     VQStepMetrics,
     to_record,
 )
+from distill_ray.foreign import ascii_controls
 from distill_ray.jsonable import jsonable
 
 LOG_NAME = "events.jsonl"
@@ -149,7 +150,8 @@ def _health_scalars(event: VQEpochMetrics) -> Iterator[tuple[str, float, int]]:
 
 def _line(event: Event) -> bytes:
     record = {**to_record(event), "time": round(time.time(), 3)}
-    return json.dumps(jsonable(record, as_text=True), allow_nan=False, ensure_ascii=False).encode() + b"\n"
+    text = json.dumps(jsonable(record, as_text=True), allow_nan=False, ensure_ascii=False)
+    return ascii_controls(text).encode() + b"\n"
 
 
 def _open_log(path: Path) -> BinaryIO:

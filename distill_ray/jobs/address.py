@@ -14,6 +14,7 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from distill_ray.errors import UsageError
+from distill_ray.uri import shown_uri
 
 ADDRESS_VARIABLE = "RAY_API_SERVER_ADDRESS"  # Ray's own name for the same thing
 _DASHBOARD_PORT = 8265
@@ -63,9 +64,9 @@ def dashboard_address(given: str | None, environ: Mapping[str, str] = os.environ
         raise UsageError(_without_scheme(text))
     if scheme not in ("http", "https"):
         known = "Ray Client's address, which takes no jobs" if scheme == "ray" else "not an http address"
-        raise UsageError(f"{_shown(text)} is {known}; {_HOW}")
+        raise UsageError(f"{shown_uri(text)} is {known}; {_HOW}")
     if "@" in rest:
-        raise UsageError(f"{_shown(text)} holds credentials, which are not sent; use --token-file")
+        raise UsageError(f"{shown_uri(text)} holds credentials, which are not sent; use --token-file")
     try:
         parts = urlsplit(text)
         host, port = parts.hostname, parts.port
@@ -132,9 +133,3 @@ def _role(port: int | None) -> str:
 
 def _better(host: str) -> str:
     return f"jobs go to the dashboard: --address http://{host}:{_DASHBOARD_PORT}"
-
-
-def _shown(text: str) -> str:
-    """An address without what may be a password."""
-    scheme, _, rest = text.rpartition("://")
-    return f"{scheme}://{rest.rpartition('@')[2]}"

@@ -30,6 +30,8 @@ from distill_ray.events.records import (
 from distill_ray.jobs.client import JobClient, JobRecord
 from distill_ray.jobs.log import JobLog
 from distill_ray.jobs.submit import STOP_WITHIN_S, send_package
+from distill_ray.storage.filesystem import folder_of, name_of
+from distill_ray.uri import shown_uri
 
 if TYPE_CHECKING:
     from distill_ray.storage.storage import Storage
@@ -295,7 +297,11 @@ def _results(record: JobRecord, *, everything: bool) -> tuple[Storage, list[str]
     if not output:
         raise UsageError(f"{job_id} is no job of distill-ray submit, which would know where its results are")
     # A prior is put into the model that the job was given.
-    folder, _, model = output.rpartition("/") if output.endswith(MODEL_SUFFIX) else (output, "", "")
+    try:
+        model = name_of(output) if name_of(output).endswith(MODEL_SUFFIX) else ""
+        folder = folder_of(output) if model else output
+    except ValueError as error:
+        raise UsageError(f"{shown_uri(output)}, where {job_id} puts its results, {error}") from error
     storage = open_storage(folder, holds=f"the results of {job_id}", error=UsageError)
     state = f"has {record.status}" if record.is_over() else f"is {record.status}"
     if storage.local is not None and not storage.local.exists():

@@ -25,6 +25,7 @@ from typing import Any
 from distill_ray.errors import ClusterError, UsageError
 from distill_ray.events.lines import EVENTS_VARIABLE
 from distill_ray.jobs.client import ClusterFacts, JobClient
+from distill_ray.uri import redacted
 
 STOP_WITHIN_S = 600  # for the last step, checkpoint, export and upload
 _PACKAGE = Path(__file__).resolve().parents[1]
@@ -59,10 +60,16 @@ class JobRequest:
 def submit_job(client: JobClient, request: JobRequest, facts: ClusterFacts) -> str:
     """Send the job; returns its id, which is its name.
 
-    Raises UsageError for a name that is taken or cannot be one, ClusterError where the cluster has less than
-    the entrypoint asks for or does not take the job.
+    Raises UsageError for a name that is taken or cannot be one and for a URI with credentials, ClusterError
+    where the cluster has less than the entrypoint asks for or does not take the job.
     """
     check_name(request.name)
+    for text in (*request.arguments, *request.reads, *request.writes, request.output):
+        if redacted(text) != text:
+            raise UsageError(
+                f"{redacted(text)} has credentials in it, which the cluster would store and show; "
+                "set them in the environment of its nodes"
+            )
     _check_entrypoint(request, facts, str(client.address))
     runtime: dict[str, Any] = {"env_vars": _environment(request)}
     if not _brings_itself(request.pip):

@@ -29,9 +29,10 @@ from distill_ray.pipeline.stages.work import GENERATE, Stage, Work
 from distill_ray.runs.inputs import file_settings
 from distill_ray.runs.workspace import Place, ResultFolder, result_folder
 from distill_ray.runtime.plan import WorkerPlan, plan_problems
-from distill_ray.storage.filesystem import is_uri
+from distill_ray.storage.filesystem import absolute
 from distill_ray.training.worker import Listener
 from distill_ray.tune.settings import SweepSettings, TrialListener
+from distill_ray.uri import is_uri
 
 DEFAULT_SAMPLES = 8
 _EXIT_REASONS = {0: "completed", 1: "failed", 3: "cancelled", 4: "health"}
@@ -209,9 +210,7 @@ def _new_record(results: ResultFolder, name: str, tune: bool, sources: Sequence[
 
 def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
     """Sources that mean the same from another working directory."""
-    return tuple(
-        source if "://" in source else str(Path(source).expanduser().absolute()) for source in sources
-    )
+    return tuple(map(absolute, sources))
 
 
 def _check(record: PipelineRecord, plan: WorkerPlan) -> None:

@@ -22,12 +22,13 @@ from distill_ray.errors import BundleError, DistillError, StorageError, UsageErr
 from distill_ray.events.records import Event, Notice
 from distill_ray.runs.run_folder import ANOTHER_OUT, free_folders
 from distill_ray.storage.checkpoints import working_folder
-from distill_ray.storage.filesystem import is_uri, joined, patiently
+from distill_ray.storage.filesystem import folder_of, joined, name_of, patiently
 from distill_ray.storage.lock import LOCK_NAME, LockedError, folder_lock
 from distill_ray.storage.mirror import Mirror
 from distill_ray.storage.storage import Entry, Storage, open_storage
 from distill_ray.storage.uploaded import open_checkpoints
 from distill_ray.training.worker import Listener
+from distill_ray.uri import is_uri, shown_uri
 
 Place = str | os.PathLike[str]
 
@@ -237,8 +238,7 @@ class ModelFile:
     def prior_run(self) -> str:
         """Where the run of its prior is kept: beside it."""
         place = str(self.path) if self.uri is None else self.uri
-        head, mark, options = place.partition("?") if self.uri else (place, "", "")
-        return f"{head.removesuffix('.distill')}.prior{mark}{options}"
+        return joined(folder_of(place), f"{name_of(place).removesuffix('.distill')}.prior")
 
     def refuse_replacing(self) -> None:
         """Raise UsageError where the file has a prior. Only its header is read."""
@@ -273,15 +273,17 @@ def open_model(model: Place) -> ModelFile:
     text = os.fspath(model)
     if not is_uri(text):
         return ModelFile(path=Path(text).resolve(), uri=None)
-    head, mark, options = text.partition("?")
-    parent, _, name = head.rpartition("/")
-    storage = open_storage(parent + mark + options, holds="the model", error=BundleError)
+    try:
+        folder, name = folder_of(text), name_of(text)
+    except ValueError as error:
+        raise BundleError(f"{shown_uri(text)} {error}") from error
+    storage = open_storage(folder, holds="the model", error=BundleError)
     if storage.local is not None:
         return ModelFile(path=(storage.local / name).resolve(), uri=None)
     before = storage.entry(name)
     if before is None:
         raise BundleError(f"there is no model at {text}")
-    folder = working_folder(text)
-    folder.mkdir(parents=True, exist_ok=True)
-    storage.download(name, folder / name)
-    return ModelFile(path=folder / name, uri=text, storage=storage, name=name, before=before)
+    here = working_folder(text)
+    here.mkdir(parents=True, exist_ok=True)
+    storage.download(name, here / name)
+    return ModelFile(path=here / name, uri=text, storage=storage, name=name, before=before)

@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from distill_ray.errors import DistillError, TrainingError
+from distill_ray.uri import redacted
 
 # What the ranks that are left say when one of them is gone.
 _LOST_PEER = re.compile(r"gloo|nccl|connection (closed|reset|refused)|broken pipe|socket", re.IGNORECASE)
@@ -99,7 +100,7 @@ def to_distill_error(error: BaseException, log: Path) -> DistillError:
         message, trace = meaning(ranks[0]), "".join(traceback.format_exception(error))
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(trace)
+        log.write_text(redacted(trace))
     except OSError as unwritable:
         return TrainingError(f"the training stopped: {message} (and {log} cannot be written: {unwritable})")
     return TrainingError(f"the training stopped: {message} (the traceback is in {log})")

@@ -19,7 +19,8 @@ from ray.exceptions import GetTimeoutError, RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from distill_ray.events.records import Event, Notice
-from distill_ray.storage.filesystem import absolute, is_uri
+from distill_ray.storage.filesystem import absolute
+from distill_ray.uri import is_uri
 
 _ANSWER_S = 60.0  # a node may have to start Python first
 _LISTED = 1000

@@ -15,18 +15,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
-from urllib.parse import parse_qsl, unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.fs as pafs
+
+from distill_ray.uri import Uri, is_uri, parse_uri
 
 T = TypeVar("T")
 
 _CONNECT_S = 2.0
 _SILENCE_S, _PROBED_SILENCE_S = 15.0, 3.0  # servers may think for seconds over the end of a long upload
 _REGION_S = 3.0
-_SCHEME = re.compile(r"[A-Za-z][A-Za-z0-9+.-]+:")
-_S3_OPTIONS = ("region", "scheme", "endpoint_override")
 _AWS_ERROR = re.compile(r"AWS Error (\w+) during (\w+) operation(?:[^:]*): (.*)", re.DOTALL)
 _GCS_ERROR = re.compile(r"google::cloud::Status\((\w+): (.*)", re.DOTALL)
 _REFUSED = ("ACCESS_DENIED", "INVALID_ACCESS_KEY_ID", "SIGNATURE_DOES_NOT_MATCH", "INVALID_CLIENT_TOKEN_ID")
@@ -46,11 +45,6 @@ class Located:
     local: Path | None
 
 
-def is_uri(text: str | os.PathLike[str]) -> bool:
-    """Whether `text` is a URI and no path."""
-    return _SCHEME.match(os.fspath(text)) is not None
-
-
 def locate(place: str | os.PathLike[str], *, attempts: int = 3) -> Located:
     """The file system and path of a local path or URI. Nothing is created or read.
 
@@ -62,21 +56,18 @@ def locate(place: str | os.PathLike[str], *, attempts: int = 3) -> Located:
     if not is_uri(text):
         path = Path(text).expanduser().absolute()
         return Located(filesystem=pafs.LocalFileSystem(), root=str(path), uri=text, local=path)
-    shown = without_credentials(text)
-    if shown != text and text.startswith("s3:"):
-        raise ValueError("has credentials in it; give them as AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY")
+    uri = parse_uri(text)
     try:
-        if text.startswith("s3:"):
-            filesystem, root = _s3(text, attempts)
-        elif text.startswith(("gs:", "gcs:")):
-            parts = urlsplit(text)
-            filesystem, root = _gcs(), f"{parts.netloc}{unquote(parts.path)}"
+        if uri.scheme == "s3":
+            filesystem, root = _s3(uri, attempts), f"{uri.container}/{uri.key}"
+        elif uri.scheme in ("gs", "gcs"):
+            filesystem, root = _gcs(), f"{uri.container}/{uri.key}"
         else:
             filesystem, root = pafs.FileSystem.from_uri(text)
     except (OSError, pa.ArrowException) as error:
         raise ValueError(f"is not a place that pyarrow can reach: {reason(error)}") from error
     local = Path(root) if isinstance(filesystem, pafs.LocalFileSystem) else None
-    return Located(filesystem=filesystem, root=root.rstrip("/"), uri=shown, local=local)
+    return Located(filesystem=filesystem, root=root.rstrip("/"), uri=str(uri), local=local)
 
 
 def absolute(place: str) -> str:
@@ -84,39 +75,38 @@ def absolute(place: str) -> str:
     return place if is_uri(place) else str(Path(place).expanduser().absolute())
 
 
-def without_credentials(uri: str) -> str:
-    """The URI to show."""
-    return re.sub(r"://[^/@]*@", "://", uri)
+def folder_of(place: str) -> str:
+    """The path or URI of the folder that a path or URI lies in. Raises ValueError as `parse_uri`."""
+    return parse_uri(place).parent if is_uri(place) else place.rpartition("/")[0]
+
+
+def name_of(place: str) -> str:
+    """The last part of a path or URI. Raises ValueError as `parse_uri`."""
+    return parse_uri(place).name if is_uri(place) else place.rstrip("/").rpartition("/")[2]
 
 
 def joined(place: str, *names: str) -> str:
-    """What lies below a path or URI; options after `?` stay at the end."""
-    head, mark, options = place.partition("?") if is_uri(place) else (place, "", "")
-    return "/".join([head.rstrip("/"), *names]) + mark + options
+    """What lies below a path or URI. Raises ValueError for a URI that cannot be one."""
+    if is_uri(place):
+        return parse_uri(place).below(*names)
+    return "/".join([place.rstrip("/"), *names])
 
 
-def _s3(uri: str, attempts: int) -> tuple[Any, str]:
-    parts = urlsplit(uri)
-    options = dict(parse_qsl(parts.query, keep_blank_values=True))
-    unknown = sorted(set(options) - set(_S3_OPTIONS))
-    if unknown:
-        raise ValueError(f"has an unknown option {unknown[0]}; there are {', '.join(_S3_OPTIONS)}")
-    if not parts.netloc:
-        raise ValueError("names no bucket; write s3://BUCKET/FOLDER")
+def _s3(uri: Uri, attempts: int) -> Any:
+    options = uri.query
     endpoint = (
         options.get("endpoint_override")
         or os.environ.get("AWS_ENDPOINT_URL_S3")
         or os.environ.get("AWS_ENDPOINT_URL")
     )
-    filesystem = pafs.S3FileSystem(
-        region=options.get("region") or _region(parts.netloc, endpoint),
+    return pafs.S3FileSystem(
+        region=options.get("region") or _region(uri.container, endpoint),
         endpoint_override=endpoint,
         scheme=options.get("scheme"),
         connect_timeout=_CONNECT_S,
         request_timeout=_PROBED_SILENCE_S if attempts == 1 else _SILENCE_S,
         retry_strategy=pafs.AwsStandardS3RetryStrategy(max_attempts=attempts),
     )
-    return filesystem, f"{parts.netloc}{unquote(parts.path)}"
 
 
 def _region(bucket: str, endpoint: str | None) -> str:

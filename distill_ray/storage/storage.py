@@ -21,9 +21,10 @@ import pyarrow.fs as pafs
 
 from distill_ray.errors import CorpusError, DistillError
 from distill_ray.storage.atomic import replacing
-from distill_ray.storage.filesystem import locate, reason, without_credentials
+from distill_ray.storage.filesystem import locate, reason
 from distill_ray.storage.lock import LOCK_NAME, folder_lock
 from distill_ray.storage.names import checked_name
+from distill_ray.uri import shown_uri
 
 __all__ = ["LOCK_NAME", "Entry", "Storage", "open_storage"]
 
@@ -43,9 +44,9 @@ class Entry:
 class Storage:
     """The folder `root` of `filesystem`; `local` is the same folder as a path where there is one.
 
-    `uri` is what the user wrote, without credentials. Every method turns the file system's errors into
-    `error`, which says that `holds` cannot be read or written. No name leads out of the folder: one that
-    would (`names.py`), listed or given, is that error too.
+    `uri` is what the user wrote; none with credentials gets here. Every method turns the file system's
+    errors into `error`, which says that `holds` cannot be read or written. No name leads out of the folder:
+    one that would (`names.py`), listed or given, is that error too.
     """
 
     filesystem: Any
@@ -229,7 +230,7 @@ def open_storage(
     try:
         found = locate(uri, attempts=attempts)
     except ValueError as wrong:
-        raise error(f"{without_credentials(os.fspath(uri))} {wrong}") from wrong
+        raise error(f"{shown_uri(os.fspath(uri))} {wrong}") from wrong
     return Storage(
         filesystem=found.filesystem,
         root=found.root,

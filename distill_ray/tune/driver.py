@@ -34,6 +34,7 @@ from distill_ray.tune.ray_tune import TuneThread
 from distill_ray.tune.rounds import Rounds
 from distill_ray.tune.run_trial import BEGUN, FAILED, TrialHome, TrialTask, reports_before
 from distill_ray.tune.trial import TrialSpec
+from distill_ray.uri import redacted
 from distill_ray.vqvae.health import Collapse
 
 _POLL_S = 0.1
@@ -138,7 +139,7 @@ class SweepRun:
         elif record.get("trial") == FAILED:
             self._ledger.failed(trial, record["message"])
             with contextlib.suppress(OSError):
-                (self._live[trial].run_dir / "error.log").write_text(record["trace"])
+                (self._live[trial].run_dir / "error.log").write_text(redacted(record["trace"]))
         else:
             self._ledger.heard(trial, record)
 

@@ -2,7 +2,8 @@ from __future__ import annotations
 
 import pytest
 
-from distill_ray.storage.filesystem import is_transient, is_uri, joined, locate, patiently, reason
+from distill_ray.storage.filesystem import is_transient, joined, locate, patiently, reason
+from distill_ray.uri import is_uri
 
 _NO_BUCKET = (
     "When initiating multiple part upload for key 'a/b' in bucket 'nob': AWS Error NO_SUCH_BUCKET during "
