@@ -45,3 +45,8 @@ def test_numbers_that_json_lacks_become_null_or_text(
 def test_what_json_has_no_form_for_is_refused(value: object) -> None:
     with pytest.raises(TypeError, match="has no place in a JSON document"):
         jsonable({"key": [value]})
+
+
+def test_credentials_of_uris_are_not_kept():
+    made = jsonable({"s3://k:a/b@c": ("see s3://k:a/b@c/x", Path("runs"), {"x": "gs://b?token=t"})})
+    assert made == {"s3://***@c": ["see s3://***@c/x", "runs", {"x": "gs://b?token=***"}]}
