@@ -33,6 +33,7 @@ LEAST_VERSIONS = {
     "torch": "2.11",
     "torchaudio": "2.11",
     "soundfile": "0.13",
+    "av": "14",
     "numpy": "2.0",
     "pyarrow": "18",
     "safetensors": "0.5",

@@ -1,10 +1,11 @@
 """Decode one audio file in blocks to int16 PCM of a given rate and channel count, and judge it.
 
-libsndfile reads every format; `resample.py` changes the rate. Shape suffixes: C channels, T samples.
+`readers.py` opens every format; `resample.py` changes the rate. Shape suffixes: C channels, T samples.
 """
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import os
 from collections.abc import Iterator
@@ -15,9 +16,8 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import numpy.typing as npt
-import soundfile
 
-from distill_ray.corpus.cut_off import check_end, check_length
+from distill_ray.corpus.readers import Reader, claimed, open_reader
 from distill_ray.errors import AudioError, InstallationError
 
 if TYPE_CHECKING:
@@ -35,6 +35,9 @@ AUDIBLE = 10 ** (SILENCE_DBFS / 20)
 
 CLIPPING_SHARE = 1e-5
 """Fewer clipped samples are what lossy formats overshoot, and not worth a word."""
+
+GREATEST_FLOAT = 64.0
+"""36 dB above full scale: no mix is louder, and int16 values in a float file are."""
 
 LEAST_RATE, GREATEST_RATE = 1_000, 768_000
 # Samples over all channels that are decoded at once. Four times as many took torchaudio's convolution out of
@@ -59,6 +62,7 @@ class AudioDecoder:
         self.samples = 0
         self.clipped = 0
         self._peak = 0.0
+        self._note: str | None = None
         self._source_peaks: list[float] = []
 
     def blocks(self) -> Iterator[PcmBlock]:
@@ -72,32 +76,28 @@ class AudioDecoder:
         if self._path.is_dir():
             raise AudioError("it is a folder; name one audio file")
         try:
-            with soundfile.SoundFile(os.fsencode(self._path)) as sound:
-                yield from self._decoded(sound)
-        except soundfile.LibsndfileError as error:
-            reason = error.error_string.strip() or f"libsndfile error {error.code}"
-            raise AudioError(f"it cannot be decoded: {reason.rstrip('.')}") from error
+            with contextlib.closing(open_reader(self._path)) as reader:
+                yield from self._decoded(reader)
+                self._note = reader.note
         except OSError as error:
             raise AudioError(f"it cannot be read: {error.strerror or error}") from error
 
-    def _decoded(self, sound: soundfile.SoundFile) -> Iterator[PcmBlock]:
-        self.source_rate, self.source_channels = sound.samplerate, sound.channels
+    def _decoded(self, reader: Reader) -> Iterator[PcmBlock]:
+        self.source_rate, self.source_channels = reader.rate, reader.channels
         if not LEAST_RATE <= self.source_rate <= GREATEST_RATE:
             raise AudioError(f"its header gives an absurd sample rate of {self.source_rate} Hz")
-        check_end(self._path, sound)
         resampler = self._resampler()
-        block_TC = np.empty((max(1, BLOCK_VALUES // sound.channels), sound.channels), dtype=np.float32)
         decoded = 0
-        while (got_TC := sound.read(out=block_TC)).size:
+        for got_TC in reader.blocks(BLOCK_VALUES):
             if not np.isfinite(got_TC).all():
                 raise AudioError(f"it holds NaN or infinite samples, near {decoded / self.source_rate:.1f} s")
             decoded += len(got_TC)
+            self._check_scale(got_TC)
             mixed_CT = self._mix(got_TC)
             self._peak = max(self._peak, float(np.abs(mixed_CT).max()))
             if self._peak < AUDIBLE:  # else nobody asks where the sound has gone
                 self._note_peaks(got_TC)
             yield from self._pcm(resampler.push(mixed_CT) if resampler else mixed_CT)
-        check_length(sound, decoded)
         if resampler:
             yield from self._pcm(resampler.finish())
         if self.samples == 0:
@@ -128,9 +128,18 @@ class AudioDecoder:
         """What was decoded otherwise than the file has it, in phrases."""
         lost = self.lost()
         phrases = [f"{lost}: silence is left"] if lost else []
+        if self._note:
+            phrases.append(self._note)
         if self.clipped > CLIPPING_SHARE * self.samples * self._channels:
             phrases.append(f"{self.clipped:,} samples beyond full scale are clipped")
         return tuple(phrases)
+
+    def _check_scale(self, block_TC: npt.NDArray[np.float32]) -> None:
+        if float(np.abs(block_TC).max()) > GREATEST_FLOAT:
+            raise AudioError(
+                f"its floats go beyond {GREATEST_FLOAT:.0f} times full scale (±1), as where int16 values are "
+                "stored unscaled; divide them by 32768"
+            )
 
     def _note_peaks(self, block_TC: npt.NDArray[np.float32]) -> None:
         # Channel by channel: numpy's maximum along the long axis takes forty times as long.
@@ -194,8 +203,5 @@ class Claim:
 
 def probe(path: Path) -> Claim:
     """The header's claim, all zero where there is no readable header."""
-    try:
-        info = soundfile.info(os.fsencode(path))
-    except (soundfile.LibsndfileError, OSError):
-        return Claim(rate=0, seconds=0.0)
-    return Claim(rate=info.samplerate, seconds=info.frames / max(1, info.samplerate))
+    rate, seconds = claimed(path)
+    return Claim(rate=rate, seconds=seconds)

@@ -17,17 +17,17 @@ from distill_ray.errors import AudioError, CorpusError
 from distill_ray.storage.storage import open_storage
 from distill_ray.uri import is_uri, shown_uri
 
-# What libsndfile reads, but for what is no recording (instruments, matrices, samples without a header).
+# What `readers.py` reads, but for what is no recording (instruments, matrices, samples without a header).
 AUDIO_SUFFIXES = frozenset(
     {".wav", ".wave", ".bwf", ".rf64", ".w64", ".flac", ".aif", ".aiff", ".aifc", ".caf", ".au", ".snd"}
     | {".ogg", ".oga", ".opus", ".mp3", ".mp2", ".voc", ".nist", ".sph", ".svx", ".8svx", ".avr", ".wve"}
-    | {".ircam", ".pvf"}
+    | {".ircam", ".pvf", ".m4a", ".m4b", ".aac", ".wma", ".mka", ".weba", ".wv", ".tta", ".ac3", ".eac3"}
+    | {".mp4", ".m4v", ".mov", ".mkv", ".webm"}
 )
-# What holds recordings that nobody should miss without a word.
+# What holds recordings that nobody should miss without a word; not read, or not tried.
 UNREADABLE_SUFFIXES = frozenset(
-    {".m4a", ".m4b", ".mp4", ".aac", ".alac", ".wma", ".amr", ".awb", ".3ga", ".gsm", ".mka", ".webm"}
-    | {".weba", ".ape", ".wv", ".tta", ".tak", ".shn", ".mpc", ".spx", ".ac3", ".eac3", ".dsf", ".dff"}
-    | {".mkv", ".mov", ".m4p", ".m4v", ".sd2", ".aup3"}
+    {".m4p", ".gsm", ".sd2", ".aup3", ".alac", ".amr", ".awb", ".3ga", ".ape", ".tak", ".shn", ".mpc"}
+    | {".spx", ".dsf", ".dff"}
 )
 _RECORDINGS = AUDIO_SUFFIXES | UNREADABLE_SUFFIXES
 

@@ -8,10 +8,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
-import soundfile
-
 from distill_ray.bundle.read import LoadedVQModel
-from distill_ray.corpus.decode import AudioDecoder
+from distill_ray.corpus.decode import AudioDecoder, probe
 from distill_ray.errors import AudioError, ConfigError, Problem, UsageError
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import check_suffix, write_audio
@@ -159,8 +157,4 @@ def _check_folder(out: Path, folder: str) -> None:
 
 def _expected_frames(audio: Path, frame_rate: float) -> int:
     """About how many code frames a file will have, by its header; 0 where the decoder is about to say why."""
-    try:
-        info = soundfile.info(os.fsencode(audio))
-    except (soundfile.LibsndfileError, OSError):
-        return 0
-    return int(info.frames / max(1, info.samplerate) * frame_rate)
+    return int(probe(audio).seconds * frame_rate)

@@ -15,7 +15,18 @@ import sys
 from distill_ray.errors import DistillError, InstallationError, UsageError
 from distill_ray.events import lines as job_lines
 
-_PACKAGES = ("ray", "torch", "torchaudio", "pyarrow", "safetensors", "soundfile", "numpy", "rich", "typer")
+_PACKAGES = (
+    "ray",
+    "torch",
+    "torchaudio",
+    "pyarrow",
+    "safetensors",
+    "soundfile",
+    "av",
+    "numpy",
+    "rich",
+    "typer",
+)
 
 
 def check_installed(packages: tuple[str, ...] = _PACKAGES) -> None:

@@ -28,6 +28,9 @@ PREFILL_STEPS = 1024
 NOISE_STEPS = 1024
 """Steps whose uniform numbers are drawn, and moved to the device, at once."""
 
+LEAST_TEMPERATURE = 1e-30
+"""float32 has no use for a smaller divisor; greedy long before."""
+
 
 @torch.inference_mode()
 def sample_codes(
@@ -194,7 +197,10 @@ def draw(logits_BLK: Tensor, noise_BL: Tensor, sampling: SamplingConfig) -> Tens
     """codes_BL int64: the code at which each cumulative distribution passes its uniform number."""
     if sampling.temperature == 0.0:
         return logits_BLK.argmax(dim=-1)
-    probs_BLK = torch.softmax(logits_BLK.float() / sampling.temperature, dim=-1)
+    # From the likeliest code down, so that no quotient overflows upward: as temperature falls, the rest goes
+    # to -inf and the draw to the likeliest code.
+    lags_BLK = logits_BLK.float() - logits_BLK.float().amax(dim=-1, keepdim=True)
+    probs_BLK = torch.softmax(lags_BLK / max(sampling.temperature, LEAST_TEMPERATURE), dim=-1)
     size = probs_BLK.shape[-1]
     top_k = sampling.top_k if sampling.top_k else size
     if top_k >= size and sampling.top_p >= 1.0:
@@ -202,7 +208,9 @@ def draw(logits_BLK: Tensor, noise_BL: Tensor, sampling: SamplingConfig) -> Tens
     sorted_BLK, order_BLK = probs_BLK.sort(dim=-1, descending=True, stable=True)
     if sampling.top_p < 1.0:
         before_BLK = sorted_BLK.cumsum(dim=-1) - sorted_BLK
-        sorted_BLK = sorted_BLK.masked_fill(before_BLK >= sampling.top_p, 0.0)
+        beyond_BLK = before_BLK >= sampling.top_p
+        beyond_BLK[..., 0] = False  # the likeliest code stays, also where float32 makes a tiny top_p zero
+        sorted_BLK = sorted_BLK.masked_fill(beyond_BLK, 0.0)
     place_BL = _invert(sorted_BLK[..., :top_k], noise_BL)
     return order_BLK.gather(-1, place_BL[..., None])[..., 0]
 

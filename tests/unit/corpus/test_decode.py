@@ -130,7 +130,7 @@ def test_text_named_wav_is_undecodable(tmp_path: Path) -> None:
 def test_empty_and_silent_files(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
     path.write_bytes(b"")
-    assert "cannot be decoded" in reason(path)
+    assert "it is empty: it holds no bytes" in reason(path)
     soundfile.write(path, np.zeros(0), RATE)
     assert "it is empty" in reason(path)
     soundfile.write(path, np.full(1_000, 0.9e-4), RATE, subtype="FLOAT")
@@ -162,7 +162,8 @@ def test_a_file_cut_off_is_found_by_its_header(write_tone: Callable[..., Path], 
 def test_a_cut_off_mp3_and_flac(write_tone: Callable[..., Path]) -> None:
     path = write_tone("a.mp3", 3.0, format="MP3", subtype="MPEG_LAYER_III")
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
-    assert "its header declares 24000 samples and only" in reason(path)
+    # Padding of the first and last frame counts: 44 frames of 576.
+    assert "its header declares 25344 samples and only" in reason(path)
     path = write_tone("a.flac", 3.0)
     path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
     assert "cannot be decoded" in reason(path)
@@ -178,7 +179,8 @@ def patched_wav(path: Path, offset: int, value: int) -> Path:
 def test_lying_wav_headers(write_tone: Callable[..., Path]) -> None:
     # In a canonical WAV the sample rate is at byte 24 and the length of the data at 40.
     assert "its header declares 99999 bytes" in reason(patched_wav(write_tone("a.wav"), 40, 99_999))
-    assert "it is empty" in reason(patched_wav(write_tone("a.wav"), 40, 0))
+    # A recorder that crashed leaves no length; the sound behind it is there.
+    assert decoded(patched_wav(write_tone("a.wav"), 40, 0))[1].samples == 4_000
     assert "absurd sample rate of 2000000000 Hz" in reason(
         patched_wav(write_tone("a.wav"), 24, 2_000_000_000)
     )

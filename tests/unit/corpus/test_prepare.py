@@ -117,12 +117,12 @@ def test_a_share_that_files_keep_is_said(audio_folder: Path, tmp_path: Path, con
 def test_a_format_that_cannot_be_read_is_among_the_rejected(
     audio_folder: Path, tmp_path: Path, config: CorpusConfig
 ) -> None:
-    (audio_folder / "phone.m4a").write_bytes(b"x")
+    (audio_folder / "bought.m4p").write_bytes(b"x")
     (audio_folder / "cover.jpg").write_bytes(b"x")
     (rejected,) = prepare_corpus([audio_folder], tmp_path / "out", config=config).rejected
-    assert rejected.path == str(audio_folder / "phone.m4a")
-    assert rejected.reason == "its format (.m4a) cannot be read; convert it to flac or wav"
-    with pytest.raises(CorpusError, match=r"1 files cannot be used \(.*its format \(\.m4a\) cannot be read"):
+    assert rejected.path == str(audio_folder / "bought.m4p")
+    assert rejected.reason == "its format (.m4p) cannot be read; convert it to flac or wav"
+    with pytest.raises(CorpusError, match=r"1 files cannot be used \(.*its format \(\.m4p\) cannot be read"):
         prepare_corpus([audio_folder], tmp_path / "strict", config=config, strict=True)
 
 

@@ -4,6 +4,7 @@ import hashlib
 import os
 from pathlib import Path
 
+import av
 import numpy as np
 import pytest
 import soundfile
@@ -32,10 +33,21 @@ WRITTEN_AS = {
     ".ircam": ("IRCAM", "PCM_16"),
     ".pvf": ("PVF", "PCM_16"),
 }
+ENCODED_AS = {
+    **dict.fromkeys([".m4a", ".m4b", ".aac", ".mp4", ".m4v", ".mov"], "aac"),
+    **dict.fromkeys([".weba", ".webm"], "libopus"),
+    **dict.fromkeys([".mka", ".mkv"], "ac3"),
+    ".wma": "wmav2",
+    ".wv": "wavpack",
+    ".tta": "tta",
+    ".ac3": "ac3",
+    ".eac3": "eac3",
+}
+MUXED_AS = {".m4b": "mp4", ".m4v": "mp4", ".aac": "adts", ".weba": "webm"}
 LOSSY = {"VORBIS": 0.2, "OPUS": 0.2, "MPEG_LAYER_III": 0.2, "ALAW": 0.02}
 
 
-@pytest.mark.parametrize("suffix", sorted(AUDIO_SUFFIXES - {".mp2"}))
+@pytest.mark.parametrize("suffix", sorted(AUDIO_SUFFIXES - {".mp2"} - set(ENCODED_AS)))
 def test_what_has_an_accepted_suffix_decodes(tmp_path: Path, suffix: str) -> None:
     path = tmp_path / f"a{suffix.upper()}"
     kind, subtype = WRITTEN_AS[suffix]
@@ -47,6 +59,26 @@ def test_what_has_an_accepted_suffix_decodes(tmp_path: Path, suffix: str) -> Non
     assert np.abs(out_T - tone_T)[1_000:15_000].max() < LOSSY.get(subtype, 1e-4)
 
 
+@pytest.mark.parametrize("suffix", sorted(ENCODED_AS))
+def test_what_ffmpeg_reads_by_its_suffix_decodes(tmp_path: Path, suffix: str) -> None:
+    rate = 48_000
+    tone_T = (0.3 * np.sin(2 * np.pi * 440 * np.arange(2 * rate) / rate)).astype(np.float32)
+    with av.open(str(tmp_path / f"a{suffix.upper()}"), "w", format=MUXED_AS.get(suffix)) as container:
+        stream = container.add_stream(ENCODED_AS[suffix], rate=rate)
+        stream.layout, stream.bit_rate = "mono", 96_000
+        frame = av.AudioFrame.from_ndarray(tone_T[None], format="fltp", layout="mono")
+        frame.rate = rate
+        for part in av.AudioResampler(format=stream.format, layout="mono", rate=rate).resample(frame):
+            container.mux(stream.encode(part))
+        container.mux(stream.encode(None))
+    (file,) = find_audio([tmp_path]).files
+    out_T = load_audio(file.path, sample_rate=rate, channels=1)[0].numpy() / 32_768
+    assert len(out_T) == pytest.approx(2 * rate, abs=0.1 * rate)
+    spectrum_F = np.abs(np.fft.rfft(out_T[rate // 2 : rate // 2 + rate]))
+    assert spectrum_F.argmax() == 440
+    assert np.abs(out_T[rate // 2 : -rate // 2]).max() == pytest.approx(0.3, rel=0.15)
+
+
 def test_mpeg_layer_2_decodes(tmp_path: Path) -> None:
     # libsndfile cannot write it. No bits are allocated in these frames of 24 ms, which so are silence.
     header = bytes([0xFF, 0xFD, 0x44, 0xC0])
@@ -56,21 +88,21 @@ def test_mpeg_layer_2_decodes(tmp_path: Path) -> None:
 
 
 def test_recordings_that_cannot_be_read_are_said_and_other_files_are_not(tmp_path: Path) -> None:
-    for name in ["a.wav", "b.M4A", "c/d.wma", "e.txt", "f.jpg", "g.pdf", "h", ".i.m4a", "j.midi"]:
+    for name in ["a.wav", "b.M4P", "c/d.sd2", "e.txt", "f.jpg", "g.pdf", "h", ".i.m4p", "j.midi"]:
         touch(tmp_path / name)
-    (tmp_path / "again.m4a").symlink_to(tmp_path / "b.M4A")
+    (tmp_path / "again.m4p").symlink_to(tmp_path / "b.M4P")
     scan = find_audio([tmp_path, tmp_path / "c"])
     assert [file.path.name for file in scan.files] == ["a.wav"]
     assert {bad.path: bad.reason for bad in scan.unreadable} == {
-        str(tmp_path / "again.m4a"): "its format (.m4a) cannot be read; convert it to flac or wav",
-        str(tmp_path / "c/d.wma"): "its format (.wma) cannot be read; convert it to flac or wav",
+        str(tmp_path / "again.m4p"): "its format (.m4p) cannot be read; convert it to flac or wav",
+        str(tmp_path / "c/d.sd2"): "its format (.sd2) cannot be read; convert it to flac or wav",
     }
     assert len(scan.unreadable) == 2
     assert not AUDIO_SUFFIXES & UNREADABLE_SUFFIXES
 
 
 def test_a_recording_that_is_named_itself_is_tried(tmp_path: Path) -> None:
-    path = touch(tmp_path / "a.m4a")
+    path = touch(tmp_path / "a.m4p")
     scan = find_audio([tmp_path, path])
     assert [file.path for file in scan.files] == [path]
     assert scan.unreadable == ()

@@ -206,3 +206,13 @@ def test_wrong_requests(make_prior: MakePrior) -> None:
         sample_codes(prior, frames=1, prompt_BQT=torch.zeros(1, 3, 0, dtype=torch.int64))
     with pytest.raises(UsageError, match="outside the prior's 0 to 15"):
         sample_codes(prior, frames=1, prompt_BQT=torch.full((1, 3, 2), 16))
+
+
+@pytest.mark.parametrize(
+    "sampling", [{"temperature": 1e-40}, {"temperature": 1e-8}, {"top_p": 1e-50}, {"top_p": 1e-9}]
+)
+def test_settings_next_to_nothing_are_greedy(sampling: dict[str, float]) -> None:
+    logits_BLK = 5 * torch.randn(64, 2, 16, generator=torch.Generator().manual_seed(0))
+    noise_BL = torch.rand(64, 2, generator=torch.Generator().manual_seed(1))
+    drawn_BL = draw(logits_BLK, noise_BL, SamplingConfig(**sampling))
+    assert torch.equal(drawn_BL, logits_BLK.argmax(dim=-1))
