@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import threading
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from distill_ray.events.records import Event, Notice, from_record
 from distill_ray.runtime.cluster_group import ClusterGroup
 from distill_ray.runtime.failure import LoopError, by_rank, to_distill_error
 from distill_ray.runtime.interrupt import Interrupts
-from distill_ray.runtime.mailbox import open_mailbox
+from distill_ray.runtime.mailbox import RANK_0, open_mailbox
 from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.ray_internals import PrivateTrainer
 from distill_ray.runtime.ray_session import Session
@@ -131,10 +132,10 @@ class DDPRun:
 
     def _deliver(self, mailbox: Any) -> Any:
         """Pass the waiting events to the listener; returns the handle of rank 0's actor once it is known."""
-        records, rank0 = ray.get(mailbox.collect.remote())
-        for record in records:
+        records, actors = ray.get([mailbox.collect.remote(), mailbox.actors.remote()])
+        for _, record in records:
             self._listener(from_record(record))
-        return rank0
+        return actors.get(RANK_0)
 
     def _trainer(self, mailbox: Any) -> DataParallelTrainer:
         plan, folder = self._plan, self._session.folder
@@ -226,12 +227,19 @@ def _free(mailbox: Any) -> None:
     Returns once rank 0 is gone, which writes checkpoints.
     """
     with contextlib.suppress(RayError):
-        (_, rank0), group = ray.get([mailbox.collect.remote(), mailbox.group.remote()])
-        if group is None or placement_group_table(group).get("state") in (None, "REMOVED"):
-            return
+        groups, actors = ray.get([mailbox.release.remote(RANK_0), mailbox.actors.remote()])
+        if remove_groups(groups):
+            rank0 = actors[RANK_0]
+            ray.kill(rank0)
+            ray.get(rank0.__ray_ready__.remote(), timeout=_ABORT_PATIENCE_S)
+
+
+def remove_groups(groups: Iterable[Any]) -> int:
+    """Give back what placement groups hold that are still there; how many those were."""
+    held = [group for group in groups if placement_group_table(group).get("state") not in (None, "REMOVED")]
+    for group in held:
         remove_placement_group(group)
-        ray.kill(rank0)
-        ray.get(rank0.__ray_ready__.remote(), timeout=_ABORT_PATIENCE_S)
+    return len(held)
 
 
 def _moment(checkpoint: Path | None) -> object:

@@ -8,58 +8,21 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
-from distill_ray.errors import CancelledError, CheckpointError, DistillError
+from distill_ray.errors import CancelledError, DistillError
 from distill_ray.events.records import Event, Notice
 from distill_ray.runtime.failure import LoopError, to_distill_error
 from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.runtime.metrics import with_metrics
 from distill_ray.runtime.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
 from distill_ray.runtime.ray_session import ray_session
-from distill_ray.storage.atomic import WriteCheckpoint
-from distill_ray.storage.checkpoints import Checkpoints
 from distill_ray.storage.uploaded import open_checkpoints, settle
 from distill_ray.training.worker import Listener, LocalWorker, StopFlag, Worker
-
-
-class KeepingWorker(LocalWorker):
-    """A run in this process whose checkpoints are kept by `checkpoints`."""
-
-    def __init__(
-        self,
-        checkpoints: Checkpoints,
-        *,
-        device: torch.device | None,
-        listener: Listener | None,
-        stop: StopFlag | None,
-    ) -> None:
-        super().__init__(checkpoints.folder, device=device, listener=listener, stop=stop)
-        self._checkpoints = checkpoints
-
-    def emit(self, event: Event) -> None:
-        for notice in self._checkpoints.notices():
-            super().emit(notice)
-        super().emit(event)
-
-    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
-        if write is not None:
-            self._checkpoints.keep(write)
-        self.emit(event)
-
-    def restore(self) -> Path | None:
-        return self._checkpoints.newest()
-
-    def finish(self) -> None:
-        """The loop has ended. Raises CheckpointError where its last checkpoint was not kept here."""
-        self._checkpoints.finish()
-        with contextlib.suppress(CheckpointError):  # it is kept here
-            self._checkpoints.flush()
-        for notice in self._checkpoints.notices():
-            super().emit(notice)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,7 +56,7 @@ def launch(
     run_dir = run_dir.resolve()
     resolved = resolve_plan(plan)
     interrupts = Interrupts(listener)
-    train = _train_here if resolved.in_process else _train_with_ray
+    train = _train_in_process if resolved.in_process else _train_with_ray
     try:
         with interrupts.handling():
             final, carried_out = train(loop, run_dir, checkpoints_uri, resolved, listener, interrupts)
@@ -104,7 +67,31 @@ def launch(
     return LaunchResult(final=final, checkpoint=settle(run_dir / "checkpoints"), plan=carried_out)
 
 
-def _train_here(
+def train_here(
+    loop: Callable[[Worker], Event],
+    folder: Path,
+    uri: str | None,
+    *,
+    device: torch.device | None,
+    listener: Listener,
+    stop: StopFlag,
+    abortable: AbstractContextManager[None] | None = None,
+) -> Event:
+    """Run `loop` in this process, with its checkpoints in `folder` and at `uri`; what it returned.
+
+    abortable: what the loop runs within. Raises whatever the loop does.
+    """
+    checkpoints = open_checkpoints(folder, uri)
+    worker = LocalWorker(checkpoints, device=device, listener=listener, stop=stop)
+    with contextlib.closing(checkpoints):
+        checkpoints.settle()
+        with abortable or contextlib.nullcontext():
+            final = loop(worker)
+            worker.finish()
+            return final
+
+
+def _train_in_process(
     loop: Callable[[Worker], Event],
     run_dir: Path,
     uri: str | None,
@@ -112,21 +99,21 @@ def _train_here(
     listener: Listener,
     interrupts: Interrupts,
 ) -> tuple[Event, ResolvedPlan]:
-    checkpoints = open_checkpoints(run_dir / "checkpoints", uri)
-    device = torch.device("cpu") if plan.use_gpu is False else None
-    worker = KeepingWorker(checkpoints, device=device, listener=listener, stop=interrupts)
     try:
-        checkpoints.settle()
-        with interrupts.abortable():
-            final = loop(worker)
-            worker.finish()
-            return final, plan
+        final = train_here(
+            loop,
+            run_dir / "checkpoints",
+            uri,
+            device=torch.device("cpu") if plan.use_gpu is False else None,
+            listener=listener,
+            stop=interrupts,
+            abortable=interrupts.abortable(),
+        )
     except DistillError:
         raise
     except Exception as error:
         raise to_distill_error(LoopError.of(error), run_dir / "error.log") from error
-    finally:
-        checkpoints.close()
+    return final, plan
 
 
 def _train_with_ray(

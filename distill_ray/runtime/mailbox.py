@@ -1,8 +1,8 @@
-"""Two-way post between the driver and rank 0: events out, the request to stop in.
+"""Two-way post between a driver and the processes that train: records out, the request to stop in.
 
-`Mailbox` is a Ray actor that takes no resources. Rank 0's `Outbox` posts from a thread of its own, so that
-neither an event nor the question whether to stop ever waits inside a training step; the driver polls
-`collect`.
+`Mailbox` is a Ray actor that takes no resources: one for the ranks of a run, of which rank 0 sends, or one
+for all trials of a search. A sender's `Outbox` posts from a thread of its own, so that neither an event nor
+the question whether to stop ever waits inside a training step; the driver polls `collect`.
 """
 
 from __future__ import annotations
@@ -15,10 +15,13 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util import get_current_placement_group
+
+from distill_ray.training.worker import StopFlag
 
 Record = dict[str, Any]
 
+RANK_0 = "rank 0"
+"""The sender of a run's mailbox; a search's are called by their trials."""
 _POLL_S = 0.1
 
 
@@ -26,38 +29,55 @@ class Mailbox:
     """Keeps what one side said until the other asks; runs as a Ray actor (see `open_mailbox`)."""
 
     def __init__(self) -> None:
-        self._records: list[Record] = []
-        self._rank0: Any = None
-        self._group: Any = None
-        self._stop = False
+        self._records: list[tuple[str, Record]] = []
+        self._actors: dict[str, Any] = {}
+        self._groups: dict[str, list[Any]] = {}
+        self._stopped: set[str] = set()
+        self._all_stopped = False
 
-    def hello(self, rank0: Any, group: Any) -> None:
-        """Rank 0 (its actor handle) has begun its loop in the placement group `group`."""
-        self._rank0, self._group = rank0, group
+    def hello(self, sender: str, actor: Any) -> bool:
+        """`sender` has begun in `actor`; answers whether it shall stop at once."""
+        self._actors[sender] = actor
+        return self._stops(sender)
 
-    def post(self, records: list[Record]) -> bool:
-        """Add event records; answers whether the run shall stop."""
-        self._records.extend(records)
-        return self._stop
+    def hold(self, sender: str, group: Any) -> None:
+        """The ranks of `sender` run in the placement group `group`."""
+        self._groups.setdefault(sender, []).append(group)
 
-    def collect(self) -> tuple[list[Record], Any]:
-        """The event records since the last call, in order; and rank 0's handle, None before its loop."""
+    def post(self, sender: str, records: list[Record]) -> bool:
+        """Add records of `sender`; answers whether it shall stop."""
+        self._records.extend((sender, record) for record in records)
+        return self._stops(sender)
+
+    def collect(self) -> list[tuple[str, Record]]:
+        """(sender, record) since the last call; those of one sender in order."""
         records, self._records = self._records, []
-        return records, self._rank0
+        return records
 
-    def group(self) -> Any:
-        """The placement group of the ranks; None before rank 0's loop."""
-        return self._group
+    def release(self, sender: str) -> list[Any]:
+        """The placement groups that `sender` had since the last call."""
+        return self._groups.pop(sender, [])
 
-    def request_stop(self) -> None:
-        self._stop = True
+    def request_stop(self, sender: str | None = None) -> None:
+        """Have `sender`, or else every one, stop after its step."""
+        if sender is None:
+            self._all_stopped = True
+        else:
+            self._stopped.add(sender)
+
+    def actors(self) -> dict[str, Any]:
+        """The actor that each sender began in last; some may have ended."""
+        return self._actors
+
+    def _stops(self, sender: str) -> bool:
+        return self._all_stopped or sender in self._stopped
 
 
 @contextlib.contextmanager
-def open_mailbox(kind: type[Any] = Mailbox) -> Iterator[Any]:
-    """The actor handle of a new mailbox of this kind on the driver's node."""
+def open_mailbox() -> Iterator[Any]:
+    """The actor handle of a new mailbox on the driver's node."""
     node = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
-    mailbox = ray.remote(num_cpus=0, label_selector=node)(kind).remote()
+    mailbox = ray.remote(num_cpus=0, label_selector=node)(Mailbox).remote()
     try:
         yield mailbox
     finally:
@@ -66,15 +86,15 @@ def open_mailbox(kind: type[Any] = Mailbox) -> Iterator[Any]:
 
 
 class Outbox:
-    """Rank 0's side: `post` returns at once, `stop_requested` reads the last answer."""
+    """The side of `sender`: `post` returns at once, `stop_requested` reads the last answer."""
 
-    def __init__(self, mailbox: Any) -> None:
+    def __init__(self, mailbox: Any, sender: str) -> None:
         self._mailbox = mailbox
+        self._sender = sender
         self._waiting: deque[Record] = deque()
         self._wake = threading.Event()
         self._closing = False
         self._stop = False
-        mailbox.hello.remote(ray.get_runtime_context().current_actor, get_current_placement_group())
         self._thread = threading.Thread(target=self._exchange, name="outbox", daemon=True)
         self._thread.start()
 
@@ -98,8 +118,19 @@ class Outbox:
             closing = self._closing
             records = [self._waiting.popleft() for _ in range(len(self._waiting))]
             try:
-                self._stop = ray.get(self._mailbox.post.remote(records))
+                self._stop = ray.get(self._mailbox.post.remote(self._sender, records))
             except RayError:
                 return  # the driver is gone, and Ray ends this worker
             if closing:
                 return
+
+
+class RemoteStop(StopFlag):
+    """Set when the driver says so."""
+
+    def __init__(self, outbox: Outbox) -> None:
+        super().__init__()
+        self._outbox = outbox
+
+    def requested(self) -> bool:
+        return self._outbox.stop_requested()

@@ -6,7 +6,6 @@ another form of checkpoint beside that of a run in one process.
 
 from __future__ import annotations
 
-import contextlib
 import math
 import os
 import socket
@@ -16,16 +15,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import ray
 import ray.train
 import ray.train.torch
 import torch
 import torch.distributed as dist
+from ray.util import get_current_placement_group
 
 from distill_ray.errors import CheckpointError
 from distill_ray.events.records import Event, PriorStepMetrics, VQStepMetrics, to_record
 from distill_ray.runtime.failure import LoopError
-from distill_ray.runtime.mailbox import Outbox
-from distill_ray.storage.atomic import WriteCheckpoint
+from distill_ray.runtime.mailbox import RANK_0, Outbox, RemoteStop
 from distill_ray.storage.checkpoints import GIVE_SHARED, node_folder
 from distill_ray.storage.uploaded import open_checkpoints
 from distill_ray.training.worker import ProcessGroupWorker, Worker
@@ -60,7 +60,11 @@ def run_rank(task: RankTask) -> dict[str, Any]:
     torch.set_num_threads(max(1, threads // context.get_local_world_size()))  # Ray has set OMP_NUM_THREADS=1
     if 0 < task.gpu_share < 1:
         torch.cuda.set_per_process_memory_fraction(task.gpu_share)
-    outbox = Outbox(task.mailbox) if context.get_world_rank() == 0 else None
+    outbox = None
+    if context.get_world_rank() == 0:
+        task.mailbox.hello.remote(RANK_0, ray.get_runtime_context().current_actor)
+        task.mailbox.hold.remote(RANK_0, get_current_placement_group())
+        outbox = Outbox(task.mailbox, RANK_0)
     worker = RayWorker(task, outbox)
     try:
         final = to_record(task.loop(worker))
@@ -81,22 +85,19 @@ class RayWorker(ProcessGroupWorker):
         folder = task.checkpoints
         if not folder.is_dir():  # another node than the driver's
             folder = node_folder(folder, task.uri)
-        super().__init__(folder, device=ray.train.torch.get_device())
+        super().__init__(
+            open_checkpoints(folder, task.uri),
+            device=ray.train.torch.get_device(),
+            listener=None if outbox is None else lambda event: outbox.post(to_record(event)),
+            stop=None if outbox is None else RemoteStop(outbox),
+        )
         if self.device.type == "cuda":
             torch.cuda.set_device(self.device)
-        self.checkpoints = open_checkpoints(folder, task.uri)
-        self._outbox = outbox
         self._throttle = StepThrottle()
 
     def emit(self, event: Event) -> None:
-        if self._outbox is not None and self._throttle.passes(event, time.monotonic()):
-            for each in (*self.checkpoints.notices(), event):
-                self._outbox.post(to_record(each))
-
-    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
-        if write is not None and self.rank == 0:
-            self.checkpoints.keep(write)
-        self.emit(event)
+        if self._throttle.passes(event, time.monotonic()):
+            super().emit(event)
 
     def restore(self) -> Path | None:
         """The newest checkpoint of the run, the same on every rank (collective).
@@ -116,23 +117,9 @@ class RayWorker(ProcessGroupWorker):
         if self.checkpoints.newest_name() != name[0]:
             raise CheckpointError(
                 f"the node {socket.gethostname()} does not see the run's checkpoint {name[0]} in "
-                f"{self._folder}; {GIVE_SHARED}"
+                f"{self.checkpoints.folder}; {GIVE_SHARED}"
             )
         return self.checkpoints.newest()
-
-    def finish(self) -> None:
-        """The loop has ended. Raises CheckpointError where its last checkpoint was not kept here."""
-        if self.rank != 0:
-            return
-        self.checkpoints.finish()
-        with contextlib.suppress(CheckpointError):  # the driver knows whether it can do without
-            self.checkpoints.flush()
-        if self._outbox is not None:
-            for notice in self.checkpoints.notices():
-                self._outbox.post(to_record(notice))
-
-    def stop_requested(self) -> bool:
-        return self._outbox is not None and self._outbox.stop_requested()
 
 
 class StepThrottle:

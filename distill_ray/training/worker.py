@@ -1,11 +1,13 @@
 """The seam between a training loop and what runs it: one process, a process group, or Ray Train.
 
 A loop is written once against `Worker`. `LocalWorker` runs it in this process; `ProcessGroupWorker` adds
-torch.distributed; `runtime/ray_worker.py` adds Ray's reporting and checkpoints to the latter.
+torch.distributed; `runtime/ray_worker.py` adds Ray's devices and reporting to the latter. Checkpoints are
+kept by `storage/checkpoints.py` in all cases.
 """
 
 from __future__ import annotations
 
+import contextlib
 import inspect
 import threading
 from pathlib import Path
@@ -16,9 +18,11 @@ import torch.distributed as dist
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
+from distill_ray.errors import CheckpointError
 from distill_ray.events.records import Event
 from distill_ray.events.records import Listener as Listener
-from distill_ray.storage.atomic import WriteCheckpoint, newest_folder, replace_folder
+from distill_ray.storage.atomic import WriteCheckpoint
+from distill_ray.storage.checkpoints import Checkpoints
 
 # torch 2.13 renamed it, and warns of the old name.
 _SYNC_BUFFERS = (
@@ -85,11 +89,11 @@ class StopFlag:
 
 
 class LocalWorker:
-    """A run in this process; checkpoints go to `folder`/latest."""
+    """A run in this process; `checkpoints` keeps its checkpoints, or is the folder to keep them in."""
 
     def __init__(
         self,
-        folder: Path,
+        checkpoints: Path | Checkpoints,
         *,
         device: torch.device | None = None,
         listener: Listener | None = None,
@@ -98,7 +102,7 @@ class LocalWorker:
         self.rank = 0
         self.world_size = 1
         self.device = device or default_device()
-        self._folder = folder
+        self.checkpoints = Checkpoints(checkpoints) if isinstance(checkpoints, Path) else checkpoints
         self._listener = listener
         self._stop = stop or StopFlag()
 
@@ -115,19 +119,30 @@ class LocalWorker:
         return tensor
 
     def emit(self, event: Event) -> None:
-        if self._listener is not None:
-            self._listener(event)
+        self._tell(*self.checkpoints.notices(), event)
 
     def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
         if write is not None:
-            replace_folder(self._folder / "latest", write)
+            self.checkpoints.keep(write)
         self.emit(event)
 
     def restore(self) -> Path | None:
-        return newest_folder(self._folder / "latest")
+        return self.checkpoints.newest()
 
     def stop_requested(self) -> bool:
         return self._stop.requested()
+
+    def finish(self) -> None:
+        """The loop has ended. Raises CheckpointError where its last checkpoint was not kept here."""
+        self.checkpoints.finish()
+        with contextlib.suppress(CheckpointError):  # it is kept here; who runs the loop knows what is enough
+            self.checkpoints.flush()
+        self._tell(*self.checkpoints.notices())
+
+    def _tell(self, *events: Event) -> None:
+        if self._listener is not None:
+            for event in events:
+                self._listener(event)
 
 
 class ProcessGroupWorker(LocalWorker):
@@ -135,13 +150,13 @@ class ProcessGroupWorker(LocalWorker):
 
     def __init__(
         self,
-        folder: Path,
+        checkpoints: Path | Checkpoints,
         *,
         device: torch.device,
         listener: Listener | None = None,
         stop: StopFlag | None = None,
     ) -> None:
-        super().__init__(folder, device=device, listener=listener, stop=stop)
+        super().__init__(checkpoints, device=device, listener=listener, stop=stop)
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
 
@@ -179,6 +194,10 @@ class ProcessGroupWorker(LocalWorker):
     def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
         if self.rank == 0:
             super().checkpoint(event, write)
+
+    def finish(self) -> None:
+        if self.rank == 0:
+            super().finish()
 
 
 def default_device() -> torch.device:

@@ -20,15 +20,14 @@ from typing import Any
 
 import ray
 from ray.exceptions import RayError
-from ray.util import placement_group_table, remove_placement_group
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError
+from distill_ray.runtime.ddp import remove_groups
 from distill_ray.runtime.failure import meaning, to_distill_error
 from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.runtime.mailbox import Record, open_mailbox
-from distill_ray.runtime.trial_mailbox import SweepMailbox
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.ray_tune import TuneThread
 from distill_ray.tune.rounds import Rounds
@@ -82,7 +81,7 @@ class SweepRun:
         Raises TrainingError where the search itself (and not a trial) failed, ClusterError where Ray was
         lost, KeyboardInterrupt after an abort.
         """
-        with open_mailbox(SweepMailbox) as mailbox:
+        with open_mailbox() as mailbox:
             self._mailbox = mailbox
             fit = TuneThread(self, home(mailbox), self._storage, self._sweep, self._health)
             try:
@@ -185,15 +184,13 @@ class SweepRun:
     def _free(self, trial: str) -> None:
         """Give back what the workers of a trial hold: after its process was killed, nobody else would before
         the job ends."""
-        for group in ray.get(self._mailbox.release.remote(trial)):
-            if placement_group_table(group).get("state") not in (None, "REMOVED"):
-                remove_placement_group(group)
+        remove_groups(ray.get(self._mailbox.release.remote(trial)))
 
     def _abort(self, fit: TuneThread) -> None:
         """Have Tune end, and kill what still runs."""
         self._over = self._aborted = True
         with contextlib.suppress(RayError):
-            for actor in ray.get(self._mailbox.actors.remote()):
+            for actor in ray.get(self._mailbox.actors.remote()).values():
                 ray.kill(actor)
             for trial in self._live:
                 self._free(trial)

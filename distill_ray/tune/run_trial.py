@@ -2,13 +2,12 @@
 
 With one worker the loop runs right here; with more, this process drives a Ray Train run of its own
 (`runtime/ddp.py`). Either way the trial is an ordinary run folder, and the driver of the search hears of it
-through the mailbox (`runtime/trial_mailbox.py`); Tune itself gets one report an epoch, for scheduler and
+through the mailbox (`runtime/mailbox.py`); Tune itself gets one report an epoch, for scheduler and
 stopper.
 """
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import gc
 import math
@@ -28,16 +27,15 @@ from distill_ray.events.records import Event, VQEpochMetrics, to_record
 from distill_ray.runs.workspace import result_folder, uri_of
 from distill_ray.runtime.failure import LoopError
 from distill_ray.runtime.interrupt import Interrupts
-from distill_ray.runtime.launch import KeepingWorker
-from distill_ray.runtime.mailbox import Outbox, Record
+from distill_ray.runtime.launch import train_here
+from distill_ray.runtime.mailbox import Outbox, Record, RemoteStop
 from distill_ray.runtime.metrics import with_metrics
 from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.ray_session import Session
 from distill_ray.runtime.ray_worker import Loop, StepThrottle
-from distill_ray.runtime.trial_mailbox import TrialBox
 from distill_ray.storage.filesystem import joined
-from distill_ray.storage.uploaded import newest_checkpoint, open_checkpoints
-from distill_ray.training.worker import Listener, StopFlag, Worker
+from distill_ray.storage.uploaded import newest_checkpoint
+from distill_ray.training.worker import Listener, Worker
 from distill_ray.tune.ranking import trial_objective
 from distill_ray.tune.settings import TrialListener
 from distill_ray.vqvae.health import LevelHealth
@@ -92,7 +90,7 @@ def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
     torch.set_num_threads(home.threads)
     if 0 < home.gpus < 1:
         torch.cuda.set_per_process_memory_fraction(home.gpus)
-    outbox = Outbox(TrialBox(home.mailbox, task.trial))
+    outbox = Outbox(home.mailbox, task.trial)
     outbox.post({"trial": BEGUN, "device": _device_name(home)})
     try:
         if home.listener is None:
@@ -124,17 +122,14 @@ def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox)
     private = home.session_folder is not None
     voice = with_metrics(voice, private=private, run=f"{home.name}/{task.trial}")
     if home.workers == 1:
-        checkpoints = open_checkpoints(task.run_dir / "checkpoints", task.checkpoints_uri)
-        worker = KeepingWorker(
-            checkpoints,
+        train_here(
+            task.loop,
+            task.run_dir / "checkpoints",
+            task.checkpoints_uri,
             device=None if home.gpus else torch.device("cpu"),
             listener=voice,
-            stop=_Asked(outbox),
+            stop=RemoteStop(outbox),
         )
-        with contextlib.closing(checkpoints):
-            checkpoints.settle()
-            task.loop(worker)
-            worker.finish()
         return
     from distill_ray.runtime.ddp import DDPRun
 
@@ -157,7 +152,7 @@ def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox)
         plan=plan,
         session=session,
         listener=voice,
-        interrupts=_AskedInterrupts(voice, outbox),
+        interrupts=_RemoteInterrupts(voice, outbox),
     )
     try:
         run.train()
@@ -205,19 +200,8 @@ def report_of(event: VQEpochMetrics, task: TrialTask, sweep: SweepConfig) -> Rec
     }
 
 
-class _Asked(StopFlag):
-    """Set when the driver of the search says so."""
-
-    def __init__(self, outbox: Outbox) -> None:
-        super().__init__()
-        self._outbox = outbox
-
-    def requested(self) -> bool:
-        return self._outbox.stop_requested()
-
-
-class _AskedInterrupts(Interrupts):
-    """The same for a `DDPRun`, as it hears Ctrl-C."""
+class _RemoteInterrupts(Interrupts):
+    """A `RemoteStop` that a `DDPRun` takes as it takes Ctrl-C."""
 
     def __init__(self, listener: Listener, outbox: Outbox) -> None:
         super().__init__(listener)

@@ -274,14 +274,15 @@ def event_row(runs: int = 64, rate: float = 5.0, seconds: float = 10.0) -> dict[
     with ray_session(plan):
         import ray
 
-        from distill_ray.runtime.mailbox import open_mailbox
+        from distill_ray.runtime.mailbox import RANK_0, open_mailbox
 
         with open_mailbox() as mailbox:
             ends = time.time() + seconds
 
             def post(run: int) -> None:
                 while time.time() < ends:
-                    ray.get(mailbox.post.remote([{"run": run, "time": time.time(), "figures": [0.5] * 60}]))
+                    record = {"run": run, "time": time.time(), "figures": [0.5] * 60}
+                    ray.get(mailbox.post.remote(RANK_0, [record]))
                     time.sleep(1 / rate)
 
             threads = [threading.Thread(target=post, args=(run,)) for run in range(runs)]
@@ -289,8 +290,8 @@ def event_row(runs: int = 64, rate: float = 5.0, seconds: float = 10.0) -> dict[
                 thread.start()
             while any(thread.is_alive() for thread in threads):
                 time.sleep(0.1)
-                records, _ = ray.get(mailbox.collect.remote())
-                lags += [time.time() - record["time"] for record in records]
+                records = ray.get(mailbox.collect.remote())
+                lags += [time.time() - record["time"] for _, record in records]
     lags.sort()
     return {
         "runs": runs,

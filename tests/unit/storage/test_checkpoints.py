@@ -42,9 +42,9 @@ _FULL_DISK = """
 import resource, signal, sys
 from pathlib import Path
 import torch
-from distill_ray.runtime.launch import KeepingWorker
 from distill_ray.storage.checkpoints import Checkpoints
 from distill_ray.training import checkpoint
+from distill_ray.training.worker import LocalWorker
 from distill_ray.events.records import Notice
 
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -56,7 +56,7 @@ write = {
     "json": lambda path, size: checkpoint.write_json(path / "x", {"a": "x" * size}),
 }[kind]
 said = []
-worker = KeepingWorker(Checkpoints(folder), device=torch.device("cpu"), listener=said.append, stop=None)
+worker = LocalWorker(Checkpoints(folder), device=torch.device("cpu"), listener=said.append)
 end = Notice(level="info", message="end")
 worker.checkpoint(end, lambda path: write(path, 100))
 before = (worker.restore() / "x").read_bytes()
