@@ -51,8 +51,8 @@ def _outcome(history: RunHistory) -> Iterator[tuple[str, object]]:
     done = history.complete
     if isinstance(done, TrainingCompleteEvent):
         yield "ended", f"{done.exit_reason} after {figures.count(done.epochs_completed, 'epoch')}"
-        if done.collapse:
-            yield "collapse", done.collapse
+        if done.collapse is not None:
+            yield "collapse", done.collapse.reason
         if not math.isnan(done.final_train_loss):  # a run cancelled within its first epoch has none
             yield "final training loss", figures.number(done.final_train_loss)
         yield "final held-out loss", figures.number(done.final_val_loss)

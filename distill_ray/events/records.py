@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from distill_ray.vqvae.health import CodeAgreement, LevelHealth
+from distill_ray.vqvae.health import CodeAgreement, Collapse, LevelHealth
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +135,8 @@ class VQEpochMetrics:
 class TrainingCompleteEvent:
     """The end of codec training. `exit_reason`: "completed", "cancelled", "early_stop" or "health".
 
-    `depth_scores` are those of the best epoch, whose weights are kept; `collapse` says why the health rule
-    ended the run, and is empty where it did not.
+    `depth_scores` are those of the best epoch, whose weights are kept; `collapse` is what the health rule
+    ended the run for, None where it did not.
     """
 
     epochs_completed: int
@@ -151,7 +151,7 @@ class TrainingCompleteEvent:
     elapsed_s: float
     exit_reason: str
     depth_scores: tuple[DepthScore, ...] = ()
-    collapse: str = ""
+    collapse: Collapse | None = None
     code_agreement: CodeAgreement | None = None
 
 
@@ -384,7 +384,9 @@ def _restore(value: Any, hint: Any) -> Any:
     if origin is tuple:
         inner = typing.get_args(hint)[0]
         return tuple(_restore(item, inner) for item in value)
-    if isinstance(hint, types.UnionType) and isinstance(value, Mapping):
+    if isinstance(hint, types.UnionType) and any(map(dataclasses.is_dataclass, typing.get_args(hint))):
+        if not isinstance(value, Mapping):
+            return None  # also a sentence, which `collapse` was until 2026-11-30
         hint = next(option for option in typing.get_args(hint) if dataclasses.is_dataclass(option))
     if dataclasses.is_dataclass(hint):
         return _build(hint, value)

@@ -53,7 +53,7 @@ class CodecReport:
             "audio_seconds_per_second": done.audio_seconds_per_second,
             "elapsed_s": done.elapsed_s,
             "exit_reason": done.exit_reason,
-            "collapse": done.collapse,
+            "collapse": done.collapse.reason if done.collapse is not None else "",
         }
 
 

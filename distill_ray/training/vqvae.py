@@ -336,7 +336,6 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         counts_QK = self.codes.epoch_counts()
         counted = codebook_health(counts_QK) if counts_QK.any() else ()
         scores = figures.depth_scores(progress.best_epoch) if progress.best_epoch else self.depth_scores
-        collapse = self._collapse()
         return TrainingCompleteEvent(
             epochs_completed=progress.epoch,
             steps=progress.step,
@@ -350,7 +349,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             elapsed_s=progress.elapsed_s,
             exit_reason=progress.ended,
             depth_scores=scores,
-            collapse=collapse.reason if collapse is not None else "",
+            collapse=self._collapse(),
             code_agreement=self.held_out.code_agreement(self.best or self.kept.state_dict()),
         )
 

@@ -6,7 +6,6 @@ the records that it wrote (`folder.py`).
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -152,10 +151,10 @@ class Ledger:
         item = self._trials[trial]
         self._stop_clock(item)
         done = item.completed
-        state, reason = "cancelled", ""
+        state, collapse = "cancelled", None
         fields: dict[str, object] = {}
         if done is not None:
-            state, reason = _STATES[done.exit_reason], done.collapse
+            state, collapse = _STATES[done.exit_reason], done.collapse
             fields = {"epochs": done.epochs_completed, "steps": done.steps}
             if 1 <= done.best_epoch <= len(history):
                 # Also what a driver that was killed did not live to hear.
@@ -166,12 +165,12 @@ class Ledger:
                     "newest_health": history[-1],
                 }
         if item.collapse is not None and state == "cancelled":
-            state, reason = "collapsed", item.collapse.reason
+            state, collapse = "collapsed", item.collapse
         elif item.pruned and state == "cancelled":
-            state, reason = "pruned", PRUNED
-        self._change(
-            item, state=state, reason=reason, collapsed_level=_collapsed_level(state, reason), **fields
-        )
+            state, fields["reason"] = "pruned", PRUNED
+        if collapse is not None:
+            fields |= {"reason": collapse.reason, "collapsed_level": collapse.level}
+        self._change(item, **{"state": state, "reason": "", "collapsed_level": None, **fields})
 
     def rated(self, trial: str, bits_per_second: float) -> None:
         """Its short prior has been trained."""
@@ -233,9 +232,3 @@ class Ledger:
 def _waiting(record: TrialRecord) -> TrialRecord:
     """A record that an earlier driver left: nothing runs yet, whatever did when that one ended."""
     return record if record.state in FINISHED else replace(record, state="pending", reason="")
-
-
-def _collapsed_level(state: str, reason: str) -> int | None:
-    """The level that `Collapse.reason` names: the loop's last event has the sentence only."""
-    named = re.match(r"collapsed level (\d+)", reason) if state == "collapsed" else None
-    return int(named[1]) if named else None

@@ -14,6 +14,7 @@ import torch
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus import prepare_corpus
+from distill_ray.vqvae.health import Collapse
 
 RATE = 8_000
 SCRIPT = Path(__file__).with_name("ddp_rank.py")
@@ -183,6 +184,9 @@ def test_ranks_are_ended_by_the_health_rule_together(corpus: str, tmp_path: Path
         ranks = train(corpus, tmp_path, 2, overrides)
         assert [rank["completed"]["exit_reason"] for rank in ranks] == ["health"] * 2
         assert [rank["completed"]["epochs_completed"] for rank in ranks] == [2, 2]
-        assert len({(rank["completed"]["steps"], rank["completed"]["collapse"]) for rank in ranks}) == 1
-        assert ranks[0]["completed"]["collapse"].endswith("< 1.00 for 2 reports")
+        assert (
+            len({(rank["completed"]["steps"], *rank["completed"]["collapse"].values()) for rank in ranks})
+            == 1
+        )
+        assert Collapse(**ranks[0]["completed"]["collapse"]).reason.endswith("< 1.00 for 2 reports")
     assert ranks[0]["epochs"] == []

@@ -8,6 +8,7 @@ from rich.console import Console
 from distill_ray.display.history import History
 from distill_ray.display.report import final_report
 from distill_ray.display.tables import table, warning_line
+from distill_ray.vqvae.health import Collapse
 
 
 def shown(console: Console, *parts: object) -> str:
@@ -80,11 +81,13 @@ def test_square_brackets_are_text_everywhere(pipe, started):
 
 def test_a_collapse_is_said(pipe, started, complete):
     history = History()
-    sentence = "collapsed level 3: utilization 0.12 < 0.30 for 3 reports"
+    collapse = Collapse(level=3, value=0.12, reports=3, measure="utilization", floor=0.3)
     history.add(started())
-    history.add(dataclasses.replace(complete, exit_reason="health", collapse=sentence))
+    history.add(dataclasses.replace(complete, exit_reason="health", collapse=collapse))
     lines = [" ".join(words(line)) for line in shown(pipe, *final_report(history, {})).splitlines()]
-    assert lines[lines.index("ended health after 3 epochs") + 1] == f"collapse {sentence}"
+    assert lines[lines.index("ended health after 3 epochs") + 1] == (
+        "collapse collapsed level 3: utilization 0.12 < 0.30 for 3 reports"
+    )
 
 
 def test_a_search_and_a_prior_make_one_report(pipe, sweep, sweep_complete, started, prior_complete):

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import json
 
 import pytest
@@ -19,7 +20,7 @@ from distill_ray.events.records import (
     from_record,
     to_record,
 )
-from distill_ray.vqvae.health import CodeAgreement, LevelHealth
+from distill_ray.vqvae.health import CodeAgreement, Collapse, LevelHealth
 
 HEALTH = LevelHealth(utilization=0.5, perplexity=7.5, dead_codes=8, entropy=0.7)
 EVENTS: list[Event] = [
@@ -85,7 +86,8 @@ EVENTS: list[Event] = [
         warnings=(),
         audio_seconds_per_second=8.0,
         elapsed_s=1.0,
-        exit_reason="completed",
+        exit_reason="health",
+        collapse=Collapse(level=1, value=0.12, reports=3, measure="utilization", floor=0.3),
         code_agreement=CodeAgreement(
             shift_eighth=(0.9,), shift_quarter=(0.8,), shift_half=(0.5,), polarity=(1.0,), gain_3db=(0.6,)
         ),
@@ -149,3 +151,10 @@ def test_an_event_survives_json(event: Event) -> None:
 def test_what_is_no_event_is_refused(record: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=r"not an event|damaged"):
         from_record(record)
+
+
+@pytest.mark.parametrize("sentence", ["", "collapsed level 1: utilization 0.12 < 0.30 for 3 reports"])
+def test_an_end_that_was_recorded_with_a_sentence_still_loads(sentence: str) -> None:
+    (ended,) = (event for event in EVENTS if isinstance(event, TrainingCompleteEvent))
+    loaded = from_record({**to_record(ended), "collapse": sentence})
+    assert loaded == dataclasses.replace(ended, collapse=None)

@@ -86,9 +86,9 @@ def test_a_collapsing_run_ends_when_the_rule_says_so(stopped: Run, small: Config
     assert [min(level.utilization for level in report) < 0.3 for report in reports[1:]] == [True, True]
     verdict = HealthRule.of(small().health).judge(reports)
     assert verdict is not None
-    assert done.collapse == verdict.reason
-    assert done.collapse.startswith(f"collapsed level {verdict.level}: utilization 0.")
-    assert done.collapse.endswith(" < 0.30 for 2 reports")
+    assert done.collapse == verdict
+    assert done.collapse.reason.startswith(f"collapsed level {verdict.level}: utilization 0.")
+    assert done.collapse.reason.endswith(" < 0.30 for 2 reports")
     # The weights of the best epoch are kept, as at the end of any run.
     kept = checkpoint.read_weights(stopped.folder / "latest" / "best.safetensors")
     VQVAE(small().model).load_state_dict(kept)
@@ -114,7 +114,7 @@ def test_a_run_that_the_rule_has_ended_goes_on_only_without_the_rule(
     assert timeless(again.completed) == timeless(stopped.completed)
     free = train(corpus, small(health__stop=False), stopped.folder)
     assert [epoch.epoch for epoch in free.epochs] == [4]
-    assert (free.completed.exit_reason, free.completed.collapse) == ("completed", "")
+    assert (free.completed.exit_reason, free.completed.collapse) == ("completed", None)
 
 
 def test_a_part_of_an_epoch_is_a_report_only_where_it_measured_enough(

@@ -23,6 +23,8 @@ TRIAL = SPEC.id
 GOOD = LevelHealth(utilization=1.0, perplexity=16.0, dead_codes=0, entropy=1.0)
 BAD = LevelHealth(utilization=0.25, perplexity=4.0, dead_codes=12, entropy=0.5)
 
+COLLAPSE = Collapse(level=3, value=0.12, reports=3, measure="utilization", floor=0.3)
+
 
 class Desk:
     """A ledger of one trial on two GPUs, whose clock is set by hand."""
@@ -68,7 +70,7 @@ class Desk:
         )
         self.ledger.heard(TRIAL, to_record(event))
 
-    def end(self, reason: str, *, best: int = 1, collapse: str = "") -> TrialRecord:
+    def end(self, reason: str, *, best: int = 1, collapse: Collapse | None = None) -> TrialRecord:
         event = TrainingCompleteEvent(
             epochs_completed=2,
             steps=10,
@@ -120,9 +122,9 @@ def test_a_collapse_names_its_level() -> None:
     desk.begin()
     desk.epoch(1, 7.0, 1, GOOD, GOOD)
     desk.epoch(2, 9.0, 1, GOOD, BAD)
-    record = desk.end("health", collapse="collapsed level 3: utilization 0.12 < 0.30 for 3 reports")
+    record = desk.end("health", collapse=COLLAPSE)
     assert (record.state, record.collapsed_level) == ("collapsed", 3)
-    assert record.reason.startswith("collapsed level 3: utilization 0.12")
+    assert record.reason == "collapsed level 3: utilization 0.12 < 0.30 for 3 reports"
     # The best epoch was healthy; what is shown is the epoch that the rule ended it for.
     assert record.codebook_health == (GOOD, GOOD)
     assert (desk.update.worst_level, desk.update.worst_utilization) == (0, 0.25)
