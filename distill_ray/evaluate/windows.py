@@ -81,6 +81,19 @@ def measure(
     return {name: cutter.finish() for name, cutter in cutters.items()}
 
 
+def windows_of(seconds: float) -> int:
+    """How many short windows a sound of so many seconds has."""
+    return sum(1 for _ in _starts(round(seconds * RATE), SHORT))
+
+
+def _starts(samples: int, kind: WindowKind) -> Iterator[tuple[int, int]]:
+    """First sample and block of each window of `kind` in so many samples."""
+    block = round(kind.block_seconds * RATE)
+    for start in range(0, samples - kind.samples + 1, round(kind.step_seconds * RATE)):
+        if start // block == (start + kind.samples - 1) // block:
+            yield start, start // block
+
+
 def at_judges_rate(sound: Sound) -> Array:
     """Mono samples [T] at `RATE`."""
     mono_1T = sound.audio_CT.detach().float().mean(0, keepdim=True).cpu().numpy()
@@ -124,14 +137,9 @@ class _Cutter:
         )
 
     def _cut(self, mono_T: Array, *, joined: bool = False) -> None:
-        kind = self._kind
-        block = round(kind.block_seconds * RATE)
         last = 0
-        for start in range(0, len(mono_T) - kind.samples + 1, round(kind.step_seconds * RATE)):
-            last = start // block
-            if (start + kind.samples - 1) // block != last:
-                continue
-            self._waiting.append(mono_T[start : start + kind.samples])
+        for start, last in _starts(len(mono_T), self._kind):
+            self._waiting.append(mono_T[start : start + self._kind.samples])
             self._blocks.append(self._next_block + last)
             self._sounds.append(self._next_sound + (last if joined else 0))
             if len(self._waiting) == self._batch:

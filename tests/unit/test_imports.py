@@ -23,7 +23,7 @@ MAY_IMPORT = {
     "bundle": {"config", "prior", "storage", "vqvae"},
     "training": {"config", "corpus", "events", "prior", "storage", "vqvae"},
     "generate": {"bundle", "config", "corpus", "events", "prior", "storage", "vqvae"},
-    "evaluate": {"bundle", "config", "corpus", "events", "generate", "vqvae"},
+    "evaluate": {"bundle", "config", "corpus", "events", "generate", "prior", "storage", "vqvae"},
     "runtime": {"corpus", "events", "prior", "storage", "training", "vqvae"},
     "runs": {"bundle", "config", "corpus", "events", "prior", "runtime", "storage", "training", "vqvae"},
     "jobs": {"bundle", "events", "runtime", "storage"},

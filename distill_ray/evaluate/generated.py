@@ -1,0 +1,143 @@
+"""`evaluate --generated`: what a model makes, or a folder of audio, and what its codec makes of real audio,
+each judged against a corpus.
+
+Legend: C channels, T samples.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.corpus import Corpus
+from distill_ray.errors import BundleError
+from distill_ray.evaluate.audio_files import AudioFiles, find_sounds
+from distill_ray.evaluate.corpus_reference import corpus_pieces, corpus_reference, piece_sounds
+from distill_ray.evaluate.judge import Progress
+from distill_ray.evaluate.report import EvaluationReport
+from distill_ray.evaluate.sound import Sound
+from distill_ray.evaluate.windows import windows_of
+from distill_ray.events.records import StageProgress
+from distill_ray.generate import generate_samples
+from distill_ray.prior import SamplingConfig
+
+ENOUGH_WINDOWS = 240
+"""What is generated where nobody says how much."""
+
+OnProgress = Callable[[StageProgress], None]
+
+
+@dataclass(frozen=True, kw_only=True)
+class WhatToGenerate:
+    """How the model is to make what is judged; a `count` of None makes `ENOUGH_WINDOWS`."""
+
+    count: int | None = None
+    seconds: float = 10.0
+    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
+    seed: int = 0
+
+    @property
+    def sounds(self) -> int:
+        """How many."""
+        if self.count is not None:
+            return self.count
+        return math.ceil(ENOUGH_WINDOWS / max(1, windows_of(self.seconds)))
+
+
+def evaluate_generated(
+    loaded: LoadedVQModel,
+    corpus: Corpus,
+    report: EvaluationReport,
+    *,
+    folder: Path | None = None,
+    what: WhatToGenerate | None = None,
+    on_progress: OnProgress | None = None,
+) -> EvaluationReport:
+    """`report` with `generated` and `decoded`, and their warnings.
+
+    folder: audio of any tool to judge; None generates `what` with the model. The distances of both come from
+    the corpus's training files; what is decoded are its held-out files, or training files where it has none.
+
+    Raises BundleError for a model without a prior where it is to generate, AudioError where there is too
+    little to judge or to judge by, and ConfigError for settings out of range.
+    """
+    what = what or WhatToGenerate()
+    check_generates(loaded, folder)
+    reference = corpus_reference(corpus, device=loaded.device, on_progress=on_progress)
+    with _sounds(loaded, folder, what, on_progress) as sounds:
+        generated = reference.judge(
+            sounds, seed=what.seed, device=loaded.device, on_progress=_telling(on_progress, len(sounds))
+        )
+    pieces = corpus_pieces(corpus, corpus.validation_split)
+    originals = piece_sounds(corpus, pieces)
+    decoded = reference.judge(
+        _decoded(loaded, originals),
+        seed=what.seed,
+        device=loaded.device,
+        on_progress=_telling(on_progress, len(pieces)),
+    )
+    return dataclasses.replace(
+        report,
+        generated=generated,
+        decoded=decoded,
+        warnings=(
+            *report.warnings,
+            *sounds.warnings,
+            *(f"generated: {text}" for text in generated.warnings),
+            *(f"decoded: {text}" for text in decoded.warnings if text not in generated.warnings),
+        ),
+    )
+
+
+def check_generates(loaded: LoadedVQModel, folder: Path | None) -> None:
+    """Raise BundleError where the model is to generate and has no prior."""
+    if folder is None and loaded.prior is None:
+        raise BundleError(
+            f"{loaded.path} has no prior, so it generates nothing; train one with `distill-ray train-prior "
+            f"{loaded.path} DATA`, or name a folder of audio after --generated"
+        )
+
+
+@contextmanager
+def _sounds(
+    loaded: LoadedVQModel, folder: Path | None, what: WhatToGenerate, on_progress: OnProgress | None
+) -> Iterator[AudioFiles]:
+    """The files to judge; those that are generated for it go with the block."""
+    config = loaded.vqvae_config
+    if folder is not None:
+        yield find_sounds(folder, sample_rate=config.sample_rate, channels=config.channels)
+        return
+    with tempfile.TemporaryDirectory(prefix="distill-ray-generated-") as made:
+        generate_samples(
+            loaded,
+            count=what.sounds,
+            seconds=what.seconds,
+            sampling=what.sampling,
+            seed=what.seed,
+            out_dir=Path(made),
+            on_progress=on_progress,
+        )
+        yield find_sounds(Path(made), sample_rate=config.sample_rate, channels=config.channels)
+
+
+@torch.inference_mode()
+def _decoded(loaded: LoadedVQModel, sounds: Iterator[Sound]) -> Iterator[Sound]:
+    """Each sound through all levels of the codec."""
+    for sound in sounds:
+        audio_1CT = sound.audio_CT[None].to(loaded.device)
+        decoded_1CT = loaded.model.decode(loaded.model.encode(audio_1CT), audio_1CT.shape[2])
+        yield sound._replace(audio_CT=decoded_1CT[0].clamp(-1, 1).cpu())
+
+
+def _telling(on_progress: OnProgress | None, total: int) -> Progress | None:
+    if on_progress is None:
+        return None
+    return lambda done, name: on_progress(StageProgress(stage="judge", done=done, total=total, note=name))
