@@ -2,13 +2,15 @@
 
 Everything is compared with one half of the training audio at a time and averaged over both, so that the
 floor (the other half) and a generated set are treated alike. A set of more windows than are to be compared
-is drawn from by whole blocks, several times.
+is drawn from several times, by as many neighbouring windows as the sounds have that are judged: neighbours
+are alike, so that many of few moments lie farther off than few of many.
 
 Legend: N windows, K components.
 """
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -37,6 +39,14 @@ MOST_WINDOWS = 1000
 
 
 @dataclass(frozen=True, kw_only=True)
+class Amount:
+    """How much of a set is drawn: `count` windows in runs of up to `run` neighbouring ones."""
+
+    count: int
+    run: int
+
+
+@dataclass(frozen=True, kw_only=True)
 class Cloud:
     """The coordinates of a set of windows, and which of them belong together."""
 
@@ -52,13 +62,20 @@ class Cloud:
             points_NK=self.points_NK[chosen_N], block_N=self.block_N[chosen_N], sound_N=self.sound_N[chosen_N]
         )
 
-    def draw(self, count: int, random: np.random.Generator) -> Coordinates:
-        """`count` windows, or all: whole blocks in random order, the last one cut off."""
-        if count >= len(self):
+    @property
+    def run(self) -> int:
+        """Windows that usually come from one sound."""
+        return max(1, round(len(self) / len(np.unique(self.sound_N))))
+
+    def draw(self, amount: Amount, random: np.random.Generator) -> Coordinates:
+        """`amount` of windows, or all: runs of a block in random order, the last one cut off."""
+        if amount.count >= len(self):
             return self.points_NK
-        blocks, place_N = np.unique(self.block_N, return_inverse=True)
-        rank_N = random.permutation(len(blocks))[place_N]
-        return self.points_NK[np.argsort(rank_N, kind="stable")[:count]]
+        _, first_N, block_N = np.unique(self.block_N, return_index=True, return_inverse=True)
+        place_N = np.arange(len(self)) - first_N[block_N]
+        runs, run_N = np.unique(np.stack((block_N, place_N // amount.run)), axis=1, return_inverse=True)
+        rank_N = random.permutation(runs.shape[1])[run_N]
+        return self.points_NK[np.argsort(rank_N, kind="stable")[: amount.count]]
 
     def resample(self, random: np.random.Generator) -> Cloud:
         """A bootstrap sample: sounds, or blocks where there are few sounds, drawn with replacement."""
@@ -92,30 +109,30 @@ class Halves:
         """Of the smaller half."""
         return min(len(side) for side in self._sides)
 
-    def comparable(self, cloud: Cloud) -> int:
+    def amount(self, cloud: Cloud) -> Amount:
         """How many windows of `cloud` can be compared at once."""
-        return min(len(cloud), MOST_WINDOWS, self.windows)
+        return Amount(count=min(len(cloud), MOST_WINDOWS, self.windows), run=cloud.run)
 
-    def frechet(self, cloud: Cloud, count: int, random: np.random.Generator) -> float:
-        """Fréchet distance of `count` windows of `cloud`: the mean over draws and halves."""
-        draws = DRAWS if len(cloud) > count else 1
-        return float(np.mean([self._both(cloud.draw(count, random)) for _ in range(draws)]))
+    def frechet(self, cloud: Cloud, amount: Amount, random: np.random.Generator) -> float:
+        """Fréchet distance of `amount` windows of `cloud`: the mean over draws and halves."""
+        draws = DRAWS if len(cloud) > amount.count else 1
+        return float(np.mean([self._both(cloud.draw(amount, random)) for _ in range(draws)]))
 
-    def floors(self, count: int, random: np.random.Generator) -> Samples:
-        """Fréchet distances of `count` windows of one half to the other, for `DRAWS` draws of either."""
-        drawn = [(side, self._sides[1 - side].draw(count, random)) for side in (0, 1) for _ in range(DRAWS)]
+    def floors(self, amount: Amount, random: np.random.Generator) -> Samples:
+        """Fréchet distances of `amount` windows of one half to the other, for `DRAWS` draws of either."""
+        drawn = [(side, self._sides[1 - side].draw(amount, random)) for side in (0, 1) for _ in range(DRAWS)]
         return np.array([self._one(points_NK, side) for side, points_NK in drawn])
 
-    def bootstrap(self, cloud: Cloud, count: int, random: np.random.Generator) -> Samples:
-        """Fréchet distances of `count` windows of `BOOTSTRAPS` bootstrap samples of `cloud`."""
-        return np.array([self._both(cloud.resample(random).draw(count, random)) for _ in range(BOOTSTRAPS)])
+    def bootstrap(self, cloud: Cloud, amount: Amount, random: np.random.Generator) -> Samples:
+        """Fréchet distances of `amount` windows of `BOOTSTRAPS` bootstrap samples of `cloud`."""
+        return np.array([self._both(cloud.resample(random).draw(amount, random)) for _ in range(BOOTSTRAPS)])
 
-    def likeness(self, cloud: Cloud | None, count: int, random: np.random.Generator) -> Likeness:
-        """The other measures of `count` windows of `cloud`, or of each half against the other for None."""
+    def likeness(self, cloud: Cloud | None, amount: Amount, random: np.random.Generator) -> Likeness:
+        """The other measures of `amount` windows of `cloud`, or of each half against the other for None."""
         found = []
         for side in (0, 1) * (DRAWS // 2):
-            points_NK = (cloud or self._sides[1 - side]).draw(count, random)
-            reference_NK = self._sides[side].draw(len(points_NK), random)
+            points_NK = (cloud or self._sides[1 - side]).draw(amount, random)
+            reference_NK = self._sides[side].draw(dataclasses.replace(amount, count=len(points_NK)), random)
             spread = coverage_and_density(points_NK, reference_NK)
             kernel = kernel_distance(points_NK, reference_NK, self._width)
             found.append((kernel, spread.coverage, spread.density))

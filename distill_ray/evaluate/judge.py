@@ -21,7 +21,7 @@ import numpy as np
 import torch
 
 from distill_ray.errors import AudioError
-from distill_ray.evaluate.comparison import Cloud, Halves, Samples, interval
+from distill_ray.evaluate.comparison import Amount, Cloud, Halves, Samples, interval
 from distill_ray.evaluate.judgement import (
     GROUPS,
     Floors,
@@ -61,7 +61,7 @@ class Measured:
 class _Distances:
     """Fréchet distances of a group: the set's, of its bootstrap samples, of draws of the halves, held out."""
 
-    count: int
+    amount: Amount
     value: float
     samples: Samples
     floors: Samples
@@ -148,15 +148,15 @@ class Reference:
             windows=len(clouds[JOINED]),
             sounds=given.sounds,
             seconds=given.seconds,
-            measures=self._measures(clouds[JOINED], joined.count, joined.value, seed),
+            measures=self._measures(clouds[JOINED], joined.amount, joined.value, seed),
             ratio=joined.ratio,
             ratio_interval=joined.ratio_interval(_random(seed, "interval")),
             groups={name: _score(each, seed) for name, each in found.items() if name != JOINED},
             floors=Floors(
-                halves=self._measures(None, joined.count, joined.floor, seed),
+                halves=self._measures(None, joined.amount, joined.floor, seed),
                 held_out=None
                 if joined.held_out is None
-                else self._measures(self._held_out[JOINED], joined.count, joined.held_out, seed),
+                else self._measures(self._held_out[JOINED], joined.amount, joined.held_out, seed),
             ),
             levels=given.levels,
             training_levels=self.training.levels,
@@ -181,47 +181,47 @@ class Reference:
 
     def _distances(self, name: str, cloud: Cloud, seed: int) -> _Distances:
         halves, random = self._halves[name], _random(seed, name)
-        count = halves.comparable(cloud)
-        floors = halves.floors(count, random)
+        amount = halves.amount(cloud)
+        floors = halves.floors(amount, random)
         return _Distances(
-            count=count,
-            value=halves.frechet(cloud, count, random),
-            samples=halves.bootstrap(cloud, count, random),
+            amount=amount,
+            value=halves.frechet(cloud, amount, random),
+            samples=halves.bootstrap(cloud, amount, random),
             floors=floors,
-            held_out=self._held_out_distance(name, count, float(floors.mean()), random),
+            held_out=self._held_out_distance(name, amount, float(floors.mean()), random),
         )
 
     def _held_out_distance(
-        self, name: str, count: int, floor: float, random: np.random.Generator
+        self, name: str, amount: Amount, floor: float, random: np.random.Generator
     ) -> float | None:
-        """As it would be in `count` windows: with fewer, less by what the halves gain with fewer."""
+        """As it would be in `amount` windows: with fewer, less by what the halves gain with fewer."""
         cloud, halves = self._held_out.get(name), self._halves[name]
         if cloud is None:
             return None
-        fewer = min(count, halves.comparable(cloud))
+        fewer = dataclasses.replace(amount, count=min(amount.count, len(cloud)))
         distance = halves.frechet(cloud, fewer, random)
-        gain = float(halves.floors(fewer, random).mean()) - floor if fewer < count else 0.0
+        gain = float(halves.floors(fewer, random).mean()) - floor if fewer != amount else 0.0
         return max(0.0, distance - gain)
 
-    def _measures(self, cloud: Cloud | None, count: int, frechet: float, seed: int) -> Measures:
-        halves = self._halves[JOINED]
-        count = count if cloud is None else min(count, halves.comparable(cloud))
-        likeness = halves.likeness(cloud, count, _random(seed, "likeness"))
-        return Measures(windows=count, frechet=frechet, **dataclasses.asdict(likeness))
+    def _measures(self, cloud: Cloud | None, amount: Amount, frechet: float, seed: int) -> Measures:
+        if cloud is not None:
+            amount = dataclasses.replace(amount, count=min(amount.count, len(cloud)))
+        likeness = self._halves[JOINED].likeness(cloud, amount, _random(seed, "likeness"))
+        return Measures(windows=amount.count, frechet=frechet, **dataclasses.asdict(likeness))
 
     def _warnings(self, given: Measured, joined: _Distances) -> Iterator[str]:
-        if joined.count < MANY_WINDOWS:
+        if joined.amount.count < MANY_WINDOWS:
             yield (
-                f"only {joined.count} windows of {SHORT.seconds:g} s could be compared at once "
+                f"only {joined.amount.count} windows of {SHORT.seconds:g} s could be compared at once "
                 f"(generated: {len(given.windows['short'])}, half of the training audio: "
                 f"{self._halves[JOINED].windows}); with fewer than {MANY_WINDOWS} the figures are uncertain"
             )
         if JOINED not in self._held_out:
             yield "nothing, or too little, is held out: there is no floor of new real audio to compare with"
-        elif len(self._held_out[JOINED]) < joined.count:
+        elif len(self._held_out[JOINED]) < joined.amount.count:
             yield (
                 f"the held-out audio has {len(self._held_out[JOINED])} windows, fewer than the "
-                f"{joined.count} that are compared: its floor is less certain"
+                f"{joined.amount.count} that are compared: its floor is less certain"
             )
         if STRUCTURE not in self._halves:
             yield f"the training audio has too few recordings of {LONG.seconds:g} s to judge structure by"
@@ -271,7 +271,7 @@ def _added(parts: list[_Distances]) -> _Distances:
     """The distance of independent parts: the sum of theirs."""
     held_out = [part.held_out for part in parts if part.held_out is not None]
     return _Distances(
-        count=parts[0].count,
+        amount=parts[0].amount,
         value=sum(part.value for part in parts),
         samples=np.sum([part.samples for part in parts], axis=0),
         floors=np.sum([part.floors for part in parts], axis=0),
@@ -281,7 +281,7 @@ def _added(parts: list[_Distances]) -> _Distances:
 
 def _score(distances: _Distances, seed: int) -> GroupScore:
     return GroupScore(
-        windows=distances.count,
+        windows=distances.amount.count,
         frechet=distances.value,
         ratio=distances.ratio,
         ratio_interval=distances.ratio_interval(_random(seed, "interval")),
