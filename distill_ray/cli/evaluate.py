@@ -10,20 +10,25 @@ import typer
 from distill_ray.cli import options
 from distill_ray.cli.device import Device
 from distill_ray.cli.output import finish
+from distill_ray.cli.settings import Settings, takes_settings
+from distill_ray.config.build import build_sections
+from distill_ray.config.catalogue import setting_of
+from distill_ray.config.generation import JudgeSettings, SamplingConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
-from distill_ray.generate.settings import GenerationSettings
 
 _SPLITS = ("val", "train", "all")
 
 
+@takes_settings("evaluate")
 def command(
+    *,
     model: Annotated[Path, typer.Argument(help="The .distill file.", metavar="MODEL")],
     data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
     folder: Annotated[
         Path | None,
         typer.Argument(
             help="With --generated: audio of any tool to judge instead of the model's.",
-            metavar="[FOLDER]",
+            metavar="FOLDER",
             show_default=False,
         ),
     ] = None,
@@ -35,21 +40,7 @@ def command(
             help="Judge generated sound too: of the model, or of FOLDER.",
         ),
     ] = False,
-    count: Annotated[
-        int | None,
-        typer.Option("-n", help="How many sounds to generate; default: 240 windows.", show_default=False),
-    ] = None,
-    seconds: Annotated[float, options.from_setting(GenerationSettings, "seconds")] = 10.0,
-    temperature: Annotated[
-        float, typer.Option("--temperature", help="Divides the logits; 0 always takes the likeliest code.")
-    ] = 1.0,
-    top_k: Annotated[
-        int, typer.Option("--top-k", help="Draw among the K likeliest codes; 0: among all.")
-    ] = 0,
-    top_p: Annotated[
-        float, typer.Option("--top-p", help="Draw among the likeliest codes that reach this probability.")
-    ] = 1.0,
-    seed: Annotated[int, options.from_setting(GenerationSettings, "seed")] = 0,
+    settings: Settings,
     device: Device = "auto",
     as_json: options.Json = False,
 ) -> None:
@@ -60,28 +51,22 @@ def command(
     """
     if split not in _SPLITS:
         raise ConfigError([Problem("split", f"{split!r} is not one of {', '.join(_SPLITS)}", "--split")])
-    _check_folder(model, folder, generated=generated, count=count)
+    sections = build_sections((JudgeSettings, SamplingConfig), settings)
+    _check_folder(model, folder, generated=generated, chosen=settings)
     from distill_ray.bundle import choose_device, load_model_v2
     from distill_ray.config.corpus import CorpusConfig
     from distill_ray.corpus import ensure_corpus
     from distill_ray.display import Display
     from distill_ray.display.tables import as_lines, facts, health_table, table
     from distill_ray.evaluate import evaluate_model
-    from distill_ray.evaluate.generated import WhatToGenerate, check_generates, evaluate_generated
+    from distill_ray.evaluate.generated import check_generates, evaluate_generated
     from distill_ray.evaluate.judgement import JUDGEMENT_HEADER
     from distill_ray.evaluate.report import DEPTH_HEADER
     from distill_ray.events.records import StageProgress
-    from distill_ray.prior import SamplingConfig
     from distill_ray.runs.inputs import on_report
 
     loaded = load_model_v2(model, device=choose_device(device))
     codec = loaded.vqvae_config
-    what = WhatToGenerate(
-        count=count,
-        seconds=seconds,
-        sampling=SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p),
-        seed=seed,
-    )
     if generated:
         check_generates(loaded, folder)
     with Display() as display:
@@ -96,7 +81,15 @@ def command(
         )
         report = evaluate_model(loaded, corpus, split=split, on_progress=display)
         if generated:
-            report = evaluate_generated(loaded, corpus, report, folder=folder, what=what, on_progress=display)
+            report = evaluate_generated(
+                loaded,
+                corpus,
+                report,
+                folder=folder,
+                settings=sections[JudgeSettings],
+                sampling=sections[SamplingConfig],
+                on_progress=display,
+            )
     title = f"{len(report.files)} files of {report.split}, {report.seconds:.1f} s at {report.sample_rate} Hz"
     for warning in report.warnings:
         display.warn(warning)
@@ -113,12 +106,19 @@ def command(
     finish(report.to_json(), result=as_lines(tables), as_json=as_json)
 
 
-def _check_folder(model: Path, folder: Path | None, *, generated: bool, count: int | None) -> None:
+def _check_folder(model: Path, folder: Path | None, *, generated: bool, chosen: Settings) -> None:
     if folder is not None and not generated:
         raise UsageError(f"{folder} is audio to judge only with --generated; add it or leave the folder out")
     if folder is not None and model.is_dir():
         raise UsageError(f"{model} is a folder; the order is MODEL DATA --generated FOLDER")
-    if folder is not None and count is not None:
+    if chosen and not generated:
+        raise UsageError(f"{_flags(chosen)} is of use only with --generated; add it or leave that out")
+    what_to_make = {key: value for key, value in chosen.items() if key != "judge.seed"}
+    if folder is not None and what_to_make:
         raise UsageError(
-            f"-n says how many sounds to generate and {folder} holds what to judge; leave one out"
+            f"{_flags(what_to_make)} is for generating and {folder} holds what to judge; leave one out"
         )
+
+
+def _flags(chosen: Settings) -> str:
+    return " and ".join(setting_of(key).flag_in("evaluate") for key in chosen)

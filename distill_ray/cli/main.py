@@ -32,7 +32,7 @@ COMMANDS = {
     "generate": "Generate sound, or go on from a recording.",
     "encode": "Audio to codes.",
     "decode": "Codes to audio.",
-    "evaluate": "Score the codec on held-out audio, at every depth.",
+    "evaluate": "Score the codec on held-out audio, and generated sound against the corpus.",
     "submit": "Run train, train-prior, tune or run as a job of a Ray cluster.",
     "jobs": "List, watch, stop and fetch submitted jobs.",
     "bundle": "Join the codec of one file and the prior of another.",

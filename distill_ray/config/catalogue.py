@@ -17,7 +17,7 @@ from typing import Any, cast
 
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.generation import GenerationSettings, SamplingConfig
+from distill_ray.config.generation import GenerationSettings, JudgeSettings, SamplingConfig
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.setting import Section
@@ -36,7 +36,7 @@ CODEC: tuple[type[Section], ...] = (
 )
 PRIOR: tuple[type[Section], ...] = (PriorConfig, PriorTrainingConfig)
 GENERATION: tuple[type[Section], ...] = (GenerationSettings, SamplingConfig)
-SECTIONS: tuple[type[Section], ...] = (CorpusConfig, *CODEC, *PRIOR, SweepConfig, *GENERATION)
+SECTIONS: tuple[type[Section], ...] = (CorpusConfig, *CODEC, *PRIOR, SweepConfig, *GENERATION, JudgeSettings)
 """All sections, in the order of the work."""
 
 OF_COMMAND: Mapping[str, tuple[type[Section], ...]] = {
@@ -46,6 +46,7 @@ OF_COMMAND: Mapping[str, tuple[type[Section], ...]] = {
     "tune": (SweepConfig, *CODEC),
     "run": (SweepConfig, *CODEC, *PRIOR, GenerationSettings),
     "generate": GENERATION,
+    "evaluate": (JudgeSettings, SamplingConfig),
 }
 """The sections whose flags are options of a command."""
 

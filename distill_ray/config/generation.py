@@ -41,6 +41,21 @@ class StreamSettings(GenerationSettings):
 
 
 @dataclass(frozen=True, kw_only=True)
+class JudgeSettings(Section):
+    """What is generated for `evaluate --generated` (`evaluate/generated.py`)."""
+
+    table: ClassVar[str] = "judge"
+
+    count: int | None = setting(
+        None, "how many sounds to generate; left out: enough for 240 windows", flag="-n", low=1, high=100_000
+    )
+    seconds: float = setting(10.0, "length of each sound in seconds", flag="-d", above=0.0, high=360_000.0)
+    seed: int = setting(
+        0, "the same seed gives the same sounds and figures", flag="--seed", low=0, high=2**31 - 1
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
 class SamplingConfig(Section):
     """How codes are drawn from the prior's distributions (`prior/sampling.py`)."""
 

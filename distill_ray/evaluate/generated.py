@@ -11,12 +11,12 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 
 from distill_ray.bundle.read import LoadedVQModel
+from distill_ray.config.generation import JudgeSettings, SamplingConfig
 from distill_ray.corpus import Corpus
 from distill_ray.errors import BundleError
 from distill_ray.evaluate.audio_files import AudioFiles, find_sounds
@@ -27,29 +27,11 @@ from distill_ray.evaluate.sound import Sound
 from distill_ray.evaluate.windows import windows_of
 from distill_ray.events.records import StageProgress
 from distill_ray.generate import generate_samples
-from distill_ray.prior import SamplingConfig
 
 ENOUGH_WINDOWS = 240
 """What is generated where nobody says how much."""
 
 OnProgress = Callable[[StageProgress], None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class WhatToGenerate:
-    """How the model is to make what is judged; a `count` of None makes `ENOUGH_WINDOWS`."""
-
-    count: int | None = None
-    seconds: float = 10.0
-    sampling: SamplingConfig = dataclasses.field(default_factory=SamplingConfig)
-    seed: int = 0
-
-    @property
-    def sounds(self) -> int:
-        """How many."""
-        if self.count is not None:
-            return self.count
-        return math.ceil(ENOUGH_WINDOWS / max(1, windows_of(self.seconds)))
 
 
 def evaluate_generated(
@@ -58,29 +40,31 @@ def evaluate_generated(
     report: EvaluationReport,
     *,
     folder: Path | None = None,
-    what: WhatToGenerate | None = None,
+    settings: JudgeSettings | None = None,
+    sampling: SamplingConfig | None = None,
     on_progress: OnProgress | None = None,
 ) -> EvaluationReport:
     """`report` with `generated` and `decoded`, and their warnings.
 
-    folder: audio of any tool to judge; None generates `what` with the model. The distances of both come from
-    the corpus's training files; what is decoded are its held-out files, or training files where it has none.
+    folder: audio of any tool to judge; None generates it, as `settings` and `sampling` say. Distances are
+    those to the corpus's training files; what is decoded are its held-out files, or training files where it
+    has none.
 
     Raises BundleError for a model without a prior where it is to generate, AudioError where there is too
     little to judge or to judge by, and ConfigError for settings out of range.
     """
-    what = what or WhatToGenerate()
+    settings = settings or JudgeSettings()
     check_generates(loaded, folder)
     reference = corpus_reference(corpus, device=loaded.device, on_progress=on_progress)
-    with _sounds(loaded, folder, what, on_progress) as sounds:
+    with _sounds(loaded, folder, settings, sampling, on_progress) as sounds:
         generated = reference.judge(
-            sounds, seed=what.seed, device=loaded.device, on_progress=_telling(on_progress, len(sounds))
+            sounds, seed=settings.seed, device=loaded.device, on_progress=_telling(on_progress, len(sounds))
         )
     pieces = corpus_pieces(corpus, corpus.validation_split)
     originals = piece_sounds(corpus, pieces)
     decoded = reference.judge(
         _decoded(loaded, originals),
-        seed=what.seed,
+        seed=settings.seed,
         device=loaded.device,
         on_progress=_telling(on_progress, len(pieces)),
     )
@@ -108,7 +92,11 @@ def check_generates(loaded: LoadedVQModel, folder: Path | None) -> None:
 
 @contextmanager
 def _sounds(
-    loaded: LoadedVQModel, folder: Path | None, what: WhatToGenerate, on_progress: OnProgress | None
+    loaded: LoadedVQModel,
+    folder: Path | None,
+    settings: JudgeSettings,
+    sampling: SamplingConfig | None,
+    on_progress: OnProgress | None,
 ) -> Iterator[AudioFiles]:
     """The files to judge; those that are generated for it go with the block."""
     config = loaded.vqvae_config
@@ -118,14 +106,21 @@ def _sounds(
     with tempfile.TemporaryDirectory(prefix="distill-ray-generated-") as made:
         generate_samples(
             loaded,
-            count=what.sounds,
-            seconds=what.seconds,
-            sampling=what.sampling,
-            seed=what.seed,
+            count=_count(settings),
+            seconds=settings.seconds,
+            sampling=sampling,
+            seed=settings.seed,
             out_dir=Path(made),
             on_progress=on_progress,
         )
         yield find_sounds(Path(made), sample_rate=config.sample_rate, channels=config.channels)
+
+
+def _count(settings: JudgeSettings) -> int:
+    """How many sounds to generate."""
+    if settings.count is not None:
+        return settings.count
+    return math.ceil(ENOUGH_WINDOWS / max(1, windows_of(settings.seconds)))
 
 
 @torch.inference_mode()
