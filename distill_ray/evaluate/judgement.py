@@ -108,7 +108,8 @@ class Levels:
 class NearestMoment:
     """A generated second and the training moment that is nearest to it.
 
-    ratio: `distance` over what held-out audio has (its median); below 1 it is nearer than held-out audio.
+    ratio: `distance` over what held-out audio has (its median); below 1 it is nearer than held-out audio;
+    None where nothing was held out.
     """
 
     file: str
@@ -116,20 +117,27 @@ class NearestMoment:
     source: str
     source_time_s: float
     distance: float
-    ratio: float
+    ratio: float | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class Copies:
     """Whether the generated sound is copied from the training audio (`copies.py`).
 
-    verdict: one word or short sentence for people; share: of generated seconds that count as copies;
-    false_positive_rate: the same share of held-out seconds; nearest: the nearest moments, nearest first.
+    verdict: "copies found", "none found" or "cannot be judged"; share: of generated seconds that count as
+    copies; false_positive_rate: the same share of `calibration_windows` windows that copy nothing: those of
+    held-out recordings, or also of training files against all others (calibrated_on_held_out false);
+    threshold: the distance below which a second counts; longest_s: the longest copied stretch; nearest: the
+    nearest moment of every audible second, nearest first.
     """
 
     verdict: str
     share: float
     false_positive_rate: float | None
+    calibration_windows: int = 0
+    calibrated_on_held_out: bool = False
+    threshold: float | None = None
+    longest_s: float = 0.0
     nearest: tuple[NearestMoment, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
