@@ -23,6 +23,7 @@ from distill_ray.bundle.format import (
     with_prior,
 )
 from distill_ray.errors import BundleError
+from distill_ray.storage.output_file import check_output
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -114,11 +115,12 @@ def bundle_models(
     """Join the codec of `model` with the prior of `prior_file` in `out` and return the new manifest.
 
     `out` may be `model` itself where that has no other prior; what else exists is replaced only with
-    `overwrite`. Raises BundleError where the prior was trained on the codes of another codec.
+    `overwrite`, and `prior_file` never. Raises BundleError where the prior was trained on the codes of
+    another codec, UsageError for an `out` that cannot be used.
     """
     model, prior_file, out = Path(model), Path(prior_file), Path(out)
-    if out.exists() and not overwrite and not (model.exists() and out.samefile(model)):
-        raise BundleError(f"{out} exists; add --overwrite to replace it, or choose another output path")
+    in_place = out.exists() and model.exists() and out.samefile(model)
+    check_output(out, *(() if in_place else (prior_file,)), overwrite=overwrite or in_place)
     codec, prior = read_part(model, CODEC_PREFIX), read_part(prior_file, PRIOR_PREFIX)
     found = prior.manifest.prior
     assert found is not None, "read_part refuses a file without a prior"

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus.decode import AudioDecoder, PcmBlock
+from distill_ray.corpus.limits import Identity, Room
 from distill_ray.corpus.manifest import CorpusFile, RejectedFile, ShardInfo
 from distill_ray.corpus.parallel import Job
 from distill_ray.corpus.scan import HashedFile
@@ -54,7 +55,7 @@ def group_files(files: Sequence[HashedFile], config: CorpusConfig) -> list[list[
 
 
 def pack_group(storage: Storage, group: Sequence[HashedFile], config: CorpusConfig, job: Job) -> Packed:
-    """Decode and write one group; raises only for the storage's errors and `Stopped`."""
+    """Decode and write one group; raises only for the storage's errors and room, and `Stopped`."""
     files: list[CorpusFile] = []
     rejected: list[RejectedFile] = []
     with _Packer(storage, group, config, job.check) as packer:
@@ -86,15 +87,18 @@ class _Packer(contextlib.ExitStack):
         name = self._name([source.sha256])
         buffer: list[PcmBlock] = []
         own: ShardWriter | None = None
+        room, identity = Room(self._storage, source), Identity(source)
         with contextlib.ExitStack() as stack:
             for block_CT in decoder.blocks():
                 self._check()
+                room.take(block_CT.nbytes)
                 buffer.append(block_CT)
                 if own is None and sum(held_CT.nbytes for held_CT in buffer) > BUFFER_BYTES:
                     own = stack.enter_context(ShardWriter(self._storage, name, channels=channels))
                 if own is not None:
                     _move(buffer, own)
             decoder.check_loud()
+            identity.check()
         start = 0
         if own is not None:
             self._own.append(own.info)

@@ -18,13 +18,14 @@ from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.generation import GenerationSettings
-from distill_ray.errors import AudioError, CancelledError, UsageError
+from distill_ray.errors import AudioError, CancelledError
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.report import GenerationReport
 from distill_ray.generate.request import Request, make_request
 from distill_ray.prior import SamplingConfig
+from distill_ray.storage.output_file import check_output
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
 
@@ -50,22 +51,23 @@ def generate_samples(
     the kind of device, and not on `count`.
 
     Raises BundleError where the model has no prior, ConfigError for settings out of range, UsageError where a
-    file exists and is not to be overwritten, AudioError for a prompt that cannot be used, that is shorter
-    than a code frame or that leaves nothing to generate, and CancelledError after Ctrl-C, which leaves the
-    sounds that were made.
+    file is an input, exists and is not to be overwritten or cannot be written, AudioError for a prompt that
+    cannot be used, that is shorter than a code frame or that leaves nothing to generate, and CancelledError
+    after Ctrl-C, which leaves the sounds that were made.
     """
     settings = GenerationSettings(count=count, seconds=seconds, seed=seed, audio_format=audio_format)
     began = time.monotonic()
     out_dir = as_path(out_dir)
     prompt = None if prompt is None else as_path(prompt)
-    request = make_request(loaded, settings, sampling, prompt)
-    config, samples = loaded.vqvae_config, request.samples
     files = [
         out_dir / f"sample_s{settings.seed}_{index:03d}.{settings.audio_format}"
         for index in range(settings.count)
     ]
-    if not overwrite and (there := next((path for path in files if path.exists()), None)):
-        raise UsageError(f"{there} exists; give --overwrite to replace it, another --seed or another --out")
+    inputs = [loaded.path, *([] if prompt is None else [prompt])]
+    for path in files:
+        check_output(path, *inputs, overwrite=overwrite, otherwise="choose another --seed or --out")
+    request = make_request(loaded, settings, sampling, prompt)
+    config, samples = loaded.vqvae_config, request.samples
     _make_folder(out_dir)
     made = 0
     try:

@@ -28,6 +28,7 @@ from distill_ray.prior import CodePrior, SamplingConfig, sample_codes, stream_co
 # eight rows as with one; on a CPU each row costs.
 _BATCH = {"cpu": 1}
 _BATCH_ELSEWHERE = 8
+_LONGER_S = 60  # a prompt that is too long by no more than this is told its length
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,12 +112,28 @@ def make_request(
     )
 
 
+def _no_longer(blocks_CT: Iterator[PcmBlock], sample_rate: int, samples: int) -> Iterator[PcmBlock]:
+    """The blocks of a prompt; raises AudioError once it is a minute longer than a sound of `samples`.
+
+    A small file can hold days.
+    """
+    taken, most = 0, samples + _LONGER_S * sample_rate
+    for block_CT in blocks_CT:
+        taken += block_CT.shape[1]
+        if taken > most:
+            raise AudioError(
+                f"it takes over {most / sample_rate:.0f} s and the output is to last "
+                f"{samples / sample_rate:.3f} s with it; ask for more seconds or cut the prompt"
+            )
+        yield block_CT
+
+
 def _prompt_codes(
     loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path | PcmBlock, samples: int
 ) -> Tensor:
     """Codes [Q, F] of the prompt's whole frames; the rest of a frame would be continued from silence."""
     if isinstance(prompt, Path):
-        called, encoded = f"the prompt {prompt}", _encoded_file(loaded, config, prompt)
+        called, encoded = f"the prompt {prompt}", _encoded_file(loaded, config, prompt, samples)
     else:
         called, encoded = "the prompt", encode_blocks(loaded.model, [prompt])
     frames = encoded.samples // config.frame_hop
@@ -133,10 +150,10 @@ def _prompt_codes(
     return encoded.codes_QF[:, :frames]
 
 
-def _encoded_file(loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path) -> EncodedAudio:
+def _encoded_file(loaded: LoadedVQModel, config: VQVAEConfig, prompt: Path, samples: int) -> EncodedAudio:
     decoder = AudioDecoder(prompt, sample_rate=config.sample_rate, channels=config.channels)
     try:
-        encoded = encode_blocks(loaded.model, decoder.blocks())
+        encoded = encode_blocks(loaded.model, _no_longer(decoder.blocks(), config.sample_rate, samples))
     except AudioError as error:
         raise AudioError(f"the prompt {prompt} cannot be used: {error}") from error
     lost = decoder.lost()

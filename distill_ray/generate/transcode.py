@@ -3,19 +3,19 @@
 from __future__ import annotations
 
 import math
-import os
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.corpus.decode import AudioDecoder, probe
-from distill_ray.errors import AudioError, ConfigError, Problem, UsageError
+from distill_ray.errors import AudioError, ConfigError, Problem
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import check_suffix, write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
 from distill_ray.generate.codes import Codes, check_fit, load_codes, save_codes
 from distill_ray.generate.report import AudioReport, CodesReport
+from distill_ray.storage.output_file import check_output
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
 
@@ -40,7 +40,7 @@ def encode_file(
     began = time.monotonic()
     config = loaded.vqvae_config
     audio, out = as_path(audio), as_path(out)
-    _check_output(out, audio, loaded.path, overwrite=overwrite)
+    check_output(out, audio, loaded.path, overwrite=overwrite)
     levels = config.num_quantizers if levels is None else levels
     if not 1 <= levels <= config.num_quantizers:
         raise ConfigError(
@@ -105,7 +105,7 @@ def decode_file(
     config = loaded.vqvae_config
     codes, out = as_path(codes), as_path(out)
     check_suffix(out)
-    _check_output(out, codes, loaded.path, overwrite=overwrite)
+    check_output(out, codes, loaded.path, overwrite=overwrite)
     stored = load_codes(codes)
     check_fit(stored, config, loaded.codec_sha256, where=codes, force=force)
     levels, frames = stored.codes_QF.shape
@@ -129,30 +129,6 @@ def decode_file(
         channels=config.channels,
         elapsed_s=time.monotonic() - began,
     )
-
-
-def _check_output(out: Path, *inputs: Path, overwrite: bool) -> None:
-    target = os.path.realpath(out)
-    there = os.path.exists(target)  # noqa: PTH110 - Path.exists raises for a folder that cannot be searched
-    for path in inputs:
-        if there and path.exists() and out.samefile(path):
-            raise UsageError(f"{out} is read by this command and cannot be its output; choose another path")
-    if there and not out.is_file():
-        kind = "a folder" if out.is_dir() else "not a regular file"
-        raise UsageError(f"{out} is {kind} and cannot be replaced; give the path of a file")
-    if there and not overwrite:
-        raise UsageError(f"{out} exists; give --overwrite to replace it, or choose another path")
-    _check_folder(out, os.path.dirname(target))  # noqa: PTH120
-
-
-def _check_folder(out: Path, folder: str) -> None:
-    """Raise UsageError where `folder`, which is made where it is missing, cannot take a file."""
-    while not os.path.lexists(folder):
-        folder = os.path.dirname(folder)  # noqa: PTH120
-    if not os.path.isdir(folder):  # noqa: PTH112
-        raise UsageError(f"{out} cannot be written: {folder} is not a folder; choose another path")
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UsageError(f"{out} cannot be written: nothing can be put into {folder}; choose another path")
 
 
 def _expected_frames(audio: Path, frame_rate: float) -> int:

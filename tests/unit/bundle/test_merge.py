@@ -17,7 +17,7 @@ from distill_ray.bundle import (
     save_prior_to_model,
     verify,
 )
-from distill_ray.errors import BundleError
+from distill_ray.errors import BundleError, UsageError
 from distill_ray.prior import CodePrior
 from distill_ray.vqvae import VQVAE
 
@@ -53,7 +53,7 @@ def test_only_the_model_itself_is_replaced_unasked(
 ) -> None:
     out = save(tmp_path / "out", make_codec(seed=2))
     before = out.read_bytes()
-    with pytest.raises(BundleError, match=r"exists; add --overwrite"):
+    with pytest.raises(UsageError, match=r"exists; give --overwrite"):
         bundle_models(codec_file, full_file, out)
     assert out.read_bytes() == before
     bundle_models(codec_file, full_file, out, overwrite=True)
@@ -124,3 +124,18 @@ def test_an_old_pickle_is_named_as_such(tmp_path: Path) -> None:
         for read in (load_model_v2, read_manifest, verify, model_hash):
             with pytest.raises(BundleError, match=r"older pickle kind .* train the model again"):
                 read(tmp_path / name)
+
+
+@pytest.mark.parametrize("kind", ["itself", "symbolic", "hard"])
+def test_the_file_with_the_prior_is_never_replaced(
+    tmp_path: Path, codec_file: Path, full_file: Path, kind: str
+) -> None:
+    out = full_file if kind == "itself" else tmp_path / "link"
+    if kind == "symbolic":
+        out.symlink_to(full_file)
+    elif kind == "hard":
+        out.hardlink_to(full_file)
+    before = full_file.read_bytes()
+    with pytest.raises(UsageError, match="is read by this command and cannot be its output"):
+        bundle_models(codec_file, full_file, out, overwrite=True)
+    assert full_file.read_bytes() == before

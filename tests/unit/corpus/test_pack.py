@@ -1,7 +1,8 @@
 from __future__ import annotations
 
 import queue
-from collections.abc import Callable
+import shutil
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +10,13 @@ import pytest
 import soundfile
 
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.corpus import pack
+from distill_ray.corpus import limits, pack
+from distill_ray.corpus.decode import AudioDecoder, PcmBlock
 from distill_ray.corpus.pack import group_files, pack_group
 from distill_ray.corpus.parallel import Job, Stopped
 from distill_ray.corpus.scan import FoundFile, HashedFile, hash_file
 from distill_ray.corpus.shards import ShardReader
+from distill_ray.errors import CorpusError
 from distill_ray.storage.storage import open_storage
 
 
@@ -101,3 +104,88 @@ def test_a_stopped_job_leaves_nothing(
     with pytest.raises(Stopped):
         pack_group(storage, [hashed(write_tone("a.wav"))], config, stopped)
     assert storage.names("shards") == {}
+
+
+@pytest.mark.parametrize("when", ["before", "within", "after"])
+@pytest.mark.parametrize("how", ["written", "replaced"])
+@pytest.mark.parametrize("buffer_bytes", [100_000, 4_000])
+def test_a_file_that_changes_after_it_was_hashed_is_not_kept_under_its_old_hash(
+    tmp_path: Path,
+    config: CorpusConfig,
+    write_tone: Callable[..., Path],
+    monkeypatch: pytest.MonkeyPatch,
+    when: str,
+    how: str,
+    buffer_bytes: int,
+) -> None:
+    monkeypatch.setattr("distill_ray.corpus.decode.BLOCK_VALUES", 2_000)
+    monkeypatch.setattr(pack, "BUFFER_BYTES", buffer_bytes)
+    path, other = write_tone("a.wav", 1.0, seed=1), write_tone("other.wav", 1.0, seed=2)
+    source, good = hashed(path), hashed(write_tone("good.wav", 0.5, seed=3))
+    blocks = AudioDecoder.blocks
+
+    def change() -> None:
+        if how == "written":
+            path.write_bytes(other.read_bytes())
+        else:
+            other.replace(path)
+
+    def changing(decoder: AudioDecoder) -> Iterator[PcmBlock]:
+        for number, block_CT in enumerate(blocks(decoder)):
+            if when == "within" and number == 3 and decoder._path == path:
+                change()
+            yield block_CT
+        if when == "after" and decoder._path == path:
+            change()
+
+    if when == "before":
+        change()
+    monkeypatch.setattr(AudioDecoder, "blocks", changing)
+    storage = open_storage(tmp_path / "out")
+    packed = pack_group(storage, [source, good], config, job())
+    assert [file.path for file in packed.files] == ["good.wav"]
+    (rejected,) = packed.rejected
+    assert rejected.path == "a.wav"
+    assert rejected.reason == "it changed while it was read; prepare again when nothing writes to it"
+    assert set(storage.names("shards")) == {shard.name for shard in packed.shards}
+
+
+def test_a_file_that_decodes_to_more_than_there_is_room_for_ends_the_preparation(
+    tmp_path: Path, config: CorpusConfig, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A minute of silence in FLAC takes a few kilobytes."""
+    monkeypatch.setattr(limits, "_LOOK_EVERY_BYTES", 100_000)
+    monkeypatch.setattr(pack, "BUFFER_BYTES", 200_000)
+    path = tmp_path / "bomb.flac"
+    soundfile.write(path, np.zeros(60 * 8_000, np.int16), 8_000)
+    assert path.stat().st_size < 20_000
+    free = [400_000_000, 300_000_000, 268_500_000]
+    asked: list[Path] = []
+
+    def usage(folder: Path) -> shutil._ntuple_diskusage:
+        asked.append(folder)
+        return shutil._ntuple_diskusage(total=10**12, used=0, free=free[min(len(asked), len(free)) - 1])
+
+    monkeypatch.setattr(limits.shutil, "disk_usage", usage)
+    said = (
+        r"bomb\.flac decodes to more than there is room for at .*out: 0 MB so far, 268 MB are free and "
+        r"268 MB of them are left to others; make room, choose another --out, or leave that file out"
+    )
+    storage = open_storage(tmp_path / "out")
+    with pytest.raises(CorpusError, match=said):
+        pack_group(storage, [hashed(path)], config, job())
+    assert len(asked) == 3
+    assert storage.names("shards") == {}
+
+
+def test_a_small_disk_keeps_a_twentieth_and_small_files_do_not_ask(
+    tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    storage = open_storage(tmp_path)
+    monkeypatch.setattr(
+        limits.shutil, "disk_usage", lambda folder: shutil._ntuple_diskusage(total=10**8, used=0, free=10**7)
+    )
+    source = hashed(write_tone("a.wav"))
+    limits.Room(storage, source).take(limits._LOOK_EVERY_BYTES - 1)
+    with pytest.raises(CorpusError, match="10 MB are free and 5 MB of them are left to others"):
+        limits.Room(storage, source).take(limits._LOOK_EVERY_BYTES)

@@ -110,7 +110,7 @@ def test_bundle_and_info(tmp_path: Path, make_loaded: MakeLoaded, invoke: Callab
     assert out.read_bytes() == full_bytes
     code, stdout, stderr = invoke("bundle", codec, "--prior", tmp_path / "prior.distill", "-o", out)
     assert (code, stdout) == (2, "")
-    assert "add --force" in stderr
+    assert "give --overwrite" in stderr
 
     code, stdout, _ = invoke("info", out, "--verify", "--json")
     document = json.loads(stdout)

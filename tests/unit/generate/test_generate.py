@@ -1,8 +1,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -10,7 +11,8 @@ import soundfile
 import torch
 
 from distill_ray.bundle import LoadedVQModel
-from distill_ray.errors import AudioError, BundleError, CancelledError, ConfigError
+from distill_ray.corpus.decode import AudioDecoder
+from distill_ray.errors import AudioError, BundleError, CancelledError, ConfigError, UsageError
 from distill_ray.events.records import StageProgress
 from distill_ray.generate import GenerationSettings, generate_samples
 from distill_ray.generate.request import make_request
@@ -183,6 +185,47 @@ def test_an_output_folder_that_cannot_be_made_is_said_before_sampling(
 ) -> None:
     (tmp_path / "out").write_text("a file")
     steps: list[StageProgress] = []
-    with pytest.raises(AudioError, match=r"the output folder .*out cannot be made"):
+    with pytest.raises(UsageError, match=r"cannot be written: .*out is not a folder"):
         generate_samples(make_loaded(), seconds=1, out_dir=tmp_path / "out", on_progress=steps.append)
     assert steps == []
+
+
+@pytest.mark.parametrize("kind", ["itself", "symbolic", "hard"])
+@pytest.mark.parametrize("read", ["prompt", "model"])
+def test_what_is_read_is_not_replaced_even_where_that_is_asked_for(
+    tmp_path: Path, make_loaded: MakeLoaded, make_audio: MakeAudio, kind: str, read: str
+) -> None:
+    loaded, prompt, out = make_loaded(), make_audio(0.2), tmp_path / "out"
+    out.mkdir()
+    source, second = prompt if read == "prompt" else loaded.path, out / "sample_s0_001.wav"
+    if kind == "symbolic":
+        second.symlink_to(source)
+    elif kind == "hard":
+        second.hardlink_to(source)
+    elif read == "prompt":
+        prompt = source = source.rename(second)
+    else:
+        return  # a model is no .wav
+    before = source.read_bytes()
+    with pytest.raises(
+        UsageError, match=r"sample_s0_001\.wav is read by this command and cannot be its output"
+    ):
+        generate_samples(loaded, count=2, seconds=0.5, prompt=prompt, out_dir=out, overwrite=True)
+    assert source.read_bytes() == before
+    assert not (out / "sample_s0_000.wav").exists()
+
+
+def test_a_prompt_of_days_is_refused_before_it_is_decoded(
+    tmp_path: Path, make_loaded: MakeLoaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoded: list[int] = []
+
+    def blocks(decoder: AudioDecoder) -> Iterator[np.ndarray[Any, Any]]:
+        while True:
+            decoded.append(RATE)
+            yield np.zeros((1, RATE), np.int16)
+
+    monkeypatch.setattr(AudioDecoder, "blocks", blocks)
+    with pytest.raises(AudioError, match=r"it takes over 61 s and the output is to last 1\.000 s with it"):
+        generate_samples(make_loaded(), seconds=1.0, prompt=tmp_path / "x.wav", out_dir=tmp_path / "out")
+    assert len(decoded) == 62
