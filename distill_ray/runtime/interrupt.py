@@ -1,4 +1,4 @@
-"""Ctrl-C: the first asks the loop to stop and keep a checkpoint, the second ends everything at once."""
+"""Ctrl-C, SIGTERM and a closed terminal: the first asks the loop to stop and keep a checkpoint, the second ends everything at once."""
 
 from __future__ import annotations
 
@@ -41,11 +41,17 @@ class Interrupts(StopFlag):
 
     @contextlib.contextmanager
     def handling(self) -> Iterator[None]:
-        """Handle SIGINT and SIGTERM; does nothing outside the main thread (Python allows none there)."""
+        """Handle SIGINT, SIGTERM and SIGHUP (a closed terminal); does nothing outside the main thread, where
+        Python allows none. What nohup has made a process ignore stays ignored.
+        """
         if threading.current_thread() is not threading.main_thread():
             yield
             return
-        before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)}
+        before = {
+            number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
+        }
+        if before[signal.SIGHUP] is signal.SIG_IGN:
+            del before[signal.SIGHUP]
         for number in before:
             signal.signal(number, self._handle)
         try:

@@ -47,7 +47,7 @@ def launch(
     A run whose `run_dir` holds a checkpoint goes on from it, whichever way it was made. With
     `checkpoints_uri` checkpoints are kept there too, and an outage of it does not end the run; who calls
     makes sure in the end that the last one is there (`runs/workspace.py`). `loop` must be picklable
-    (cloudpickle) for Ray. SIGINT and SIGTERM make `Worker.stop_requested` true; a second one aborts.
+    (cloudpickle) for Ray. SIGINT, SIGTERM and SIGHUP make `Worker.stop_requested` true; a second one aborts.
 
     Raises the `DistillError` that the loop raised; TrainingError for any other exception of it (the
     traceback is in `run_dir`/error.log); ConfigError or ClusterError where the plan cannot be carried out;

@@ -16,7 +16,7 @@ def _send(number: signal.Signals) -> None:
     time.sleep(5)  # the handler runs in here
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_the_first_signal_asks_the_second_aborts(number: signal.Signals) -> None:
     said: list[Event] = []
     interrupts = Interrupts(said.append)
@@ -45,6 +45,18 @@ def test_starting_and_cleaning_up_are_not_interrupted() -> None:
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.requested()
+
+
+def test_what_nohup_ignores_stays_ignored() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        interrupts = Interrupts(lambda event: None)
+        with interrupts.handling():
+            os.kill(os.getpid(), signal.SIGHUP)
+            assert not interrupts.requested()
+        assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_the_handlers_of_before_come_back() -> None:
