@@ -1,4 +1,6 @@
-"""Ctrl-C, SIGTERM and a closed terminal: the first asks the loop to stop and keep a checkpoint, the second ends everything at once."""
+"""Ctrl-C, SIGTERM, a closed terminal: the first asks the loop to stop and keep a checkpoint, the second
+ends everything at once.
+"""
 
 from __future__ import annotations
 
