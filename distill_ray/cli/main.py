@@ -33,6 +33,7 @@ COMMANDS = {
     "encode": "Audio to codes.",
     "decode": "Codes to audio.",
     "evaluate": "Score the codec on held-out audio, and generated sound against the corpus.",
+    "report": "One HTML page on a run, a search or a model, with its sounds.",
     "submit": "Run train, train-prior, tune or run as a job of a Ray cluster.",
     "jobs": "List, watch, stop and fetch submitted jobs.",
     "bundle": "Join the codec of one file and the prior of another.",

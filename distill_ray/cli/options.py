@@ -40,6 +40,10 @@ Address = Annotated[
     str | None,
     typer.Option("--address", help="A running Ray cluster; RAY_ADDRESS says the same.", show_default=False),
 ]
+WithReport = Annotated[
+    bool,
+    typer.Option("--report/--no-report", help="Write a page with curves and sounds, report.html."),
+]
 Overwrite = Annotated[bool, typer.Option("--overwrite", help="Replace files that exist.")]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document on stdout.")]
 

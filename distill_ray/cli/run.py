@@ -47,6 +47,7 @@ def command(
         str | None,
         typer.Option("--resume", help="Folder or URI of an earlier run to go on with.", show_default=False),
     ] = None,
+    with_report: options.WithReport = True,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
 ) -> None:
@@ -80,7 +81,14 @@ def command(
             address=address,
             listener=view,
             trial_listener=trial_listener,
+            report=with_report,
         )
     document = report.to_json()
-    view.final_report({"model": report.model_path, "samples": report.samples_dir, "run": report.output_dir})
+    paths = {
+        "model": report.model_path,
+        "samples": report.samples_dir,
+        "run": report.output_dir,
+        "report": report.report_path,
+    }
+    view.final_report(paths)
     finish(document, result=report.model_path, as_json=as_json, exit_code=report.exit_code)

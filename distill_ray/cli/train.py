@@ -32,6 +32,7 @@ def command(
         str | None,
         typer.Option("--resume", help="Folder or URI of an interrupted run.", show_default=False),
     ] = None,
+    with_report: options.WithReport = True,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
 ) -> None:
@@ -58,7 +59,9 @@ def command(
             resume=resume,
             plan=plan,
             listener=view,
+            report=with_report,
         )
     document = report.to_json()
-    view.final_report({"model": document["model_path"], "run": document["output_dir"]})
+    paths = {"run": document["output_dir"], "report": document["report_path"]}
+    view.final_report({"model": document["model_path"], **paths})
     finish(document, result=document["model_path"], as_json=as_json, exit_code=report.exit_code)

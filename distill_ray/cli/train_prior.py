@@ -25,6 +25,7 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the prior that the file has.")
     ] = False,
+    with_report: options.WithReport = True,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
 ) -> None:
@@ -43,7 +44,8 @@ def command(
             listener=view,
             resume=resume,
             overwrite=overwrite,
+            report=with_report,
         )
     document = report.to_json()
-    view.final_report({"model": document["model_path"]})
+    view.final_report({"model": document["model_path"], "report": document["report_path"]})
     finish(document, result=document["model_path"], as_json=as_json, exit_code=report.exit_code)

@@ -30,6 +30,7 @@ def command(
         str | None,
         typer.Option("--resume", help="Folder of an interrupted search to go on with.", show_default=False),
     ] = None,
+    with_report: options.WithReport = True,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
 ) -> None:
@@ -58,7 +59,9 @@ def command(
             address=address,
             listener=view,
             trial_listener=trial_listener,
+            report=with_report,
         )
     document = report.to_json()
-    view.final_report({"model": report.model_path, "search": document["output_dir"]})
+    paths = {"search": document["output_dir"], "report": document["report_path"]}
+    view.final_report({"model": report.model_path, **paths})
     finish(document, result=report.model_path, as_json=as_json, exit_code=report.exit_code)

@@ -224,6 +224,27 @@ class PriorTrainingCompleteEvent:
 
 
 @dataclass(frozen=True, kw_only=True)
+class AudioSample:
+    """A sound that a run has made at a validation, to be kept as `samples/FILE` in its folder.
+
+    `kind`: "original" (an excerpt of a held-out recording), "decoded" (what the codec makes of it) or
+    "generated" (of the prior). `source` and `start_s`: of which recording and from where on; `index` tells
+    the excerpts or sounds of one moment apart. `content` is the FLAC file as base64, `codes` of each RVQ
+    level what is still to be decoded; both are empty once the file is there.
+    """
+
+    kind: str
+    file: str
+    index: int
+    epoch: int
+    step: int
+    source: str = ""
+    start_s: float = 0.0
+    content: str = ""
+    codes: tuple[tuple[int, ...], ...] = ()
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepStarted:
     """The first event of a search. `trials`: how many the first round has; `finalists`: of the last one.
 
@@ -338,6 +359,7 @@ Event = (
     | PriorStepMetrics
     | PriorEpochMetrics
     | PriorTrainingCompleteEvent
+    | AudioSample
     | SweepStarted
     | TrialUpdate
     | SweepCompleteEvent

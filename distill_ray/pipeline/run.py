@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +26,7 @@ from distill_ray.pipeline.stages.prepare import Prepare
 from distill_ray.pipeline.stages.prior import Prior
 from distill_ray.pipeline.stages.samples import Samples
 from distill_ray.pipeline.stages.work import GENERATE, Stage, Work
+from distill_ray.report.write import report_run
 from distill_ray.runs.inputs import file_settings
 from distill_ray.runs.workspace import Place, ResultFolder, result_folder
 from distill_ray.runtime.plan import WorkerPlan, plan_problems
@@ -59,6 +60,7 @@ class PipelineReport:
     reports: Mapping[str, Mapping[str, Any]]
     samples: tuple[str, ...]
     exit_code: int
+    report_path: Path | str | None = None
 
     @property
     def samples_dir(self) -> str | None:
@@ -77,6 +79,7 @@ class PipelineReport:
             "prior": self.reports.get("prior"),
             "samples": list(self.samples),
             "exit_reason": _EXIT_REASONS[self.exit_code],
+            "report_path": None if self.report_path is None else str(self.report_path),
         }
 
 
@@ -95,6 +98,7 @@ def run_everything(
     address: str | None,
     listener: Listener,
     trial_listener: TrialListener,
+    report: bool = False,
 ) -> PipelineReport:
     """Make `OUT/NAME.distill` with codec and prior, and sounds in OUT/samples, of recordings.
 
@@ -102,7 +106,8 @@ def run_everything(
     among them) and win over `config_file`. `resume` is the place of an earlier call, as is an `out` that
     holds one: its sources and settings stand where none are given. `tune` False trains one codec; None is
     what the earlier call did, else a search. `default_name` is for a new run that gets no `name`. `plan` is
-    for the trainings that are no trials, `address` the Ray cluster of the search.
+    for the trainings that are no trials, `address` the Ray cluster of the search. `report` writes report.html
+    into the folder, unless the work is cancelled.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
@@ -142,7 +147,11 @@ def run_everything(
         _check(record, plan)
         for stage in (codec, prior):
             stage.check(changed[stage.name])
-        return _carry_out(work, (Prepare(work, later_begun=later_begun), codec, prior, Samples(work)))
+        done = _carry_out(work, (Prepare(work, later_begun=later_begun), codec, prior, Samples(work)))
+        if not report or _EXIT_REASONS[done.exit_code] == "cancelled":
+            return done
+        page = report_run(results.path, listener, data=work.corpus_uri())
+        return replace(done, report_path=page and results.shown_as(page))
 
 
 def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:

@@ -31,6 +31,7 @@ from distill_ray.events.records import (
     ShownSetting,
     TrainingCompleteEvent,
 )
+from distill_ray.report.write import report_run
 from distill_ray.runs.carried_codes import CarriedCodes
 from distill_ray.runs.export import corpus_codes, corpus_record, export_codec, export_prior
 from distill_ray.runs.inputs import (
@@ -51,6 +52,7 @@ from distill_ray.runs.run_folder import (
     new_run,
     resumed_run,
 )
+from distill_ray.runs.samples import SampleKeeper
 from distill_ray.runs.workspace import (
     BESIDE_MODEL,
     ModelFile,
@@ -79,6 +81,8 @@ _OTHER_CORPUS = (
     "those that it knows"
 )
 _SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
+_REPORT_SOUNDS = 2
+"""New ones of a finished prior in its report."""
 _VQ_SHOWN = (
     "model.codebook_size",
     "model.num_quantizers",
@@ -116,12 +120,13 @@ def train_codec(
     resume: Place | None,
     plan: WorkerPlan,
     listener: Listener,
+    report: bool = False,
 ) -> CodecReport:
     """Train a codec on `data` (a prepared corpus or a folder of audio) and write `OUT/NAME.distill`.
 
     `overrides` are settings by dotted TOML key and win over `config_file`. `resume` is the folder of an
     interrupted run, which keeps its settings; only its budget and health rule may change. It and
-    `out` are paths or URIs.
+    `out` are paths or URIs. `report` writes report.html into the run's folder, unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     StorageError where a URI could not be written in the end.
@@ -141,9 +146,15 @@ def train_codec(
         else:
             start = resumed_run(folder, given, table="training")
             start.refuse_other(what="run", name=name, size=size)
-        return _train_codec(
-            start, results, data=data, size=size, name=name, plan=plan, listener=results.attended(listener)
-        )
+        listener = results.attended(listener)
+        with SampleKeeper(listener, results.path) as keeper:
+            trained = _train_codec(
+                start, results, data=data, size=size, name=name, plan=plan, listener=keeper
+            )
+        if not report or trained.completed.exit_reason == "cancelled":
+            return trained
+        page = report_run(results.path, listener)
+        return replace(trained, report_path=page and results.shown_as(page))
 
 
 def _train_codec(
@@ -196,6 +207,7 @@ def _train_codec(
                 ShownSetting(name="size", value=resolved.size, source=resolved.source("model.size")),
                 *_shown(resolved, _VQ_SHOWN),
             ),
+            samples=True,
         )
         result = launch(
             loop,
@@ -229,11 +241,13 @@ def train_code_prior(
     listener: Listener,
     resume: bool = False,
     overwrite: bool = False,
+    report: bool = False,
 ) -> PriorReport:
     """Train a prior on the codes that `model` gives `data`, and put it into the same file.
 
     The run is kept in `MODEL.prior/` beside the model, which is a path or a URI; `resume` goes on with an
-    interrupted one. A prior that the file has is replaced only with `overwrite` or `resume`.
+    interrupted one. A prior that the file has is replaced only with `overwrite` or `resume`. `report` writes
+    report.html into the run's folder, unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError where it was stopped within its first epoch and the file has a prior, which stays,
@@ -250,7 +264,12 @@ def train_code_prior(
             start = new_prior_run(folder, given)
             if not overwrite:
                 file.refuse_replacing()
-        return _train_code_prior(start, file, data=data, plan=plan, listener=results.attended(listener))
+        listener = results.attended(listener)
+        trained = _train_code_prior(start, file, data=data, plan=plan, listener=listener)
+        if not report or trained.completed.exit_reason == "cancelled":
+            return trained
+        page = report_run(results.path, listener, model=file.path, sounds=_REPORT_SOUNDS)
+        return replace(trained, report_path=page and results.shown_as(page))
 
 
 def _train_code_prior(
@@ -311,16 +330,18 @@ def _train_code_prior(
             name=file.path.stem,
             output_dir=str(start.folder.path),
             settings=_shown(resolved, _PRIOR_SHOWN),
+            samples=True,
         )
         travels = ready.address is not None and start.folder.uri is not None
         loop = CarriedCodes.of(train, store.folder, travels=travels)
-        result = launch(
-            loop,
-            run_dir=start.folder.path,
-            plan=replace(plan, num_workers=ready.num_workers),
-            listener=listener,
-            checkpoints_uri=start.folder.checkpoints_uri,
-        )
+        with SampleKeeper(listener, start.folder.path, codec=loaded) as keeper:
+            result = launch(
+                loop,
+                run_dir=start.folder.path,
+                plan=replace(plan, num_workers=ready.num_workers),
+                listener=keeper,
+                checkpoints_uri=start.folder.checkpoints_uri,
+            )
     completed = _ended(result.final, PriorTrainingCompleteEvent)
     if completed.exit_reason == "cancelled" and loaded.prior is not None:
         # Half a training must not take the place of a whole one.

@@ -25,6 +25,7 @@ class CodecReport:
     config: VQTrainConfig
     codebook_size_source: str
     completed: TrainingCompleteEvent
+    report_path: Path | str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -54,6 +55,7 @@ class CodecReport:
             "elapsed_s": done.elapsed_s,
             "exit_reason": done.exit_reason,
             "collapse": done.collapse.reason if done.collapse is not None else "",
+            "report_path": None if self.report_path is None else str(self.report_path),
         }
 
 
@@ -65,6 +67,7 @@ class PriorReport:
     dataset: str
     config: PriorTrainConfig
     completed: PriorTrainingCompleteEvent
+    report_path: Path | str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -88,4 +91,5 @@ class PriorReport:
             "memorization_warnings": list(done.memorization_warnings),
             "elapsed_s": done.elapsed_s,
             "exit_reason": done.exit_reason,
+            "report_path": None if self.report_path is None else str(self.report_path),
         }

@@ -37,6 +37,7 @@ from distill_ray.prior import (
 from distill_ray.prior.histogram import LEAST_GAIN, histogram_nats
 from distill_ray.prior.windows import CodeWindowSampler, validation_windows
 from distill_ray.training.loop import Pace, Progress
+from distill_ray.training.samples import CodeGenerator
 from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
 from distill_ray.training.worker import Worker
 
@@ -54,16 +55,20 @@ def train_prior(
     name: str = "prior",
     output_dir: str = "",
     settings: tuple[ShownSetting, ...] = (),
+    samples: bool = False,
 ) -> PriorTrainingCompleteEvent:
     """Train a prior on the code shards in folder `codes`; every rank calls it.
 
     frame_rate: code frames per second, for bits per second. codebooks_QKD: the codec's codebooks, from which
-    embeddings start. What is kept is in the worker's checkpoints, as in `training/vqvae.py`; the best weights
-    are those of the epoch with the least held-out loss.
+    embeddings start. samples: send codes that the prior generates as events (`samples.py`). What is kept is
+    in the worker's checkpoints, as in `training/vqvae.py`; the best weights are those of the epoch with the
+    least held-out loss.
 
     Raises BundleError for codes that cannot be read, CheckpointError, TrainingError.
     """
-    task = PriorTask(Path(codes), config, worker, frame_rate=frame_rate, codebooks_QKD=codebooks_QKD)
+    task = PriorTask(
+        Path(codes), config, worker, frame_rate=frame_rate, codebooks_QKD=codebooks_QKD, samples=samples
+    )
     return run_task(
         task,
         kind="prior",
@@ -93,6 +98,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         *,
         frame_rate: float,
         codebooks_QKD: Tensor | None,
+        samples: bool = False,
     ) -> None:
         self.frame_rate = frame_rate
         shape, training = config.model, config.training
@@ -112,6 +118,9 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             model.init_from_codebooks(codebooks_QKD)
         model.to(worker.device)
         self.wrapped = worker.wrap(model)
+        self.sounds = (
+            CodeGenerator(frame_rate=frame_rate, seed=training.seed) if samples and worker.rank == 0 else None
+        )
         super().__init__(
             config,
             worker,
@@ -208,6 +217,9 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             elapsed_s=pace.elapsed_s,
         )
         figures.history.append(to_record(event))
+        if self.sounds is not None:
+            for sample in self.sounds.samples(self.model, progress, pace):
+                self.worker.emit(sample)
         return event
 
     def completed(self, progress: Progress) -> PriorTrainingCompleteEvent:

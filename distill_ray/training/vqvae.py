@@ -38,6 +38,7 @@ from distill_ray.training.ema import WeightAverage
 from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.muon import falling
 from distill_ray.training.optimizer import uses_bf16
+from distill_ray.training.samples import ExcerptDecoder
 from distill_ray.training.task import Amounts, Figures, ModelTask, nan_for_null, run_task
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
@@ -75,13 +76,15 @@ def train_vqvae(
     output_dir: str = "",
     settings: tuple[ShownSetting, ...] = (),
     depths: tuple[int, ...] = (),
+    samples: bool = False,
 ) -> TrainingCompleteEvent:
     """Train a codec on the prepared corpus at URI `corpus`; every rank calls it.
 
     All that is kept is in the worker's checkpoints: `best.safetensors` (EMA weights of the best epoch by
     held-out loss, of the newest once discriminators take part), `run.json` (configuration, history, figures)
     and the state to resume from. Where the worker has a checkpoint, the run goes on from it. `depths` are
-    numbers of RVQ levels that each epoch is scored at besides all of them. With `health.stop` the run ends
+    numbers of RVQ levels that each epoch is scored at besides all of them; `samples` sends held-out excerpts
+    and their decodings as events (`samples.py`). With `health.stop` the run ends
     after the epoch by which the health rule calls a codebook collapsed.
 
     Raises UsageError for a depth that the codec does not have, CorpusError for a corpus that cannot be
@@ -90,7 +93,7 @@ def train_vqvae(
     """
     opened = open_corpus(corpus)
     return run_task(
-        VQTask(opened, config, worker, depths=depths),
+        VQTask(opened, config, worker, depths=depths, samples=samples),
         kind="vqvae",
         name=name,
         output_dir=output_dir,
@@ -139,7 +142,13 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
     model: VQVAE
 
     def __init__(
-        self, corpus: Corpus, config: VQTrainConfig, worker: Worker, *, depths: tuple[int, ...] = ()
+        self,
+        corpus: Corpus,
+        config: VQTrainConfig,
+        worker: Worker,
+        *,
+        depths: tuple[int, ...] = (),
+        samples: bool = False,
     ) -> None:
         levels = config.model.num_quantizers
         for depth in depths:
@@ -186,6 +195,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             head_rate=training.head_rate,
         )
         self.codes = CodeKeeper(model, config, worker, self.optimizer, self.average)
+        self.excerpts = ExcerptDecoder(corpus) if samples and worker.rank == 0 else None
         self.depths = depths
         self.depth_scores: tuple[DepthScore, ...] = ()
         self.waited_s = 0.0
@@ -309,6 +319,14 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         )
         figures.history.append({**to_record(event), _MEASURED: measured})
         self.codes.new_epoch()
+        if self.excerpts is not None:
+            for sample in self.excerpts.samples(
+                self.average.module,
+                progress,
+                pace,
+                audio_seconds_per_second=event.audio_seconds_per_second,
+            ):
+                self.worker.emit(sample)
         return event
 
     @torch.no_grad()

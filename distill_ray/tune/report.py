@@ -35,6 +35,7 @@ class SweepReport:
     advice: str
     elapsed_s: float
     exit_reason: str
+    report_path: Path | str | None = None
 
     @property
     def exit_code(self) -> int:
@@ -60,6 +61,7 @@ class SweepReport:
             "output_dir": str(self.output_dir),
             "advice": self.advice,
             "exit_reason": self.exit_reason,
+            "report_path": None if self.report_path is None else str(self.report_path),
         }
 
     def _best(self) -> dict[str, Any] | None:

@@ -19,6 +19,7 @@ from distill_ray.config.resolve import Resolved, build_section
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import CancelledError
 from distill_ray.events.records import Notice, ShownSetting, SweepCompleteEvent, SweepStarted
+from distill_ray.report.write import report_run
 from distill_ray.runs.export import corpus_record
 from distill_ray.runs.inputs import (
     corpus_facts,
@@ -66,6 +67,7 @@ def tune_codec(
     address: str | None,
     listener: Listener,
     trial_listener: TrialListener | None = None,
+    report: bool = False,
 ) -> SweepReport:
     """Search for the best codec for `data` (a prepared corpus or a folder of audio): `OUT/NAME.distill`.
 
@@ -73,6 +75,7 @@ def tune_codec(
     `config_file`. `resume` is the folder of an interrupted search, which keeps its settings: finished trials
     are kept, others go on from their checkpoints. `address`: the Ray cluster to use, else RAY_ADDRESS, else a
     private Ray on this machine. `trial_listener` makes the listener of a trial in the trial's own process.
+    `report` writes report.html into the search's folder, unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, ClusterError and TrainingError for what failed,
     CancelledError after a second Ctrl-C. A trial that fails raises nothing.
@@ -93,19 +96,23 @@ def tune_codec(
             start.refuse_other(what="search", name=name, size=size)
         if size is not None:
             start = replace(start, overrides=start.overrides | {SIZE})
-        report = _tune(
+        listener = results.attended(listener)
+        searched = _tune(
             start,
             data=data,
             size=size,
             name=name,
             address=address,
-            listener=results.attended(listener),
+            listener=listener,
             trial_listener=trial_listener,
         )
+        wanted = report and searched.exit_reason != "cancelled"
+        page = report_run(results.path, listener, data=data) if wanted else None
         return replace(
-            report,
+            searched,
             output_dir=results.shown,
-            model_path=report.model_path and results.shown_as(Path(report.model_path)),
+            model_path=searched.model_path and results.shown_as(Path(searched.model_path)),
+            report_path=page and results.shown_as(page),
         )
 
 

@@ -24,6 +24,9 @@ class Report:
         return self.document
 
 
+DOCUMENT = {"model_path": "/runs/m.distill", "output_dir": "/runs", "report_path": "/runs/report.html"}
+
+
 @pytest.fixture
 def calls(monkeypatch) -> list[dict[str, Any]]:
     """Arguments that reached the pipeline, which does nothing but say a warning."""
@@ -32,7 +35,7 @@ def calls(monkeypatch) -> list[dict[str, Any]]:
     def receive(**arguments: Any) -> Report:
         seen.append(arguments)
         arguments["listener"](Notice(level="warning", message="mind [this]"))
-        return Report({"model_path": "/runs/m.distill", "output_dir": "/runs"}, exit_code=4)
+        return Report(dict(DOCUMENT), exit_code=4)
 
     monkeypatch.setattr(pipeline, "train_codec", receive)
     monkeypatch.setattr(pipeline, "train_code_prior", receive)
@@ -76,9 +79,17 @@ def test_every_option_of_train_arrives(calls, capsys):
     assert (call["plan"].num_workers, call["plan"].gpus_per_worker) == (2, 0.0)
     assert call["plan"].address == "1.2.3.4:6379"
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == {"model_path": "/runs/m.distill", "output_dir": "/runs"}
+    assert json.loads(captured.out) == DOCUMENT
+    assert "/runs/report.html" in captured.err
     # Once when it happened and once in the final report.
     assert captured.err.count("warning: mind [this]") == 2
+
+
+@pytest.mark.parametrize("command", ["train DATA", "train-prior m.distill DATA"])
+def test_a_report_is_written_unless_it_is_not_wanted(calls, command):
+    run(app, command.split())
+    run(app, [*command.split(), "--no-report"])
+    assert [call["report"] for call in calls] == [True, False]
 
 
 def test_the_model_path_is_the_result(calls, capsys):

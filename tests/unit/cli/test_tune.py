@@ -24,7 +24,12 @@ class Report:
     exit_code: int = 0
 
     def to_json(self) -> dict[str, Any]:
-        return {"output_dir": "/runs/s", "best": {"codebook_size": 64}, "trials": []}
+        return {
+            "output_dir": "/runs/s",
+            "best": {"codebook_size": 64},
+            "trials": [],
+            "report_path": "/runs/s/report.html",
+        }
 
 
 class Search:

@@ -1,0 +1,71 @@
+"""`distill-ray report`: one HTML page on a run, a search or a model, with its sounds; works offline."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from distill_ray.cli import options
+from distill_ray.cli.output import finish
+
+
+def command(
+    place: Annotated[
+        Path,
+        typer.Argument(
+            help="Folder of a run, search or prior, or a .distill file.",
+            metavar="RUN|MODEL",
+            show_default=False,
+        ),
+    ],
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            "--out",
+            "-o",
+            help="The page [report.html in the folder, MODEL.html beside a model].",
+            metavar="FILE.html",
+            show_default=False,
+        ),
+    ] = None,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            "--data",
+            help="The recordings: for held-out excerpts where a run has kept none, and for --judge where "
+            "they have moved.",
+            metavar="DATA",
+            show_default=False,
+        ),
+    ] = None,
+    sounds: Annotated[
+        int,
+        typer.Option(
+            "--sounds",
+            help="New sounds of a prior of which there are none [at least 0; default 2].",
+            min=0,
+            max=24,
+            show_default=False,
+        ),
+    ] = 2,
+    seed: Annotated[
+        int, typer.Option("--seed", help="Of the new sounds [default 0].", min=0, show_default=False)
+    ] = 0,
+    as_json: options.Json = False,
+) -> None:
+    """Write a page that shows what was trained on what, and lets it be heard.
+
+    Curves, spectrograms with players, the search, settings, warnings and provenance in one file that needs no
+    network. train, train-prior, tune and run write one by themselves.
+    """
+    from distill_ray.display import Display
+    from distill_ray.report import write_report
+    from distill_ray.report.collect import Wanted
+
+    with Display() as display:
+        written = write_report(place, out, wanted=Wanted(sounds=sounds, seed=seed, data=data))
+    for note in written.notes:
+        display.warn(note)
+    finish(written.to_json(), result=str(written.path), as_json=as_json)

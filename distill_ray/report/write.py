@@ -1,0 +1,82 @@
+"""The report as a file: collected, drawn, and written at once or not at all."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from distill_ray.errors import DistillError, UsageError
+from distill_ray.events.records import Notice
+from distill_ray.report.collect import Wanted, collect
+from distill_ray.storage.atomic import atomic_file
+from distill_ray.training.worker import Listener
+
+NAME = "report.html"
+
+
+@dataclass(frozen=True, kw_only=True)
+class WrittenReport:
+    """A report that is written; `notes` say what it leaves out."""
+
+    path: Path
+    bytes: int
+    sounds: int
+    audio_bytes: int
+    notes: tuple[str, ...]
+
+    def to_json(self) -> dict[str, Any]:
+        """The document of `distill-ray report --json`."""
+        return {
+            "report": str(self.path),
+            "bytes": self.bytes,
+            "sounds": self.sounds,
+            "audio_bytes": self.audio_bytes,
+            "notes": list(self.notes),
+        }
+
+
+def write_report(place: Path, out: Path | None = None, *, wanted: Wanted | None = None) -> WrittenReport:
+    """One HTML page on the run, search or model at `place`; `out` is by default report.html in its folder,
+    or beside a model.
+
+    Raises UsageError where `place` holds nothing of ours or `out` cannot be written, BundleError for a model
+    that cannot be read.
+    """
+    from distill_ray.report.page import make_page
+
+    found, facts = collect(place, wanted or Wanted())
+    page = make_page(facts)
+    path = out or default_path(place, found.folder)
+    content = page.html.encode()
+    with atomic_file(path, error=UsageError) as file:
+        file.write(content)
+    return WrittenReport(
+        path=path, bytes=len(content), sounds=page.sounds, audio_bytes=page.audio_bytes, notes=page.notes
+    )
+
+
+def default_path(place: Path, folder: Path) -> Path:
+    return place.with_suffix(".html") if place.is_file() else folder / NAME
+
+
+def report_run(
+    folder: Path,
+    listener: Listener,
+    *,
+    model: Path | None = None,
+    sounds: int = 0,
+    data: str | None = None,
+) -> Path | None:
+    """The report at the end of a training, which must not fail by it: a warning says why there is none.
+
+    model: where the model is if it is not beside the folder. sounds: new ones of its prior. data: recordings
+    that are prepared, for excerpts where the run has kept none.
+    """
+    try:
+        wanted = Wanted(model=model, sounds=sounds, data=data)
+        return write_report(folder, wanted=wanted).path
+    except Exception as error:
+        reason = str(error) if isinstance(error, DistillError) else f"{type(error).__name__}: {error}"
+        listener(Notice(level="warning", message=f"no report was written: {reason}"))
+        return None
