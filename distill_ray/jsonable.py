@@ -1,14 +1,37 @@
-"""Values as strict JSON has them: what is written for programs goes through here. Standard library only."""
+"""JSON out and in: what is written for programs and what is read of others. Standard library only."""
 
 from __future__ import annotations
 
 import dataclasses
+import json
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from distill_ray.uri import redacted
+
+MOST_DEPTH = 100
+"""How deep lists and objects may be nested in what is read; ours are nested nine deep."""
+
+
+def parse_json(text: str | bytes) -> Any:
+    """The value that JSON text holds. Raises ValueError where it is none, or nested too deep to work with."""
+    try:
+        value = json.loads(text)
+    except RecursionError:
+        raise ValueError("it is nested too deep") from None
+    level, depth = [value], 0
+    while level:
+        if depth > MOST_DEPTH:
+            raise ValueError("it is nested too deep")
+        level, depth = [inner for outer in level for inner in _containers(outer)], depth + 1
+    return value
+
+
+def _containers(value: Any) -> Iterable[Any]:
+    inside = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return (item for item in inside if isinstance(item, dict | list))
 
 
 def jsonable(value: Any, *, as_text: bool = False) -> Any:

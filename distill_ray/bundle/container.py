@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 
 from distill_ray.errors import BundleError
+from distill_ray.jsonable import parse_json
 from distill_ray.storage.atomic import atomic_file
 
 Array = NDArray[Any]
@@ -189,8 +190,8 @@ def _document(path: Path, metadata: Mapping[str, str], kind: str, version: str, 
             "copy it again from where it was made"
         )
     try:
-        document = json.loads(text)
-    except (ValueError, RecursionError) as problem:
+        document = parse_json(text)
+    except ValueError as problem:
         raise BundleError(f"{path} is not usable: its manifest is not JSON ({problem})") from problem
     if not isinstance(document, dict):
         raise BundleError(f"{path} is not usable: its manifest is not a JSON object")

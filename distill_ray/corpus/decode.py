@@ -75,6 +75,8 @@ class AudioDecoder:
             raise AudioError("it does not exist")
         if self._path.is_dir():
             raise AudioError("it is a folder; name one audio file")
+        if not self._path.is_file():  # a named pipe would be waited for
+            raise AudioError("it is not a regular file")
         try:
             with contextlib.closing(open_reader(self._path)) as reader:
                 yield from self._decoded(reader)

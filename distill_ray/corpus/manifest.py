@@ -15,6 +15,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 from distill_ray.errors import CorpusError
+from distill_ray.jsonable import parse_json
 from distill_ray.storage.names import fault_of, shown_name
 from distill_ray.storage.storage import Storage
 
@@ -99,7 +100,7 @@ def read_manifest(storage: Storage) -> Manifest | None:
     if content is None:
         return None
     try:
-        return _parse(json.loads(content), storage.uri)
+        return _parse(parse_json(content), storage.uri)
     except (ValueError, KeyError, TypeError) as error:
         raise CorpusError(
             f"the manifest {MANIFEST_NAME} of the corpus at {storage.uri} is damaged ({error}); delete that "
@@ -133,6 +134,10 @@ def _parse(document: Any, uri: str) -> Manifest:
         duplicates=_records(DuplicateFile, document["duplicates"]),
     )
     rows = {shard.name: shard.rows for shard in manifest.shards}
+    for shard in manifest.shards:
+        # Samples are not compressed: nothing is bigger in memory than its file is.
+        if not 0 < 2 * manifest.channels * shard.rows <= shard.bytes:
+            raise ValueError(f"impossible size of the shard {shown_name(shard.name)}")
     for file in manifest.files:
         if file.split not in SPLITS or file.samples < 1 or file.start < 0:
             raise ValueError(f"impossible entry of {file.path}")

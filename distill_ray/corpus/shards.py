@@ -10,7 +10,8 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable
+import struct
+from collections.abc import Iterable, Iterator
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 import pyarrow as pa
 
+from distill_ray.corpus.arrow_footer import refuse_compressed
 from distill_ray.corpus.manifest import SHARD_FOLDER, ShardInfo
 from distill_ray.errors import CorpusError
 from distill_ray.storage.atomic import is_temporary
@@ -103,22 +105,36 @@ class ShardReader:
     """Random access to one shard; local shards are memory-mapped and cost no memory of their own."""
 
     def __init__(self, storage: Storage, info: ShardInfo, *, channels: int) -> None:
-        where = f"the shard {info.name} of the corpus at {storage.uri}"
-        try:
-            self._reader: Any = pa.ipc.open_file(storage.open(f"{SHARD_FOLDER}/{info.name}"))
-        except pa.ArrowException as error:
-            raise CorpusError(f"{where} is damaged ({error}); prepare it again") from error
+        self._where = f"the shard {info.name} of the corpus at {storage.uri}"
+        self._rows = info.rows
+        source = storage.open(f"{SHARD_FOLDER}/{info.name}")
         batches = -(-info.rows // BATCH_ROWS)
-        if len(self._reader.schema) != channels or self._reader.num_record_batches != batches:
-            raise CorpusError(f"{where} is not what the manifest says; prepare it again")
+        with self._checked():
+            refuse_compressed(source, batches)
+            self._reader: Any = pa.ipc.open_file(source)
+            schema, found = self._reader.schema, self._reader.num_record_batches
+        if found != batches or len(schema) != channels or set(schema.types) != {pa.int16()}:
+            raise CorpusError(f"{self._where} is not what the manifest says; prepare it again")
 
     def read_into(self, out_CT: npt.NDArray[np.int16], start: int) -> None:
-        """Fill `out_CT` with the samples from row `start` on."""
+        """Fill `out_CT` with the samples from row `start` on. Raises CorpusError where they are damaged."""
         done, total = 0, out_CT.shape[1]
         while done < total:
             index, offset = divmod(start + done, BATCH_ROWS)
-            batch = self._reader.get_batch(index)
-            count = min(total - done, batch.num_rows - offset)
-            for channel, column in enumerate(batch.columns):
-                out_CT[channel, done : done + count] = column.slice(offset, count).to_numpy()
+            with self._checked():
+                batch = self._reader.get_batch(index)
+                if batch.num_rows != min(BATCH_ROWS, self._rows - index * BATCH_ROWS):
+                    raise ValueError(f"batch {index} has {batch.num_rows} rows")
+                batch.validate()
+                count = min(total - done, batch.num_rows - offset)
+                for channel, column in enumerate(batch.columns):
+                    out_CT[channel, done : done + count] = column.slice(offset, count).to_numpy()
             done += count
+
+    @contextlib.contextmanager
+    def _checked(self) -> Iterator[None]:
+        try:
+            yield
+        except (pa.ArrowException, OSError, ValueError, IndexError, struct.error) as error:
+            reason = " ".join(str(error).split())[:200] or type(error).__name__
+            raise CorpusError(f"{self._where} is damaged ({reason}); prepare it again") from error

@@ -18,7 +18,7 @@ from collections.abc import Mapping
 from contextlib import suppress
 from typing import Any, Literal
 
-from distill_ray.jsonable import jsonable
+from distill_ray.jsonable import jsonable, parse_json
 
 Kind = Literal["event", "report", "result", "error"]
 
@@ -49,11 +49,22 @@ def heard(line: str) -> tuple[Kind, dict[str, Any]] | None:
     for kind, prefix in _PREFIXES.items():
         if line.startswith(prefix):
             try:
-                document = json.loads(line[len(prefix) :])
+                document = parse_json(line[len(prefix) :])
             except ValueError:
                 return None
-            return (kind, document) if isinstance(document, dict) else None
+            return (kind, document) if _is_ours(kind, document) else None
     return None
+
+
+def _is_ours(kind: Kind, document: Any) -> bool:
+    """Whether a command of ours may have said it; other programs of the job may begin a line as we do."""
+    if not isinstance(document, dict):
+        return False
+    if kind == "result":
+        return isinstance(document.get("document"), dict) and isinstance(
+            document.get("result", 0), str | None
+        )
+    return kind != "error" or isinstance(document.get("message"), str)
 
 
 def _one_line(document: Mapping[str, Any]) -> str:

@@ -369,6 +369,8 @@ Event = (
 Listener = Callable[[Event], None]
 """Hears what a run says."""
 
+_NOT_FINITE = ("nan", "inf", "-inf")
+_MOST = 1 << 63
 _KINDS: dict[str, Any] = {kind.__name__: kind for kind in typing.get_args(Event)}
 
 
@@ -402,19 +404,30 @@ def _build(kind: Any, record: Mapping[str, Any]) -> Any:
 
 
 def _restore(value: Any, hint: Any) -> Any:
+    """Raises TypeError for what is not of the type `hint`: whoever draws it relies on that."""
+    if isinstance(hint, types.UnionType):
+        options = [option for option in typing.get_args(hint) if option is not types.NoneType]
+        if dataclasses.is_dataclass(options[0]) and not isinstance(value, dict):
+            return None  # also a sentence, which `collapse` was until 2026-11-30
+        return None if value is None else _restore(value, options[0])
     origin = typing.get_origin(hint)
     if origin is tuple:
         inner = typing.get_args(hint)[0]
-        return tuple(_restore(item, inner) for item in value)
-    if isinstance(hint, types.UnionType) and any(map(dataclasses.is_dataclass, typing.get_args(hint))):
-        if not isinstance(value, Mapping):
-            return None  # also a sentence, which `collapse` was until 2026-11-30
-        hint = next(option for option in typing.get_args(hint) if dataclasses.is_dataclass(option))
+        return tuple(_restore(item, inner) for item in _of_type(value, list | tuple))
     if dataclasses.is_dataclass(hint):
-        return _build(hint, value)
+        return _build(hint, _of_type(value, dict))
     if origin is dict:
         inner = typing.get_args(hint)[1]
-        return {key: _restore(item, inner) for key, item in value.items()}
-    if hint is float or (isinstance(hint, types.UnionType) and isinstance(value, str)):
-        return float(value)  # NaN and infinities travel as text where a writer has no JSON for them
+        return {_of_type(key, str): _restore(item, inner) for key, item in _of_type(value, dict).items()}
+    if hint is float:
+        # NaN and infinities travel as text where a writer has no JSON for them.
+        return float(value) if value in _NOT_FINITE else float(_of_type(value, int | float))
+    return _of_type(value, hint)
+
+
+def _of_type(value: Any, hint: Any) -> Any:
+    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+        raise TypeError(f"{str(value)[:40]!r} is not of the type {hint}")
+    if isinstance(value, int) and not -_MOST < value < _MOST:
+        raise TypeError("a number has too many digits")
     return value

@@ -22,6 +22,7 @@ from urllib.parse import quote
 from distill_ray.errors import ClusterError, UsageError
 from distill_ray.events import lines as job_lines
 from distill_ray.jobs.address import DashboardAddress, Token
+from distill_ray.jsonable import parse_json
 
 # A dashboard needs milliseconds; with the start of Python, a user hears within 5 s.
 ANSWER_WITHIN_S = 3.0
@@ -100,10 +101,14 @@ class JobClient:
         """What the living nodes have; the head is one, but a dashboard that has just started names none."""
         deadline = time.monotonic() + ANSWER_WITHIN_S
         while True:
-            nodes = self._data("/api/v0/nodes?detail=1&limit=10000").get("result", {}).get("result", [])
-            alive = [node.get("resources_total") or {} for node in nodes if node.get("state") == "ALIVE"]
-            if any(alive):
-                return {name: sum(node.get(name, 0.0) for node in alive) for name in {*chain(*alive)}}
+            found = self._data("/api/v0/nodes?detail=1&limit=10000").get("result")
+            nodes = found.get("result", []) if isinstance(found, dict) else []
+            try:
+                alive = [node.get("resources_total") or {} for node in nodes if node.get("state") == "ALIVE"]
+                if any(alive):
+                    return {name: sum(node.get(name, 0.0) for node in alive) for name in {*chain(*alive)}}
+            except (AttributeError, TypeError):
+                raise self._not_ray() from None
             if time.monotonic() > deadline:
                 raise ClusterError(f"the cluster at {self.address} names no node yet; try again in a moment")
             time.sleep(0.2)
@@ -113,12 +118,19 @@ class JobClient:
         found = self._json("GET", "/api/jobs/")
         if not isinstance(found, list):
             raise self._not_ray()
-        jobs = [_record(item) for item in found if item.get("submission_id")]
+        submitted = (item for item in found if not isinstance(item, dict) or item.get("submission_id"))
+        jobs = [self._record(item) for item in submitted]
         return sorted(jobs, key=lambda job: job.started or 0.0)
 
     def job(self, job_id: str) -> JobRecord:
         """One job. Raises UsageError where there is none of that id."""
-        return _record(self._of_job("GET", job_id))
+        return self._record(self._of_job("GET", job_id))
+
+    def _record(self, found: Any) -> JobRecord:
+        try:
+            return _record(found)
+        except (AttributeError, TypeError, ValueError, OverflowError):
+            raise self._not_ray() from None
 
     def logs(self, job_id: str) -> str:
         """What the job has printed so far."""
@@ -180,7 +192,7 @@ class JobClient:
         if status != 200:
             raise self._unexpected(status, body)
         try:
-            return json.loads(body)
+            return parse_json(body)
         except ValueError:
             raise self._not_ray() from None
 
@@ -254,24 +266,25 @@ def python_notice(facts: ClusterFacts) -> str | None:
 
 def _record(found: Mapping[str, Any]) -> JobRecord:
     def seconds(key: str) -> float | None:
-        return found[key] / 1000 if found.get(key) else None
+        return float(found[key] / 1000) if found.get(key) else None
 
+    code = found.get("driver_exit_code")
     return JobRecord(
         job_id=str(found.get("submission_id") or found.get("job_id")),
         status=str(found.get("status", "")).lower(),
         message=_message(str(found.get("message") or "")),
         started=seconds("start_time"),
         ended=seconds("end_time"),
-        exit_code=found.get("driver_exit_code"),
+        exit_code=None if code is None else int(code),
         entrypoint=str(found.get("entrypoint", "")),
-        metadata=found.get("metadata") or {},
+        metadata={str(key): str(value) for key, value in (found.get("metadata") or {}).items()},
     )
 
 
 def _message(text: str) -> str:
     """One line of Ray's message, which ends with the job's log where the job failed."""
     heard = [job_lines.heard(line) for line in text.split("\n")]
-    errors = [str(said[1].get("message")) for said in heard if said is not None and said[0] == "error"]
+    errors = [said[1]["message"] for said in heard if said is not None and said[0] == "error"]
     first = text.strip().partition("\n")[0]
     return errors[-1] if errors else first.partition(_LOG_FOLLOWS)[0]
 

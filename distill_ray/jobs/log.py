@@ -20,6 +20,11 @@ _LOOK_UP_S = 0.25  # how often the thread asks whether to end
 _LEAVE_WITHIN_S = 2.0
 
 
+async def _refuse_redirect(*_: object) -> None:
+    """The token, and what is believed of the job, are for the cluster's address only."""
+    raise ConnectionError("the cluster's log is elsewhere")
+
+
 class JobLog:
     """Whole lines of the log of `job_id`, from its beginning; a context manager."""
 
@@ -60,8 +65,12 @@ class JobLog:
 
         timeout = aiohttp.ClientTimeout(total=None, sock_connect=ANSWER_WITHIN_S)
         to_skip = self._received  # every connection begins with the first line
+        traces = aiohttp.TraceConfig()
+        traces.on_request_redirect.append(_refuse_redirect)
         async with (
-            aiohttp.ClientSession(headers=self._client.headers, timeout=timeout) as session,
+            aiohttp.ClientSession(
+                headers=self._client.headers, timeout=timeout, trace_configs=[traces]
+            ) as session,
             session.ws_connect(
                 f"{self._client.address}{self._path}",
                 max_msg_size=0,

@@ -14,7 +14,8 @@ from typing import Any
 
 from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import ConfigError, Problem, UsageError
-from distill_ray.jsonable import jsonable
+from distill_ray.jsonable import jsonable, parse_json
+from distill_ray.regular_file import read_regular
 from distill_ray.runs.run_folder import numbered_folders
 from distill_ray.storage.atomic import atomic_file
 from distill_ray.storage.names import checked_name
@@ -118,7 +119,7 @@ def open_record(folder: Path, shown: Path | str) -> PipelineRecord:
     """The record in `folder`, called `shown`. Raises UsageError where there is none or it cannot be used."""
     path = folder / FILE
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = parse_json(read_regular(path))
         if document["version"] > _VERSION:
             raise UsageError(f"{shown} was written by a newer distill-ray; use that one")
         for name in _names(document):

@@ -8,7 +8,6 @@ NAME.distill  the model (codec runs)
 from __future__ import annotations
 
 import itertools
-import json
 import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -20,6 +19,8 @@ from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import RATES, Resolved, dotted
 from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import UsageError
+from distill_ray.jsonable import parse_json
+from distill_ray.regular_file import read_regular
 from distill_ray.runs.settings_file import (
     RUN_SETTINGS,
     SEARCH_SETTINGS,
@@ -248,7 +249,7 @@ def was_cut(path: Path) -> bool:
     """Whether the run in `path` has a checkpoint of before its end."""
     progress = path / "checkpoints" / "latest" / "progress.json"
     try:
-        return json.loads(progress.read_text("utf-8")).get("ended") not in (
+        return parse_json(read_regular(progress)).get("ended") not in (
             "completed",
             "early_stop",
             "health",

@@ -81,11 +81,12 @@ class Beginning:
 
 def read_settings(path: Path) -> Beginning:
     """What `write_settings` recorded. Raises UsageError, also for a name that would lead elsewhere."""
-    values = read_toml(path)
+    values = read_toml(path, recorded=True)
     if _RUN + "name" in values:  # of the model's file
         checked_name(values[_RUN + "name"], origin=str(path), folders=False)
     overrides = values.get(OVERRIDES, ())
-    assert isinstance(overrides, tuple)
+    if not isinstance(overrides, tuple):
+        raise UsageError(f"{path} is damaged: {OVERRIDES} is no list; start a new run")
     return Beginning(
         settings=without_run(values),
         overrides=frozenset(map(str, overrides)),

@@ -9,6 +9,7 @@ Run as a program, this file is the guardian that `guarded` starts: it needs the 
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 import signal
@@ -22,16 +23,38 @@ _PROC = Path("/proc")
 
 
 def processes_of(folder: Path) -> list[int]:
-    """Ids of the living processes, this one aside, that were started with `folder` in their environment."""
-    marker = os.fsencode(folder)
-    found = []
-    for entry in _PROC.iterdir() if _PROC.is_dir() else ():
-        if not entry.name.isdecimal() or int(entry.name) == os.getpid():
-            continue
-        with contextlib.suppress(OSError):  # gone meanwhile, or another user's
-            if marker in (entry / "environ").read_bytes() and not _is_zombie(entry):
-                found.append(int(entry.name))
-    return sorted(found)
+    """Ids of the living processes of this user, this one aside, that were started with a variable that holds
+    a path in `folder`.
+    """
+    found = (int(entry.name) for entry in _PROC.iterdir() if entry.name.isdecimal()) if _PROC.is_dir() else ()
+    return sorted(pid for pid in found if pid != os.getpid() and _is_of(pid, folder))
+
+
+def _is_of(pid: int, folder: Path) -> bool:
+    marker = b"=" + os.fsencode(folder) + b"/"
+    entry = _PROC / str(pid)
+    with contextlib.suppress(OSError):  # gone meanwhile, or another user's
+        environment = (entry / "environ").read_bytes()
+        ours = entry.stat().st_uid == os.geteuid()
+        return ours and marker in environment and not _is_zombie(entry)
+    return False
+
+
+def _kill(pid: int, folder: Path) -> None:
+    """Kill a process of `folder`. Its id may have become another one's since it was found, so it is looked at
+    once more through a descriptor, which stays that of one process.
+    """
+    try:
+        process = os.pidfd_open(pid)
+    except OSError as error:
+        if error.errno == errno.ENOSYS and _is_of(pid, folder):  # a kernel before 5.3
+            os.kill(pid, signal.SIGKILL)
+        return
+    try:
+        if _is_of(pid, folder):
+            signal.pidfd_send_signal(process, signal.SIGKILL)
+    finally:
+        os.close(process)
 
 
 def end_processes(folder: Path, *, patience_s: float) -> list[int]:
@@ -47,7 +70,7 @@ def end_processes(folder: Path, *, patience_s: float) -> list[int]:
                 return left
             for pid in left:
                 with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, signal.SIGKILL)
+                    _kill(pid, folder)
             killed, deadline = True, time.monotonic() + 5.0
         time.sleep(0.05)
     return []

@@ -8,15 +8,18 @@ the kernel ends Ray's servers (Ray sets PR_SET_PDEATHSIG) and a guardian ends th
 from __future__ import annotations
 
 import contextlib
+import errno
 import fcntl
 import functools
 import logging
 import math
 import os
+import re
 import secrets
 import shutil
 import signal
 import socket
+import stat
 import sys
 import tempfile
 import threading
@@ -24,9 +27,10 @@ import warnings
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from distill_ray.errors import ClusterError, InstallationError
+from distill_ray.regular_file import open_regular
 from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.processes import end_processes, guarded
 
@@ -69,6 +73,7 @@ _FOREIGN_SETTINGS = ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "RAY_JOB_CONFIG_JSON_ENV_V
 
 _OBJECT_STORE_BYTES = 80 * 2**20  # Ray's least is 75 MiB; only small records pass through it
 _FOLDER_PREFIX = "distill-ray-session-"
+_SESSION_NAME = re.compile(re.escape(_FOLDER_PREFIX) + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp makes them
 RAY_FILES = "ray"  # in the session's folder, which stays closed to others: Ray opens its own to everybody
 _CONNECT_TIMEOUT_S = 2.0
 # A Ray head speaks gRPC, that is HTTP/2: both sides begin with a frame of settings (fourth byte: its type).
@@ -370,10 +375,24 @@ def _owned_folder(root: Path) -> Iterator[Path]:
 def _sweep(root: Path) -> None:
     """Remove the folders of sessions that were killed together with their guardian (a machine's crash)."""
     for folder in root.glob(f"{_FOLDER_PREFIX}*"):
-        with contextlib.suppress(OSError), (folder / "owner").open() as owner:
+        with contextlib.suppress(OSError), _owner_file(folder) as owner:
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
             end_processes(folder, patience_s=0.0)
             shutil.rmtree(folder, ignore_errors=True)
+
+
+def _owner_file(folder: Path) -> BinaryIO:
+    """The "owner" file of a session of this user. Raises OSError for a folder that is not one, as others may
+    lay into a folder for temporary files.
+    """
+    if not _SESSION_NAME.fullmatch(folder.name):
+        raise OSError(errno.EINVAL, "no name of a session", str(folder))
+    owner = open_regular(folder / "owner", follow_link=False)
+    ours = [status.st_uid == os.geteuid() for status in (folder.lstat(), os.fstat(owner.fileno()))]
+    if not all(ours) or not stat.S_ISDIR(folder.lstat().st_mode):
+        owner.close()
+        raise OSError(errno.EPERM, "another user's session", str(folder))
+    return owner
 
 
 def _first_line(error: BaseException) -> str:

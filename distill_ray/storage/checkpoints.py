@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import re
 import secrets
 import shutil
 import socket
@@ -18,9 +19,11 @@ from safetensors import SafetensorError
 from distill_ray.config.cache import cache_root
 from distill_ray.errors import CheckpointError
 from distill_ray.events.records import Notice
+from distill_ray.regular_file import read_regular
 from distill_ray.storage.atomic import WriteCheckpoint, newest_folder, replace_folder
 
 _NAME = "name"
+CHECKPOINT_NAME = re.compile(r"\d{6,18}-[0-9a-f]{4}")  # as `Checkpoints.keep` makes them
 _FULL_BYTES = 16 << 20  # with less than this free, a failed write is put down to a full disk
 
 
@@ -54,9 +57,10 @@ class Checkpoints:
         none."""
         newest = self.newest()
         try:
-            return (newest / _NAME).read_text() if newest is not None else ""
-        except FileNotFoundError:
-            return ""  # kept by a plain LocalWorker
+            name = read_regular(newest / _NAME, 100).decode() if newest is not None else ""
+        except (OSError, ValueError):
+            return ""  # kept by a plain LocalWorker, or damaged
+        return name if CHECKPOINT_NAME.fullmatch(name) else ""
 
     def settle(self) -> None:
         """Bring the newest one of the run here, before a loop begins and after it has ended."""

@@ -6,6 +6,7 @@ import contextlib
 import errno
 import fcntl
 import os
+import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
@@ -46,7 +47,7 @@ def file_lock(path: Path, on_wait: Callable[[], None] | None) -> Iterator[None]:
 def _locked(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        handle = path.open("ab")
+        handle = _opened(path)
         try:
             _flock(handle, on_wait)
             if _is_still(path, handle):
@@ -55,6 +56,24 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
             handle.close()
             raise
         handle.close()  # its holder has removed it: lock the new one
+
+
+def _opened(path: Path) -> IO[bytes]:
+    """The file, made where it is missing. Raises OSError for a link, a pipe and what else is no file."""
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno == errno.ELOOP:
+            raise OSError(errno.ELOOP, f"the lock {path} is a link; remove it", str(path)) from error
+        raise
+    try:
+        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+            raise OSError(errno.EINVAL, f"the lock {path} is not a regular file; remove it", str(path))
+        return os.fdopen(descriptor, "r+b", buffering=0)
+    except BaseException:
+        os.close(descriptor)
+        raise
 
 
 def _flock(handle: IO[bytes], on_wait: Callable[[], None] | None) -> None:
@@ -72,7 +91,7 @@ def _flock(handle: IO[bytes], on_wait: Callable[[], None] | None) -> None:
 
 def _is_still(path: Path, handle: IO[bytes]) -> bool:
     try:
-        return os.stat(path).st_ino == os.fstat(handle.fileno()).st_ino  # noqa: PTH116
+        return os.path.samestat(os.lstat(path), os.fstat(handle.fileno()))
     except FileNotFoundError:
         return False
 

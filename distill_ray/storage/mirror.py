@@ -17,6 +17,8 @@ from typing import Any
 
 from distill_ray.errors import DistillError, StorageError
 from distill_ray.events.records import Notice
+from distill_ray.jsonable import parse_json
+from distill_ray.regular_file import read_regular
 from distill_ray.storage.atomic import atomic_file
 from distill_ray.storage.names import path_below
 from distill_ray.storage.storage import Entry, open_storage
@@ -136,10 +138,14 @@ class Mirror:
 
 def _read_state(path: Path) -> dict[str, Any]:
     try:
-        state = json.loads(path.read_text())
-    except (FileNotFoundError, ValueError):
+        state = parse_json(read_regular(path))
+    except (OSError, ValueError):
         return {}
-    return state if isinstance(state, dict) else {}
+    return {
+        name: known
+        for name, known in (state.items() if isinstance(state, dict) else ())
+        if isinstance(known, dict) and known.keys() >= {"here", "there"}
+    }
 
 
 def _files(folder: Path) -> Iterator[Path]:

@@ -20,6 +20,7 @@ import pyarrow as pa
 import pyarrow.fs as pafs
 
 from distill_ray.errors import CorpusError, DistillError
+from distill_ray.regular_file import DOCUMENT_BYTES, check_regular
 from distill_ray.storage.atomic import replacing
 from distill_ray.storage.filesystem import locate, reason
 from distill_ray.storage.lock import LOCK_NAME, folder_lock
@@ -87,13 +88,20 @@ class Storage:
             if self.filesystem.get_file_info(path).type != pafs.FileType.File:
                 return None
             with self.filesystem.open_input_stream(path) as stream:
-                return bytes(stream.read())
+                content = bytes(stream.read(DOCUMENT_BYTES + 1))
+        if len(content) > DOCUMENT_BYTES:
+            raise self.error(
+                f"{name} at {self.uri} is longer than {DOCUMENT_BYTES:,} bytes, which no document is"
+            )
+        return content
 
     def open(self, name: str) -> Any:
         """A random-access file, memory-mapped where the corpus is local."""
         with self._explained("read"):
             if self.local is not None:
-                return pa.memory_map(str(self.local / self._checked(name)))
+                path = self.local / self._checked(name)
+                check_regular(path)
+                return pa.memory_map(str(path))
             return self.filesystem.open_input_file(self._path(name))
 
     def download(self, name: str, target: Path) -> None:

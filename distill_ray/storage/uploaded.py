@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 import threading
 from dataclasses import dataclass
 from io import BufferedReader
@@ -23,8 +22,10 @@ from typing import Any
 
 from distill_ray.errors import CheckpointError, StorageError
 from distill_ray.events.records import Notice
+from distill_ray.jsonable import parse_json
+from distill_ray.regular_file import read_regular
 from distill_ray.storage.atomic import WriteCheckpoint, atomic_file, remove_folder, replace_folder
-from distill_ray.storage.checkpoints import Checkpoints, remove_ray_storage
+from distill_ray.storage.checkpoints import CHECKPOINT_NAME, Checkpoints, remove_ray_storage
 from distill_ray.storage.filesystem import patiently
 from distill_ray.storage.lock import file_lock
 from distill_ray.storage.names import fault_of
@@ -33,7 +34,6 @@ from distill_ray.storage.storage import Storage, open_storage
 PATIENCE_S = 60.0
 POINTER = "latest.json"
 _PUBLISHED = ".published"
-_NAME = re.compile(r"\d{6,}-[0-9a-f]{4}")  # as `Checkpoints.keep` makes them
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 15.0
 _REMEMBERED = 8
 
@@ -179,10 +179,10 @@ class UploadedCheckpoints(Checkpoints):
 
     def _known(self) -> list[str]:
         try:
-            known = json.loads((self.folder / _PUBLISHED).read_text())
-        except (FileNotFoundError, ValueError):
+            known = parse_json(read_regular(self.folder / _PUBLISHED))
+        except (OSError, ValueError):
             return []
-        return known if isinstance(known, list) else []
+        return [name for name in known if isinstance(name, str)] if isinstance(known, list) else []
 
     def _remember(self, name: str) -> None:
         known = self._known()
@@ -256,7 +256,7 @@ class _Upload:
 def _is_uploaded(path: str) -> bool:
     """Whether the object `path` below the URI is of a checkpoint, or the pointer to one: nobody else's."""
     name, _, file = path.partition("/")
-    return path == POINTER or (_NAME.fullmatch(name) is not None and file != "")
+    return path == POINTER or (CHECKPOINT_NAME.fullmatch(name) is not None and file != "")
 
 
 def _read_pointer(storage: Storage) -> dict[str, Any] | None:
@@ -264,7 +264,7 @@ def _read_pointer(storage: Storage) -> dict[str, Any] | None:
     if content is None:
         return None
     try:
-        pointer = json.loads(content)
+        pointer = parse_json(content)
         sums = {name: entry["sha256"] for name, entry in pointer["files"].items()}
         if any(fault_of(name, folders=False) for name in (pointer["name"], *sums)):
             raise ValueError("a path in place of a name")

@@ -21,7 +21,8 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor
 
 from distill_ray.errors import CheckpointError
-from distill_ray.jsonable import jsonable
+from distill_ray.jsonable import jsonable, parse_json
+from distill_ray.regular_file import check_regular, read_regular
 
 T = TypeVar("T")
 
@@ -60,13 +61,14 @@ def write_json(path: Path, value: Mapping[str, Any]) -> None:
 
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object. Raises CheckpointError."""
-    loaded: dict[str, Any] = guarded(path, lambda: dict(json.loads(path.read_text("utf-8"))))
+    loaded: dict[str, Any] = guarded(path, lambda: dict(parse_json(read_regular(path))))
     return loaded
 
 
 def guarded(path: Path, read: Callable[[], T]) -> T:
     """The value of `read`, or a CheckpointError that names `path`."""
     try:
+        check_regular(path)
         return read()
     except FileNotFoundError as error:
         raise CheckpointError(

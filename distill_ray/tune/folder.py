@@ -18,6 +18,7 @@ from typing import Any
 from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import CheckpointError, UsageError
 from distill_ray.jsonable import jsonable
+from distill_ray.regular_file import read_regular
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runs.settings_file import (
     SEARCH_SETTINGS,
@@ -62,7 +63,7 @@ class SweepFolder:
     def records(self) -> tuple[TrialRecord, ...]:
         """What is kept of each trial, by round and id. Raises CheckpointError for a damaged file."""
         paths = sorted(self.path.glob("trials/*/trial.json"))
-        records = [from_json(path.read_bytes(), source=str(path)) for path in paths]
+        records = [_record(path) for path in paths]
         return tuple(sorted(records, key=lambda record: ROUNDS.index(record.spec.round)))
 
     def write_leaderboard(self, document: Mapping[str, Any]) -> None:
@@ -72,6 +73,13 @@ class SweepFolder:
     def _write(self, path: Path, text: str) -> None:
         with atomic_file(path, error=CheckpointError) as file:
             file.write(text.encode())
+
+
+def _record(path: Path) -> TrialRecord:
+    try:
+        return from_json(read_regular(path), source=str(path))
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read ({error.strerror}); remove it") from error
 
 
 @dataclass(frozen=True, kw_only=True)

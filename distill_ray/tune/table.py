@@ -18,6 +18,7 @@ from typing import Any
 
 from distill_ray.errors import CheckpointError, UsageError
 from distill_ray.events.records import CandidateRow
+from distill_ray.jsonable import parse_json
 from distill_ray.storage.atomic import replacing
 from distill_ray.tune.trial import TrialRecord, TrialSpec, restore
 
@@ -80,7 +81,7 @@ _DERIVED: dict[str, Any] = {"kbps": float, "mel": float, "worst_level": int, "wo
 
 def _record(row: dict[str, Any]) -> TrialRecord:
     spec = {item.name: row[item.name] for item in dataclasses.fields(TrialSpec)}
-    spec["overrides"] = json.loads(spec["overrides"])
+    spec["overrides"] = parse_json(spec["overrides"])
     return typing.cast(TrialRecord, restore({**row, "spec": spec}, TrialRecord, "record"))
 
 

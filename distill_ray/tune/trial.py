@@ -14,7 +14,7 @@ from typing import Any
 
 from distill_ray.errors import CheckpointError
 from distill_ray.events.records import DepthScore
-from distill_ray.jsonable import jsonable
+from distill_ray.jsonable import jsonable, parse_json
 from distill_ray.vqvae.health import LevelHealth
 
 ROUNDS = ("search", "shallower", "final")
@@ -148,8 +148,8 @@ def from_json(text: str | bytes, *, source: str) -> TrialRecord:
     Raises CheckpointError, naming `source`, where the text is not one.
     """
     try:
-        return typing.cast(TrialRecord, restore(json.loads(text), TrialRecord, "record"))
-    except (ValueError, OverflowError, RecursionError) as error:  # JSON's and Unicode's are ValueErrors
+        return typing.cast(TrialRecord, restore(parse_json(text), TrialRecord, "record"))
+    except (ValueError, OverflowError) as error:  # JSON's and Unicode's are ValueErrors
         raise CheckpointError(
             f"{source} is not a usable trial record ({error}); "
             "remove it, and the trial goes on from its checkpoint"

@@ -105,7 +105,7 @@ def test_entries_outside_the_corpus_are_refused(tmp_path: Path) -> None:
         (tmp_path / MANIFEST_NAME).write_text(manifest.to_json())
         with pytest.raises(CorpusError, match="impossible entry"):
             read_manifest(open_storage(tmp_path))
-    outside = Manifest(sample_rate=1, channels=1, files=(), shards=(ShardInfo(name="../x", rows=1, bytes=1),))
+    outside = Manifest(sample_rate=1, channels=1, files=(), shards=(ShardInfo(name="../x", rows=1, bytes=2),))
     (tmp_path / MANIFEST_NAME).write_text(outside.to_json())
     with pytest.raises(CorpusError, match="outside the corpus"):
         read_manifest(open_storage(tmp_path))

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+
 from distill_ray.events.lines import heard, say
 from distill_ray.events.records import Notice, VQStepMetrics, from_record, to_record
 
@@ -40,4 +42,11 @@ def test_lines_of_others_and_cut_ones_are_nothing():
     assert heard("Running entrypoint for job x: python -m distill_ray") is None
     assert heard('distill-ray-event {"event": "Not') is None
     assert heard("distill-ray-result [1]") is None
-    assert heard('distill-ray-result {"a": 1}') == ("result", {"a": 1})
+    assert heard("distill-ray-result {}") is None
+    assert heard('distill-ray-result {"document": [], "result": null}') is None
+    assert heard('distill-ray-result {"document": {}, "result": 1}') is None
+    assert heard("distill-ray-error {}") is None
+    assert heard("distill-ray-event " + "[" * 100_000) is None
+    assert heard("distill-ray-event " + '{"a":' * 100_000 + "1" + "}" * 100_000) is None
+    said = {"document": {"a": 1}, "result": None}
+    assert heard(f"distill-ray-result {json.dumps(said)}") == ("result", said)

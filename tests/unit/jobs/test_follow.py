@@ -85,10 +85,10 @@ def test_a_story_is_the_events_in_order_with_one_step_for_many():
     story = JobStory()
     notices = [Notice(level="info", message=text) for text in "ab"]
     told = [line(notices[0]), *(line(step(number)) for number in (1, 2, 3)), line(notices[1]), line(step(4))]
-    results = ['distill-ray-report {"model": "m"}', 'distill-ray-result {"result": "m"}']
+    results = ['distill-ray-report {"model": "m"}', 'distill-ray-result {"document": {}, "result": "m"}']
     story.tell(["Ray says hello", "", *told, *results], heard.append)
     assert heard == [notices[0], step(3), notices[1], step(4)]
-    assert (story.report, story.result) == ({"model": "m"}, {"result": "m"})
+    assert (story.report, story.result) == ({"model": "m"}, {"document": {}, "result": "m"})
     assert list(story.others) == ["Ray says hello"]
 
 

@@ -6,6 +6,9 @@ import sys
 import time
 from pathlib import Path
 
+import pytest
+
+from distill_ray.runtime import processes
 from distill_ray.runtime.processes import end_processes, guarded, processes_of
 
 
@@ -30,6 +33,31 @@ def test_processes_are_found_by_their_environment_and_ended(tmp_path: Path) -> N
         assert 0.3 <= time.monotonic() - begun < 3
         assert process.wait() == -9
     assert processes_of(tmp_path) == []
+
+
+def test_a_folder_whose_name_is_part_of_anothers_finds_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "session-abc"
+    with _start(folder, "") as process:
+        assert processes_of(tmp_path / "session-") == []
+        assert processes_of(folder) == [process.pid]
+        process.kill()
+
+
+def test_only_processes_of_this_user_are_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with _start(tmp_path, "") as process:
+        monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+        assert end_processes(tmp_path, patience_s=0.0) == []
+        assert process.poll() is None
+        process.kill()
+
+
+def test_an_id_that_became_another_process_is_left_alone(tmp_path: Path) -> None:
+    with _start(tmp_path / "other", "") as process:
+        processes._kill(process.pid, tmp_path / "session")  # which had that id a moment ago
+        time.sleep(0.1)
+        assert process.poll() is None
+        processes._kill(process.pid, tmp_path / "other")
+        assert process.wait(10) == -9
 
 
 def test_this_process_is_never_among_them(tmp_path: Path) -> None:

@@ -57,11 +57,11 @@ def test_the_environment_comes_back(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_only_folders_of_dead_sessions_are_swept(tmp_path: Path) -> None:
     with session._owned_folder(tmp_path) as living:
-        dead = tmp_path / f"{living.name}x"
+        dead = tmp_path / "distill-ray-session-aaaa_123"
         dead.mkdir()
         (dead / "owner").touch()
         (dead / "session_1").mkdir()
-        foreign = tmp_path / f"{living.name}y"
+        foreign = tmp_path / "distill-ray-session-aaaa_124"
         foreign.mkdir()  # no owner: not one of ours, or just being made
         session._sweep(tmp_path)
         assert living.exists()
@@ -70,6 +70,34 @@ def test_only_folders_of_dead_sessions_are_swept(tmp_path: Path) -> None:
         with (living / "owner").open() as owner, pytest.raises(BlockingIOError):
             fcntl.flock(owner, fcntl.LOCK_EX | fcntl.LOCK_NB)
     assert not living.exists()
+
+
+def test_what_is_laid_in_the_place_of_a_session_harms_nobody(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    ended: list[Path] = []
+    monkeypatch.setattr(session, "end_processes", lambda folder, patience_s: ended.append(folder))
+    prefix = "distill-ray-session-"
+    for name in (prefix, f"{prefix}aaaa_12", f"{prefix}aaaa_1234", f"{prefix}AAAA_123"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "owner").touch()  # the name is a part of another session's, or none of ours
+    (tmp_path / f"{prefix}fifo_123").mkdir()
+    os.mkfifo(tmp_path / f"{prefix}fifo_123" / "owner")
+    (tmp_path / f"{prefix}link_123").mkdir()
+    (tmp_path / f"{prefix}link_123" / "owner").symlink_to(tmp_path / prefix / "owner")
+    real = tmp_path / "real"
+    real.mkdir()
+    (real / "owner").touch()
+    (tmp_path / f"{prefix}real_123").symlink_to(real)
+    before = sorted(tmp_path.rglob("*"))
+    session._sweep(tmp_path)
+    assert sorted(tmp_path.rglob("*")) == before
+    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    (tmp_path / f"{prefix}user_123").mkdir()
+    (tmp_path / f"{prefix}user_123" / "owner").touch()
+    session._sweep(tmp_path)  # another user's
+    assert (tmp_path / f"{prefix}user_123" / "owner").exists()
+    assert ended == []
 
 
 def test_sockets_of_a_session_fit_their_limit() -> None:
