@@ -83,9 +83,9 @@ def _summarise(report: PrepareReport, display: Display) -> None:
         display.table(f"Rejected ({len(rejected)})", ("file", "why"), rows)
     if len(rejected) > _LISTED:
         display.warn(f"{len(rejected) - _LISTED} more files were rejected; --json names them all")
-    removal = report.removal()
-    if removal:
-        display.warn(removal)
+    told = (report.removal(), report.duplication(), report.mixing(), report.short_held_out())
+    for sentence in filter(None, told):
+        display.warn(sentence)
 
 
 def _facts(report: PrepareReport) -> Iterator[tuple[str, str]]:

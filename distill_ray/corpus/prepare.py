@@ -270,7 +270,8 @@ def _manifest(
     parts = parted(files, before, config, audible)
     files.update(parts)
     recorded = {digest: file.split for digest, file in (before | parts).items()}
-    splits = assign_splits(files, val_fraction=config.val_fraction, recorded=recorded)
+    seconds = {digest: file.samples / config.sample_rate for digest, file in files.items()}
+    splits = assign_splits(seconds, val_fraction=config.val_fraction, recorded=recorded)
     rejected = [*hashed.rejected, *(bad for result in packed for bad in result.rejected)]
     used = sorted({file.shard for file in files.values()})
     return Manifest(
@@ -318,8 +319,9 @@ def _report(
         asked = held_out_samples(sum(train + val), config) / sum(train + val)
         split_kept = not decoded and abs(sum(val) / sum(train + val) - asked) > 0.01
     else:
+        seconds = {file.sha256: file.samples / manifest.sample_rate for file in manifest.files}
         splits = {file.sha256: file.split for file in manifest.files}
-        split_kept = keeps_off_share(splits, val_fraction=config.val_fraction)
+        split_kept = keeps_off_share(seconds, splits, val_fraction=config.val_fraction)
     return PrepareReport(
         out=storage.uri,
         digest=manifest.digest,
@@ -338,6 +340,7 @@ def _report(
         seconds_train=sum(train) / manifest.sample_rate,
         seconds_val=sum(val) / manifest.sample_rate,
         clipped_samples=sum(file.clipped for file in manifest.files),
+        mixed=sum(file.source_channels > manifest.channels for file in join(manifest.files).values()),
         elapsed_s=elapsed_s,
     )
 

@@ -8,6 +8,7 @@ from typing import Any
 
 from distill_ray.corpus.decode import CLIPPING_SHARE
 from distill_ray.corpus.manifest import DuplicateFile, RejectedFile
+from distill_ray.corpus.split import LEAST_HELD_OUT_SECONDS
 
 LISTED = 12
 
@@ -18,7 +19,8 @@ class PrepareReport:
 
     `removed` files were in the corpus, and the sources hold their content no more. `split_kept`: files keep
     the side that they had, so another share is held out than was asked for. Of `parted` files the end is
-    held out: they are among `files_train` and among `files_val`. Seconds are of audio, except `elapsed_s`.
+    held out: they are among `files_train` and among `files_val`. `mixed` files have more channels than the
+    corpus. Seconds are of audio, except `elapsed_s`.
     """
 
     out: str
@@ -38,6 +40,7 @@ class PrepareReport:
     seconds_train: float
     seconds_val: float
     clipped_samples: int
+    mixed: int
     elapsed_s: float
 
     def to_json(self) -> dict[str, Any]:
@@ -51,6 +54,51 @@ class PrepareReport:
             return _files(whole)
         ends = f"the end of {_files(self.parted)}"
         return f"{_files(whole)} and {ends}" if whole else ends
+
+    def notes(self) -> tuple[str, ...]:
+        """What somebody who only named a folder should know, in a sentence each."""
+        found = (
+            self.rejection(),
+            self.clipping(),
+            self.removal(),
+            self.duplication(),
+            self.mixing(),
+            self.short_held_out(),
+        )
+        return tuple(filter(None, found))
+
+    def duplication(self) -> str | None:
+        """Which files hold what others hold, in one sentence; None where none does."""
+        if not self.duplicates:
+            return None
+        pairs = [f"{copy.path} is {copy.same_as}" for copy in self.duplicates[:LISTED]]
+        if len(self.duplicates) > LISTED:
+            pairs.append(f"and {len(self.duplicates) - LISTED} more")
+        are = "is a copy" if len(self.duplicates) == 1 else "are copies"
+        return f"{_files(len(self.duplicates))} {are} of another and taken once ({'; '.join(pairs)})"
+
+    def mixing(self) -> str | None:
+        """How many files lose channels, in one sentence; None where none does."""
+        if not self.mixed:
+            return None
+        have, kept = ("has", "its") if self.mixed == 1 else ("have", "their")
+        if self.channels == 1:
+            return (
+                f"{_files(self.mixed)} of {self.files} {have} several channels, which are mixed to one; "
+                "channels = 2 keeps two"
+            )
+        return (
+            f"{_files(self.mixed)} of {self.files} {have} more than two channels; {kept} first two are kept"
+        )
+
+    def short_held_out(self) -> str | None:
+        """That little is held out, in one sentence; None where it is enough, or nothing on purpose."""
+        if not 0 < self.seconds_val < LEAST_HELD_OUT_SECONDS:
+            return None
+        return (
+            f"only {self.seconds_val:.1f} s are held out, so the choice of the best epoch and the ranks of a "
+            "search are partly chance; add recordings"
+        )
 
     def clipping(self) -> str | None:
         """How much was louder than full scale, in one sentence; None where next to nothing was."""

@@ -79,10 +79,10 @@ def on_stage(listener: Listener, stage: str) -> Callable[[int, int, str], None]:
 
 
 def on_report(listener: Listener) -> Callable[[PrepareReport], None]:
-    """What a preparation left out, clipped or removed, as warnings."""
+    """What somebody should know of a preparation, as warnings."""
 
     def tell(report: PrepareReport) -> None:
-        for message in filter(None, (report.rejection(), report.clipping(), report.removal())):
+        for message in report.notes():
             listener(Notice(level="warning", message=message))
 
     return tell

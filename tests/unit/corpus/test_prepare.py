@@ -558,3 +558,23 @@ def test_a_recording_that_was_trained_on_whole_stays_whole(
     prepare_corpus([source], out, config=CorpusConfig(sample_rate=8_000, val_fraction=0.0))
     report = prepare_corpus([source], out, config=config)
     assert (report.seconds_val, report.split_kept) == (0.0, True)
+
+
+def test_what_somebody_should_know_is_said_once_each(tmp_path: Path, config: CorpusConfig) -> None:
+    folder = tmp_path / "in"
+    folder.mkdir()
+    for index in range(6):
+        tone_T = 0.3 * np.sin(np.arange(config.sample_rate) / (5 + index))
+        stereo_TC = np.stack([tone_T, 0.5 * tone_T], axis=1)
+        soundfile.write(folder / f"{index}.wav", stereo_TC if index < 2 else tone_T, config.sample_rate)
+    (folder / "lose (copy).wav").write_bytes((folder / "5.wav").read_bytes())
+    report = prepare_corpus([folder], tmp_path / "out", config=config)
+    assert report.mixed == 2
+    copy, mixing, short = report.notes()
+    assert copy.startswith("1 file is a copy of another and taken once (")
+    assert "lose (copy).wav" in copy
+    assert mixing == "2 files of 6 have several channels, which are mixed to one; channels = 2 keeps two"
+    assert short == (
+        f"only {report.seconds_val:.1f} s are held out, so the choice of the best epoch and the ranks of a "
+        "search are partly chance; add recordings"
+    )

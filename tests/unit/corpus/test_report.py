@@ -27,6 +27,7 @@ def report(
         seconds_train=2.0,
         seconds_val=1.0,
         clipped_samples=clipped,
+        mixed=0,
         elapsed_s=0.1,
     )
 
