@@ -16,7 +16,7 @@ import re
 import secrets
 import shlex
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -121,13 +121,27 @@ def send_package(client: JobClient) -> str:
 
 
 def package_archive() -> bytes:
-    """The package's own source as a zip archive, the same bytes for the same source."""
-    sources = [*_PACKAGE.rglob("*.py"), *_PACKAGE.rglob("py.typed")]
-    root = _PACKAGE.parent
-    archive = _archive({str(path.relative_to(root)): path.read_bytes() for path in sources})
+    """The package's own source as a zip archive, the same bytes for the same source.
+
+    An editable installation lies in a project of which everything else stays here: only modules of the
+    package are sent, and of them no links, which may lead out of it.
+    """
+    sources = {str(path.relative_to(_PACKAGE.parent)): path.read_bytes() for path in _modules(_PACKAGE)}
+    archive = _archive(sources)
     if len(archive) > _MOST_BYTES:
         raise ClusterError(f"the package at {_PACKAGE} is over {_MOST_BYTES >> 20} MiB and is not sent")
     return archive
+
+
+def _modules(package: Path) -> Iterator[Path]:
+    """The files that Python imports as `package` and its packages, and the marker of its types."""
+    for path in sorted(package.iterdir()):
+        if path.is_symlink():
+            continue
+        if path.is_dir() and path.name.isidentifier() and (path / "__init__.py").is_file():
+            yield from _modules(path)
+        elif path.name == "py.typed" or (path.suffix == ".py" and path.stem.isidentifier()):
+            yield path
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:

@@ -19,6 +19,7 @@ from distill_ray.regular_file import read_regular
 from distill_ray.runs.run_folder import numbered_folders
 from distill_ray.storage.atomic import atomic_file
 from distill_ray.storage.names import checked_name
+from distill_ray.storage.ownership import refuse_writable_by_others
 
 FILE = "pipeline.json"
 _VERSION = 1
@@ -116,8 +117,12 @@ class PipelineRecord:
 
 
 def open_record(folder: Path, shown: Path | str) -> PipelineRecord:
-    """The record in `folder`, called `shown`. Raises UsageError where there is none or it cannot be used."""
+    """The record in `folder`, called `shown`.
+
+    Raises UsageError where there is none, it cannot be used or others can write to it.
+    """
     path = folder / FILE
+    refuse_writable_by_others(folder, shown)
     try:
         document = parse_json(read_regular(path))
         if document["version"] > _VERSION:

@@ -30,6 +30,7 @@ from distill_ray.runs.settings_file import (
     write_settings,
 )
 from distill_ray.storage.filesystem import joined
+from distill_ray.storage.ownership import refuse_writable_by_others
 from distill_ray.storage.storage import open_storage
 from distill_ray.storage.uploaded import discard
 
@@ -202,13 +203,15 @@ def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
 def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -> Start:
     """The run in `folder` with a new budget where `given` has one; `table` is that of its training settings.
 
-    Raises UsageError where there is no run, ConfigError for settings that cannot change.
+    Raises UsageError where there is no run or others can write to it, ConfigError for settings that cannot
+    change.
     """
     if not folder.is_begun:
         raise UsageError(
             f"{folder.shown} holds no run to resume; give the folder that an earlier run printed as its "
             "output"
         )
+    refuse_writable_by_others(folder.path, folder.shown)
     begun = read_settings(folder.path / RUN_SETTINGS)
     if table == TrainingConfig.table:
         begun = as_begun(begun)

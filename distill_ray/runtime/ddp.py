@@ -36,7 +36,7 @@ from distill_ray.runtime.ray_internals import PrivateTrainer
 from distill_ray.runtime.ray_session import Session
 from distill_ray.runtime.ray_worker import Loop, RankTask, run_rank
 from distill_ray.runtime.rendezvous import LoopbackGroup
-from distill_ray.storage.checkpoints import GIVE_SHARED, ray_storage, remove_ray_storage
+from distill_ray.storage.checkpoints import GIVE_SHARED, empty_ray_storage, ray_storage, remove_ray_storage
 from distill_ray.storage.uploaded import open_checkpoints, settle
 from distill_ray.training.worker import Listener
 
@@ -76,6 +76,7 @@ class DDPRun:
         Raises the loop's own DistillError; TrainingError for anything else; KeyboardInterrupt after an abort.
         """
         restarts_left, reached = _RESTARTS, _moment(settle(self._checkpoints, self._uri))
+        empty_ray_storage(self._checkpoints)
         self._checkpoints.mkdir(parents=True, exist_ok=True)  # by which a rank knows whether it sees the run
         while True:
             self._say_if_waiting()

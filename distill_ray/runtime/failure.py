@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from distill_ray.errors import DistillError, TrainingError
+from distill_ray.storage.atomic import replacing
 from distill_ray.uri import redacted
 
 # What the ranks that are left say when one of them is gone.
@@ -99,8 +100,8 @@ def to_distill_error(error: BaseException, log: Path) -> DistillError:
     else:
         message, trace = meaning(ranks[0]), "".join(traceback.format_exception(error))
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        log.write_text(redacted(trace))
+        with replacing(log) as file:
+            file.write(redacted(trace).encode("utf-8", "backslashreplace"))
     except OSError as unwritable:
         return TrainingError(f"the training stopped: {message} (and {log} cannot be written: {unwritable})")
     return TrainingError(f"the training stopped: {message} (the traceback is in {log})")

@@ -10,6 +10,7 @@ from __future__ import annotations
 import logging
 import math
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -29,6 +30,8 @@ from distill_ray.training.worker import Listener
 METRICS_VARIABLE = "DISTILL_RAY_METRICS"
 _PREFIX = "distill_ray_"
 _RUN_TAGS = ("run", "kind")
+_UNPRINTABLE = re.compile(r"[\x00-\x1f\x7f]")
+_LONGEST_LABEL = 200
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,7 +123,7 @@ class RayMetrics:
             return
         try:
             if isinstance(event, RunStarted):
-                self._tags = {"run": self._run or event.name, "kind": event.kind}
+                self._tags = {"run": label(self._run or event.name), "kind": event.kind}
             if self._tags:
                 for figure in figures(event):
                     if math.isfinite(figure.value):  # Ray has no metrics that are no number
@@ -140,6 +143,14 @@ class RayMetrics:
         from ray.util.metrics import Gauge
 
         return Gauge(name, meaning, tag_keys=tags)
+
+
+def label(text: str) -> str:
+    """`text` as the value of a tag: printable ASCII with escapes for all else, as Ray takes nothing else,
+    and not too long for a page of metrics.
+    """
+    plain = _UNPRINTABLE.sub(lambda found: f"\\x{ord(found[0]):02x}", text)
+    return plain.encode("ascii", "backslashreplace").decode()[:_LONGEST_LABEL]
 
 
 def figures(event: Event) -> Iterator[Figure]:

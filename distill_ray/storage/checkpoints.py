@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import re
 import secrets
 import shutil
@@ -137,10 +138,21 @@ def working_folder(uri: str) -> Path:
 
 
 def ray_storage(checkpoints: Path) -> Path:
-    """The storage path for Ray Train, which must have one; nothing in it is needed."""
+    """The storage path for Ray Train or Tune, which must have one; nothing in it is needed later."""
     return checkpoints / "ray"
 
 
 def remove_ray_storage(checkpoints: Path) -> None:
-    """Remove what Ray Train has left; a link in its place stays."""
+    """Remove what Ray has left; a link in its place stays."""
     shutil.rmtree(ray_storage(checkpoints), ignore_errors=True)
+
+
+def empty_ray_storage(checkpoints: Path) -> None:
+    """Let Ray begin without what it finds: state of a killed run, or what somebody has put there.
+
+    Raises CheckpointError where that cannot be removed.
+    """
+    remove_ray_storage(checkpoints)
+    place = ray_storage(checkpoints)
+    if os.path.lexists(place):
+        raise CheckpointError(f"{place} is in the way of Ray and cannot be removed; move it elsewhere")

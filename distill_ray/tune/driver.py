@@ -12,7 +12,6 @@ from __future__ import annotations
 import contextlib
 import functools
 import queue
-import shutil
 from collections import deque
 from collections.abc import Callable
 from pathlib import Path
@@ -28,6 +27,8 @@ from distill_ray.runtime.ddp import remove_groups
 from distill_ray.runtime.failure import meaning, to_distill_error
 from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.runtime.mailbox import Record, open_mailbox
+from distill_ray.storage.atomic import replacing
+from distill_ray.storage.checkpoints import empty_ray_storage, remove_ray_storage
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.ray_tune import TuneThread
 from distill_ray.tune.rounds import Rounds
@@ -81,6 +82,7 @@ class SweepRun:
         Raises TrainingError where the search itself (and not a trial) failed, ClusterError where Ray was
         lost, KeyboardInterrupt after an abort.
         """
+        empty_ray_storage(self._storage.parent)
         with open_mailbox() as mailbox:
             self._mailbox = mailbox
             fit = TuneThread(self, home(mailbox), self._storage, self._sweep, self._health)
@@ -96,7 +98,7 @@ class SweepRun:
                 self._abort(fit)
                 raise
             finally:
-                shutil.rmtree(self._storage, ignore_errors=True)
+                remove_ray_storage(self._storage.parent)
         if fit.error is not None:
             raise to_distill_error(fit.error, self._storage.with_name("error.log")) from fit.error
 
@@ -137,8 +139,9 @@ class SweepRun:
             self._ledger.begun(trial, record["device"])
         elif record.get("trial") == FAILED:
             self._ledger.failed(trial, record["message"])
-            with contextlib.suppress(OSError):
-                (self._live[trial].run_dir / "error.log").write_text(redacted(record["trace"]))
+            log = self._live[trial].run_dir / "error.log"
+            with contextlib.suppress(OSError), replacing(log) as file:
+                file.write(redacted(record["trace"]).encode("utf-8", "backslashreplace"))
         else:
             self._ledger.heard(trial, record)
 

@@ -29,6 +29,8 @@ from distill_ray.runs.settings_file import (
 )
 from distill_ray.runs.workspace import uri_of
 from distill_ray.storage.atomic import atomic_file
+from distill_ray.storage.checkpoints import ray_storage
+from distill_ray.storage.ownership import refuse_writable_by_others
 from distill_ray.tune.trial import ROUNDS, TrialRecord, from_json, to_json
 
 
@@ -50,7 +52,7 @@ class SweepFolder:
     @property
     def ray_storage(self) -> Path:
         """What Ray Tune writes; nothing in it is needed once Tune has ended."""
-        return self.path / "ray"
+        return ray_storage(self.path)
 
     def trial(self, trial: str) -> Path:
         """The run folder of a trial."""
@@ -141,13 +143,17 @@ def new_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
 
 
 def resumed_sweep(path: Path, given: Mapping[str, object]) -> SweepStart:
-    """The search in `path`. Raises UsageError where there is none, ConfigError for what cannot change."""
+    """The search in `path`.
+
+    Raises UsageError where there is none or others can write to it, ConfigError for what cannot change.
+    """
     folder = SweepFolder(path=path)
     if not folder.is_begun:
         raise UsageError(
             f"{folder.shown} holds no search to resume; give the folder that an earlier `tune` printed as "
             "its output"
         )
+    refuse_writable_by_others(path, folder.shown)
     begun = as_begun(read_settings(folder.path / SEARCH_SETTINGS))
     begun.refuse_changes(given, lambda key: key in RESOURCES, what="search")
     return SweepStart(

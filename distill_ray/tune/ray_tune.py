@@ -9,7 +9,9 @@ from __future__ import annotations
 
 import functools
 import logging
+import os
 import pickle
+import stat
 import threading
 from pathlib import Path
 from typing import Any, Protocol
@@ -21,6 +23,7 @@ from ray.tune.search import Searcher
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
+from distill_ray.storage.ownership import others_who_write
 from distill_ray.tune.run_trial import TrialHome, TrialTask, run_trial
 from distill_ray.tune.stopper import HealthStopper
 from distill_ray.vqvae.health import Collapse, HealthRule
@@ -185,10 +188,20 @@ def _error_of(trial: Any) -> BaseException | None:
     # `Trial.get_pickled_error` would look in the storage, where Tune has not brought the file yet. Loading it
     # is safe: Tune has just written it, in this process.
     path = trial.pickled_error_file
-    if not path or not Path(path).exists():
+    if not path or not _is_only_ours(Path(path)):
         return None
     try:
         error = pickle.loads(Path(path).read_bytes())
     except Exception:  # made of classes that only the trial's process has
         return None
     return error if isinstance(error, BaseException) else None
+
+
+def _is_only_ours(path: Path) -> bool:
+    """Whether this user has made the file and no other one can write to it."""
+    try:
+        status = path.lstat()
+    except OSError:
+        return False
+    is_own = stat.S_ISREG(status.st_mode) and status.st_uid == os.geteuid()
+    return is_own and others_who_write(status) is None

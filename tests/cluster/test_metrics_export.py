@@ -9,14 +9,14 @@ import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from distill_ray.events.records import RunStarted, VQEpochMetrics
-from distill_ray.runtime.metrics import RayMetrics
+from distill_ray.runtime.metrics import RayMetrics, label
 from distill_ray.runtime.plan import WorkerPlan, resolve_plan
 from distill_ray.runtime.ray_session import ray_session
 from distill_ray.vqvae.health import codebook_health
 
 STARTED = RunStarted(
     kind="vqvae",
-    name='bells "2"',
+    name='bells "2"\nray_forged{} 1 ä',
     output_dir="/runs/bells",
     device="cpu",
     world_size=2,
@@ -58,7 +58,7 @@ def exported(url: str) -> dict[tuple[str, ...], float]:
     return {
         (item.name, *(item.labels[tag] for tag in tags if tag in item.labels)): item.value
         for item in samples
-        if item.labels.get("run") == STARTED.name and item.labels["kind"] == STARTED.kind
+        if item.labels.get("run") == label(STARTED.name) and item.labels["kind"] == STARTED.kind
     }
 
 

@@ -3,11 +3,13 @@ from __future__ import annotations
 import io
 import shlex
 import zipfile
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from distill_ray.errors import ClusterError, UsageError
+from distill_ray.jobs import submit
 from distill_ray.jobs.client import ClusterFacts
 from distill_ray.jobs.submit import (
     JobRequest,
@@ -131,3 +133,48 @@ def test_a_made_up_name_is_one_and_new():
     first, second = new_name("train-prior"), new_name("train-prior")
     check_name(first)
     assert first != second
+
+
+def test_of_a_project_around_the_package_nothing_is_sent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an editable installation has it."""
+    project = tmp_path / "project"
+    package = project / "distill_ray"
+    sent = ["__init__.py", "py.typed", "jobs/__init__.py", "jobs/submit.py"]
+    kept = [
+        "../.env",
+        "../id_rsa",
+        "../settings.py",
+        "../data/train.wav",
+        "../secrets/__init__.py",
+        ".env",
+        ".env.py",
+        "key.pem",
+        "model.distill",
+        "jobs/credentials.json",
+        "jobs/old version.py",
+        "jobs/submit.py.orig",
+        "jobs/__pycache__/submit.cpython-311.pyc",
+        ".ipynb_checkpoints/__init__.py",
+        "scratch/aws_key.py",
+        "scratch-2/__init__.py",
+    ]
+    for name in [*sent, *kept]:
+        path = package / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(f"content of {name}")
+    outside = tmp_path / "outside"
+    outside.mkdir()
+    (outside / "__init__.py").write_text("secret")
+    (package / "linked").symlink_to(outside)
+    (package / "linked.py").symlink_to(outside / "__init__.py")
+    (package / "jobs" / "gone.py").symlink_to(outside / "nothing")
+    monkeypatch.setattr(submit, "_PACKAGE", package)
+    assert names(package_archive()) == sorted(f"distill_ray/{name}" for name in sent)
+
+
+def test_all_modules_of_the_package_are_sent():
+    root = Path(submit.__file__).parents[1]
+    modules = {f"distill_ray/{path.relative_to(root)}" for path in root.rglob("*.py")}
+    assert set(names(package_archive())) == {*modules, "distill_ray/py.typed"}

@@ -266,3 +266,10 @@ def test_a_recorded_name_that_leads_elsewhere_is_refused(tmp_path: Path) -> None
     settings.write_text(settings.read_text().replace('name = "m"', 'name = "../m"'))
     with pytest.raises(UsageError, match=r"run\.toml holds the name '\.\./m', which cannot be used"):
         resumed_run(RunFolder(path=tmp_path), {}, table="training")
+
+
+def test_a_run_that_others_can_write_to_is_not_resumed(tmp_path: Path) -> None:
+    begun(tmp_path / "run")
+    (tmp_path / "run").chmod(0o777)
+    with pytest.raises(UsageError, match="run is not resumed: everybody can write to "):
+        resumed_run(RunFolder(path=tmp_path / "run"), {}, table="training")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import logging
 import re
 from typing import Any
@@ -234,3 +235,26 @@ def test_wanted_on_clusters_and_elsewhere_only_where_asked_for(monkeypatch: pyte
     monkeypatch.setattr(metrics, "RayMetrics", Recorded)
     with_metrics(listener, private=False)(STARTED)
     assert events == [STARTED]
+
+
+@pytest.mark.parametrize(
+    ("name", "shown"),
+    [
+        ("Vögel", "V\\xf6gel"),
+        ("音", "\\u97f3"),
+        ('a\nray_forged{x="y"} 1', 'a\\x0aray_forged{x="y"} 1'),
+        ("\x1b]0;x\x07\x7f", "\\x1b]0;x\\x07\\x7f"),
+        ("a\0b", "a\\x00b"),
+        ("a\udcffb", "a\\udcffb"),
+        ("a\u2028b", "a\\u2028b"),
+        ("x" * 20_000, "x" * 200),
+        ('plain "1" {}\\', 'plain "1" {}\\'),
+    ],
+)
+def test_a_tag_is_printable_ascii_whatever_the_run_is_called(name: str, shown: str) -> None:
+    """Ray's own limit: with another name it raised, and the metrics of the run ended."""
+    heard = Recorded()
+    heard(dataclasses.replace(STARTED, name=name))
+    assert heard.values["distill_ray_running", shown, "vqvae"] == 1.0
+    assert shown.isascii()
+    assert shown.isprintable()

@@ -10,7 +10,7 @@ import pytest
 
 from distill_ray.errors import CheckpointError
 from distill_ray.storage.atomic import newest_folder
-from distill_ray.storage.checkpoints import Checkpoints, node_folder
+from distill_ray.storage.checkpoints import Checkpoints, empty_ray_storage, node_folder
 from distill_ray.storage.uploaded import UploadedCheckpoints, discard, settle
 
 
@@ -181,3 +181,14 @@ def test_a_linked_checkpoint_folder_is_not_followed(tmp_path: Path) -> None:
     with pytest.raises(OSError, match="symbolic link"):
         discard(folder, None)
     assert (mine / "precious").exists()
+
+
+def test_ray_begins_without_what_lies_in_its_place(tmp_path: Path) -> None:
+    (tmp_path / "ray" / "tune").mkdir(parents=True)
+    (tmp_path / "ray" / "tune" / "tuner.pkl").write_bytes(b"planted")
+    empty_ray_storage(tmp_path)
+    assert list(tmp_path.iterdir()) == []
+    empty_ray_storage(tmp_path)
+    (tmp_path / "ray").symlink_to(tmp_path / "elsewhere")
+    with pytest.raises(CheckpointError, match="ray is in the way of Ray and cannot be removed; move it"):
+        empty_ray_storage(tmp_path)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
+import os
+import pickle
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import pytest
 from ray.tune.schedulers import TrialScheduler
 
+from distill_ray.tune import ray_tune
 from distill_ray.tune.ray_tune import CooperativeAsha
 
 
@@ -34,3 +39,55 @@ def test_asha_asks_the_lagging_trials_of_the_first_round_to_stop_and_ends_none()
                 assert name not in asked  # nothing is compared before the grace period is over
         scheduler.on_trial_complete(None, trial, {"done": True})
     assert asked == ["fair", "bad", "late"]
+
+
+class Bomb:
+    """Its pickle is code."""
+
+    def __init__(self, flag: Path) -> None:
+        self.flag = flag
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.flag),)
+
+
+def error_of(path: Path) -> BaseException | None:
+    return ray_tune._error_of(SimpleNamespace(pickled_error_file=str(path)))
+
+
+@pytest.mark.parametrize("how", ["everybody", "link", "another user", "missing"])
+def test_an_error_that_others_could_have_written_is_not_unpickled(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    path, flag = tmp_path / "error.pkl", tmp_path / "executed"
+    path.write_bytes(pickle.dumps(Bomb(flag)))
+    if how == "everybody":
+        path.chmod(0o666)
+    elif how == "link":
+        path = tmp_path / "link"
+        path.symlink_to(tmp_path / "error.pkl")
+    elif how == "another user":
+        monkeypatch.setattr(ray_tune.os, "geteuid", lambda: os.getuid() + 1)
+    else:
+        path = tmp_path / "missing"
+    assert error_of(path) is None
+    assert not flag.exists()
+
+
+def test_the_error_that_tune_has_written_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "error.pkl"
+    path.write_bytes(pickle.dumps(ValueError("no")))
+    assert repr(error_of(path)) == repr(ValueError("no"))
+    path.write_bytes(pickle.dumps("no exception"))
+    assert error_of(path) is None
+
+
+def test_tune_keeps_nothing_that_a_resumed_search_would_unpickle(tmp_path: Path) -> None:
+    attendant: Any = SimpleNamespace()
+    searcher = ray_tune._Ready(attendant)
+    searcher.save(str(tmp_path / "searcher.pkl"))
+    assert pickle.loads((tmp_path / "searcher.pkl").read_bytes()) is None
+    for each in (searcher, ray_tune._Watch(attendant), CooperativeAsha(attendant, grace_period=1)):
+        assert type(pickle.loads(pickle.dumps(each))) is object
+    with pytest.raises(AssertionError, match="searches resume from their own records"):
+        searcher.restore(str(tmp_path / "searcher.pkl"))
