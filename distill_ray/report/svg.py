@@ -1,14 +1,19 @@
 """matplotlib's SVG for a page with a strict Content-Security-Policy and two colour schemes.
 
 Inline styles, which the policy forbids, become attributes; placeholder colours become the page's CSS
-variables; fonts are the page's; ids get a prefix, so that several drawings can share the page.
+variables; fonts are the page's; ids get a prefix, so that several drawings can share the page. Pictures
+get a palette, which makes them a third as large.
 """
 
 from __future__ import annotations
 
+import base64
+import io
 import re
 from collections.abc import Mapping
 from xml.etree import ElementTree
+
+from PIL import Image
 
 _SVG = "http://www.w3.org/2000/svg"
 _XLINK = "http://www.w3.org/1999/xlink"
@@ -31,6 +36,8 @@ _ATTRIBUTES = frozenset(
         "text-anchor",
     }
 )
+_PNG = "data:image/png;base64,"
+_COLOURS = 64
 _SIZE = re.compile(r"(?:^|\s)(\d+(?:\.\d+)?)px")
 
 
@@ -78,5 +85,15 @@ def _rename(element: ElementTree.Element, prefix: str) -> None:
             element.set(name, prefix + value)
         elif name == f"{{{_XLINK}}}href" and value.startswith("#"):
             element.set(name, f"#{prefix}{value[1:]}")
+        elif name == f"{{{_XLINK}}}href" and value.startswith(_PNG):
+            element.set(name, _PNG + _with_palette(value.removeprefix(_PNG)))
         elif value.startswith("url(#"):
             element.set(name, f"url(#{prefix}{value[5:]}")
+
+
+def _with_palette(content: str) -> str:
+    """The same PNG picture, as base64, with at most `_COLOURS` colours."""
+    picture = Image.open(io.BytesIO(base64.b64decode(content))).convert("RGB").quantize(_COLOURS)
+    made = io.BytesIO()
+    picture.save(made, "PNG", optimize=True)
+    return base64.b64encode(made.getvalue()).decode()

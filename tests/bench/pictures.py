@@ -3,7 +3,7 @@
     python tests/bench/pictures.py OUT [--codecs original ours-base encodec] [--count 3]
 
 Writes OUT/pictures/NN.png. Decibels of a 2048-sample STFT, 0 to 16 kHz upwards, 80 dB from the loudest bin
-of the original. Needs pillow (extra `bench`).
+of the original. Needs pillow, as the report does.
 
 Legend: F frequency bins, S frames.
 """

@@ -1,5 +1,11 @@
 from __future__ import annotations
 
+import base64
+import io
+
+import numpy as np
+from PIL import Image
+
 from distill_ray.report.plots import Plots, Points, Series
 from distill_ray.report.svg import for_page
 
@@ -67,3 +73,17 @@ def test_one_epoch_is_a_point() -> None:
         [Series(label="loss", x=[1], y=[2.0])], x_label="step", y_label="loss", alternative=""
     )
     assert "<use " in made  # a marker; a line of one point would be nothing
+
+
+def test_a_spectrogram_keeps_its_picture_in_a_third_of_the_bytes() -> None:
+    random = np.random.default_rng(0)
+    levels_FS = (-70.0 * random.random((112, 300))).astype(np.float32)
+    levels_FS[50:60, 100:200] = 0.0
+    made = Plots().spectrogram(levels_FS, seconds=3.0, sample_rate=8_000, top_db=0.0, alternative="")
+    assert len(made) < 45_000
+    content = base64.b64decode(made.partition("data:image/png;base64,")[2].partition('"')[0])
+    picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), float).mean(axis=2)
+    assert picture.shape == (112, 300)
+    assert 'transform="matrix(1.07952 0 0 -0.9405' in made  # the first row, of low frequencies, is below
+    assert picture[50:60, 100:200].min() > 190
+    assert picture[:40].mean() < 150
