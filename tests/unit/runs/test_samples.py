@@ -15,6 +15,7 @@ import torch
 from distill_ray.bundle import LoadedVQModel, load_model_v2, save_model_v2
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.events.records import AudioSample, Event, Notice, RunStarted
+from distill_ray.runs import samples
 from distill_ray.runs.samples import SampleKeeper
 from distill_ray.training.samples import flac
 from distill_ray.vqvae import VQVAE
@@ -126,6 +127,24 @@ def test_a_new_run_removes_the_sounds_of_the_one_whose_place_it_takes(tmp_path: 
         assert (tmp_path / "samples" / "decoded-e00001-0.flac").exists()  # a resumed one keeps them
         keeper(started(1))
     assert [path.name for path in (tmp_path / "samples").iterdir()] == [foreign.name]
+
+
+@pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="tensorboardX is not installed")
+def test_tensorboard_takes_next_to_no_time(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(samples.time, "monotonic", lambda: now[0])
+    written: list[str] = []
+
+    def write(media: object, sample: AudioSample, content: bytes) -> None:
+        written.append(sample.file)
+        now[0] += 1.0  # it takes a second
+
+    monkeypatch.setattr(samples._Media, "_write", write)
+    with SampleKeeper(lambda event: None, tmp_path) as keeper:
+        for number in range(990):
+            keeper(sample(file=f"decoded-e00001-{number}.flac"))
+            now[0] += 1.0
+    assert len(written) == 5  # half a percent of a thousand seconds
 
 
 @pytest.mark.skipif(importlib.util.find_spec("tensorboardX") is None, reason="tensorboardX is not installed")
