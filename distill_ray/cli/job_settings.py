@@ -7,16 +7,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from distill_ray.cli import options
 from distill_ray.cli.job_arguments import JobCommand
+from distill_ray.cli.settings import own_flags
 from distill_ray.config.catalogue import overrides_of
-from distill_ray.config.resolve import CorpusFacts, resolve_prior, resolve_vqvae
-from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.config.prior import PriorTrainingConfig
+from distill_ray.config.resolve import MachineFacts, check_shared_batch
+from distill_ray.config.vqvae import TrainingConfig
 
-# Settings of the prior that the codec decides, which is on the cluster.
-_OF_CODEC = ("prior.codebook_size", "prior.num_quantizers", "prior.codebook_dim")
-_SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
+if TYPE_CHECKING:
+    from distill_ray.runtime.plan import WorkerPlan
+
+_TRAINING = {"train": TrainingConfig, "train-prior": PriorTrainingConfig}
 
 
 def check_settings(command: JobCommand, resources: Mapping[str, float], address: str) -> None:
@@ -24,54 +28,45 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
 
     resources: what the cluster at `address` (HOST:PORT) has, "CPU" and "GPU".
     """
-    workers = _check_workers(command, resources, address)
-    if command.name == "train-prior":
-        given = _file_settings(command) | overrides_of(command.name, command.values)
-        resolve_prior(
-            VQVAEConfig(),
-            file_count=1,
-            train_frames=1,
-            overrides={key: value for key, value in given.items() if key not in _OF_CODEC},
-            accelerator=resources.get("GPU", 0.0) > 0,
-            workers=workers,
-        )
-    elif command.name == "train":
-        resolve_vqvae(
-            _SOME_CORPUS,
-            overrides=_file_settings(command) | overrides_of(command.name, command.values),
-            size=command.values["size"],
-            accelerator=resources.get("GPU", 0.0) > 0,
-            workers=workers,
-        )
-    elif not command.values.get("no_tune"):
-        _check_sweep(command, resources, address)
+    from distill_ray.pipeline.prologue import check_request
+    from distill_ray.runtime.plan import WorkerPlan
+
+    plan, tune = WorkerPlan(), not command.values.get("no_tune")
+    if command.takes("num_workers"):
+        plan = options.worker_plan(command.values["num_workers"], command.values["gpus_per_worker"], None)
+    with own_flags(command.name):
+        given = _given(command)
+        check_request(command.name, given, plan, tune=tune)
+        if command.takes("num_workers"):
+            machine = _machine(plan, resources, address)
+            if command.name in _TRAINING:
+                check_shared_batch(_TRAINING[command.name], given, machine)
+        if command.name in ("tune", "run") and tune:
+            _check_trials(given, resources, address)
 
 
-def _check_sweep(command: JobCommand, resources: Mapping[str, float], address: str) -> None:
+def _check_trials(given: Mapping[str, object], resources: Mapping[str, float], address: str) -> None:
     from distill_ray.tune.machine import Scale
     from distill_ray.tune.settings import SweepSettings
 
-    given = _file_settings(command) | overrides_of(command.name, command.values)
-    settings = SweepSettings.of(given, command.values["size"])
-    Scale.of(settings.sweep, resources, cores=1, where=f"the cluster at {address}")
+    Scale.of(SweepSettings.of(given).sweep, resources, cores=1, where=f"the cluster at {address}")
 
 
-def _check_workers(command: JobCommand, resources: Mapping[str, float], address: str) -> int:
-    """The number of workers that the command gets on the cluster, 1 where it has no such option."""
-    if "num_workers" not in command.values:
-        return 1
+def _machine(plan: WorkerPlan, resources: Mapping[str, float], address: str) -> MachineFacts:
     from distill_ray.runtime.plan import check_resources, resolve_plan
 
-    values = command.values
-    plan = options.worker_plan(values["num_workers"], values["gpus_per_worker"], None)
     resolved = resolve_plan(plan, environ={"RAY_ADDRESS": address})
-    if resolved.in_process:
-        return 1
-    return check_resources(resolved, resources).num_workers or 1
+    if not resolved.in_process:
+        resolved = check_resources(resolved, resources)
+    return MachineFacts(
+        accelerator=resources.get("GPU", 0.0) > 0,
+        workers=resolved.num_workers or 1,
+        fewest_workers=resolved.min_workers,
+    )
 
 
-def _file_settings(command: JobCommand) -> dict[str, object]:
-    from distill_ray.runs.inputs import file_settings
+def _given(command: JobCommand) -> dict[str, object]:
+    from distill_ray.runs.inputs import given_settings
 
     config = command.values["config"]
-    return file_settings(config and Path(config), size=command.values.get("size"))
+    return given_settings(config and Path(config), overrides_of(command.name, command.values))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -57,9 +57,6 @@ def command(
     that are not given again stay. --epochs and --max-minutes are the codec's (of each trial, and of the whole
     search). --num-workers and --gpus-per-worker are for the prior, and for the codec with --no-tune.
     """
-    size = cast("str | None", settings.pop("model.size", None))
-    if no_tune and "sweep.max_minutes" in settings:
-        settings["training.max_minutes"] = settings.pop("sweep.max_minutes")
     # Without workers the prior is trained in this process, wherever the search is.
     workers = options.worker_plan(num_workers, gpus_per_worker, None if num_workers == "0" else address)
 
@@ -71,7 +68,6 @@ def command(
             sources=sources or (),
             overrides=settings,
             config_file=config,
-            size=size,
             out=out,
             name=None if name is None else options.run_name(name, ""),
             default_name=options.run_name(None, sources[0]) if sources else "distill",

@@ -36,7 +36,7 @@ def takes_settings(command: str) -> Callable[[Callable[..., None]], Callable[...
         @functools.wraps(function)
         def with_options(**values: Any) -> None:
             given = {option.name: values.pop(option.name) for option in options}
-            with _own_flags(command):
+            with own_flags(command):
                 function(**{_PARAMETER: catalogue.overrides_of(command, given)}, **values)
 
         parameters = list(_parameters(function, options))
@@ -69,7 +69,8 @@ def _annotation(option: catalogue.Option) -> Any:
 
 
 @contextmanager
-def _own_flags(command: str) -> Iterator[None]:
+def own_flags(command: str) -> Iterator[None]:
+    """Name wrong settings by the flags that they have in `command`."""
     try:
         yield
     except ConfigError as error:

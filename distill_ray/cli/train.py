@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -41,7 +41,6 @@ def command(
     Ctrl-C ends the run after the current step and keeps a usable model; --resume goes on from there. A
     resumed run may have another budget: its learning rate then follows that one, and rises if it is longer.
     """
-    size = cast("str | None", settings.pop("model.size", None))
     # A resumed run keeps the name that it has.
     named = name if resume is not None and name is None else options.run_name(name, data)
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
@@ -53,7 +52,6 @@ def command(
             data=data,
             overrides=settings,
             config_file=config,
-            size=size,
             out=out,
             name=named,
             resume=resume,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, cast
+from typing import Annotated
 
 import typer
 
@@ -40,7 +40,6 @@ def command(
     the bits that a prior needs (prior-bits). A trial whose codebooks collapse is ended early. --epochs is for
     each trial, --max-minutes for all of them. Ctrl-C keeps what is done; --resume goes on from there.
     """
-    size = cast("str | None", settings.pop("model.size", None))
     # A resumed search keeps the name that it has.
     named = name if resume is not None and name is None else options.run_name(name, data)
 
@@ -52,7 +51,6 @@ def command(
             data=data,
             overrides=settings,
             config_file=config,
-            size=size,
             out=out,
             name=named,
             resume=resume,

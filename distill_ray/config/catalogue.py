@@ -210,6 +210,11 @@ def setting_of(key: str) -> Setting:
         raise KeyError(key) from None
 
 
+def flag_of(key: str) -> str | None:
+    """The flag of the setting with a dotted key; None where it has none, or there is no such setting."""
+    return next((each.section.flag(each.name) for each in all_settings() if each.key == key), None)
+
+
 def options_of(command: str) -> tuple[Option, ...]:
     """The options of a command that are settings: every flag of its sections.
 
@@ -249,11 +254,17 @@ def overrides_of(command: str, values: Mapping[str, Any]) -> dict[str, object]:
 
 def as_flagged(problem: Problem, command: str) -> Problem:
     """The problem with the flag that its setting has in `command`, if any, instead of its usual one."""
-    setting = next((each for each in all_settings() if each.key == problem.key), None)
-    if setting is None or problem.flag != setting.section.flag(setting.name):
+    if problem.flag is None or problem.flag != flag_of(problem.key):
         return problem
-    flag = next((each.flag for each in options_of(command) if problem.key in each.keys), None)
-    return dataclasses.replace(problem, flag=flag and flag.partition("/")[0])
+    keys = {option.flag.partition("/")[0]: option.keys for option in options_of(command)}
+    if command == "run":  # which without a search gives the value to what the search's setting replaces
+        keys |= {
+            each.flag: (each.key, each.meta["replaces"])
+            for each in settings_of(SweepConfig)
+            if each.meta["replaces"] and not each.is_list
+        }
+    flag = next((flag for flag, of in keys.items() if problem.key in of), None)
+    return dataclasses.replace(problem, flag=flag)
 
 
 def _spoken(value: object) -> str:

@@ -31,6 +31,7 @@ from distill_ray.config.vqvae import (
 from distill_ray.errors import ConfigError, Problem
 
 HOUR = 3600.0
+SIZE = "model.size"
 
 # Parameters: about 1 M, 10 M, 50 M (tests/unit/vqvae holds the exact counts to that).
 _SIZES: dict[str, dict[str, Any]] = {
@@ -48,6 +49,8 @@ RATES = tuple(_RATES["small"])
 """The settings of the optimizer that go by size."""
 BY_SIZE = (*RATES, *(f"model.{key}" for key in _SIZES["small"]))
 """All settings that do."""
+_BATCH = {TrainingConfig.table: {True: 96, False: 8}, PriorTrainingConfig.table: {True: 32, False: 4}}
+"""Windows of a worker in a step, with a GPU and without."""
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
@@ -62,7 +65,6 @@ _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
 
 ConfigT = TypeVar("ConfigT")
-SectionT = TypeVar("SectionT", bound=Section)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -73,6 +75,20 @@ class CorpusFacts:
     train_seconds: float
     sample_rate: int | None
     channels: int | None
+
+
+@dataclass(frozen=True, kw_only=True)
+class MachineFacts:
+    """`workers` is the number of ranks that share a batch, `fewest_workers` the least that may have to where
+    nodes can be lost.
+    """
+
+    accelerator: bool = False
+    workers: int = 1
+    fewest_workers: int | None = None
+
+
+ONE_CPU = MachineFacts()
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -120,26 +136,18 @@ def prior_steps_per_epoch(config: PriorTrainConfig, train_frames: int) -> int:
 
 
 def resolve_vqvae(
-    facts: CorpusFacts,
-    *,
-    overrides: Mapping[str, object],
-    size: str | None,
-    accelerator: bool,
-    workers: int,
-    fewest_workers: int | None = None,
+    facts: CorpusFacts, *, overrides: Mapping[str, object], machine: MachineFacts = ONE_CPU
 ) -> Resolved[VQTrainConfig]:
-    """The codec run's configuration. `workers` is the number of ranks that share the batch, `fewest_workers`
-    the least that may have to where nodes can be lost.
+    """The codec run's configuration.
 
     Raises ConfigError with every problem: unknown keys, values out of range, relations that do not hold.
     """
-    given = dict(overrides)
-    size_given = given.pop("model.size", size)
-    chosen = size_given or _auto_size(facts.train_seconds, accelerator)
-    known_size = str(chosen) if chosen in SIZES else "small"  # another is refused below
+    given, accelerator = dict(overrides), machine.accelerator
+    size = str(given.get(SIZE) or _auto_size(facts.train_seconds, accelerator))
+    known_size = size if size in SIZES else "small"  # another is refused below
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
-        "training.batch_size": _shareable(96 if accelerator else 8, workers, fewest_workers),
+        "training.batch_size": _auto_batch(TrainingConfig.table, machine),
         **_RATES[known_size],
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
         # Runs on CPUs are too short to learn a corpus by heart.
@@ -151,9 +159,8 @@ def resolve_vqvae(
         auto["training.head_rate"] = 1.0  # AdamW alone does not need a slow head
     known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}
     auto |= {key: value for key, value in known.items() if value is not None}
-    problems = [] if chosen in SIZES else [Problem("model.size", _no_size(chosen), "--size")]
-    problems += _fixed_by_corpus(given, auto, ("model.sample_rate", "model.channels"))
-    budgeted = _has_budget(given, "training")
+    problems = _fixed_by_data(given, auto, ("model.sample_rate", "model.channels"))
+    budgeted = has_budget(given, "training")
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
     built = build_sections(CODEC, values, [*problems, *unknown_keys(values)])
     config = VQTrainConfig(
@@ -167,12 +174,11 @@ def resolve_vqvae(
     if not budgeted or "training.epochs" not in given:
         epochs = _auto_epochs(config, facts.train_seconds, accelerator, budgeted=budgeted)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
-    if accelerator and _passes(config, facts.train_seconds, workers) > _PASSES_UNVARIED:
+    if accelerator and _passes(config, facts.train_seconds, machine.workers) > _PASSES_UNVARIED:
         varied = {key: value for key, value in _VARIED.items() if f"augment.{key}" not in given}
         config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, **varied))
-    _shared_batch(config.training, workers, fewest_workers)
-    named = frozenset(given) | ({"model.size"} if size_given else frozenset())
-    return Resolved(config=config, overrides=frozenset(named), size=str(chosen))
+    _check_shared(TrainingConfig, config.training.batch_size, machine)
+    return Resolved(config=config, overrides=frozenset(given), size=size)
 
 
 def resolve_prior(
@@ -181,40 +187,75 @@ def resolve_prior(
     file_count: int,
     train_frames: int,
     overrides: Mapping[str, object],
-    accelerator: bool,
-    workers: int,
-    fewest_workers: int | None = None,
+    machine: MachineFacts = ONE_CPU,
 ) -> Resolved[PriorTrainConfig]:
-    """The prior run's configuration, for codes of `codec`; workers as in `resolve_vqvae`.
-
-    Raises ConfigError with every problem.
-    """
-    given = dict(overrides)
-    fixed = {
-        "prior.codebook_size": codec.codebook_size,
-        "prior.num_quantizers": codec.num_quantizers,
-        "prior.codebook_dim": codec.codebook_dim,
-    }
+    """The prior run's configuration, for codes of `codec`. Raises ConfigError with every problem."""
+    given, accelerator = dict(overrides), machine.accelerator
+    fixed = _of_codec(codec)
     seconds = train_frames / codec.frame_rate
-    sized = _prior_size(file_count, seconds, accelerator=accelerator)
+    sized = fitting_heads(given, _prior_size(file_count, seconds, accelerator=accelerator))
     auto: dict[str, object] = {
         **{f"prior.{key}": value for key, value in sized.items()},
         **fixed,
-        "prior_training.batch_size": _shareable(32 if accelerator else 4, workers, fewest_workers),
+        "prior_training.batch_size": _auto_batch(PriorTrainingConfig.table, machine),
         # A narrow model takes, and on a CPU's few steps needs, a higher rate.
         "prior_training.lr": 3e-4 if accelerator else 1e-3,
         "prior_training.min_epoch_steps": _MIN_EPOCH_STEPS["prior"][accelerator],
     }
-    problems = _fixed_by_corpus(given, auto, tuple(fixed))
-    budgeted = _has_budget(given, "prior_training")
+    problems = _fixed_by_data(given, auto, tuple(fixed))
+    budgeted = has_budget(given, "prior_training")
     values = {**({} if budgeted else {"prior_training.epochs": 1}), **auto, **given}
     built = build_sections(PRIOR, values, [*problems, *unknown_keys(values)])
     config = PriorTrainConfig(model=built[PriorConfig], training=built[PriorTrainingConfig])
     if not budgeted:
         epochs = math.ceil(_AUTO_STEPS["prior"][accelerator] / prior_steps_per_epoch(config, train_frames))
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
-    _shared_batch(config.training, workers, fewest_workers)
+    _check_shared(PriorTrainingConfig, config.training.batch_size, machine)
     return Resolved(config=config, overrides=frozenset(given), size="")
+
+
+def check_codec_of_prior(given: Mapping[str, object], codec: VQVAEConfig) -> None:
+    """Raise ConfigError where `given` has settings of the prior that `codec` has otherwise."""
+    fixed = _of_codec(codec)
+    problems = _fixed_by_data(given, fixed, tuple(fixed))
+    if problems:
+        raise ConfigError(problems)
+
+
+def check_shared_batch(
+    section: type[TrainingConfig | PriorTrainingConfig], given: Mapping[str, object], machine: MachineFacts
+) -> None:
+    """Raise ConfigError where the workers of `machine` cannot share a batch equally."""
+    batch = given.get(f"{section.table}.batch_size", _auto_batch(section.table, machine))
+    assert isinstance(batch, int), "the settings are checked"
+    _check_shared(section, batch, machine)
+
+
+def fitting_heads(given: Mapping[str, object], sized: Mapping[str, Any]) -> dict[str, Any]:
+    """The prior's size with a width that fits the given number of heads, or a number that fits the width.
+
+    Every head needs an even width; what fits none is left for the section's own check.
+    """
+    width, heads = given.get("prior.hidden_size"), given.get("prior.num_heads")
+    if isinstance(width, int) and heads is None:
+        fitting = (count for count in range(sized["num_heads"], 0, -1) if width % (2 * count) == 0)
+        return {**sized, "num_heads": next(fitting, sized["num_heads"])}
+    if isinstance(heads, int) and heads > 0 and width is None:
+        return {**sized, "hidden_size": -(-sized["hidden_size"] // (2 * heads)) * 2 * heads}
+    return dict(sized)
+
+
+def has_budget(given: Mapping[str, object], table: str) -> bool:
+    """Whether the training of `table` is given an end."""
+    return any(given.get(f"{table}.{name}") is not None for name in ("epochs", "max_minutes"))
+
+
+def _of_codec(codec: VQVAEConfig) -> dict[str, object]:
+    return {
+        "prior.codebook_size": codec.codebook_size,
+        "prior.num_quantizers": codec.num_quantizers,
+        "prior.codebook_dim": codec.codebook_dim,
+    }
 
 
 def dotted(config: VQTrainConfig | PriorTrainConfig) -> dict[str, object]:
@@ -224,15 +265,6 @@ def dotted(config: VQTrainConfig | PriorTrainConfig) -> dict[str, object]:
         section: Section = getattr(config, part.name)
         rows |= {f"{section.table}.{key}": value for key, value in dataclasses.asdict(section).items()}
     return rows
-
-
-def build_section(section: type[SectionT], values: Mapping[str, object]) -> SectionT:
-    """One section of settings by name. Raises ConfigError with every problem."""
-    known = {field.name for field in dataclasses.fields(section)}
-    problems = [Problem(f"{section.table}.{key}", "no such setting") for key in values if key not in known]
-    if problems:
-        raise ConfigError(problems)
-    return section(**values)
 
 
 def _auto_epochs(
@@ -294,15 +326,7 @@ def _prior_size(file_count: int, total_seconds: float | None, *, accelerator: bo
     return {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "dropout": 0.1, "context_frames": 1024}
 
 
-def _no_size(size: object) -> str:
-    return f"{size!r} is not one of {', '.join(SIZES)}"
-
-
-def _has_budget(given: Mapping[str, object], table: str) -> bool:
-    return any(given.get(f"{table}.{name}") is not None for name in ("epochs", "max_minutes"))
-
-
-def _fixed_by_corpus(
+def _fixed_by_data(
     given: Mapping[str, object], auto: Mapping[str, object], keys: tuple[str, ...]
 ) -> list[Problem]:
     return [
@@ -312,27 +336,26 @@ def _fixed_by_corpus(
     ]
 
 
-def _shareable(each: int, workers: int, fewest: int | None) -> int:
-    """The least batch of `each` windows a worker or more that every allowed number of workers can share.
+def _auto_batch(table: str, machine: MachineFacts) -> int:
+    """The least batch of enough windows for each worker that every allowed number of workers can share.
 
-    Where it would be over twice that many, it is left to `_shared_batch` to say so.
+    Where it would be over twice that many, it is left to `_check_shared` to say so.
     """
-    wanted = each * max(1, workers)
-    share = math.lcm(*range(fewest or workers, workers + 1)) if workers else 1
+    workers = machine.workers
+    wanted = _BATCH[table][machine.accelerator] * max(1, workers)
+    share = math.lcm(*range(machine.fewest_workers or workers, workers + 1)) if workers else 1
     batch = -(-wanted // share) * share
     return batch if batch <= 2 * wanted else wanted
 
 
-def _shared_batch(
-    training: TrainingConfig | PriorTrainingConfig, workers: int, fewest: int | None = None
-) -> None:
-    unequal = [
-        count for count in range(fewest or workers, workers + 1) if training.batch_size % max(1, count)
-    ]
+def _check_shared(section: type[Section], batch: int, machine: MachineFacts) -> None:
+    fewest, workers = machine.fewest_workers, machine.workers
+    unequal = [count for count in range(fewest or workers, workers + 1) if batch % max(1, count)]
     if unequal:
-        message = f"{training.batch_size} windows cannot be shared by {unequal[0]} workers"
+        message = f"{batch} windows cannot be shared by {unequal[0]} workers"
         if fewest is not None:
             message += (
                 f", as --num-workers {fewest}-{workers} allows; choose a narrower range or another batch"
             )
-        raise ConfigError([training.problem("batch_size", message)])
+        flag = section.flag("batch_size")
+        raise ConfigError([Problem(f"{section.table}.batch_size", message, flag)])

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 from distill_ray.config.setting import Section, setting
-from distill_ray.config.vqvae import SIZES, TrainingConfig, VQVAEConfig
+from distill_ray.config.vqvae import SIZES, SizeConfig, TrainingConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem
 
 PLANS = ("depth", "grid")
@@ -98,6 +98,13 @@ class SweepConfig(Section):
             object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
         object.__setattr__(self, "sizes", tuple(size for size in SIZES if size in self.sizes))
 
+    @property
+    def searched(self) -> frozenset[str]:
+        """The settings that each trial gets from the search, by dotted key."""
+        return frozenset(
+            f"{section.table}.{field}" for name, section, field in (*_LISTS, *_RANGES) if getattr(self, name)
+        )
+
     def cross_checks(self) -> Iterator[Problem]:
         for name in ("codebook_sizes", "rvq_levels"):
             if not getattr(self, name):
@@ -105,9 +112,6 @@ class SweepConfig(Section):
         for name, section, field in _LISTS:
             for value in dict.fromkeys(getattr(self, name)):
                 yield from self._refused(name, section, field, value)
-        for size in dict.fromkeys(self.sizes):
-            if size not in SIZES:
-                yield self.problem("sizes", f"{size!r} is not one of {', '.join(SIZES)}")
         for name, section, field in _RANGES:
             yield from self._range_problems(name, section, field)
         if self.search != "grid" and self.trials is None and (self.lr_range or self.commitment_weight_range):
@@ -158,6 +162,7 @@ _LISTS: tuple[tuple[str, type[Section], str], ...] = (
     ("rvq_levels", VQVAEConfig, "num_quantizers"),
     ("commitment_weights", VQVAEConfig, "commitment_weight"),
     ("lrs", TrainingConfig, "lr"),
+    ("sizes", SizeConfig, "size"),
 )
 _RANGES: tuple[tuple[str, type[Section], str], ...] = (
     ("commitment_weight_range", VQVAEConfig, "commitment_weight"),

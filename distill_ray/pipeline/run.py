@@ -8,36 +8,34 @@ from __future__ import annotations
 
 import contextlib
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.generation import GenerationSettings
-from distill_ray.config.resolve import CorpusFacts, build_section, resolve_prior, resolve_vqvae
+from distill_ray.config.catalogue import all_settings
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.config.vqvae import TrainingConfig
 from distill_ray.errors import CancelledError, ConfigError, Problem, UsageError
 from distill_ray.events.records import PipelinePlan, PlannedStage
+from distill_ray.pipeline.prologue import check_request
 from distill_ray.pipeline.record import FILE, PipelineRecord, free_folder, is_free, open_record
 from distill_ray.pipeline.stages.codec import Codec, Tune
 from distill_ray.pipeline.stages.prepare import Prepare
 from distill_ray.pipeline.stages.prior import Prior
 from distill_ray.pipeline.stages.samples import Samples
-from distill_ray.pipeline.stages.work import GENERATE, Stage, Work
+from distill_ray.pipeline.stages.work import Stage, Work
 from distill_ray.report.write import report_run
-from distill_ray.runs.inputs import file_settings
+from distill_ray.runs.inputs import given_settings
 from distill_ray.runs.workspace import Place, ResultFolder, result_folder
-from distill_ray.runtime.plan import WorkerPlan, plan_problems
+from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.storage.filesystem import absolute
 from distill_ray.training.worker import Listener
-from distill_ray.tune.settings import SweepSettings, TrialListener
+from distill_ray.tune.settings import TrialListener
 from distill_ray.uri import is_uri
 
-DEFAULT_SAMPLES = 8
+_SEARCH_MINUTES = f"{SweepConfig.table}.max_minutes"
 _EXIT_REASONS = {0: "completed", 1: "failed", 3: "cancelled", 4: "health"}
-_SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -88,7 +86,6 @@ def run_everything(
     sources: Sequence[str],
     overrides: Mapping[str, object],
     config_file: Path | None,
-    size: str | None,
     out: Place | None,
     name: str | None,
     default_name: str,
@@ -112,9 +109,7 @@ def run_everything(
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
     """
-    given = {**file_settings(config_file, size=size), **overrides}
-    if size is not None:
-        given["model.size"] = size
+    given = given_settings(config_file, overrides)
     if resume is not None and out is not None:
         raise UsageError(f"--resume {resume} goes on in that folder; leave out --out")
     place = resume or out or free_folder(name or default_name)
@@ -140,11 +135,11 @@ def run_everything(
         later_begun = codec.is_begun or codec.name in record.done
         if not later_begun and (name or _absolute(sources) not in ((), record.sources)):
             record.name = name or default_name  # nothing has the old one yet
+        if not record.tune:
+            given = _without_search(given, overrides)
         changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
         record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
-        if not record.tune:
-            _refuse_search_settings(overrides)
-        _check(record, plan)
+        check_request("run", record.settings, plan, tune=record.tune)
         for stage in (codec, prior):
             stage.check(changed[stage.name])
         done = _carry_out(work, (Prepare(work, later_begun=later_begun), codec, prior, Samples(work)))
@@ -206,7 +201,7 @@ def _refuse_foreign(path: Path, shown: Place) -> None:
 def _new_record(results: ResultFolder, name: str, tune: bool, sources: Sequence[str]) -> PipelineRecord:
     if not sources:
         raise UsageError("no source was given; name a folder of recordings or audio files")
-    settings: dict[str, object] = {f"{GENERATE}count": DEFAULT_SAMPLES}
+    settings = {row.key: row.meta["run_default"] for row in all_settings() if row.meta["run_default"]}
     return PipelineRecord(
         folder=results.path,
         shown=results.shown,
@@ -222,58 +217,23 @@ def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
     return tuple(map(absolute, sources))
 
 
-def _check(record: PipelineRecord, plan: WorkerPlan) -> None:
-    """Raise ConfigError with all that is wrong with any stage's settings, before hours of the first."""
-    settings = {key: value for key, value in record.settings.items() if not key.startswith(GENERATE)}
-    codec: Mapping[str, object] = {key: value for key, value in settings.items() if key != "model.size"}
-    checks: list[Callable[[], object]] = [
-        lambda: build_section(CorpusConfig, _table(settings, CorpusConfig.table)),
-        lambda: build_section(GenerationSettings, _table(record.settings, GenerationSettings.table)),
-        lambda: resolve_prior(
-            VQVAEConfig(), file_count=1, train_frames=1, overrides=codec, accelerator=False, workers=1
-        ),
-    ]
-    if record.tune:
-        size = settings.get("model.size")
-        checks.append(lambda: SweepSettings.of(codec, None if size is None else str(size)))
-    else:
-        checks.append(
-            lambda: resolve_vqvae(_SOME_CORPUS, overrides=settings, size=None, accelerator=False, workers=1)
-        )
-    problems: list[Problem] = plan_problems(plan)
-    for check in checks:
-        try:
-            check()
-        except ConfigError as error:
-            problems += error.problems
-    if problems:
-        # An unknown table is unknown to two of the checks, of which one may know a name like it.
-        raise ConfigError([each for each in dict.fromkeys(problems) if not _is_part(each, problems)])
+def _without_search(given: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
+    """`given` where there is no search: its time budget is the codec's.
 
-
-def _is_part(problem: Problem, others: Sequence[Problem]) -> bool:
-    """Whether another problem says the same and more."""
-    return any(
-        other.key == problem.key
-        and other.message != problem.message
-        and other.message.startswith(problem.message)
-        for other in others
-    )
-
-
-def _refuse_search_settings(overrides: Mapping[str, object]) -> None:
+    Raises ConfigError for other `overrides` of the search; a file may serve runs with and without one.
+    """
     problems = [
         Problem(key, "is a setting of the search, which --no-tune leaves out", SweepConfig.flag(name))
         for key in overrides
         for table, _, name in [key.partition(".")]
-        if table == SweepConfig.table
+        if table == SweepConfig.table and key != _SEARCH_MINUTES
     ]
     if problems:
         raise ConfigError(problems)
-
-
-def _table(settings: Mapping[str, object], table: str) -> dict[str, object]:
-    return {key.partition(".")[2]: value for key, value in settings.items() if key.startswith(f"{table}.")}
+    if _SEARCH_MINUTES not in overrides:
+        return dict(given)
+    settings = {key: value for key, value in given.items() if key != _SEARCH_MINUTES}
+    return {**settings, f"{TrainingConfig.table}.max_minutes": overrides[_SEARCH_MINUTES]}
 
 
 @contextlib.contextmanager

@@ -8,36 +8,38 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import TypeVar
 
+from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.prior import PriorTrainConfig
+from distill_ray.config.prior import PriorTrainConfig, PriorTrainingConfig
 from distill_ray.config.resolve import (
-    CorpusFacts,
+    SIZE,
     Resolved,
-    build_section,
+    check_codec_of_prior,
     dotted,
     resolve_prior,
     resolve_vqvae,
 )
-from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.errors import CancelledError, ConfigError, TrainingError
+from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig
+from distill_ray.errors import CancelledError, TrainingError
 from distill_ray.events.records import (
     Notice,
     PriorTrainingCompleteEvent,
     ShownSetting,
     TrainingCompleteEvent,
 )
+from distill_ray.pipeline.prologue import check_request, ready
 from distill_ray.report.write import report_run
 from distill_ray.runs.carried_codes import CarriedCodes
 from distill_ray.runs.export import corpus_codes, corpus_record, export_codec, export_prior
 from distill_ray.runs.inputs import (
     corpus_facts,
     corpus_mapper,
-    file_settings,
+    given_settings,
     idle_settings,
     on_report,
     on_stage,
@@ -53,6 +55,7 @@ from distill_ray.runs.run_folder import (
     resumed_run,
 )
 from distill_ray.runs.samples import SampleKeeper
+from distill_ray.runs.shown import shown_settings
 from distill_ray.runs.workspace import (
     BESIDE_MODEL,
     ModelFile,
@@ -63,14 +66,7 @@ from distill_ray.runs.workspace import (
     result_folder,
 )
 from distill_ray.runtime.launch import launch
-from distill_ray.runtime.plan import (
-    ResolvedPlan,
-    WorkerPlan,
-    check_resources,
-    plan_problems,
-    resolve_plan,
-)
-from distill_ray.runtime.ray_session import ray_session
+from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.storage.uploaded import settle
 from distill_ray.training.worker import Listener
 
@@ -80,10 +76,10 @@ _OTHER_CORPUS = (
     "this is not the corpus that the codec was trained on, so that recordings held out here may be among "
     "those that it knows"
 )
-_SOME_CORPUS = CorpusFacts(file_count=1, train_seconds=1.0, sample_rate=None, channels=None)
 _REPORT_SOUNDS = 2
 """New ones of a finished prior in its report."""
 _VQ_SHOWN = (
+    SIZE,
     "model.codebook_size",
     "model.num_quantizers",
     "model.commitment_weight",
@@ -114,7 +110,6 @@ def train_codec(
     data: str,
     overrides: Mapping[str, object],
     config_file: Path | None,
-    size: str | None,
     out: Place | None,
     name: str | None,
     resume: Place | None,
@@ -131,7 +126,7 @@ def train_codec(
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     StorageError where a URI could not be written in the end.
     """
-    given = {**file_settings(config_file, size=size), **overrides}
+    given = given_settings(config_file, overrides)
     if resume is not None:
         refuse_with_resume(out)
     with contextlib.ExitStack() as stack:
@@ -145,12 +140,10 @@ def train_codec(
             start = new_run(folder, given)
         else:
             start = resumed_run(folder, given, table="training")
-            start.refuse_other(what="run", name=name, size=size)
+            start.refuse_renaming(name, what="run")
         listener = results.attended(listener)
         with SampleKeeper(listener, results.path) as keeper:
-            trained = _train_codec(
-                start, results, data=data, size=size, name=name, plan=plan, listener=keeper
-            )
+            trained = _train_codec(start, results, data=data, name=name, plan=plan, listener=keeper)
         if not report or trained.completed.exit_reason == "cancelled":
             return trained
         page = report_run(results.path, listener)
@@ -162,7 +155,6 @@ def _train_codec(
     results: ResultFolder,
     *,
     data: str,
-    size: str | None,
     name: str | None,
     plan: WorkerPlan,
     listener: Listener,
@@ -171,28 +163,21 @@ def _train_codec(
     from distill_ray.storage.filesystem import absolute
     from distill_ray.training.vqvae import train_vqvae
 
-    size = start.identity.get("size", size)
-    resolve_settings = functools.partial(resolve_vqvae, overrides=start.settings, size=size)
-    _refuse_wrong(plan, functools.partial(resolve_settings, _SOME_CORPUS, accelerator=False, workers=1))
-    with _settled(plan) as ready:
-        resolve = functools.partial(
-            resolve_settings,
-            accelerator=_accelerator(ready),
-            workers=ready.num_workers or 1,
-            fewest_workers=ready.min_workers,
-        )
-        resolve(_SOME_CORPUS)  # says what is wrong with the settings before an hour of decoding
+    check_request("train", start.settings, plan)
+    with ready(plan, start.settings, TrainingConfig) as found:
         said = said_of_corpus(start.settings)
         corpus = ensure_corpus(
             data,
-            build_section(CorpusConfig, said),
+            build_sections((CorpusConfig,), start.settings)[CorpusConfig],
             required=said,
             on_progress=on_stage(listener, "prepare"),
             on_report=on_report(listener),
-            mapper=corpus_mapper(ready.address, data, listener),
+            mapper=corpus_mapper(found.plan.address, data, listener),
         )
         start.check({"corpus": corpus.digest})
-        resolved = start.sourced(resolve(corpus_facts(corpus)))
+        resolved = start.sourced(
+            resolve_vqvae(corpus_facts(corpus), overrides=start.settings, machine=found.machine)
+        )
         for message in idle_settings(resolved):
             listener(Notice(level="warning", message=message))
         name = start.identity.get("name", name or "distill")
@@ -203,16 +188,13 @@ def _train_codec(
             resolved.config,
             name=name,
             output_dir=str(start.folder.path),
-            settings=(
-                ShownSetting(name="size", value=resolved.size, source=resolved.source("model.size")),
-                *_shown(resolved, _VQ_SHOWN),
-            ),
+            settings=_shown(resolved, _VQ_SHOWN),
             samples=True,
         )
         result = launch(
             loop,
             run_dir=start.folder.path,
-            plan=replace(plan, num_workers=ready.num_workers),
+            plan=replace(plan, num_workers=found.plan.num_workers),
             listener=listener,
             checkpoints_uri=start.folder.checkpoints_uri,
         )
@@ -253,7 +235,7 @@ def train_code_prior(
     CancelledError where it was stopped within its first epoch and the file has a prior, which stays,
     StorageError where a URI could not be written in the end.
     """
-    given = {**file_settings(config_file), **overrides}
+    given = given_settings(config_file, overrides)
     file = open_model(model)
     with result_folder(file.prior_run, listener=listener, advice=BESIDE_MODEL) as results:
         folder = RunFolder(path=results.path, uri=results.uri, advice=BESIDE_MODEL)
@@ -279,32 +261,21 @@ def _train_code_prior(
     from distill_ray.corpus import ensure_corpus
     from distill_ray.training.prior import train_prior
 
+    check_request("train-prior", start.settings, plan)
     loaded = load_model_v2(file.path)
     codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
-    resolve_settings = functools.partial(resolve_prior, codec, overrides=start.settings)
-    _refuse_wrong(
-        plan,
-        functools.partial(resolve_settings, file_count=1, train_frames=1, accelerator=False, workers=1),
-    )
-    with _settled(plan) as ready:
+    check_codec_of_prior(start.settings, codec)
+    with ready(plan, start.settings, PriorTrainingConfig) as found:
         said = said_of_corpus(start.settings)
-        wanted = build_section(
-            CorpusConfig, {**said, "sample_rate": codec.sample_rate, "channels": codec.channels}
-        )
-        resolve = functools.partial(
-            resolve_settings,
-            accelerator=_accelerator(ready),
-            workers=ready.num_workers or 1,
-            fewest_workers=ready.min_workers,
-        )
-        resolve(file_count=1, train_frames=1)  # as above: wrong settings are said before hours of encoding
+        format_of_codec = {"corpus.sample_rate": codec.sample_rate, "corpus.channels": codec.channels}
+        wanted = build_sections((CorpusConfig,), {**start.settings, **format_of_codec})[CorpusConfig]
         corpus = ensure_corpus(
             data,
             wanted,
             asked_by="the model is",
             on_progress=on_stage(listener, "prepare"),
             on_report=on_report(listener),
-            mapper=corpus_mapper(ready.address, data, listener),
+            mapper=corpus_mapper(found.plan.address, data, listener),
         )
         start.check({"corpus": corpus.digest, "codec": codec_hash})
         if not loaded.is_trained_on(corpus.digest):
@@ -312,15 +283,23 @@ def _train_code_prior(
         store = corpus_codes(
             loaded,
             corpus,
-            _accelerator(ready),
+            found.machine.accelerator,
             on_progress=on_stage(listener, "encode"),
             # The nodes of a cluster may share the run's folder, and hardly the user's cache.
-            cache=start.folder.path / "codes" if ready.address else None,
-            on_cluster=listener if ready.address else None,
+            cache=start.folder.path / "codes" if found.plan.address else None,
+            on_cluster=listener if found.plan.address else None,
         )
         for notice in store.notices:
             listener(Notice(level="warning", message=notice))
-        resolved = start.sourced(resolve(file_count=corpus.recordings, train_frames=store.frames("train")))
+        resolved = start.sourced(
+            resolve_prior(
+                codec,
+                file_count=corpus.recordings,
+                train_frames=store.frames("train"),
+                overrides=start.settings,
+                machine=found.machine,
+            )
+        )
         start.record(resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said)
         train = functools.partial(
             train_prior,
@@ -332,13 +311,13 @@ def _train_code_prior(
             settings=_shown(resolved, _PRIOR_SHOWN),
             samples=True,
         )
-        travels = ready.address is not None and start.folder.uri is not None
+        travels = found.plan.address is not None and start.folder.uri is not None
         loop = CarriedCodes.of(train, store.folder, travels=travels)
         with SampleKeeper(listener, start.folder.path, codec=loaded) as keeper:
             result = launch(
                 loop,
                 run_dir=start.folder.path,
-                plan=replace(plan, num_workers=ready.num_workers),
+                plan=replace(plan, num_workers=found.plan.num_workers),
                 listener=keeper,
                 checkpoints_uri=start.folder.checkpoints_uri,
             )
@@ -364,45 +343,11 @@ def _train_code_prior(
     return PriorReport(model_path=file.shown, dataset=data, config=resolved.config, completed=completed)
 
 
-def _refuse_wrong(plan: WorkerPlan, resolve: Callable[[], object]) -> None:
-    """Raise ConfigError where numbers of workers are wrong, with all that is wrong with the settings too."""
-    problems = plan_problems(plan)
-    if problems:
-        try:
-            resolve()
-        except ConfigError as error:
-            problems += error.problems
-        raise ConfigError(problems)
-
-
-@contextlib.contextmanager
-def _settled(plan: WorkerPlan) -> Iterator[ResolvedPlan]:
-    """The plan with its number of workers; a cluster is asked for it, and stays connected meanwhile."""
-    resolved = resolve_plan(plan)
-    if resolved.address is None:
-        yield resolved
-        return
-    with ray_session(resolved) as session:
-        yield check_resources(resolved, session.resources, session.limits)
-
-
-def _accelerator(plan: ResolvedPlan) -> bool:
-    if plan.use_gpu is not None:
-        return plan.use_gpu
-    import torch
-
-    return torch.cuda.is_available()
-
-
 def _shown(
     resolved: Resolved[VQTrainConfig] | Resolved[PriorTrainConfig], keys: tuple[str, ...]
 ) -> tuple[ShownSetting, ...]:
-    values = dotted(resolved.config)
-    return tuple(
-        ShownSetting(name=key.partition(".")[2], value=str(values[key]), source=resolved.source(key))
-        for key in keys
-        if values[key] is not None
-    )
+    values = {SIZE: resolved.size, **dotted(resolved.config)}
+    return shown_settings({key: values[key] for key in keys}, resolved.source)
 
 
 def _ended(final: object, kind: type[CompletedT]) -> CompletedT:

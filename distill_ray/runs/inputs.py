@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill_ray.config.cache import cache_root
-from distill_ray.config.resolve import BY_SIZE, CorpusFacts, Resolved
+from distill_ray.config.resolve import BY_SIZE, SIZE, CorpusFacts, Resolved
 from distill_ray.config.toml import read_toml
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import UsageError
@@ -19,18 +19,19 @@ if TYPE_CHECKING:
     from distill_ray.corpus.parallel import Mapper
 
 
-def file_settings(config_file: Path | None, *, size: str | None = None) -> dict[str, object]:
-    """The settings of a `--config` file. Raises UsageError.
+def given_settings(config_file: Path | None, overrides: Mapping[str, object]) -> dict[str, object]:
+    """The settings of a `--config` file and of the command line, which wins. Raises UsageError.
 
-    size: the one that is to win over what a run of another size had chosen and recorded there.
+    Where the command line has a size, it wins over what a run of another size had chosen and recorded in the
+    file.
     """
     if config_file is None:
-        return {}
+        return dict(overrides)
     found = read_toml(config_file)
     settings, chosen = without_run(found), found.get(OVERRIDES)
-    if size is None or not isinstance(chosen, tuple):
-        return settings
-    return {key: value for key, value in settings.items() if key not in BY_SIZE or key in chosen}
+    if SIZE in overrides and isinstance(chosen, tuple):
+        settings = {key: value for key, value in settings.items() if key not in BY_SIZE or key in chosen}
+    return {**settings, **overrides}
 
 
 def said_of_corpus(given: Mapping[str, object]) -> dict[str, object]:

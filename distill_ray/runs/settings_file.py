@@ -10,8 +10,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distill_ray.config.adversarial import AdversarialConfig
+from distill_ray.config.catalogue import flag_of
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.resolve import RATES
+from distill_ray.config.resolve import RATES, SIZE
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, LossConfig, TrainingConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
@@ -52,28 +53,29 @@ class Beginning:
         """What of `identity` the resumed one was made from another of."""
         return next((key for key, value in identity.items() if self.identity.get(key, value) != value), None)
 
-    def refuse_other(self, *, what: str, **given: str | None) -> None:
-        """Raise UsageError where a name or size is given that is not that of the resumed one."""
-        key = self.other({key: value for key, value in given.items() if value is not None})
-        if key is not None:
+    def refuse_renaming(self, name: str | None, *, what: str) -> None:
+        """Raise UsageError where a name is given that is not that of the resumed one."""
+        if name is not None and self.other({"name": name}):
             raise UsageError(
-                f"the {key} of the resumed {what} is {self.identity[key]} and cannot become {given[key]}; "
-                f"leave out --{key}"
+                f"the name of the resumed {what} is {self.identity['name']} and cannot become {name}; "
+                "leave out --name"
             )
 
     def refuse_changes(
         self, given: Mapping[str, object], may_change: Callable[[str], bool], *, what: str
     ) -> None:
         """Raise ConfigError where `given` has other values of settings that may not change."""
-        before = {**self.settings, "model.size": self.identity.get("size")}
         # One settings file may serve every stage: the tables of the others are nothing to this one.
-        tables = {key.partition(".")[0] for key in self.settings}
+        now = self.settings
+        tables = {key.partition(".")[0] for key in now}
         fixed = [
             Problem(
-                key, f"is {_words(before.get(key))} in the resumed {what} and cannot become {_words(value)}"
+                key,
+                f"is {_words(now.get(key))} in the resumed {what} and cannot become {_words(value)}",
+                flag_of(key),
             )
             for key, value in given.items()
-            if key.partition(".")[0] in tables and not may_change(key) and not _same(before.get(key), value)
+            if key.partition(".")[0] in tables and not may_change(key) and not _same(now.get(key), value)
         ]
         if fixed:
             raise ConfigError(fixed)
@@ -99,13 +101,14 @@ def read_settings(path: Path) -> Beginning:
 
 
 def as_begun(begun: Beginning) -> Beginning:
-    """A codec's run or search with what it did about settings that did not exist when it was recorded.
+    """A codec's run or search with its size, and what it did about settings that are newer than its record.
 
     A search over sizes records none that go by size; they are each trial's own.
     """
     own = RATES if begun.settings.get("sweep.sizes") else ()
     before = {key: value for key, value in _BEFORE.items() if key not in own}
-    return replace(begun, settings=before | dict(begun.settings))
+    size = {SIZE: begun.identity["size"]} if begun.identity.get("size") else {}
+    return replace(begun, settings={**before, **begun.settings, **size})
 
 
 def write_settings(

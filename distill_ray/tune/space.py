@@ -12,6 +12,7 @@ import random
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
+from distill_ray.config.resolve import SIZE
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.tune.finalists import chosen_finalists
 from distill_ray.tune.trial import TrialRecord, TrialSpec, make_spec
@@ -24,7 +25,6 @@ CODEBOOK_SIZE = "model.codebook_size"
 RVQ_LEVELS = "model.num_quantizers"
 LR = "training.lr"
 COMMITMENT_WEIGHT = "model.commitment_weight"
-SIZE = "model.size"
 _DIGITS = 3  # significant ones of a drawn value, so that ids stay readable
 _DRAWS = 100  # without anything new, after which a range counts as used up
 

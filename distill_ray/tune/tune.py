@@ -14,8 +14,9 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.resolve import Resolved, build_section
+from distill_ray.config.resolve import Resolved
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import CancelledError
 from distill_ray.events.records import Notice, ShownSetting, SweepCompleteEvent, SweepStarted
@@ -23,13 +24,14 @@ from distill_ray.report.write import report_run
 from distill_ray.runs.export import corpus_record
 from distill_ray.runs.inputs import (
     corpus_facts,
-    file_settings,
+    given_settings,
     on_report,
     on_stage,
     refuse_with_resume,
     said_of_corpus,
 )
 from distill_ray.runs.run_folder import RunFolder, Start, begun_by_size
+from distill_ray.runs.shown import shown_settings
 from distill_ray.runs.workspace import Place, enter_free_folder, result_folder, uri_of
 from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.training.worker import Listener
@@ -40,8 +42,8 @@ from distill_ray.tune.machine import Machine, find_machine
 from distill_ray.tune.ranking import advice, candidates, definition, winner
 from distill_ray.tune.report import SweepReport, provenance
 from distill_ray.tune.rounds import Rounds, require_optuna
-from distill_ray.tune.settings import SweepSettings, TrialListener, TrialPlanner, shown_settings
-from distill_ray.tune.space import SIZE, final_round_size, first_round_size
+from distill_ray.tune.settings import SweepSettings, TrialListener, TrialPlanner, settings_of_search
+from distill_ray.tune.space import final_round_size, first_round_size
 from distill_ray.tune.table import write_trials
 from distill_ray.tune.trial import TrialSpec
 from distill_ray.tune.winner import ShortPrior, export_trial
@@ -60,7 +62,6 @@ def tune_codec(
     data: str,
     overrides: Mapping[str, object],
     config_file: Path | None,
-    size: str | None,
     out: Place | None,
     name: str | None,
     resume: Place | None,
@@ -80,7 +81,7 @@ def tune_codec(
     Raises UsageError and its kin for what cannot be used, ClusterError and TrainingError for what failed,
     CancelledError after a second Ctrl-C. A trial that fails raises nothing.
     """
-    given = {**file_settings(config_file, size=size), **overrides}
+    given = given_settings(config_file, overrides)
     if resume is not None:
         refuse_with_resume(out)
     place = resume if resume is not None else out
@@ -93,14 +94,11 @@ def tune_codec(
             start = new_sweep(results.path, given)
         else:
             start = resumed_sweep(results.path, given)
-            start.refuse_other(what="search", name=name, size=size)
-        if size is not None:
-            start = replace(start, overrides=start.overrides | {SIZE})
+            start.refuse_renaming(name, what="search")
         listener = results.attended(listener)
         searched = _tune(
             start,
             data=data,
-            size=size,
             name=name,
             address=address,
             listener=listener,
@@ -120,7 +118,6 @@ def _tune(
     start: SweepStart,
     *,
     data: str,
-    size: str | None,
     name: str | None,
     address: str | None,
     listener: Listener,
@@ -129,7 +126,7 @@ def _tune(
     from distill_ray.corpus import ensure_corpus
 
     began = time.monotonic()
-    settings = SweepSettings.of(start.settings, start.identity.get("size", size) or None)
+    settings = SweepSettings.of(start.settings)
     if settings.sweep.plan == "grid" and "sweep.finalists" in start.overrides:
         listener(Notice(level="warning", message="sweep.finalists: no effect with --plan grid"))
     if settings.sweep.search == "optuna":
@@ -138,7 +135,7 @@ def _tune(
         said = said_of_corpus(start.settings)
         corpus = ensure_corpus(
             data,
-            build_section(CorpusConfig, said),
+            build_sections((CorpusConfig,), start.settings)[CorpusConfig],
             required=said,
             on_progress=on_stage(listener, "prepare"),
             on_report=on_report(listener),
@@ -154,7 +151,6 @@ def _tune(
                 settings,
                 corpus_facts(corpus),
                 machine.scale,
-                accelerator=machine.scale.gpus > 0,
                 resumed=not start.is_new,
                 said=start.overrides,
             ),
@@ -389,5 +385,5 @@ class _Search:
             gpus_per_trial=scale.gpus,
             workers_per_trial=scale.workers,
             max_kbps=sweep.max_kbps,
-            settings=shown_settings(sweep, self.planner, self.start.source),
+            settings=shown_settings(settings_of_search(sweep, self.planner), self.start.source),
         )

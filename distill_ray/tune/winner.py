@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill_ray.config.prior import PriorTrainConfig
-from distill_ray.config.resolve import resolve_prior
+from distill_ray.config.resolve import MachineFacts, resolve_prior
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import TrainingError
 from distill_ray.events.records import (
@@ -132,8 +132,7 @@ class ShortPrior:
             file_count=self.corpus.recordings,
             train_frames=train_frames,
             overrides=self.settings,
-            accelerator=self.accelerator,
-            workers=1,
+            machine=MachineFacts(accelerator=self.accelerator),
         )
         training, budget = resolved.config.training, ("prior_training.epochs", "prior_training.max_minutes")
         if training.epochs is not None and not any(key in self.settings for key in budget):

@@ -38,7 +38,7 @@ from opus import KBPS, write_opus_rows
 from rivals import Coder, Contest, Trainee, build
 from table import write_table
 
-from distill_ray.config.resolve import resolve_vqvae, steps_per_epoch
+from distill_ray.config.resolve import MachineFacts, resolve_vqvae, steps_per_epoch
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus
 from distill_ray.runs.inputs import corpus_facts
@@ -167,7 +167,11 @@ def _config(
     overrides |= given
     facts = corpus_facts(corpus)
     gpu, ranks = worker.device.type == "cuda", worker.world_size
-    return resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=ranks).config
+    return resolve_vqvae(
+        facts,
+        overrides={**overrides, "model.size": size},
+        machine=MachineFacts(accelerator=gpu, workers=ranks),
+    ).config
 
 
 def settings_of(texts: list[str]) -> dict[str, Any]:

@@ -21,7 +21,7 @@ from pathlib import Path
 import torch
 
 from distill_ray.bundle import LoadedVQModel, load_model_v2, save_model_v2
-from distill_ray.config.resolve import CorpusFacts, resolve_prior, resolve_vqvae
+from distill_ray.config.resolve import CorpusFacts, MachineFacts, resolve_prior, resolve_vqvae
 from distill_ray.generate import generate_samples, generate_stream
 from distill_ray.prior import CodePrior
 from distill_ray.vqvae import VQVAE
@@ -38,10 +38,12 @@ def model(size: str, pattern: str, device: str, folder: Path) -> LoadedVQModel:
     accelerator = device != "cpu"
     facts = CorpusFacts(file_count=20, train_seconds=CORPUS_SECONDS, sample_rate=SAMPLE_RATE, channels=1)
     codes: dict[str, object] = {"model.codebook_size": 256, "model.num_quantizers": 8}
-    codec = resolve_vqvae(facts, overrides=codes, size=size, accelerator=accelerator, workers=1).config.model
+    codec = resolve_vqvae(
+        facts, overrides={**codes, "model.size": size}, machine=MachineFacts(accelerator=accelerator)
+    ).config.model
     frames = round(CORPUS_SECONDS * codec.frame_rate)
     found = resolve_prior(
-        codec, file_count=20, train_frames=frames, overrides={}, accelerator=accelerator, workers=1
+        codec, file_count=20, train_frames=frames, overrides={}, machine=MachineFacts(accelerator=accelerator)
     )
     prior = CodePrior(dataclasses.replace(found.config.model, pattern=pattern))
     path = folder / f"{size}.distill"

@@ -18,7 +18,7 @@ import torch.distributed as dist
 from bench_device import begin
 
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import CorpusFacts, MachineFacts, resolve_vqvae
 from distill_ray.corpus import Corpus, open_corpus, prepare_corpus
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import LocalWorker, ProcessGroupWorker, Worker
@@ -34,7 +34,11 @@ def train(corpus: Corpus, worker: Worker, capture: str) -> dict[str, Any]:
         channels=1,
     )
     overrides = {"model.codebook_size": 1024, "model.num_quantizers": 8, "training.warmup_steps": 20}
-    config = resolve_vqvae(facts, overrides=overrides, size="base", accelerator=True, workers=2).config
+    config = resolve_vqvae(
+        facts,
+        overrides={**overrides, "model.size": "base"},
+        machine=MachineFacts(accelerator=True, workers=2),
+    ).config
     config = dataclasses.replace(config, training=dataclasses.replace(config.training, capture=capture))
     task = VQTask(corpus, config, worker)
     rows = []

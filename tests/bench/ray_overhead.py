@@ -62,7 +62,7 @@ class TimedLoop:
 
 def settings(corpus: str, steps: int, ranks: int, gpu: bool) -> Any:
     """One epoch of `steps` steps, validated once at its end."""
-    from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+    from distill_ray.config.resolve import CorpusFacts, MachineFacts, resolve_vqvae
     from distill_ray.corpus import open_corpus
 
     opened = open_corpus(corpus)
@@ -82,7 +82,11 @@ def settings(corpus: str, steps: int, ranks: int, gpu: bool) -> Any:
         **({} if gpu else small),
     }
     size = "base" if gpu else "tiny"
-    return resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=ranks).config
+    return resolve_vqvae(
+        facts,
+        overrides={**overrides, "model.size": size},
+        machine=MachineFacts(accelerator=gpu, workers=ranks),
+    ).config
 
 
 def as_rank(loop: TimedLoop, out: Path) -> None:

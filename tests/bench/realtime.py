@@ -38,7 +38,7 @@ def settings(name: str) -> VQTrainConfig:
     facts = CorpusFacts(file_count=1, train_seconds=600.0, sample_rate=SAMPLE_RATE, channels=1)
     size = name.partition("-")[2] if name.startswith("ours") else "base"
     codes: dict[str, object] = {"model.codebook_size": 1024, "model.num_quantizers": 9}
-    return resolve_vqvae(facts, overrides=codes, size=size, accelerator=False, workers=1).config
+    return resolve_vqvae(facts, overrides={**codes, "model.size": size}).config
 
 
 def coder(name: str, device: torch.device) -> Coder:

@@ -32,7 +32,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import CorpusFacts, MachineFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, WindowSampler, open_corpus, prepare_corpus
 from distill_ray.corpus.manifest import SHARD_FOLDER, CorpusFile, Manifest, write_manifest
@@ -112,7 +112,9 @@ def settings_for(corpus: Corpus, size: str, accelerator: bool) -> VQTrainConfig:
         channels=1,
     )
     codes = {"model.codebook_size": 1024, "model.num_quantizers": 9}
-    return resolve_vqvae(facts, overrides=codes, size=size, accelerator=accelerator, workers=1).config
+    return resolve_vqvae(
+        facts, overrides={**codes, "model.size": size}, machine=MachineFacts(accelerator=accelerator)
+    ).config
 
 
 def seconds_of(device: torch.device, act: Any) -> float:

@@ -29,7 +29,7 @@ import torch
 from bakeoff import settings_of
 from held_out import bench_corpus
 
-from distill_ray.config.resolve import resolve_vqvae
+from distill_ray.config.resolve import MachineFacts, resolve_vqvae
 from distill_ray.corpus import Corpus
 from distill_ray.runs.inputs import corpus_facts
 from distill_ray.training.vq_objective import Objective
@@ -56,7 +56,9 @@ def run(corpus: Corpus, name: str, out: Path, given: dict[str, Any]) -> list[dic
     facts = corpus_facts(corpus)
     overrides = {**LEVELS, "training.epochs": 1000, "training.val_seconds": 30.0, **given}
     config = resolve_vqvae(
-        facts, overrides=overrides, size=size, accelerator=device.type == "cuda", workers=1
+        facts,
+        overrides={**overrides, "model.size": size},
+        machine=MachineFacts(accelerator=device.type == "cuda"),
     ).config
     task = VQTask(corpus, config, LocalWorker(out / "scratch" / name, device=device))
     rows: list[dict[str, Any]] = []

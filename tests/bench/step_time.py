@@ -27,7 +27,7 @@ import torch
 sys.path.insert(0, str(Path(__file__).parent))
 from scaling import synthetic_corpus
 
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import CorpusFacts, MachineFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus
 from distill_ray.training.vqvae import VQTask
@@ -62,7 +62,9 @@ def main() -> None:
 def task_of(corpus: Corpus, size: str, way: str, **overrides: object) -> VQTask:
     facts = CorpusFacts(file_count=30, train_seconds=corpus.seconds("train"), sample_rate=44_100, channels=1)
     chosen = {"model.codebook_size": 1024, "model.num_quantizers": 9, **overrides}
-    config = resolve_vqvae(facts, overrides=chosen, size=size, accelerator=True, workers=1).config
+    config = resolve_vqvae(
+        facts, overrides={**chosen, "model.size": size}, machine=MachineFacts(accelerator=True)
+    ).config
     training = dataclasses.replace(config.training, **WAYS[way])
     worker = LocalWorker(Path("/tmp/step-time") / way, device=torch.device("cuda:0"))
     return VQTask(corpus, dataclasses.replace(config, training=training), worker)

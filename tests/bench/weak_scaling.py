@@ -29,7 +29,7 @@ sys.path.insert(0, str(Path(__file__).parent))
 from bench_device import begin, wait
 from scaling import synthetic_corpus
 
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import CorpusFacts, MachineFacts, resolve_vqvae
 from distill_ray.corpus import Corpus
 from distill_ray.training.vqvae import VQTask
 from distill_ray.training.worker import ProcessGroupWorker
@@ -90,7 +90,11 @@ def scaled(corpus: Corpus, batch: int, ranks: int, device: torch.device, out: Pa
     if gpu:
         overrides |= {"model.codebook_size": 1024, "model.num_quantizers": 9}
     size = "base" if gpu else "tiny"
-    config = resolve_vqvae(facts, overrides=overrides, size=size, accelerator=gpu, workers=ranks).config
+    config = resolve_vqvae(
+        facts,
+        overrides={**overrides, "model.size": size},
+        machine=MachineFacts(accelerator=gpu, workers=ranks),
+    ).config
     worker = TimedWorker(out / f"run-{ranks}", device=device, listener=lambda event: None)
     task = VQTask(corpus, config, worker)
     for step in range(BLOCK):

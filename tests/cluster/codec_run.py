@@ -53,7 +53,7 @@ def config(epochs: int) -> VQTrainConfig:
         "training.epochs": epochs,
         "training.checkpoint_seconds": 1.5,
     }
-    return resolve_vqvae(facts, overrides=settings, size=None, accelerator=False, workers=1).config
+    return resolve_vqvae(facts, overrides=settings).config
 
 
 class PacedTask(VQTask):

@@ -53,7 +53,7 @@ def main(
     facts = CorpusFacts(
         file_count=6, train_seconds=corpus.seconds("train"), sample_rate=corpus.sample_rate, channels=1
     )
-    config = resolve_vqvae(facts, overrides=overrides, size="tiny", accelerator=False, workers=1).config
+    config = resolve_vqvae(facts, overrides={**overrides, "model.size": "tiny"}).config
     if os.environ.get("AS_ON_GPU"):  # gradients averaged in one piece; there is no graph to capture here
         vqvae.Gradients = lambda *given, **named: Gradients(*given, **{**named, "capture": True})  # type: ignore[misc,assignment]
     task = VQTask(corpus, config, worker, depths=depths)

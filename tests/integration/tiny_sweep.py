@@ -71,9 +71,8 @@ def search(
     """`tune_codec` with small settings and `more` of them; resumed, with none but `more`."""
     return tune_codec(
         data=str(data),
-        overrides={**({} if resume else SETTINGS), **(more or {})},
+        overrides={**({} if resume else {"model.size": "tiny", **SETTINGS}), **(more or {})},
         config_file=None,
-        size=None if resume else "tiny",
         out=None if resume else out,
         name=None if resume else "m",
         resume=out if resume else None,

@@ -14,8 +14,6 @@ from distill_ray.pipeline.stages.work import Work, manifest, skipped, will_run
 from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS
 from distill_ray.storage.atomic import atomic_file
 
-_SIZE = "model.size"
-
 
 class _CodecStage(ABC):
     """What the search and the single training have in common: a folder, a report, a codec to take over."""
@@ -132,13 +130,11 @@ class Tune(_CodecStage):
         from distill_ray.tune.tune import tune_codec
 
         work, settings = self._work, self._work.settings()
-        size = settings.pop(_SIZE, None)
         begun = self.is_begun
         report = tune_codec(
             data=work.corpus_uri(),
             overrides={key: settings[key] for key in RESOURCES if key in settings} if begun else settings,
             config_file=None,
-            size=None if begun or size is None else str(size),
             out=None if begun else self.folder,
             name=None if begun else work.record.name,
             resume=self.folder if begun else None,
@@ -176,7 +172,6 @@ class Codec(_CodecStage):
             data=work.corpus_uri(),
             overrides=work.settings(),
             config_file=None,
-            size=None,
             out=None if begun else self.folder,
             name=None if begun else work.record.name,
             resume=self.folder if begun else None,

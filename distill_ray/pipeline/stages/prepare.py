@@ -6,8 +6,8 @@ import hashlib
 import json
 from typing import TYPE_CHECKING, Any
 
+from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.resolve import build_section
 from distill_ray.errors import CorpusError, UsageError
 from distill_ray.events.records import PlannedStage, StageProgress
 from distill_ray.pipeline.stages.work import Work, skipped, will_run
@@ -75,15 +75,10 @@ class Prepare:
 
         work = self._work
         assert self._hashed is not None, "decide has hashed the sources"
-        said = {
-            key.partition(".")[2]: value
-            for key, value in work.settings().items()
-            if key.startswith(f"{CorpusConfig.table}.")
-        }
         report = build_corpus(
             open_storage(self._place),
             self._hashed,
-            config=build_section(CorpusConfig, said),
+            config=build_sections((CorpusConfig,), work.settings())[CorpusConfig],
             on_progress=self._tell,
         )
         on_report(work.listener)(report)

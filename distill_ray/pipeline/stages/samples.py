@@ -7,10 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from distill_ray.config.build import build_sections
 from distill_ray.config.generation import GenerationSettings
-from distill_ray.config.resolve import build_section
 from distill_ray.events.records import PlannedStage
-from distill_ray.pipeline.stages.work import GENERATE, Work, manifest, skipped, will_run
+from distill_ray.pipeline.stages.work import Work, manifest, skipped, will_run
 
 
 class Samples:
@@ -66,11 +66,7 @@ class Samples:
         return 0
 
     def _settings(self) -> GenerationSettings:
-        given = self._work.record.settings
-        return build_section(
-            GenerationSettings,
-            {key.removeprefix(GENERATE): value for key, value in given.items() if key.startswith(GENERATE)},
-        )
+        return build_sections((GenerationSettings,), self._work.record.settings)[GenerationSettings]
 
     def _identity(self) -> dict[str, Any]:
         """What decides how a sample sounds, but for its number."""

@@ -90,12 +90,12 @@ def train(
     listener: Callable[[Event], None] = lambda event: None,
     **settings: object,
 ) -> CodecReport:
-    overrides = {} if resume else SMALL | {key.replace("__", "."): value for key, value in settings.items()}
+    given = {key.replace("__", "."): value for key, value in settings.items()}
+    overrides = {} if resume else {"model.size": "tiny"} | SMALL | given
     return train_codec(
         data=data,
         overrides=overrides,
         config_file=None,
-        size=None if resume else "tiny",
         out=out,
         name=None if resume else "m",
         resume=resume,
@@ -338,7 +338,6 @@ def pipeline(sources: list[str], listener: Callable[[Event], None], **changes: o
         "sources": sources,
         "overrides": SMALL | PRIOR | sampled,
         "config_file": None,
-        "size": None,
         "out": "s3://bucket/pipeline",
         "name": "m",
         "default_name": "m",

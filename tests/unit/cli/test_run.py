@@ -55,7 +55,7 @@ def test_what_is_left_open_stays_open(pipeline, tmp_path):
     assert call["sources"] == [str(tmp_path / "birds"), "MORE"]
     assert call["overrides"] == {}
     assert (call["name"], call["default_name"], call["tune"]) == (None, "birds", None)
-    assert {call[key] for key in ("config_file", "size", "out", "resume")} == {None}
+    assert {call[key] for key in ("config_file", "out", "resume")} == {None}
     assert call["plan"].num_workers is None
 
 
@@ -70,6 +70,7 @@ def test_every_option_of_its_own_arrives(pipeline, capsys):
     assert call["overrides"] == {
         "sweep.codebook_sizes": (64, 128),
         "sweep.max_minutes": 30.0,
+        "model.size": "tiny",
         "training.seed": 9,
         "prior_training.epochs": 4,
         "prior_training.max_minutes": 1.5,
@@ -78,7 +79,7 @@ def test_every_option_of_its_own_arrives(pipeline, capsys):
         "generate.seconds": 2.5,
         "generate.seed": 9,
     }
-    assert (call["out"], call["name"], call["size"]) == ("/o", "n", "tiny")
+    assert (call["out"], call["name"]) == ("/o", "n")
     assert call["config_file"] == Path("c.toml")
     plan = call["plan"]
     assert (plan.num_workers, plan.gpus_per_worker, plan.address) == (2, 0.0, "1.2.3.4:6379")
@@ -93,12 +94,6 @@ def test_every_option_of_its_own_arrives(pipeline, capsys):
 def test_every_option_of_a_search_is_there():
     of_tune = {param.name for param in parser_of("tune").params}
     assert of_tune - {param.name for param in parser_of("run").params} == {"data"}
-
-
-def test_without_a_search_the_minutes_are_the_codecs(pipeline):
-    run(app, ["run", "IN", "--no-tune", "--max-minutes", "5"])
-    call = pipeline.calls[0]
-    assert (call["tune"], call["overrides"]) == (False, {"training.max_minutes": 5.0})
 
 
 def test_a_prior_in_this_process_may_follow_a_search_on_a_cluster(pipeline):

@@ -47,7 +47,7 @@ def test_only_given_settings_are_overrides(calls, tmp_path):
     assert code == 4
     assert calls[0]["overrides"] == {}
     assert calls[0]["name"] == "birds"
-    assert (calls[0]["size"], calls[0]["out"], calls[0]["resume"], calls[0]["config_file"]) == (None,) * 4
+    assert (calls[0]["out"], calls[0]["resume"], calls[0]["config_file"]) == (None,) * 3
     assert calls[0]["plan"].num_workers is None
 
 
@@ -61,6 +61,7 @@ def test_every_option_of_train_arrives(calls, capsys):
     assert run(app, line.split()) == 4
     call = calls[0]
     assert call["overrides"] == {
+        "model.size": "tiny",
         "model.codebook_size": 128,
         "model.num_quantizers": 4,
         "model.commitment_weight": 0.5,
@@ -74,7 +75,7 @@ def test_every_option_of_train_arrives(calls, capsys):
         "health.patience": 4,
         "health.warmup": 1,
     }
-    assert (call["data"], call["size"], call["out"], call["name"]) == ("DATA", "tiny", "/o", "n")
+    assert (call["data"], call["out"], call["name"]) == ("DATA", "/o", "n")
     assert call["config_file"] == Path("c.toml")
     assert (call["plan"].num_workers, call["plan"].gpus_per_worker) == (2, 0.0)
     assert call["plan"].address == "1.2.3.4:6379"

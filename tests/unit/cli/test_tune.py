@@ -69,7 +69,7 @@ def test_what_is_left_open_is_no_override(search, tmp_path):
     call = search.calls[0]
     assert call["overrides"] == {}
     assert call["name"] == "birds"
-    assert {call[key] for key in ("config_file", "size", "out", "resume", "address")} == {None}
+    assert {call[key] for key in ("config_file", "out", "resume", "address")} == {None}
 
 
 def test_every_option_arrives(search, capsys):
@@ -101,13 +101,14 @@ def test_every_option_arrives(search, capsys):
         "health.patience": 5,
         "health.warmup": 1,
         "health.stop": False,
+        "model.size": "tiny",
         "training.epochs": 7,
         "training.batch_size": 6,
         "training.lr": 0.002,
         "model.commitment_weight": 0.5,
         "training.seed": 9,
     }
-    assert (call["data"], call["size"], call["out"], call["name"]) == ("DATA", "tiny", "/o", "n")
+    assert (call["data"], call["out"], call["name"]) == ("DATA", "/o", "n")
     assert (call["config_file"], call["address"]) == (Path("c.toml"), "1.2.3.4:6379")
     captured = capsys.readouterr()
     assert json.loads(captured.out)["best"] == {"codebook_size": 64}

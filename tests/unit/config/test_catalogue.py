@@ -7,7 +7,7 @@ import pytest
 
 from distill_ray.config import catalogue
 from distill_ray.config.catalogue import OF_COMMAND, all_settings, options_of, overrides_of, setting_of
-from distill_ray.config.resolve import CorpusFacts, dotted, resolve_prior, resolve_vqvae
+from distill_ray.config.resolve import CorpusFacts, MachineFacts, dotted, resolve_prior, resolve_vqvae
 from distill_ray.config.setting import Section, setting
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import ConfigError, Problem
@@ -92,6 +92,7 @@ def test_two_settings_of_a_command_cannot_take_one_flag_by_accident(monkeypatch)
         ("run", "training.epochs", "--epochs"),
         ("train", "health.stop", "--health-stop"),
         ("train-prior", "prior_training.epochs", "--epochs"),
+        ("run", "training.max_minutes", "--max-minutes"),  # with --no-tune
         ("tune", "training.max_minutes", None),  # --max-minutes is the search's there
     ],
 )
@@ -118,14 +119,13 @@ def _resolved_differently() -> set[str]:
             file_count=round(seconds / 10), train_seconds=seconds, sample_rate=rate, channels=2
         )
         given = {f"training.{key}": value for key, value in budget.items()}
-        codec = resolve_vqvae(facts, overrides=given, size=None, accelerator=gpu, workers=1).config
+        codec = resolve_vqvae(facts, overrides=given, machine=MachineFacts(accelerator=gpu)).config
         prior = resolve_prior(
             VQVAEConfig(codebook_size=64, num_quantizers=4, codebook_dim=16),
             file_count=facts.file_count,
             train_frames=round(seconds * 86),
             overrides={f"prior_training.{key}": value for key, value in budget.items()},
-            accelerator=gpu,
-            workers=1,
+            machine=MachineFacts(accelerator=gpu),
         ).config
         values = {**dotted(codec), **dotted(prior)}
         changed |= {

@@ -21,7 +21,7 @@ GIVEN: dict[str, object] = {
 
 def resolve(overrides: dict[str, object]) -> Resolved[VQTrainConfig]:
     facts = CorpusFacts(file_count=30, train_seconds=300.0, sample_rate=44_100, channels=1)
-    return resolve_vqvae(facts, overrides=overrides, size=None, accelerator=False, workers=1)
+    return resolve_vqvae(facts, overrides=overrides)
 
 
 def test_a_run_takes_the_rule_from_its_settings() -> None:

@@ -4,6 +4,7 @@ import pytest
 
 from distill_ray.config.resolve import (
     CorpusFacts,
+    MachineFacts,
     Resolved,
     dotted,
     get_adaptive_prior_config,
@@ -28,7 +29,9 @@ def resolve(
     workers: int = 1,
 ) -> Resolved[VQTrainConfig]:
     return resolve_vqvae(
-        facts, overrides=overrides or {}, size=size, accelerator=accelerator, workers=workers
+        facts,
+        overrides={**(overrides or {}), **({} if size is None else {"model.size": size})},
+        machine=MachineFacts(accelerator=accelerator, workers=workers),
     )
 
 
@@ -226,7 +229,7 @@ def test_batch_is_shared_by_the_workers() -> None:
 def test_prior_takes_its_codes_from_the_codec() -> None:
     codec = VQVAEConfig(codebook_size=64, num_quantizers=4)
     resolved = resolve_prior(
-        codec, file_count=5, train_frames=10_000, overrides={}, accelerator=False, workers=2
+        codec, file_count=5, train_frames=10_000, overrides={}, machine=MachineFacts(workers=2)
     )
     model = resolved.config.model
     assert (model.codebook_size, model.num_quantizers, model.codebook_dim) == (64, 4, 8)
@@ -241,8 +244,6 @@ def test_prior_takes_its_codes_from_the_codec() -> None:
             file_count=5,
             train_frames=10_000,
             overrides={"prior.codebook_size": 128},
-            accelerator=False,
-            workers=1,
         )
 
 
@@ -257,7 +258,7 @@ def test_a_batch_is_shared_by_every_allowed_number_of_workers() -> None:
     def batch(workers: int, fewest: int, **given: int) -> int:
         overrides = {f"training.{key}": value for key, value in given.items()}
         resolved = resolve_vqvae(
-            FACTS, overrides=overrides, size=None, accelerator=False, workers=workers, fewest_workers=fewest
+            FACTS, overrides=overrides, machine=MachineFacts(workers=workers, fewest_workers=fewest)
         )
         return resolved.config.training.batch_size
 

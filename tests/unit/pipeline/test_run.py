@@ -144,7 +144,6 @@ class Runner:
             "sources": [str(self.sources)],
             "overrides": SETTINGS if settings is None else settings,
             "config_file": None,
-            "size": None,
             "out": self.out,
             "name": "m",
             "default_name": "in",
@@ -191,7 +190,7 @@ def test_a_size_wins_over_what_a_run_had_chosen_by_its_own(
     run: Runner, trainings: Trainings, tmp_path: Path
 ) -> None:
     (tmp_path / "run.toml").write_text("[run]\noverrides = []\n[model]\nwidth = 128\nhop = 512\n")
-    run(config_file=tmp_path / "run.toml", size="small")
+    run({**SETTINGS, "model.size": "small"}, config_file=tmp_path / "run.toml")
     search = trainings.calls[0][1]["overrides"]
     assert "model.width" not in search
     assert search["model.hop"] == 512
@@ -541,6 +540,27 @@ def test_another_name_or_kind_of_run_is_refused(run: Runner) -> None:
 def test_without_a_search_its_settings_are_refused(run: Runner) -> None:
     with pytest.raises(ConfigError, match=r"--codebook-sizes .* --no-tune leaves out"):
         run(tune=False)
+
+
+def test_without_a_search_its_time_budget_is_the_codecs(run: Runner, monkeypatch: pytest.MonkeyPatch) -> None:
+    """`run --no-tune --max-minutes 2 --prior-minutes 0.5`, then --max-minutes 3 for the run in the folder."""
+    calls: list[dict[str, Any]] = []
+
+    def fail(**arguments: Any) -> None:
+        calls.append(arguments["overrides"])
+        raise TrainingError("stopped")
+
+    monkeypatch.setattr(pipeline, "train_codec", fail)
+    codec = {key: value for key, value in SETTINGS.items() if not key.startswith("sweep.")}
+    with pytest.raises(TrainingError):
+        run({**codec, "sweep.max_minutes": 2.0, "prior_training.max_minutes": 0.5}, tune=False)
+    assert (calls[0]["training.max_minutes"], calls[0]["prior_training.max_minutes"]) == (2.0, 0.5)
+    assert not any(key.startswith("sweep.") for key in calls[0])
+    with pytest.raises(TrainingError):
+        run({"sweep.max_minutes": 3.0}, name=None)
+    assert calls[1]["training.max_minutes"] == 3.0
+    with pytest.raises(ConfigError, match=r"--max-minutes \(training.max_minutes\): -1.0 must be greater"):
+        run({"sweep.max_minutes": -1.0}, name=None)
 
 
 def test_without_out_the_first_free_folder_is_taken(

@@ -201,7 +201,6 @@ def test_wrong_numbers_of_workers_and_wrong_settings_are_said_together(tmp_path:
             data=str(tmp_path / "nowhere"),
             overrides={"training.lr": -1.0},
             config_file=None,
-            size=None,
             out=tmp_path / "run",
             name=None,
             resume=None,

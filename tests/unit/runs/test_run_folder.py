@@ -32,7 +32,7 @@ def begun(folder: Path) -> None:
 def record(start: Start) -> None:
     """Begin a run as `pipeline.train_codec` does."""
     facts = CorpusFacts(file_count=9, train_seconds=60.0, sample_rate=8_000, channels=1)
-    resolved = resolve_vqvae(facts, overrides=start.settings, size=None, accelerator=False, workers=1)
+    resolved = resolve_vqvae(facts, overrides=start.settings)
     identity = {"name": "m", "size": resolved.size, "corpus": "abc"}
     start.record(resolved, identity, corpus={"sample_rate": 8_000})
 
@@ -139,11 +139,14 @@ def test_a_run_may_go_on_under_another_health_rule(tmp_path: Path) -> None:
 
 def test_the_name_and_size_of_the_first_part_are_welcome_again(tmp_path: Path) -> None:
     begun(tmp_path)
-    start = resumed_run(RunFolder(path=tmp_path), {}, table="training")
-    start.refuse_other(what="run", name=start.identity["name"], size=start.identity["size"])
-    start.refuse_other(what="run", name=None, size=None)
-    with pytest.raises(UsageError, match="the size of the resumed run is tiny and cannot become base"):
-        start.refuse_other(what="run", name=None, size="base")
+    start = resumed_run(RunFolder(path=tmp_path), {"model.size": "tiny"}, table="training")
+    start.refuse_renaming(start.identity["name"], what="run")
+    start.refuse_renaming(None, what="run")
+    with pytest.raises(UsageError, match="the name of the resumed run is m and cannot become n; leave out"):
+        start.refuse_renaming("n", what="run")
+    message = r"--size \(model.size\): is 'tiny' in the resumed run and cannot become 'base'"
+    with pytest.raises(ConfigError, match=message):
+        resumed_run(RunFolder(path=tmp_path), {"model.size": "base"}, table="training")
 
 
 def test_another_corpus_is_refused(tmp_path: Path) -> None:

@@ -72,7 +72,7 @@ def small_config(corpus: Corpus, **overrides: object) -> VQTrainConfig:
     )
     given = SMALL | {name.replace("__", "."): value for name, value in overrides.items()}
     given = {key: value for key, value in given.items() if value is not None}
-    return resolve_vqvae(facts, overrides=given, size="tiny", accelerator=False, workers=1).config
+    return resolve_vqvae(facts, overrides={**given, "model.size": "tiny"}).config
 
 
 @pytest.fixture(scope="session", name="small_config")

@@ -7,8 +7,9 @@ import pytest
 from distill_ray.config.resolve import CorpusFacts, steps_per_epoch
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError, ConfigError
+from distill_ray.runs.shown import shown_settings
 from distill_ray.tune.machine import Scale, find_machine
-from distill_ray.tune.settings import SweepSettings, TrialPlanner, shown_settings
+from distill_ray.tune.settings import SweepSettings, TrialPlanner, settings_of_search
 from distill_ray.tune.trial import make_spec
 
 FACTS = CorpusFacts(file_count=30, train_seconds=100.0, sample_rate=44_100, channels=1)
@@ -19,11 +20,12 @@ def planner(
     *, scale: Scale = ONE_AT_A_TIME, resumed: bool = False, size: str | None = None, **given: Any
 ) -> TrialPlanner:
     settings = {key.replace("__", "."): value for key, value in given.items()}
+    if size is not None:
+        settings["model.size"] = size
     return TrialPlanner(
-        SweepSettings.of(settings, size),
+        SweepSettings.of(settings),
         FACTS,
         scale,
-        accelerator=False,
         resumed=resumed,
         said=frozenset(settings),
     )
@@ -39,22 +41,34 @@ def test_all_that_is_wrong_is_said_at_once() -> None:
         "nonsense.key": 1,
     }
     with pytest.raises(ConfigError) as caught:
-        SweepSettings.of(wrong, None)
-    keys = {problem.key for problem in caught.value.problems}
-    assert keys == {"sweep.colour", "model.num_quantizers", "training.lr", "health.floor", "nonsense.key"}
+        SweepSettings.of(wrong)
+    assert {problem.key for problem in caught.value.problems} == set(wrong)
     with pytest.raises(ConfigError, match=r"sweep\.codebook_sizes\): 8 is below"):
-        SweepSettings.of({"sweep.codebook_sizes": (8,)}, None)
+        SweepSettings.of({"sweep.codebook_sizes": (8,)})
 
 
 def test_a_setting_is_either_searched_or_given() -> None:
     with pytest.raises(ConfigError) as caught:
-        SweepSettings.of({"sweep.lrs": (1e-3, 2e-3), "training.lr": 1e-3, "sweep.sizes": ("tiny",)}, "small")
-    assert {problem.key for problem in caught.value.problems} == {"training.lr", "sweep.sizes"}
+        SweepSettings.of(
+            {
+                "sweep.lrs": (1e-3, 2e-3),
+                "training.lr": 1e-3,
+                "sweep.sizes": ("tiny",),
+                "model.size": "small",
+                "model.codebook_size": 64,
+            }
+        )
+    assert [str(problem) for problem in caught.value.problems] == [
+        "--codebook-sizes (model.codebook_size): a search chooses it; say which ones to try with "
+        "--codebook-sizes",
+        "--size (model.size): is one of the settings that the search tries; leave it out",
+        "--lr (training.lr): is one of the settings that the search tries; leave it out",
+    ]
 
 
 def test_the_health_rule_ends_trials_unless_told_otherwise() -> None:
-    assert SweepSettings.of({}, None).health.stop is True
-    assert SweepSettings.of({"health.stop": False, "health.floor": 0.5}, None).health.stop is False
+    assert SweepSettings.of({}).health.stop is True
+    assert SweepSettings.of({"health.stop": False, "health.floor": 0.5}).health.stop is False
     resolved = planner().resolve(make_spec("search", 64, (2, 4, 8), {}))
     assert resolved.config.health.stop is True
     assert resolved.source("health.stop") == "auto"
@@ -165,13 +179,16 @@ def test_no_more_workers_than_a_machine_can_take_turns_with(monkeypatch: pytest.
 
 
 def test_the_summary_shows_what_is_tried_and_what_trials_share() -> None:
-    given = {"sweep.lr_range": (0.0005, 0.005), "sweep.search": "random", "sweep.trials": 4}
-    settings = SweepSettings.of({**given, "model.commitment_weight": 0.5}, "tiny")
-    made = TrialPlanner(
-        settings, FACTS, ONE_AT_A_TIME, accelerator=False, resumed=False, said=frozenset(given)
-    )
+    given = {
+        "sweep.lr_range": (0.0005, 0.005),
+        "sweep.search": "random",
+        "sweep.trials": 4,
+        "model.size": "tiny",
+    }
+    settings = SweepSettings.of({**given, "model.commitment_weight": 0.5})
+    made = TrialPlanner(settings, FACTS, ONE_AT_A_TIME, resumed=False, said=frozenset(given))
     shown = shown_settings(
-        settings.sweep, made, lambda key: "override" if key in given or key == "model.size" else "auto"
+        settings_of_search(settings.sweep, made), lambda key: "override" if key in given else "auto"
     )
     by_name = {item.name: (item.value, item.source) for item in shown}
     assert by_name["lr_range"] == ("0.0005, 0.005", "override")
@@ -179,5 +196,16 @@ def test_the_summary_shows_what_is_tried_and_what_trials_share() -> None:
     assert by_name["size"] == ("tiny", "override")
     assert by_name["commitment_weight"] == ("0.5", "auto")
     assert by_name["codebook_sizes"] == ("64, 128, 256, 512, 1024", "auto")
-    assert by_name["health stop"] == ("on", "auto")
+    assert by_name["health.stop"] == ("on", "auto")
     assert "lr" not in by_name  # which the search draws
+
+
+def test_two_time_budgets_of_a_search_have_two_names() -> None:
+    """Until ed010dd both were called max_minutes: 2.8 of the search and 0.4 of each trial in one table."""
+    settings = SweepSettings.of({"sweep.max_minutes": 2.8, "prior_training.max_minutes": 0.5})
+    made = TrialPlanner(settings, FACTS, ONE_AT_A_TIME, resumed=False, said=frozenset())
+    rows = shown_settings(settings_of_search(settings.sweep, made), lambda key: "auto")
+    names = [row.name for row in rows]
+    assert len(names) == len(set(names))
+    budgets = {row.name: row.value for row in rows if "max_minutes" in row.name}
+    assert budgets == {"sweep.max_minutes": "2.8", "training.max_minutes": "0.4"}

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import CorpusFacts, MachineFacts, resolve_vqvae
 from distill_ray.config.vqvae import LossConfig, VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.vqvae.losses import ReconstructionLoss
@@ -24,7 +24,9 @@ def model(config: VQVAEConfig) -> VQVAE:
 )
 def test_parameter_budget(size: str, low: float, high: float) -> None:
     facts = CorpusFacts(file_count=5, train_seconds=60.0, sample_rate=44_100, channels=1)
-    config = resolve_vqvae(facts, overrides={}, size=size, accelerator=True, workers=1).config
+    config = resolve_vqvae(
+        facts, overrides={"model.size": size}, machine=MachineFacts(accelerator=True)
+    ).config
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in VQVAE(config.model).parameters())
     assert low < count < high

@@ -1,0 +1,88 @@
+"""Everything that can be wrong with the settings of a command, told before its data are read.
+
+What passes here is refused later only for what the data or the machine are: a codec or corpus of another
+format, a batch that the workers cannot share, a rate limit below every codec of a search.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping
+
+from distill_ray.config.build import build_sections, unknown_keys
+from distill_ray.config.catalogue import CODEC, PRIOR, flag_of, settings_of
+from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.generation import GenerationSettings
+from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
+from distill_ray.config.resolve import fitting_heads, has_budget
+from distill_ray.config.setting import Section
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.vqvae import TrainingConfig
+from distill_ray.errors import ConfigError, Problem
+
+
+def check_settings(
+    command: str, given: Mapping[str, object], *, tune: bool = True, problems: Iterable[Problem] = ()
+) -> None:
+    """Check what `command` ("train", "train-prior", "tune", "run") is given, by dotted key.
+
+    tune: whether `run` searches for its codec. Raises ConfigError with every problem, beginning with the
+    `problems` found elsewhere.
+    """
+    found = [*problems, *unknown_keys(given), *_problems((CorpusConfig,), given)]
+    if command == "train" or not tune:
+        found += _codec(given)
+    elif command in ("tune", "run"):
+        found += _search(given)
+    if command in ("train-prior", "run"):
+        found += _prior(given)
+    if command == "run":
+        found += _problems((GenerationSettings,), given)
+    if found:
+        raise ConfigError(list(dict.fromkeys(found)))
+
+
+def _codec(given: Mapping[str, object]) -> list[Problem]:
+    return _problems(CODEC, _ended(given, TrainingConfig))
+
+
+def _prior(given: Mapping[str, object]) -> list[Problem]:
+    usual = PriorConfig()
+    sized = fitting_heads(given, {"hidden_size": usual.hidden_size, "num_heads": usual.num_heads})
+    values = {f"{PriorConfig.table}.{name}": value for name, value in sized.items()} | dict(given)
+    return _problems(PRIOR, _ended(values, PriorTrainingConfig))
+
+
+def _search(given: Mapping[str, object]) -> list[Problem]:
+    try:
+        sweep = build_sections((SweepConfig,), given)[SweepConfig]
+        problems = []
+    except ConfigError as error:
+        sweep, problems = SweepConfig(), list(error.problems)
+    problems += _searched_twice(given, sweep)
+    problems += _codec({key: value for key, value in given.items() if key not in sweep.searched})
+    if sweep.objective == "prior-bits":
+        problems += _prior(given)
+    return problems
+
+
+def _searched_twice(given: Mapping[str, object], sweep: SweepConfig) -> Iterator[Problem]:
+    """Settings of which a value is given although the search chooses it."""
+    lists = {setting.meta["replaces"]: setting.flag for setting in settings_of(SweepConfig)}
+    for key in sorted(sweep.searched.intersection(given)):
+        if key in lists:
+            yield Problem(key, f"a search chooses it; say which ones to try with {lists[key]}", lists[key])
+        else:
+            yield Problem(key, "is one of the settings that the search tries; leave it out", flag_of(key))
+
+
+def _ended(given: Mapping[str, object], training: type[Section]) -> dict[str, object]:
+    """`given` with an end of the training, which is chosen where none is given."""
+    return dict(given) if has_budget(given, training.table) else {**given, f"{training.table}.epochs": 1}
+
+
+def _problems(sections: Iterable[type[Section]], values: Mapping[str, object]) -> list[Problem]:
+    try:
+        build_sections(sections, values)
+    except ConfigError as error:
+        return list(error.problems)
+    return []
