@@ -13,7 +13,6 @@ import struct
 from typing import Any
 
 from ray.train.torch import TorchConfig
-from ray.train.torch.config import _TorchBackend
 
 _GLOO = "GLOO_SOCKET_IFNAME"
 _SIOCGIFADDR = 0x8915
@@ -27,7 +26,7 @@ class ClusterGroup(TorchConfig):  # type: ignore[misc]
         return _ClusterBackend
 
 
-class _ClusterBackend(_TorchBackend):  # type: ignore[misc]
+class _ClusterBackend(TorchConfig().backend_cls):  # type: ignore[misc]
     def on_start(self, worker_group: Any, backend_config: ClusterGroup) -> None:
         if backend_config.backend == "gloo":
             worker_group.execute(_use_network_of_ray)

@@ -21,8 +21,6 @@ import ray.train
 import torch
 from ray.exceptions import RayActorError, RayError
 from ray.train.torch import TorchTrainer
-from ray.train.v2._internal.exceptions import RayTrainError
-from ray.train.v2.api.data_parallel_trainer import DataParallelTrainer
 from ray.util import placement_group_table, remove_placement_group
 
 from distill_ray.errors import CheckpointError
@@ -32,10 +30,11 @@ from distill_ray.runtime.failure import LoopError, by_rank, to_distill_error
 from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.runtime.mailbox import RANK_0, open_mailbox
 from distill_ray.runtime.plan import ResolvedPlan
-from distill_ray.runtime.ray_internals import PrivateTrainer
+from distill_ray.runtime.ray_internals import wait_until_gone
 from distill_ray.runtime.ray_session import Session
 from distill_ray.runtime.ray_worker import Loop, RankTask, run_rank
 from distill_ray.runtime.rendezvous import LoopbackGroup
+from distill_ray.runtime.train_internals import FAILURES, DataParallelTrainer, PrivateTrainer, RayTrainError
 from distill_ray.storage.checkpoints import GIVE_SHARED, empty_ray_storage, ray_storage, remove_ray_storage
 from distill_ray.storage.uploaded import open_checkpoints, settle
 from distill_ray.training.worker import Listener
@@ -160,13 +159,7 @@ class DDPRun:
             name=self._run_dir.name,  # as dashboards list it
             storage_path=str(ray_storage(self._checkpoints)),
             storage_filesystem=pyarrow.fs.LocalFileSystem(),  # a path, whatever characters it has
-            failure_config=ray.train.FailureConfig(
-                max_failures=0,  # `train` starts a run again, which knows what can be helped so
-                max_preemption_failures=0,  # nor where a cluster announces that it takes a node away
-                # Ranks that found no room in time, or a node that died under them, are placed again: so a
-                # run waits for a cluster that is full, for as long as its user does.
-                controller_failure_limit=-1,
-            ),
+            failure_config=FAILURES,
         )
         backend = "nccl" if plan.use_gpu else "gloo"
         if folder is None:
@@ -232,7 +225,7 @@ def _free(mailbox: Any) -> None:
         if remove_groups(groups):
             rank0 = actors[RANK_0]
             ray.kill(rank0)
-            ray.get(rank0.__ray_ready__.remote(), timeout=_ABORT_PATIENCE_S)
+            wait_until_gone(rank0, _ABORT_PATIENCE_S)
 
 
 def remove_groups(groups: Iterable[Any]) -> int:

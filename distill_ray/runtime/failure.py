@@ -16,6 +16,7 @@ import torch
 import torch.distributed as dist
 
 from distill_ray.errors import DistillError, TrainingError
+from distill_ray.runtime.ray_internals import loop_exception
 from distill_ray.storage.atomic import replacing
 from distill_ray.uri import redacted
 
@@ -82,8 +83,7 @@ def _is_want_of_memory(error: Exception) -> bool:
 def by_rank(error: BaseException) -> tuple[BaseException, ...]:
     """What is behind `error` of Ray Train's `fit`: each failed rank's exception, else the controller's."""
     failures: Mapping[int, BaseException] = getattr(error, "worker_failures", {})
-    # Ray Train wraps a loop's exceptions to carry the traceback's text.
-    ranks = tuple(getattr(failures[rank], "_base_exc", failures[rank]) for rank in sorted(failures))
+    ranks = tuple(loop_exception(failures[rank]) for rank in sorted(failures))
     return ranks or (getattr(error, "controller_failure", error),)
 
 

@@ -16,6 +16,7 @@ from typing import Any
 import ray
 from ray.exceptions import RayError
 
+from distill_ray.runtime.ray_internals import on_node
 from distill_ray.training.worker import StopFlag
 
 Record = dict[str, Any]
@@ -76,7 +77,7 @@ class Mailbox:
 @contextlib.contextmanager
 def open_mailbox() -> Iterator[Any]:
     """The actor handle of a new mailbox on the driver's node."""
-    node = {ray._raylet.RAY_NODE_ID_KEY: ray.get_runtime_context().get_node_id()}
+    node = on_node(ray.get_runtime_context().get_node_id())
     mailbox = ray.remote(num_cpus=0, label_selector=node)(Mailbox).remote()
     try:
         yield mailbox

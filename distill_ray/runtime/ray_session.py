@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import errno
 import fcntl
-import functools
 import logging
 import math
 import os
@@ -33,6 +32,13 @@ from distill_ray.errors import ClusterError, InstallationError
 from distill_ray.regular_file import open_regular
 from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.processes import end_processes, guarded
+from distill_ray.runtime.ray_internals import (
+    autoscaler_limits,
+    nothing_on_stdout,
+    reading_environment,
+    servers_in_own_groups,
+    start_timed_out,
+)
 
 # Read by Ray Train and Ray Tune in the driver, the controller and the workers; what the user has set stays.
 TRAIN_ENVIRONMENT = {
@@ -134,7 +140,7 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterat
             with (
                 _environment(variables, without=_FOREIGN_SETTINGS),
                 _ray_setup(loopback=True),
-                _servers_in_own_groups(),
+                servers_in_own_groups(),
             ):
                 _start(
                     folder,
@@ -145,7 +151,7 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterat
                     _temp_dir=str(folder / RAY_FILES),
                 )
             _private = _describe(folder=folder)
-            with _environment(_TRACKED if dashboard else {}, keep_existing=True), _nothing_on_stdout():
+            with _environment(_TRACKED if dashboard else {}, keep_existing=True), nothing_on_stdout():
                 yield _private
         finally:
             _private = None
@@ -162,7 +168,7 @@ def _cluster(address: str) -> Iterator[Session]:
     try:
         with _environment(_LOOPBACK if loopback else {}), _ray_setup(loopback=loopback):
             _init(address=address)
-        with _environment(_TRACKED, keep_existing=True), _nothing_on_stdout():
+        with _environment(_TRACKED, keep_existing=True), nothing_on_stdout():
             yield _describe(folder=None)
     finally:
         _shutdown()
@@ -173,7 +179,7 @@ def _start(folder: Path, **arguments: Any) -> None:
     try:
         _init(address="local", **arguments)
     except ClusterError as error:
-        if "timed out" not in str(error):
+        if not start_timed_out(error.__cause__):
             raise
         _shutdown()
         end_processes(folder, patience_s=0.0)
@@ -200,21 +206,6 @@ def _init(address: str, **arguments: Any) -> None:
             signal.signal(signal.SIGTERM, previous)  # Ray puts its own handler there
 
 
-@contextlib.contextmanager
-def _servers_in_own_groups() -> Iterator[None]:
-    """What is sent to this process's group, as `timeout` and shells do, does not reach Ray's servers: they
-    are needed until this process has kept a checkpoint.
-    """
-    import ray._private.services as services
-
-    original = services.ConsolePopen
-    services.ConsolePopen = functools.partial(original, process_group=0)
-    try:
-        yield
-    finally:
-        services.ConsolePopen = original
-
-
 def _shutdown() -> None:
     if _connected():
         import ray
@@ -229,9 +220,8 @@ def _connected() -> bool:
 
 def _describe(folder: Path | None) -> Session:
     import ray
-    from ray._private.state import state
 
-    there, limits = ray.cluster_resources(), state.get_max_resources_from_cluster_config()
+    there, limits = ray.cluster_resources(), autoscaler_limits()
     if limits is not None:
         limits = {name: max(there.get(name, 0.0), limits.get(name, 0.0)) for name in {*there, *limits}}
     return Session(
@@ -240,48 +230,18 @@ def _describe(folder: Path | None) -> Session:
 
 
 @contextlib.contextmanager
-def _nothing_on_stdout() -> Iterator[None]:
-    """Ray prints there that a worker process was lost, whatever `log_to_driver` says; we say it ourselves."""
-    import ray._private.worker as worker
-
-    original = worker.print_to_stdstream
-    worker.print_to_stdstream = lambda *_, **__: None
-    try:
-        yield
-    finally:
-        worker.print_to_stdstream = original
-
-
-@contextlib.contextmanager
 def _ray_setup(*, loopback: bool) -> Iterator[None]:
     """Import Ray and make it read the environment of now, also where it was imported earlier."""
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            import ray._private.ray_constants as constants
-            from ray._raylet import (  # type: ignore[attr-defined]
-                AuthenticationTokenLoader,
-                Config,
-            )
-    except ImportError as error:
-        raise InstallationError(
-            f"Ray cannot be imported ({_first_line(error)}): install it with "
-            "pip install 'ray[default,train,tune]', or train in this process with --num-workers 0"
-        ) from error
-
-    def read_environment() -> None:
-        Config.initialize("")
-        AuthenticationTokenLoader.instance().reset_cache()
-
-    clusters = constants.ENABLE_RAY_CLUSTER
-    constants.ENABLE_RAY_CLUSTER = not loopback
-    read_environment()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            yield
-    finally:
-        constants.ENABLE_RAY_CLUSTER = clusters
+    with warnings.catch_warnings(), contextlib.ExitStack() as stack:
+        warnings.simplefilter("ignore")
+        try:
+            stack.enter_context(reading_environment(loopback=loopback))
+        except ImportError as error:
+            raise InstallationError(
+                f"Ray cannot be imported ({_first_line(error)}): install it with "
+                "pip install 'ray[default,train,tune]', or train in this process with --num-workers 0"
+            ) from error
+        yield
 
 
 @contextlib.contextmanager

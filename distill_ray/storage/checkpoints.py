@@ -76,9 +76,7 @@ class Checkpoints:
 
         try:
             replace_folder(self.latest, write_named)
-        except (OSError, SafetensorError, RuntimeError) as error:
-            if isinstance(error, RuntimeError) and "inline_container" not in str(error):
-                raise  # not torch's writing of a file
+        except (OSError, SafetensorError) as error:
             first = self._failure is None
             failed = f"checkpoint could not be written to {self.folder} ({self._why(error)})"
             there = self.newest() is not None

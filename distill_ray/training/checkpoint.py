@@ -28,8 +28,14 @@ T = TypeVar("T")
 
 
 def write_state(path: Path, state: Mapping[str, Any]) -> None:
-    """Nested dictionaries of tensors and plain values."""
-    torch.save(dict(state), path)
+    """Nested dictionaries of tensors and plain values. Raises OSError where they cannot be written."""
+    with path.open("wb") as file:
+        try:
+            torch.save(dict(state), file)
+        except RuntimeError as error:  # in which torch wraps what the file raised
+            if isinstance(error.__context__, OSError):
+                raise error.__context__ from None
+            raise
 
 
 def read_state(path: Path, device: torch.device) -> dict[str, Any]:

@@ -134,7 +134,7 @@ def test_a_ray_that_was_not_up_in_time_is_started_once_more(
 
     def start(address: str, **arguments: object) -> None:
         tried.append(address)
-        raise ClusterError(says[len(tried) - 1])
+        raise ClusterError(says[len(tried) - 1]) from RuntimeError(says[len(tried) - 1])
 
     monkeypatch.setattr(session, "_init", start)
     with pytest.raises(ClusterError, match="timed out"):
