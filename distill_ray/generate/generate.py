@@ -11,7 +11,7 @@ Legend: Q RVQ levels, F code frames.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 
 from torch import Tensor
@@ -69,17 +69,7 @@ def generate_samples(
     request = make_request(loaded, settings, sampling, prompt)
     config, samples = loaded.vqvae_config, request.samples
     _make_folder(out_dir)
-    made = 0
-    try:
-        for path, codes_QF in zip(files, _sampled(request, settings.count, on_progress), strict=True):
-            blocks = decode_blocks(loaded.model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
-            write_audio(path, blocks, sample_rate=config.sample_rate, channels=config.channels)
-            made += 1
-    except KeyboardInterrupt:
-        raise CancelledError(
-            f"cancelled by Ctrl-C with {made} of {len(files)} sounds made in {out_dir}; with --overwrite the "
-            "same command makes all anew"
-        ) from None
+    _write_sounds(loaded, request, files, on_progress)
     elapsed = time.monotonic() - began
     return GenerationReport(
         model=str(loaded.path),
@@ -110,6 +100,22 @@ def _make_folder(folder: Path) -> None:
         raise AudioError(
             f"the output folder {folder} cannot be made ({error.strerror}); choose another one"
         ) from error
+
+
+def _write_sounds(
+    loaded: LoadedVQModel, request: Request, files: Sequence[Path], on_progress: Progress | None
+) -> None:
+    config, made = loaded.vqvae_config, 0
+    try:
+        for path, codes_QF in zip(files, _sampled(request, len(files), on_progress), strict=True):
+            blocks = decode_blocks(loaded.model, [codes_QF], request.samples, chunk_frames=CHUNK_FRAMES)
+            write_audio(path, blocks, sample_rate=config.sample_rate, channels=config.channels)
+            made += 1
+    except KeyboardInterrupt:
+        raise CancelledError(
+            f"cancelled by Ctrl-C with {made} of {len(files)} sounds made in {files[0].parent}; with "
+            "--overwrite the same command makes all anew"
+        ) from None
 
 
 def _sampled(request: Request, count: int, on_progress: Progress | None) -> Iterator[Tensor]:

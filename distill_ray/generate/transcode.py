@@ -41,11 +41,7 @@ def encode_file(
     config = loaded.vqvae_config
     audio, out = as_path(audio), as_path(out)
     check_output(out, audio, loaded.path, overwrite=overwrite)
-    levels = config.num_quantizers if levels is None else levels
-    if not 1 <= levels <= config.num_quantizers:
-        raise ConfigError(
-            [Problem("levels", f"{levels} is not from 1 to the model's {config.num_quantizers}", "--levels")]
-        )
+    levels = config.num_quantizers if levels is None else _checked_levels(levels, config.num_quantizers)
     decoder = AudioDecoder(audio, sample_rate=config.sample_rate, channels=config.channels)
     total = _expected_frames(audio, config.frame_rate)
 
@@ -83,6 +79,12 @@ def encode_file(
         warnings=tuple(f"{audio}: {phrase}" for phrase in decoder.altered()),
         elapsed_s=time.monotonic() - began,
     )
+
+
+def _checked_levels(levels: int, most: int) -> int:
+    if not 1 <= levels <= most:
+        raise ConfigError([Problem("levels", f"{levels} is not from 1 to the model's {most}", "--levels")])
+    return levels
 
 
 def decode_file(

@@ -13,9 +13,10 @@ Legend: C channels, Q RVQ levels, T time (samples of audio, frames of codes).
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import re
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
@@ -151,7 +152,6 @@ def extract_code_sequences(
     found = {sha256: known[sha256] for sha256 in wanted if sha256 in known}
     total_samples = sum(file.samples for file in wanted.values())
     done_samples = sum(wanted[sha256].samples for sha256 in found)
-    waiting: list[CodeSequence] = []
 
     def report() -> None:
         if on_progress is not None:
@@ -165,8 +165,8 @@ def extract_code_sequences(
             )
 
     report()
-    try:
-        new = [file for sha256, file in wanted.items() if sha256 not in found]
+    new = [file for sha256, file in wanted.items() if sha256 not in found]
+    with _shard_writer(folder) as keep:
         encoded = encode_all(new) if encode_all else (encode_file(encode, corpus, file) for file in new)
         for file, codes_QT in zip(new, encoded, strict=True):
             sha256 = file.sha256
@@ -176,21 +176,35 @@ def extract_code_sequences(
                     f"{codebook_size}; check that the model file is intact with `distill-ray info --verify`"
                 )
             found[sha256] = CodeSequence(sha256=sha256, split=file.split, codes_QT=codes_QT.to(torch.int16))
-            waiting.append(found[sha256])
+            keep(found[sha256])
             done_samples += file.samples
             report()
-            if sum(sequence.frames for sequence in waiting) >= SHARD_FRAMES:
-                _write_shard(folder, waiting)
-                waiting = []
-    finally:
-        if waiting:
-            _write_shard(folder, waiting)
     # The split is the corpus's word, not the cache's.
     sequences = tuple(
         CodeSequence(sha256=sha256, split=wanted[sha256].split, codes_QT=found[sha256].codes_QT)
         for sha256 in sorted(found)
     )
     return CodeStore(folder=folder, sequences=sequences, notices=notices)
+
+
+@contextlib.contextmanager
+def _shard_writer(folder: Path) -> Iterator[Callable[[CodeSequence], None]]:
+    """Writes the sequences that it is given as shards in `folder`; what waits for more when the block ends,
+    however it does, is a shard too.
+    """
+    waiting: list[CodeSequence] = []
+
+    def keep(sequence: CodeSequence) -> None:
+        waiting.append(sequence)
+        if sum(each.frames for each in waiting) >= SHARD_FRAMES:
+            _write_shard(folder, waiting)
+            waiting.clear()
+
+    try:
+        yield keep
+    finally:
+        if waiting:
+            _write_shard(folder, waiting)
 
 
 def encode_file(encode: CodeEncoder, corpus: CodeSource[FileT], file: FileT) -> Tensor:

@@ -121,31 +121,75 @@ def run_loop(
     Returns where the run ended, `ended` being "completed", "early_stop", "cancelled" or the task's verdict.
     A checkpoint of that moment has been kept.
     """
-    clock = Clock(progress.elapsed_s, progress.training_s)
-    sync_steps = 1 if worker.device.type == "cpu" else _GPU_SYNC_STEPS
-    first_step, first_training = progress.step, progress.training_s
-    saved_at = progress.elapsed_s  # not this rank's clock: ranks must save at the same steps
-    shown_at = -math.inf
-    elapsed = clock.elapsed()
-    stopping = False
+    return _Loop(task, worker, budget, settings, progress).run()
 
-    def pace() -> Pace:
-        steps, seconds = progress.step - first_step, clock.training() - first_training
-        fraction = min(1.0, budget.fraction(progress.step, elapsed))
-        spent = clock.elapsed() - start_elapsed
-        eta = budget.left_s(progress.step, clock.elapsed(), spent / steps if steps else None)
-        rate = steps / seconds if seconds > 0 else 0.0
-        return Pace(
-            fraction=fraction, steps_per_second=rate, eta_s=eta, elapsed_s=elapsed, training_s=seconds
-        )
 
-    def writer() -> WriteCheckpoint:
-        task.consolidate()
-        progress.elapsed_s, progress.training_s = clock.elapsed(), clock.training()
-        return lambda folder: write_checkpoint(folder, task, progress)
+class _Loop:
+    """One go of `run_loop`."""
 
-    def end_epoch() -> Event:
-        clock.pause()
+    def __init__(
+        self, task: Task, worker: Worker, budget: Budget, settings: LoopSettings, progress: Progress
+    ) -> None:
+        self._task = task
+        self._worker = worker
+        self._budget = budget
+        self._settings = settings
+        self._progress = progress
+        self._clock = Clock(progress.elapsed_s, progress.training_s)
+        self._sync_steps = 1 if worker.device.type == "cpu" else _GPU_SYNC_STEPS
+        self._first_step, self._first_training = progress.step, progress.training_s
+        self._saved_at = progress.elapsed_s  # not this rank's clock: ranks must save at the same steps
+        self._shown_at = -math.inf
+        self._elapsed = self._start_elapsed = self._clock.elapsed()
+        self._stopping = False
+        self._verdict = task.verdict()  # a run that had ended by it must not go on
+
+    def run(self) -> Progress:
+        progress = self._progress
+        while True:
+            if progress.step % self._sync_steps == 0 or progress.step == self._first_step:
+                self._agree()
+            fraction = self._budget.fraction(progress.step, self._elapsed)
+            progress.ended = self._reason_to_end(fraction)
+            if progress.ended:
+                break
+            self._clock.resume()
+            self._task.train_step(progress.step, fraction)
+            progress.step += 1
+            self._after_step()
+        self._finish()
+        return progress
+
+    def _reason_to_end(self, fraction: float) -> str:
+        """Why no further step is made; "" where one is."""
+        patience = self._settings.patience
+        if self._verdict:
+            return self._verdict
+        if self._stopping:
+            return "cancelled"
+        if fraction >= 1.0:
+            return "completed"
+        return "early_stop" if patience and self._progress.epochs_since_best >= patience else ""
+
+    def _after_step(self) -> None:
+        progress, task = self._progress, self._task
+        if progress.step - progress.epoch_start_step >= self._budget.steps_per_epoch:
+            self._worker.emit(self._end_epoch())
+            if (notice := task.recover(progress)) is not None:
+                self._worker.emit(notice)
+            self._verdict = task.verdict()
+            self._agree()
+        elif self._clock.elapsed() - self._shown_at >= _STEP_EVENT_SECONDS:
+            self._worker.emit(task.step_event(progress, self._pace()))
+            self._shown_at = self._clock.elapsed()
+        if self._elapsed - self._saved_at >= self._settings.checkpoint_seconds and not self._stopping:
+            self._clock.pause()
+            self._worker.checkpoint(task.step_event(progress, self._pace()), self._writer())
+            self._saved_at = self._elapsed
+
+    def _end_epoch(self) -> Event:
+        progress, task = self._progress, self._task
+        self._clock.pause()
         progress.epoch += 1
         loss = task.validate()
         if loss < progress.best_loss or (task.keeps_newest() and math.isfinite(loss)):
@@ -153,53 +197,51 @@ def run_loop(
             task.keep_best()
         else:
             progress.epochs_since_best += 1
-        event = task.epoch_event(progress, pace())
+        event = task.epoch_event(progress, self._pace())
         progress.epoch_start_step = progress.step
         return event
 
-    start_elapsed = clock.elapsed()
-    verdict = task.verdict()  # a run that had ended by it must not go on
-    while True:
-        if progress.step % sync_steps == 0 or progress.step == first_step:
-            elapsed, stopping = _agree(worker, clock)
-        fraction = budget.fraction(progress.step, elapsed)
-        if verdict:
-            progress.ended = verdict
-        elif stopping:
-            progress.ended = "cancelled"
-        elif fraction >= 1.0:
-            progress.ended = "completed"
-        elif settings.patience and progress.epochs_since_best >= settings.patience:
-            progress.ended = "early_stop"
-        if progress.ended:
-            break
-        clock.resume()
-        task.train_step(progress.step, fraction)
-        progress.step += 1
-        if progress.step - progress.epoch_start_step >= budget.steps_per_epoch:
-            worker.emit(end_epoch())
-            if (notice := task.recover(progress)) is not None:
-                worker.emit(notice)
-            verdict = task.verdict()
-            elapsed, stopping = _agree(worker, clock)
-        elif clock.elapsed() - shown_at >= _STEP_EVENT_SECONDS:
-            worker.emit(task.step_event(progress, pace()))
-            shown_at = clock.elapsed()
-        if elapsed - saved_at >= settings.checkpoint_seconds and not stopping:
-            clock.pause()
-            worker.checkpoint(task.step_event(progress, pace()), writer())
-            saved_at = elapsed
+    def _finish(self) -> None:
+        """The last figures and the last checkpoint."""
+        progress, task = self._progress, self._task
+        self._clock.pause()
+        last: Event = Notice(level="info", message=f"Training ended: {progress.ended.replace('_', ' ')}.")
+        if progress.ended == "cancelled":
+            if progress.epoch == 0:
+                task.validate()  # a model that can be used needs its figures; the epoch is left as it is
+        elif progress.step > progress.epoch_start_step:
+            last = self._end_epoch()  # a budget of minutes ends inside an epoch
+            progress.ended = task.verdict() or progress.ended
+        self._worker.checkpoint(last, self._writer())
 
-    clock.pause()
-    last: Event = Notice(level="info", message=f"Training ended: {progress.ended.replace('_', ' ')}.")
-    if progress.ended == "cancelled":
-        if progress.epoch == 0:
-            task.validate()  # a model that can be used needs its figures; the resumed epoch is left as it is
-    elif progress.step > progress.epoch_start_step:
-        last = end_epoch()  # a budget of minutes ends inside an epoch
-        progress.ended = task.verdict() or progress.ended
-    worker.checkpoint(last, writer())
-    return progress
+    def _pace(self) -> Pace:
+        clock, progress = self._clock, self._progress
+        steps, seconds = progress.step - self._first_step, clock.training() - self._first_training
+        spent = clock.elapsed() - self._start_elapsed
+        return Pace(
+            fraction=min(1.0, self._budget.fraction(progress.step, self._elapsed)),
+            steps_per_second=steps / seconds if seconds > 0 else 0.0,
+            eta_s=self._budget.left_s(progress.step, clock.elapsed(), spent / steps if steps else None),
+            elapsed_s=self._elapsed,
+            training_s=seconds,
+        )
+
+    def _writer(self) -> WriteCheckpoint:
+        task, progress = self._task, self._progress
+        task.consolidate()
+        progress.elapsed_s, progress.training_s = self._clock.elapsed(), self._clock.training()
+        return lambda folder: write_checkpoint(folder, task, progress)
+
+    def _agree(self) -> None:
+        """Take rank 0's elapsed seconds, and whether any rank was asked to stop (collective)."""
+        worker = self._worker
+        self._elapsed, self._stopping = self._clock.elapsed(), worker.stop_requested()
+        if worker.world_size == 1:
+            return
+        own = [self._elapsed if worker.rank == 0 else 0.0, float(self._stopping)]
+        shared = worker.all_reduce(torch.tensor(own, dtype=torch.float64).to(worker.device))
+        self._elapsed, stops = shared.tolist()
+        self._stopping = stops > 0
 
 
 def write_checkpoint(folder: Path, task: Task, progress: Progress) -> None:
@@ -223,14 +265,3 @@ def restore(worker: Worker, task: Task) -> Progress:
     """The progress of the newest checkpoint, or of a run that has not begun."""
     folder = worker.restore()
     return read_checkpoint(folder, task) if folder is not None else Progress()
-
-
-def _agree(worker: Worker, clock: Clock) -> tuple[float, bool]:
-    """Rank 0's elapsed seconds, and whether any rank was asked to stop."""
-    elapsed, stop = clock.elapsed(), worker.stop_requested()
-    if worker.world_size == 1:
-        return elapsed, stop
-    shared = torch.tensor([elapsed if worker.rank == 0 else 0.0, float(stop)], dtype=torch.float64)
-    shared = worker.all_reduce(shared.to(worker.device))
-    first, stops = shared.tolist()
-    return first, stops > 0
