@@ -96,6 +96,9 @@ class Section:
                 yield self.problem(field.name, f"{value!r} is not one of {', '.join(meta['choices'])}")
 
 
+_BEYOND_ANY = 1 << 63  # also what has no float
+
+
 def _range_problem(value: float, meta: Any) -> str | None:
     if not math.isfinite(value):
         return f"{value} is not a finite number"
@@ -112,7 +115,8 @@ def _range_problem(value: float, meta: Any) -> str | None:
 def _type_problem(value: Any, hint: Any) -> str | None:
     if _fits(value, hint):
         return None
-    return f"{value!r} is not {_spoken(hint)}"
+    shown = repr(value)
+    return f"{shown if len(shown) <= 100 else f'{shown[:99]}…'} is not {_spoken(hint)}"
 
 
 def _fits(value: Any, hint: Any) -> bool:
@@ -122,9 +126,9 @@ def _fits(value: Any, hint: Any) -> bool:
         inner = typing.get_args(hint)[0]
         return isinstance(value, tuple) and all(_fits(item, inner) for item in value)
     if hint is float:
-        return isinstance(value, int | float) and not isinstance(value, bool)
+        return isinstance(value, float) or _fits(value, int)
     if hint is int:
-        return isinstance(value, int) and not isinstance(value, bool)
+        return isinstance(value, int) and not isinstance(value, bool) and abs(value) < _BEYOND_ANY
     return isinstance(value, hint)
 
 

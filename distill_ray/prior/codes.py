@@ -29,18 +29,22 @@ from torch import Tensor
 
 from distill_ray.errors import BundleError
 from distill_ray.storage.atomic import replacing
+from distill_ray.storage.parquet import read_rows
 
 SHARD_VERSION = b"distill-ray codes 1"
 SHARD_FRAMES = 100_000  # about 20 minutes of audio: what an interruption without warning can cost
 _SHARD_NAME = re.compile(r"codes-[0-9a-f]{32}\.parquet")
-_SCHEMA = pa.schema(
+_LEAST_ROW_BYTES = 32  # a sha256, which nothing packs
+_MOST_SHARD_BYTES = 1 << 32
+_SHARD_SCHEMA = pa.schema(
     [
         ("sha256", pa.string()),
         ("split", pa.string()),
         ("frames", pa.int64()),
         ("codes", pa.binary()),
         ("checksum", pa.string()),
-    ]
+    ],
+    metadata={b"format": SHARD_VERSION},
 )
 
 
@@ -246,13 +250,18 @@ def _read_intact(
 
 
 def _read_shard(path: Path, codebook_size: int, num_quantizers: int) -> list[CodeSequence]:
+    sequences: list[CodeSequence] = []
+    frames = 0
     try:
-        table = pq.read_table(path)
-        if (table.schema.metadata or {}).get(b"format") != SHARD_VERSION:
-            raise BundleError(f"the code shard {path} is not of this version")
-        return [_sequence(row, codebook_size, num_quantizers) for row in table.to_pylist()]
+        most_rows = path.stat().st_size // _LEAST_ROW_BYTES
+        for row in read_rows(path, _SHARD_SCHEMA, most_rows=most_rows, most_bytes=_MOST_SHARD_BYTES):
+            if frames >= SHARD_FRAMES:  # where `_write_shard` would have begun another one
+                raise ValueError("it holds more codes than a shard does")
+            sequences.append(_sequence(row, codebook_size, num_quantizers))
+            frames += sequences[-1].frames
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError) as error:
         raise BundleError(f"the code shard {path} is damaged ({_one_line(error)})") from error
+    return sequences
 
 
 def _sequence(row: dict[str, Any], codebook_size: int, num_quantizers: int) -> CodeSequence:
@@ -290,7 +299,7 @@ def _write_shard(folder: Path, sequences: Sequence[CodeSequence]) -> None:
                 "checksum": _checksum(sequence.sha256, sequence.split, data),
             }
         )
-    table = pa.Table.from_pylist(rows, schema=_SCHEMA.with_metadata({b"format": SHARD_VERSION}))
+    table = pa.Table.from_pylist(rows, schema=_SHARD_SCHEMA)
     path = folder / f"codes-{_digest(sequence.sha256 for sequence in sequences)[:32]}.parquet"
     try:
         with replacing(path) as file:

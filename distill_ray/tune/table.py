@@ -22,6 +22,8 @@ from distill_ray.jsonable import parse_json
 from distill_ray.storage.atomic import replacing
 from distill_ray.tune.trial import TrialRecord, TrialSpec, restore
 
+_MOST_TRIALS, _MOST_BYTES = 100_000, 1 << 30
+
 
 def write_trials(path: Path, records: Sequence[TrialRecord], rows: Sequence[CandidateRow]) -> None:
     """Writes the trials and the ranking's rows, whose order is kept; replaces the file whole.
@@ -47,10 +49,11 @@ def read_trials(path: Path) -> tuple[tuple[TrialRecord, ...], tuple[CandidateRow
     Raises UsageError where the file is not one of `write_trials`.
     """
     import pyarrow as pa
-    import pyarrow.parquet as pq
+
+    from distill_ray.storage.parquet import read_rows
 
     try:
-        columns = pq.read_table(path).to_pylist()
+        columns = list(read_rows(path, None, most_rows=_MOST_TRIALS, most_bytes=_MOST_BYTES))
         records = [_record(row) for row in columns]
         ranked = sorted(
             (item for row in columns for item in row["candidates"]), key=lambda item: item["rank"]
