@@ -3,9 +3,9 @@
 Every second (a window each half second, `fingerprint.py`) is compared with every moment of the training
 audio, 25 a second, by matrix products; the best few are compared again 10 ms by 10 ms. What counts as near is
 calibrated: the same search is made for windows of recordings that copy nothing, which are the held-out ones
-or, where little is held out, also training files against all other training files. A copy is nearer by a
-fifth than all but one in a hundred of these, and its neighbour half a second on is as near to the moment half
-a second on.
+or, where little is held out, also training files against all other training files. The nearest hundredth of
+these has a distance; a copy has at most half of it, or four fifths if its neighbour half a second on is as
+near to the moment half a second on.
 
 The false-positive rate is the share of these windows that would count as copies, each half of them judged by
 a threshold from the other half. The verdict asks whether the copies found are more than that rate explains,
@@ -31,8 +31,10 @@ from distill_ray.evaluate.judgement import Copies, NearestMoment
 from distill_ray.evaluate.sound import Sound
 
 STEP_SECONDS = 0.5
-NEAREST_SHARE, NEARER = 0.01, 0.8
-"""A copy is nearer than NEARER times the distance that this share of audio that copies nothing has."""
+NEAREST_SHARE = 0.01
+"""The share of audio that copies nothing whose distance copies are measured by."""
+ALONE, WITH_NEIGHBOUR = 0.5, 0.8
+"""Times that distance: what counts as a copy by itself, and with its neighbour."""
 ENOUGH_WINDOWS = 240
 """Held-out windows that are enough for a calibration; fewer are joined by training files."""
 MOST_WINDOWS = 480
@@ -108,7 +110,7 @@ class CopyDetector:
     ) -> CopyDetector:
         """Learn the training audio and calibrate; both are read once, one sound at a time.
 
-        Kept in memory: 6.4 kB for each second of training. Raises AudioError where the training audio is
+        Kept in memory: 3.2 kB for each second of training. Raises AudioError where the training audio is
         empty or silent. `calibration` is None where nothing is held out of a single training file.
         """
         tell = on_progress or (lambda done, total, note: None)
@@ -410,18 +412,16 @@ def _halves(stretches: Sequence[_Windows]) -> list[int]:
 def _threshold(distances_N: Tensor) -> float:
     """The distance of a copy, by those of audio that copies nothing; silence has infinite ones."""
     audible_N = distances_N[torch.isfinite(distances_N)]
-    return NEARER * float(audible_N.quantile(NEAREST_SHARE))
+    return WITH_NEIGHBOUR * float(audible_N.quantile(NEAREST_SHARE))
 
 
 def _confirmed(known: _Known, windows: _Windows, found: _Found, threshold: float) -> Tensor:
-    """Which windows [N] are copies: near, and so is the neighbour at the moment that follows from theirs.
+    """Which windows [N] are copies: very near, or near as the neighbour is at the moment that follows.
 
     A training recording may repeat itself, so that the neighbour's own nearest moment lies elsewhere.
     """
     near_N = found.distance < threshold
-    if len(windows) == 1:
-        return near_N
-    copied_N = torch.zeros_like(near_N)
+    copied_N = found.distance < threshold * ALONE / WITH_NEIGHBOUR
     for direction in (1, -1):
         (own_N,) = torch.nonzero(near_N, as_tuple=True)
         own_N = own_N[(own_N + direction >= 0) & (own_N + direction < len(windows))]

@@ -143,7 +143,9 @@ def train_musicgen(
                 torch.cuda.synchronize()
             spent = time.perf_counter() - began
         loss = _held_out_loss(prior, held_out, frames, device, bf16=bf16)
-        curve.append({"seconds": spent, "steps": step, "val_loss": loss, "train_loss": float(nats / codes)})
+        curve.append(
+            {"seconds": spent, "steps": step, "val_loss": loss, "train_loss": float((nats / codes).detach())}
+        )
         if loss < best:
             best, best_state = loss, copy.deepcopy(prior.state_dict())
     assert best_state is not None, "no held-out loss was finite"
