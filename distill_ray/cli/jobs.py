@@ -292,4 +292,7 @@ def _output(job: JobRecord) -> str:
 
 
 def _when(job: JobRecord) -> str:
-    return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else ""
+    try:
+        return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(job.started)) if job.started else ""
+    except (OverflowError, ValueError, OSError):  # no time of this planet
+        return ""

@@ -117,7 +117,7 @@ def result_folder(
         text = str(storage.local)
     folder = Path(text).expanduser().resolve()
     outer = _outer(folder)
-    with _locked(folder, text, advice):
+    with _locked(folder, text, advice, listener):
         if outer is None:
             yield ResultFolder(path=folder, uri=None)
             return
@@ -148,7 +148,7 @@ def enter_free_folder(stack: contextlib.ExitStack, name: str, listener: Listener
 
 @contextlib.contextmanager
 def _at_uri(uri: str, folder: Path, listener: Listener, advice: str) -> Iterator[ResultFolder]:
-    with _locked(folder, uri, advice), contextlib.closing(Mirror(folder, uri)) as mirror:
+    with _locked(folder, uri, advice, listener), contextlib.closing(Mirror(folder, uri)) as mirror:
         mirror.pull()
         mirror.start()
         results = ResultFolder(path=folder, uri=uri, mirror=mirror)
@@ -193,10 +193,13 @@ def _push(results: ResultFolder, patience_s: float) -> None:
 
 
 @contextlib.contextmanager
-def _locked(folder: Path, shown: str, advice: str) -> Iterator[None]:
+def _locked(folder: Path, shown: str, advice: str, listener: Listener) -> Iterator[None]:
+    def warn(message: str) -> None:
+        listener(Notice(level="warning", message=message))
+
     with contextlib.ExitStack() as stack:
         try:
-            stack.enter_context(folder_lock(folder, None))
+            stack.enter_context(folder_lock(folder, None, warn))
         except LockedError as error:
             raise BusyError(
                 f"another process is at work in {shown}; wait for it, or choose another folder"

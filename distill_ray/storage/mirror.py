@@ -167,7 +167,8 @@ def _is_mirrored(name: str) -> bool:
 
 def _signature(path: Path) -> list[int]:
     status = path.stat()
-    return [status.st_size, status.st_mtime_ns]
+    # With the inode, for a clock may go back: what was replaced is another file whatever its time.
+    return [status.st_size, status.st_mtime_ns, status.st_ino]
 
 
 def _pair(entry: Entry) -> list[int]:

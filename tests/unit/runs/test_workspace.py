@@ -77,7 +77,7 @@ def test_a_refused_run_leaves_nothing(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_written_is_said_with_what_can_be_done(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(folder: Path, on_wait: object) -> None:
+    def denied(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     monkeypatch.setattr("distill_ray.runs.workspace.folder_lock", denied)
