@@ -14,6 +14,7 @@ from pathlib import Path
 
 from distill_ray.corpus.manifest import MANIFEST_NAME, RejectedFile
 from distill_ray.errors import AudioError, CorpusError
+from distill_ray.storage.ours import is_ours
 from distill_ray.storage.storage import open_storage
 from distill_ray.uri import is_uri, shown_uri
 
@@ -63,10 +64,10 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
     """All audio files below `sources`, each real path once.
 
     A folder is searched for the known suffixes, in sub-folders and through links too, but not in what is
-    hidden; recordings of formats that cannot be read are among `unreadable`, as are a prepared corpus and,
-    beside other sources, a folder without recordings; anything else is passed over. A file that is named
-    itself is taken whatever its suffix. Raises `CorpusError` for a source that does not exist and for no
-    sources at all.
+    hidden. Among `unreadable` are folders that distill-ray has written (runs, generated sounds, corpora),
+    recordings of formats that cannot be read, a prepared corpus and, beside other sources, a folder without
+    recordings; anything else is passed over. What is named itself is taken, a file whatever its suffix.
+    Raises `CorpusError` for a source that does not exist and for no sources at all.
     """
     if not sources:
         raise CorpusError("no source was given; name a folder of recordings or audio files")
@@ -139,6 +140,11 @@ def _walk(folder: Path, unreadable: list[RejectedFile]) -> Iterator[Path]:
 
     visited: set[tuple[int, int]] = set()
     for root, folders, files in os.walk(folder, followlinks=True, onerror=note):
+        if Path(root) != folder and is_ours(files):
+            reason = "distill-ray wrote what is in it; name it as a source of its own to use it"
+            unreadable.append(RejectedFile(path=_shown(Path(root)), reason=reason))
+            folders.clear()
+            continue
         status = Path(root).stat()
         if (status.st_dev, status.st_ino) in visited:
             folders.clear()

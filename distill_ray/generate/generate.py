@@ -25,6 +25,7 @@ from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.report import GenerationReport
 from distill_ray.generate.request import Request, make_request
 from distill_ray.prior import SamplingConfig
+from distill_ray.storage.ours import make_marked_folder
 from distill_ray.storage.output_file import check_output
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
@@ -95,7 +96,7 @@ def generate_samples(
 def _make_folder(folder: Path) -> None:
     # Before the sampling, which may take minutes.
     try:
-        folder.mkdir(parents=True, exist_ok=True)
+        make_marked_folder(folder)
     except OSError as error:
         raise AudioError(
             f"the output folder {folder} cannot be made ({error.strerror}); choose another one"

@@ -184,3 +184,18 @@ def test_hash_is_of_the_bytes_and_pipes_do_not_block(tmp_path: Path) -> None:
         hash_file(tmp_path / "pipe.wav")
     with pytest.raises(AudioError, match="No such file"):
         hash_file(tmp_path / "gone.wav")
+
+
+@pytest.mark.parametrize(
+    "known_by", [".distill-ray", "distill-corpus.json", "run.toml", "sweep.toml", "pipeline.json"]
+)
+def test_what_we_wrote_is_no_recording_unless_it_is_named(tmp_path: Path, known_by: str) -> None:
+    touch(tmp_path / "bird.wav")
+    touch(tmp_path / "out" / known_by)
+    touch(tmp_path / "out" / "samples" / "sample_s0_000.wav")
+    scan = find_audio([tmp_path])
+    assert [file.path.name for file in scan.files] == ["bird.wav"]
+    (ours,) = scan.unreadable
+    assert ours.path == str(tmp_path / "out")
+    assert ours.reason.startswith("distill-ray wrote what is in it")
+    assert len(find_audio([tmp_path / "out" / "samples"]).files) == 1

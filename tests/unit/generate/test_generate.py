@@ -65,6 +65,7 @@ def test_ctrl_c_keeps_what_was_made_and_says_so(tmp_path: Path, make_loaded: Mak
     with pytest.raises(CancelledError, match="with 2 of 3 sounds made in "):
         generate_samples(make_loaded(), count=3, seconds=0.3, out_dir=tmp_path / "out", on_progress=stop)
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        ".distill-ray",
         "sample_s0_000.wav",
         "sample_s0_001.wav",
     ]
@@ -229,3 +230,14 @@ def test_a_prompt_of_days_is_refused_before_it_is_decoded(
     with pytest.raises(AudioError, match=r"it takes over 61 s and the output is to last 1\.000 s with it"):
         generate_samples(make_loaded(), seconds=1.0, prompt=tmp_path / "x.wav", out_dir=tmp_path / "out")
     assert len(decoded) == 62
+
+
+def test_a_folder_made_for_sounds_is_marked_and_one_of_the_users_is_not(
+    tmp_path: Path, make_loaded: MakeLoaded
+) -> None:
+    loaded, mine = make_loaded(), tmp_path / "mine"
+    mine.mkdir()
+    for folder in (tmp_path / "made", mine):
+        generate_samples(loaded, seconds=0.1, out_dir=folder)
+    assert (tmp_path / "made" / ".distill-ray").is_file()
+    assert [path.name for path in mine.iterdir()] == ["sample_s0_000.wav"]
