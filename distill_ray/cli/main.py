@@ -78,6 +78,12 @@ class LazyCommands(TyperGroup):
             return None
         return parser_of(cmd_name)
 
+    def get_help_option(self, ctx: Any) -> Any:
+        option = super().get_help_option(ctx)
+        if option is not None:
+            option.default = False  # without one Typer loads Pydantic, for longer than all the rest takes
+        return option
+
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
         if name in COMMANDS or name.startswith("-"):

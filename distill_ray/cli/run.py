@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
 from distill_ray.cli.settings import Settings, takes_settings
 
@@ -60,6 +59,7 @@ def command(
     # Without workers the prior is trained in this process, wherever the search is.
     workers = options.worker_plan(num_workers, gpus_per_worker, None if num_workers == "0" else address)
 
+    from distill_ray.cli.attended import attended
     from distill_ray.display import trial_listener
     from distill_ray.pipeline.run import run_everything
 

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
 from distill_ray.cli.settings import Settings, takes_settings
 
@@ -45,6 +44,7 @@ def command(
     named = name if resume is not None and name is None else options.run_name(name, data)
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
 
+    from distill_ray.cli.attended import attended
     from distill_ray.pipeline.train import train_codec
 
     with attended() as view:

@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
 from distill_ray.cli.settings import Settings, takes_settings
 
@@ -32,6 +31,7 @@ def command(
     """Train the prior over the codec's codes and put it into the same file."""
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
 
+    from distill_ray.cli.attended import attended
     from distill_ray.pipeline.train import train_code_prior
 
     with attended() as view:

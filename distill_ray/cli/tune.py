@@ -7,7 +7,6 @@ from typing import Annotated
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.attended import attended
 from distill_ray.cli.output import finish
 from distill_ray.cli.settings import Settings, takes_settings
 
@@ -43,6 +42,7 @@ def command(
     # A resumed search keeps the name that it has.
     named = name if resume is not None and name is None else options.run_name(name, data)
 
+    from distill_ray.cli.attended import attended
     from distill_ray.display import trial_listener
     from distill_ray.tune.tune import tune_codec
 
