@@ -10,7 +10,6 @@ from __future__ import annotations
 import dataclasses
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
@@ -93,11 +92,9 @@ def attended() -> Attended:
 
 def _located(event: Event) -> Event:
     """`event` with the URI of its run in the place of the local folder that stands for it."""
-    if not isinstance(event, RunStarted | SweepStarted | PipelinePlan):
-        return event
-    from distill_ray.runs.workspace import uri_of
-
-    return dataclasses.replace(event, output_dir=uri_of(Path(event.output_dir)) or event.output_dir)
+    if isinstance(event, RunStarted | SweepStarted | PipelinePlan) and event.uri:
+        return dataclasses.replace(event, output_dir=event.uri, uri="")
+    return event
 
 
 class EventLines:

@@ -29,7 +29,7 @@ class ShownSetting:
 @dataclass(frozen=True, kw_only=True)
 class RunStarted:
     """The first event of a training run. `kind`: "vqvae" or "prior". `epochs` is None where only time ends
-    the run; with both, what comes first does.
+    the run; with both, what comes first does. `uri`: where `output_dir` appears, where that is elsewhere.
     """
 
     kind: str
@@ -47,6 +47,7 @@ class RunStarted:
     val_seconds: float
     first_epoch: int
     settings: tuple[ShownSetting, ...] = ()
+    uri: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -264,6 +265,7 @@ class SweepStarted:
     workers_per_trial: int
     max_kbps: float
     settings: tuple[ShownSetting, ...] = ()
+    uri: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -347,6 +349,7 @@ class PipelinePlan:
 
     output_dir: str
     stages: tuple[PlannedStage, ...]
+    uri: str = ""
 
 
 Event = (

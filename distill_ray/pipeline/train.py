@@ -110,9 +110,9 @@ def train_codec(
     data: str,
     overrides: Mapping[str, object],
     config_file: Path | None,
-    out: Place | None,
+    out: Place | ResultFolder | None,
     name: str | None,
-    resume: Place | None,
+    resume: Place | ResultFolder | None,
     plan: WorkerPlan,
     listener: Listener,
     report: bool = False,
@@ -151,7 +151,7 @@ def train_codec(
 
 
 def _train_codec(
-    start: Start,
+    start: Start[RunFolder],
     results: ResultFolder,
     *,
     data: str,
@@ -181,7 +181,12 @@ def _train_codec(
         for message in idle_settings(resolved):
             listener(Notice(level="warning", message=message))
         name = start.identity.get("name", name or "distill")
-        start.record(resolved, {"name": name, "size": resolved.size, "corpus": corpus.digest}, corpus=said)
+        start.record(
+            dotted(resolved.config),
+            {"name": name, "size": resolved.size, "corpus": corpus.digest},
+            overrides=resolved.overrides,
+            corpus=said,
+        )
         loop = functools.partial(
             train_vqvae,
             absolute(corpus.uri),
@@ -223,13 +228,14 @@ def train_code_prior(
     listener: Listener,
     resume: bool = False,
     overwrite: bool = False,
+    run: ResultFolder | None = None,
     report: bool = False,
 ) -> PriorReport:
     """Train a prior on the codes that `model` gives `data`, and put it into the same file.
 
-    The run is kept in `MODEL.prior/` beside the model, which is a path or a URI; `resume` goes on with an
-    interrupted one. A prior that the file has is replaced only with `overwrite` or `resume`. `report` writes
-    report.html into the run's folder, unless it is cancelled.
+    The run is kept in `run`, by default in `MODEL.prior/` beside the model, which is a path or a URI;
+    `resume` goes on with an interrupted one. A prior that the file has is replaced only with `overwrite` or
+    `resume`. `report` writes report.html into the run's folder, unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError where it was stopped within its first epoch and the file has a prior, which stays,
@@ -237,7 +243,7 @@ def train_code_prior(
     """
     given = given_settings(config_file, overrides)
     file = open_model(model)
-    with result_folder(file.prior_run, listener=listener, advice=BESIDE_MODEL) as results:
+    with result_folder(run or file.prior_run, listener=listener, advice=BESIDE_MODEL) as results:
         folder = RunFolder(path=results.path, uri=results.uri, advice=BESIDE_MODEL)
         if resume:
             start = resumed_run(folder, given, table="prior_training")
@@ -255,7 +261,7 @@ def train_code_prior(
 
 
 def _train_code_prior(
-    start: Start, file: ModelFile, *, data: str, plan: WorkerPlan, listener: Listener
+    start: Start[RunFolder], file: ModelFile, *, data: str, plan: WorkerPlan, listener: Listener
 ) -> PriorReport:
     from distill_ray.bundle import load_model_v2
     from distill_ray.corpus import ensure_corpus
@@ -300,7 +306,12 @@ def _train_code_prior(
                 machine=found.machine,
             )
         )
-        start.record(resolved, {"corpus": corpus.digest, "codec": codec_hash}, corpus=said)
+        start.record(
+            dotted(resolved.config),
+            {"corpus": corpus.digest, "codec": codec_hash},
+            overrides=resolved.overrides,
+            corpus=said,
+        )
         train = functools.partial(
             train_prior,
             config=resolved.config,

@@ -12,11 +12,11 @@ import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import ClassVar, Generic, TypeVar
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
-from distill_ray.config.resolve import RATES, Resolved, dotted
+from distill_ray.config.resolve import RATES, Resolved
 from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.jsonable import parse_json
@@ -35,6 +35,7 @@ from distill_ray.storage.storage import open_storage
 from distill_ray.storage.uploaded import discard
 
 ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
+FolderT = TypeVar("FolderT", bound="RunFolder")
 
 # What may change when a run goes on, as its health rule may; anything else would make it another run.
 _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
@@ -63,6 +64,12 @@ class RunFolder:
     path: Path
     uri: str | None = None
     advice: str = ANOTHER_OUT
+    what: ClassVar[str] = "run"
+    settings_file: ClassVar[str] = RUN_SETTINGS
+
+    def below(self, *names: str) -> RunFolder:
+        """One within it."""
+        return RunFolder(path=self.path.joinpath(*names), uri=self.uri and joined(self.uri, *names))
 
     @property
     def shown(self) -> Path | str:
@@ -79,12 +86,13 @@ class RunFolder:
 
     @property
     def is_begun(self) -> bool:
-        return (self.path / RUN_SETTINGS).exists()
+        """Whether it holds one of its kind."""
+        return (self.path / self.settings_file).exists()
 
     @property
     def is_taken(self) -> bool:
         """Whether it holds a run or a search."""
-        return self.is_begun or (self.path / SEARCH_SETTINGS).exists()
+        return any((self.path / name).exists() for name in (RUN_SETTINGS, SEARCH_SETTINGS))
 
     def refuse_foreign(self) -> None:
         """Raise UsageError where a new run would write into, or remove, what is of no run."""
@@ -109,66 +117,77 @@ class RunFolder:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Start(Beginning):
-    """What a run begins with; `replaces` says that a new run takes the place of a finished one."""
+class Start(Beginning, Generic[FolderT]):
+    """What a run or search begins with; `replaces`: a new run takes the place of a finished one."""
 
-    folder: RunFolder
+    folder: FolderT
     replaces: bool = False
 
     def check(self, identity: Mapping[str, str]) -> None:
-        """Raise UsageError where the resumed run was made from something else."""
-        other = self.other(identity)
+        """Raise UsageError where the resumed one was made from something else."""
+        other, folder = self.other(identity), self.folder
         if other is not None:
             raise UsageError(
-                f"the run in {self.folder.shown} was made from another {other}; "
-                "resume it with the one it began with, or start a new run"
+                f"the {folder.what} in {folder.shown} was made from another {other}; "
+                f"resume it with the one it began with, or start a new {folder.what}"
             )
 
     def record(
-        self, resolved: Resolved[ConfigT], identity: Mapping[str, str], *, corpus: Mapping[str, object]
+        self,
+        settings: Mapping[str, object],
+        identity: Mapping[str, str],
+        *,
+        overrides: frozenset[str],
+        corpus: Mapping[str, object],
     ) -> None:
-        """Make the folder and record settings and `identity` there; `corpus` as in `write_settings`.
+        """Make the folder and record settings and `identity` there; the others as in `write_settings`.
 
-        Raises UsageError where the folder cannot be written, or where another process began a run there
-        since `new_run` found it free.
+        Raises UsageError where the folder cannot be written, or where another process began one there since
+        `new_run` found it free.
         """
-        claims = self.is_new and not self.replaces
+        folder, claims = self.folder, self.is_new and not self.replaces
         if claims and "name" in identity:
-            self.folder.refuse_model(identity["name"])
+            folder.refuse_model(identity["name"])
         try:
             if self.replaces:  # else the checkpoint of the finished run would be taken for this one's
-                discard(self.folder.checkpoints, self.folder.checkpoints_uri)
+                discard(folder.checkpoints, folder.checkpoints_uri)
             write_settings(
-                self.folder.path / RUN_SETTINGS,
-                dotted(resolved.config),
-                overrides=resolved.overrides,
+                folder.path / folder.settings_file,
+                settings,
+                overrides=overrides,
                 identity=identity,
                 corpus=corpus,
                 claim=claims,
             )
         except OSError as error:
-            if claims and self.folder.is_begun:
+            if claims and folder.is_begun:
                 raise UsageError(
-                    f"another process has begun a run in {self.folder.shown} meanwhile; choose another --out"
+                    f"another process has begun a {folder.what} in {folder.shown} meanwhile; {ANOTHER_OUT}"
                 ) from error
             raise UsageError(
-                f"the run folder {self.folder.shown} cannot be written ({error.strerror}); "
-                f"{self.folder.advice}"
+                f"the {folder.what} folder {folder.shown} cannot be written ({error.strerror}); "
+                f"{folder.advice}"
             ) from error
+
+    def source(self, key: str) -> str:
+        """Where a setting's value comes from."""
+        return "override" if key in self.overrides else "auto"
 
     def sourced(self, resolved: Resolved[ConfigT]) -> Resolved[ConfigT]:
         """The configuration with its sources as the first part of the run had them."""
         return replace(resolved, overrides=self.overrides) if not self.is_new else resolved
 
 
-def new_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
-    """A run in `folder`. Raises UsageError where that holds one, or a search, already."""
-    if folder.is_taken:
-        shown = folder.shown
-        if not folder.is_begun:
-            raise UsageError(f"{shown} already holds a search; choose another --out")
+def new_run(folder: FolderT, given: Mapping[str, object]) -> Start[FolderT]:
+    """A run or search in `folder`. Raises UsageError where that holds one, or one of the other kind."""
+    shown = folder.shown
+    if folder.is_begun:
         raise UsageError(
-            f"{shown} already holds a run; go on with it (--resume {shown}) or choose another --out"
+            f"{shown} already holds a {folder.what}; go on with it (--resume {shown}) or {ANOTHER_OUT}"
+        )
+    if folder.is_taken:
+        raise UsageError(
+            f"{shown} already holds a {'search' if folder.what == 'run' else 'run'}; {ANOTHER_OUT}"
         )
     folder.refuse_foreign()
     return Start(folder=folder, settings=given, overrides=frozenset(given))
@@ -186,7 +205,7 @@ def free_folders(name: str) -> Iterator[RunFolder]:
     return (folder for folder in folders if not folder.is_taken)
 
 
-def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
+def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start[RunFolder]:
     """A prior run in `folder`, taking the place of a finished one; its newest checkpoint must be in `path`.
 
     Raises UsageError where an unfinished one is there: its training would be lost.
@@ -200,7 +219,7 @@ def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start:
     return Start(folder=folder, settings=given, overrides=frozenset(given), replaces=folder.is_begun)
 
 
-def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -> Start:
+def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -> Start[RunFolder]:
     """The run in `folder` with a new budget where `given` has one; `table` is that of its training settings.
 
     Raises UsageError where there is no run or others can write to it, ConfigError for settings that cannot

@@ -14,12 +14,12 @@ import os
 import shutil
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distill_ray.bundle import read_manifest
 from distill_ray.errors import BundleError, DistillError, StorageError, UsageError
-from distill_ray.events.records import Event, Notice
+from distill_ray.events.records import Event, Notice, PipelinePlan, RunStarted, SweepStarted
 from distill_ray.runs.run_folder import ANOTHER_OUT, free_folders
 from distill_ray.storage.checkpoints import working_folder
 from distill_ray.storage.filesystem import folder_of, joined, name_of, patiently
@@ -74,8 +74,13 @@ class ResultFolder:
         """For `launch`."""
         return None if self.uri is None else joined(self.uri, "checkpoints")
 
+    def below(self, name: str) -> ResultFolder:
+        """The one called `name` within it, for `result_folder`."""
+        uri = None if self.uri is None else joined(self.uri, name)
+        return ResultFolder(path=self.path / name, uri=uri, mirror=self.mirror, inner=True)
+
     def attended(self, listener: Listener) -> Listener:
-        """`listener`, which also hears of trouble with the URI."""
+        """`listener`, which also hears of trouble with the URI, and at which URI a run's folder appears."""
         mirror = self.mirror
         if mirror is None or self.inner:
             return listener
@@ -83,29 +88,36 @@ class ResultFolder:
         def attend(event: Event) -> None:
             for notice in mirror.notices():
                 listener(notice)
-            listener(event)
+            listener(self._located(event))
 
         return attend
 
-
-_mirrored: list[ResultFolder] = []  # those of this process, the innermost last
+    def _located(self, event: Event) -> Event:
+        if isinstance(event, RunStarted | SweepStarted | PipelinePlan):
+            folder = Path(event.output_dir)
+            if folder.is_relative_to(self.path):
+                return replace(event, uri=str(self.shown_as(folder)))
+        return event
 
 
 @contextlib.contextmanager
 def result_folder(
-    place: Place, *, listener: Listener, path: Path | None = None, advice: str = ANOTHER_OUT
+    place: Place | ResultFolder, *, listener: Listener, path: Path | None = None, advice: str = ANOTHER_OUT
 ) -> Iterator[ResultFolder]:
-    """The folder at a local path or URI, which this process has for itself meanwhile.
+    """The folder at a local path or URI, or below another one, which this process has for itself meanwhile.
 
     A URI is written to first, as a test; what is there already is brought to the local folder (of
     checkpoints only what `launch` asks for), and what is made there appears at the URI every few seconds and
-    in the end. The local folder (`path` or one in the cache) goes when all of it is there. A local path
-    within the local folder of a URI, as a stage of a pipeline gives it, stands for the URI below that one.
-    `advice` is what an error says to do about a folder that cannot be written.
+    in the end. The local folder (`path` or one in the cache) goes when all of it is there. `advice` is what
+    an error says to do about a folder that cannot be written.
 
     Raises BusyError where another process has it; UsageError where it cannot be written; StorageError where
     the results did not get there in the end, which is not raised in the place of another error.
     """
+    if isinstance(place, ResultFolder):
+        with _locked(place.path, str(place.path), advice, listener), _pushed(place, listener):
+            yield place
+        return
     text = os.fspath(place)
     if is_uri(text):
         storage = open_storage(text, holds="the results", error=UsageError, attempts=1)
@@ -116,26 +128,8 @@ def result_folder(
             return
         text = str(storage.local)
     folder = Path(text).expanduser().resolve()
-    outer = _outer(folder)
     with _locked(folder, text, advice, listener):
-        if outer is None:
-            yield ResultFolder(path=folder, uri=None)
-            return
-        results = ResultFolder(path=folder, uri=uri_of(folder), mirror=outer.mirror, inner=True)
-        with _pushed(results, listener):
-            yield results
-
-
-def uri_of(path: Path) -> str | None:
-    """The URI at which `path` appears because it is in a folder that this process works on; None for none."""
-    outer = _outer(path)
-    if outer is None or outer.uri is None:
-        return None
-    return joined(outer.uri, *path.relative_to(outer.path).parts)
-
-
-def _outer(path: Path) -> ResultFolder | None:
-    return next((each for each in reversed(_mirrored) if path.is_relative_to(each.path)), None)
+        yield ResultFolder(path=folder, uri=None)
 
 
 def enter_free_folder(stack: contextlib.ExitStack, name: str, listener: Listener) -> ResultFolder:
@@ -152,12 +146,8 @@ def _at_uri(uri: str, folder: Path, listener: Listener, advice: str) -> Iterator
         mirror.pull()
         mirror.start()
         results = ResultFolder(path=folder, uri=uri, mirror=mirror)
-        _mirrored.append(results)
-        try:
-            with _pushed(results, listener):
-                yield results
-        finally:
-            _mirrored.remove(results)
+        with _pushed(results, listener):
+            yield results
         _remove_content(folder)
 
 
@@ -175,7 +165,8 @@ def _pushed(results: ResultFolder, listener: Listener) -> Iterator[None]:
 
 
 def _push(results: ResultFolder, patience_s: float) -> None:
-    assert results.mirror is not None
+    if results.mirror is None:
+        return  # made where it stays
     try:
         checkpoints = open_checkpoints(results.path / "checkpoints", results.checkpoints_uri, patience_s)
         if checkpoints.newest() is not None:

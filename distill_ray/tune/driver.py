@@ -139,7 +139,7 @@ class SweepRun:
             self._ledger.begun(trial, record["device"])
         elif record.get("trial") == FAILED:
             self._ledger.failed(trial, record["message"])
-            log = self._live[trial].run_dir / "error.log"
+            log = self._live[trial].folder.path / "error.log"
             with contextlib.suppress(OSError), replacing(log) as file:
                 file.write(redacted(record["trace"]).encode("utf-8", "backslashreplace"))
         else:
@@ -153,7 +153,7 @@ class SweepRun:
                 self._over = not self._live
                 return
             task = self._task(spec)
-            self._before[spec.id] = reports_before(task.run_dir)
+            self._before[spec.id] = reports_before(task.folder)
             self._ledger.add(spec, frame_rate=task.frame_rate)
             self._live[spec.id] = task
             self._ready.append(task)
@@ -168,7 +168,7 @@ class SweepRun:
 
     def _ended(self, trial: str) -> None:
         self._free(trial)
-        self._ledger.ended(trial, reports_before(self._live[trial].run_dir))
+        self._ledger.ended(trial, reports_before(self._live[trial].folder))
         self._leave(trial)
 
     def _retrying(self, trial: str, reason: str) -> None:

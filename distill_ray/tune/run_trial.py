@@ -24,7 +24,8 @@ from ray.util import get_current_placement_group
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import CheckpointError
 from distill_ray.events.records import Event, VQEpochMetrics, to_record
-from distill_ray.runs.workspace import result_folder, uri_of
+from distill_ray.runs.run_folder import RunFolder
+from distill_ray.runs.workspace import result_folder
 from distill_ray.runtime.failure import LoopError
 from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.runtime.launch import train_here
@@ -33,7 +34,6 @@ from distill_ray.runtime.metrics import with_metrics
 from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.ray_session import Session
 from distill_ray.runtime.ray_worker import Loop, StepThrottle
-from distill_ray.storage.filesystem import joined
 from distill_ray.storage.uploaded import newest_checkpoint
 from distill_ray.training.worker import Listener, Worker
 from distill_ray.tune.ranking import trial_objective
@@ -45,7 +45,7 @@ BEGUN, FAILED = "begun", "failed"  # records of a trial that are not events, by 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialTask:
-    """What one trial does: `loop` in `run_dir`, which appears at `uri` where the search does. `compared`:
+    """What one trial does: `loop` in `folder`. `compared`:
     schedulers may end it early.
     """
 
@@ -53,13 +53,8 @@ class TrialTask:
     codebook_size: int
     frame_rate: float
     loop: Loop
-    run_dir: Path
-    uri: str | None
+    folder: RunFolder
     compared: bool
-
-    @property
-    def checkpoints_uri(self) -> str | None:
-        return self.uri and joined(self.uri, "checkpoints")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,8 +106,9 @@ def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
 
 def _train(task: TrialTask, home: TrialHome, voice: TrialVoice, outbox: Outbox) -> None:
     # On the node of the search's driver, and on shared folders, the driver looks after the trial's files.
-    if task.uri is not None and not task.run_dir.exists():
-        with result_folder(task.uri, path=task.run_dir, listener=voice) as results:
+    folder = task.folder
+    if folder.uri is not None and not folder.path.exists():
+        with result_folder(folder.uri, path=folder.path, listener=voice) as results:
             _train_in(task, home, results.attended(voice), outbox)
     else:
         _train_in(task, home, voice, outbox)
@@ -124,8 +120,8 @@ def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox)
     if home.workers == 1:
         train_here(
             task.loop,
-            task.run_dir / "checkpoints",
-            task.checkpoints_uri,
+            task.folder.checkpoints,
+            task.folder.checkpoints_uri,
             device=None if home.gpus else torch.device("cpu"),
             listener=voice,
             stop=RemoteStop(outbox),
@@ -147,8 +143,8 @@ def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox)
     )
     run = DDPRun(
         functools.partial(_in_group, loop=task.loop, mailbox=home.mailbox, trial=task.trial),
-        run_dir=task.run_dir,
-        uri=task.checkpoints_uri,
+        run_dir=task.folder.path,
+        uri=task.folder.checkpoints_uri,
         plan=plan,
         session=session,
         listener=voice,
@@ -211,11 +207,11 @@ class _RemoteInterrupts(Interrupts):
         return self._outbox.stop_requested()
 
 
-def reports_before(run_dir: Path) -> list[tuple[LevelHealth, ...]]:
+def reports_before(run: RunFolder) -> list[tuple[LevelHealth, ...]]:
     """The health of each epoch that the newest checkpoint of a trial holds."""
     from distill_ray.training.checkpoint import read_json
 
-    folder = newest_checkpoint(run_dir / "checkpoints", uri_of(run_dir / "checkpoints"))
+    folder = newest_checkpoint(run.checkpoints, run.checkpoints_uri)
     if folder is None:
         return []
     try:

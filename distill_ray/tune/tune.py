@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING
 
 from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.resolve import Resolved
+from distill_ray.config.resolve import Resolved, dotted
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import CancelledError
 from distill_ray.events.records import Notice, ShownSetting, SweepCompleteEvent, SweepStarted
@@ -30,13 +30,13 @@ from distill_ray.runs.inputs import (
     refuse_with_resume,
     said_of_corpus,
 )
-from distill_ray.runs.run_folder import RunFolder, Start, begun_by_size
+from distill_ray.runs.run_folder import Start, begun_by_size, new_run
 from distill_ray.runs.shown import shown_settings
-from distill_ray.runs.workspace import Place, enter_free_folder, result_folder, uri_of
+from distill_ray.runs.workspace import Place, ResultFolder, enter_free_folder, result_folder
 from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.training.worker import Listener
 from distill_ray.tune.finalists import chosen_finalists
-from distill_ray.tune.folder import SweepStart, new_sweep, resumed_sweep
+from distill_ray.tune.folder import SweepFolder, resumed_sweep
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.machine import Machine, find_machine
 from distill_ray.tune.ranking import advice, candidates, definition, winner
@@ -62,9 +62,9 @@ def tune_codec(
     data: str,
     overrides: Mapping[str, object],
     config_file: Path | None,
-    out: Place | None,
+    out: Place | ResultFolder | None,
     name: str | None,
-    resume: Place | None,
+    resume: Place | ResultFolder | None,
     address: str | None,
     listener: Listener,
     trial_listener: TrialListener | None = None,
@@ -90,10 +90,11 @@ def tune_codec(
             results = enter_free_folder(stack, name or "distill", listener)
         else:
             results = stack.enter_context(result_folder(place, listener=listener))
+        folder = SweepFolder(path=results.path, uri=results.uri)
         if resume is None:
-            start = new_sweep(results.path, given)
+            start = new_run(folder, given)
         else:
-            start = resumed_sweep(results.path, given)
+            start = resumed_sweep(folder, given)
             start.refuse_renaming(name, what="search")
         listener = results.attended(listener)
         searched = _tune(
@@ -115,7 +116,7 @@ def tune_codec(
 
 
 def _tune(
-    start: SweepStart,
+    start: Start[SweepFolder],
     *,
     data: str,
     name: str | None,
@@ -169,7 +170,7 @@ class _Search:
 
     name: str
     data: str
-    start: SweepStart
+    start: Start[SweepFolder]
     settings: SweepSettings
     machine: Machine
     planner: TrialPlanner
@@ -231,7 +232,9 @@ class _Search:
             "size": "" if sweep.sizes else self.planner.size,
             "corpus": self.corpus.digest,
         }
-        self.start.record(own | self.planner.shared() | priors, identity, corpus=self.said)
+        self.start.record(
+            own | self.planner.shared() | priors, identity, overrides=self.start.overrides, corpus=self.said
+        )
 
     def _train(self, ledger: Ledger, interrupts: Interrupts) -> None:
         """Run the trials that are not finished."""
@@ -274,7 +277,7 @@ class _Search:
             )
 
     def _resolved(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
-        return self.planner.resolve(spec, begun_by_size(RunFolder(path=self.start.folder.trial(spec.id))))
+        return self.planner.resolve(spec, begun_by_size(self.start.folder.trial(spec.id)))
 
     def _task(self, spec: TrialSpec) -> TrialTask:
         """What the trial does; its run folder is begun."""
@@ -283,11 +286,11 @@ class _Search:
 
         resolved = self._resolved(spec)
         model = resolved.config.model
-        folder = RunFolder(path=self.start.folder.trial(spec.id))
+        folder = self.start.folder.trial(spec.id)
         if not folder.is_begun:
             identity = {"name": spec.id, "size": resolved.size, "corpus": self.corpus.digest}
-            Start(folder=folder, settings={}, overrides=resolved.overrides).record(
-                resolved, identity, corpus=self.said
+            Start(folder=folder, settings={}, overrides=frozenset()).record(
+                dotted(resolved.config), identity, overrides=resolved.overrides, corpus=self.said
             )
         loop = functools.partial(
             train_vqvae,
@@ -303,8 +306,7 @@ class _Search:
             codebook_size=spec.codebook_size,
             frame_rate=model.frame_rate,
             loop=loop,
-            run_dir=folder.path,
-            uri=uri_of(folder.path),
+            folder=folder,
             compared=spec.round == "search",
         )
 

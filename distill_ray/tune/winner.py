@@ -22,7 +22,7 @@ from distill_ray.events.records import (
     TrainingCompleteEvent,
 )
 from distill_ray.runs.export import corpus_codes, export_codec
-from distill_ray.runs.workspace import uri_of
+from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runtime.launch import launch
 from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.storage.uploaded import newest_checkpoint
@@ -38,7 +38,7 @@ _SHARE = 4  # a short prior has one part in so many of a prior's automatic budge
 
 def export_trial(
     record: TrialRecord,
-    run_dir: Path,
+    run: RunFolder,
     path: Path,
     config: VQTrainConfig,
     corpus: Mapping[str, Any],
@@ -46,10 +46,10 @@ def export_trial(
     sweep: Mapping[str, Any] | None = None,
 ) -> None:
     """Write the best weights of a finished trial as a `.distill` file, with the search's provenance."""
-    checkpoint = newest_checkpoint(run_dir / "checkpoints", uri_of(run_dir / "checkpoints"))
+    checkpoint = newest_checkpoint(run.checkpoints, run.checkpoints_uri)
     if checkpoint is None:
         raise TrainingError(
-            f"the checkpoint of trial {record.spec.id} is missing in {run_dir}; "
+            f"the checkpoint of trial {record.spec.id} is missing in {run.path}; "
             "remove its trial.json and resume the search to train it again"
         )
     export_codec(checkpoint, path, config, _completed(record, checkpoint), dict(corpus), sweep=sweep)
@@ -94,14 +94,14 @@ class ShortPrior:
     listener: Listener
     trial_listener: TrialListener | None
 
-    def bits_per_second(self, trial: TrialRecord, run_dir: Path, config: VQTrainConfig) -> float | None:
+    def bits_per_second(self, trial: TrialRecord, run: RunFolder, config: VQTrainConfig) -> float | None:
         """The held-out cost of a second of audio's codes; None where Ctrl-C came first."""
         from distill_ray.bundle import load_model_v2
         from distill_ray.training.prior import train_prior
 
-        name = f"prior of {trial.spec.id}"
-        model = run_dir / f"{trial.spec.id}.distill"
-        export_trial(trial, run_dir, model, config, self.record)
+        name, folder = f"prior of {trial.spec.id}", run.below("prior")
+        model = run.path / f"{trial.spec.id}.distill"
+        export_trial(trial, run, model, config, self.record)
         loaded = load_model_v2(model)
         store = corpus_codes(loaded, self.corpus, self.accelerator, on_progress=self._progress("encode"))
         prior = self._config(config, store.frames("train"))
@@ -112,15 +112,15 @@ class ShortPrior:
             frame_rate=config.model.frame_rate,
             codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
             name=name,
-            output_dir=str(run_dir / "prior"),
+            output_dir=str(folder.path),
         )
         with self._logs() as logs:
             result = launch(
                 loop,
-                run_dir=run_dir / "prior",
+                run_dir=folder.path,
                 plan=WorkerPlan(num_workers=0, gpus_per_worker=None if self.accelerator else 0),
                 listener=_Heard(name, self.listener, logs),
-                checkpoints_uri=uri_of(run_dir / "prior" / "checkpoints"),
+                checkpoints_uri=folder.checkpoints_uri,
             )
         done = result.final
         assert isinstance(done, PriorTrainingCompleteEvent), done

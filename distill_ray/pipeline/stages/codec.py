@@ -12,6 +12,7 @@ from distill_ray.errors import UsageError
 from distill_ray.events.records import PlannedStage
 from distill_ray.pipeline.stages.work import Work, manifest, skipped, will_run
 from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS
+from distill_ray.runs.workspace import ResultFolder
 from distill_ray.storage.atomic import atomic_file
 
 
@@ -29,6 +30,10 @@ class _CodecStage(ABC):
     @abstractmethod
     def folder(self) -> Path:
         """Where it trains."""
+
+    @property
+    def _results(self) -> ResultFolder:
+        return self._work.results.below(self.folder.name)
 
     @property
     def trained(self) -> Path:
@@ -121,10 +126,11 @@ class Tune(_CodecStage):
 
     def check(self, changed: Mapping[str, object]) -> None:
         """Raise ConfigError where the search that is begun cannot go on with `changed` settings."""
-        from distill_ray.tune.folder import resumed_sweep
+        from distill_ray.tune.folder import SweepFolder, resumed_sweep
 
         if self.is_begun:
-            resumed_sweep(self.folder, changed)
+            results = self._results
+            resumed_sweep(SweepFolder(path=results.path, uri=results.uri), changed)
 
     def run(self) -> int:
         from distill_ray.tune.tune import tune_codec
@@ -135,9 +141,9 @@ class Tune(_CodecStage):
             data=work.corpus_uri(),
             overrides={key: settings[key] for key in RESOURCES if key in settings} if begun else settings,
             config_file=None,
-            out=None if begun else self.folder,
+            out=None if begun else self._results,
             name=None if begun else work.record.name,
-            resume=self.folder if begun else None,
+            resume=self._results if begun else None,
             address=work.address,
             listener=work.listener,
             trial_listener=work.trial_listener,
@@ -172,9 +178,9 @@ class Codec(_CodecStage):
             data=work.corpus_uri(),
             overrides=work.settings(),
             config_file=None,
-            out=None if begun else self.folder,
+            out=None if begun else self._results,
             name=None if begun else work.record.name,
-            resume=self.folder if begun else None,
+            resume=self._results if begun else None,
             plan=work.plan,
             listener=work.listener,
         )

@@ -65,6 +65,7 @@ class Prior:
             plan=work.plan,
             listener=work.listener,
             resume=self._folder.is_begun,
+            run=work.results.below(self._folder.path.name),
             overwrite=True,  # `decide` knows whether the one that is there stays
         )
         document = work.report(self.name, report.to_json())

@@ -10,7 +10,6 @@ from distill_ray.cli.main import app
 from distill_ray.cli.output import finish, run
 from distill_ray.events.lines import heard
 from distill_ray.events.records import Notice, PipelinePlan, PriorStepMetrics, StageProgress, TrialUpdate
-from distill_ray.runs import workspace as results
 
 STEP = PriorStepMetrics(
     step=1,
@@ -87,11 +86,9 @@ def test_in_a_job_events_and_result_are_lines_and_nothing_is_drawn(in_job, said,
     assert captured.out == "m\n"
 
 
-def test_a_run_at_a_uri_is_shown_there_and_logged_in_its_folder(in_job, said, monkeypatch, tmp_path):
-    at_uri = results.ResultFolder(path=tmp_path, uri="s3://b/birds")
-    monkeypatch.setattr(results, "_mirrored", [at_uri])
+def test_a_run_at_a_uri_is_shown_there_and_logged_in_its_folder(in_job, said, tmp_path):
     with attended() as view:
-        view(PipelinePlan(output_dir=str(tmp_path), stages=()))
+        view(PipelinePlan(output_dir=str(tmp_path), stages=(), uri="s3://b/birds"))
     assert [document["output_dir"] for _, document in said()] == ["s3://b/birds"]
     assert (tmp_path / "events.jsonl").is_file()
 

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import CorpusFacts, dotted, resolve_vqvae
 from distill_ray.runs.inputs import given_settings, idle_settings
 from distill_ray.runs.run_folder import RunFolder, new_run
 
@@ -14,7 +14,8 @@ FACTS = CorpusFacts(file_count=9, train_seconds=60.0, sample_rate=44_100, channe
 def recorded(folder: Path, **given: object) -> Path:
     start = new_run(RunFolder(path=folder), {f"model.{key}": value for key, value in given.items()})
     resolved = resolve_vqvae(FACTS, overrides={**start.settings, "model.size": "tiny"})
-    start.record(resolved, {"name": "m", "size": "tiny", "corpus": "abc"}, corpus={})
+    identity = {"name": "m", "size": "tiny", "corpus": "abc"}
+    start.record(dotted(resolved.config), identity, overrides=resolved.overrides, corpus={})
     return folder / "run.toml"
 
 

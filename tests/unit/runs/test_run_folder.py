@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from distill_ray.config.resolve import RATES, CorpusFacts, resolve_vqvae
+from distill_ray.config.resolve import RATES, CorpusFacts, dotted, resolve_vqvae
 from distill_ray.errors import ConfigError, UsageError
 from distill_ray.runs.run_folder import (
     RunFolder,
@@ -15,7 +15,7 @@ from distill_ray.runs.run_folder import (
     new_run,
     resumed_run,
 )
-from distill_ray.tune.folder import new_sweep
+from distill_ray.tune.folder import SweepFolder
 
 GIVEN: dict[str, object] = {
     "corpus.sample_rate": 8_000,
@@ -29,12 +29,14 @@ def begun(folder: Path) -> None:
     record(new_run(RunFolder(path=folder), GIVEN))
 
 
-def record(start: Start) -> None:
+def record(start: Start[RunFolder]) -> None:
     """Begin a run as `pipeline.train_codec` does."""
     facts = CorpusFacts(file_count=9, train_seconds=60.0, sample_rate=8_000, channels=1)
     resolved = resolve_vqvae(facts, overrides=start.settings)
     identity = {"name": "m", "size": resolved.size, "corpus": "abc"}
-    start.record(resolved, identity, corpus={"sample_rate": 8_000})
+    start.record(
+        dotted(resolved.config), identity, overrides=resolved.overrides, corpus={"sample_rate": 8_000}
+    )
 
 
 def test_a_resumed_run_has_the_settings_it_began_with(tmp_path: Path) -> None:
@@ -213,7 +215,7 @@ FOREIGN = ["checkpoints/latest/weights.bin", "ray/src/main.py", "trials/a", "ten
 
 @pytest.mark.parametrize("name", [*FOREIGN, "trials.parquet", "leaderboard.json", "error.log"])
 @pytest.mark.parametrize(
-    "begin", [new_run, new_prior_run, lambda folder, given: new_sweep(folder.path, given)]
+    "begin", [new_run, new_prior_run, lambda folder, given: new_run(SweepFolder(path=folder.path), given)]
 )
 def test_what_a_run_would_write_into_or_remove_must_be_of_a_run(tmp_path: Path, name: str, begin) -> None:
     (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)

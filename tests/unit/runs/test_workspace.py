@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import errno
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,8 +10,8 @@ import pyarrow.fs as pafs
 import pytest
 
 from distill_ray.errors import StorageError, UsageError
-from distill_ray.events.records import Event
-from distill_ray.runs.workspace import BESIDE_MODEL, BusyError, enter_free_folder, result_folder, uri_of
+from distill_ray.events.records import Event, PipelinePlan
+from distill_ray.runs.workspace import BESIDE_MODEL, BusyError, enter_free_folder, result_folder
 from distill_ray.storage import storage
 from distill_ray.storage.checkpoints import Checkpoints, working_folder
 from distill_ray.storage.filesystem import Located
@@ -124,16 +125,19 @@ def test_what_is_made_appears_at_the_uri_and_is_there_again(far: Path) -> None:
 
 
 def test_a_folder_within_stands_for_the_uri_below(far: Path) -> None:
+    heard: list[Event] = []
     with result_folder("sim://b/run", listener=ignore) as results:
-        with result_folder(results.path / "codec", listener=ignore) as codec:
+        with result_folder(results.below("codec"), listener=ignore) as codec:
             assert codec.checkpoints_uri == "sim://b/run/codec/checkpoints"
             assert codec.shown == results.path / "codec"
             (codec.path / "run.toml").write_text("one")
             Checkpoints(codec.path / "checkpoints").keep(lambda folder: (folder / "s").touch())
-            assert uri_of(codec.path / "x") == "sim://b/run/codec/x"
+            plan = PipelinePlan(output_dir=str(codec.path), stages=())
+            codec.attended(heard.append)(plan)
+            results.attended(heard.append)(plan)
+            assert heard == [plan, dataclasses.replace(plan, uri="sim://b/run/codec")]
         assert (far / "b" / "run" / "codec" / "checkpoints" / "latest.json").exists()
         assert (far / "b" / "run" / "codec" / "run.toml").exists()
-    assert uri_of(results.path) is None
 
 
 def test_an_error_keeps_what_was_made_here_and_there(far: Path) -> None:

@@ -7,6 +7,7 @@ import pytest
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.events.records import Event, Notice
+from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runtime import metrics
 from distill_ray.training.worker import Worker
 from distill_ray.tune import run_trial as trial
@@ -51,8 +52,7 @@ def test_metrics_tell_the_trials_of_two_searches_apart(
         codebook_size=16,
         frame_rate=62.5,
         loop=loop,
-        run_dir=tmp_path,
-        uri=None,
+        folder=RunFolder(path=tmp_path),
         compared=True,
     )
     home = TrialHome(
