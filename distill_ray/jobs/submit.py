@@ -33,6 +33,7 @@ _MOST_BYTES = 20 * 2**20  # Ray's own limit is 100 MiB; the package has well und
 # A job without files gets a folder of its own too: else it runs where Ray was started, and Ray's workers
 # would import what lies there rather than the package that was sent.
 _NO_FILES = {"README": b"The folder of a job that distill-ray submit has sent.\n"}
+_DATA = ("py.typed", "report/page.*")  # as in pyproject.toml
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -134,14 +135,18 @@ def package_archive() -> bytes:
 
 
 def _modules(package: Path) -> Iterator[Path]:
-    """The files that Python imports as `package` and its packages, and the marker of its types."""
+    """The files that Python imports as `package` and its packages, and the data that an installation has."""
     for path in sorted(package.iterdir()):
         if path.is_symlink():
             continue
         if path.is_dir() and path.name.isidentifier() and (path / "__init__.py").is_file():
             yield from _modules(path)
-        elif path.name == "py.typed" or (path.suffix == ".py" and path.stem.isidentifier()):
+        elif (path.suffix == ".py" and path.stem.isidentifier()) or path in _data():
             yield path
+
+
+def _data() -> set[Path]:
+    return {path for pattern in _DATA for path in _PACKAGE.glob(pattern)}
 
 
 def _archive(files: Mapping[str, bytes]) -> bytes:

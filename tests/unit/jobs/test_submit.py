@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import io
 import shlex
+import tomllib
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -48,7 +49,7 @@ def names(archive: bytes) -> list[str]:
 def test_the_package_is_its_source_alone_and_small():
     archive = package_archive()
     assert len(archive) < 2**20
-    assert {name.rpartition(".")[2] for name in names(archive)} == {"py", "typed"}
+    assert {name.rpartition(".")[2] for name in names(archive)} == {"py", "typed", "css", "js", "j2"}
     assert {"distill_ray/__init__.py", "distill_ray/__main__.py", "distill_ray/py.typed"} <= set(
         names(archive)
     )
@@ -142,6 +143,7 @@ def test_of_a_project_around_the_package_nothing_is_sent(
     project = tmp_path / "project"
     package = project / "distill_ray"
     sent = ["__init__.py", "py.typed", "jobs/__init__.py", "jobs/submit.py"]
+    sent += ["report/__init__.py", "report/page.css"]
     kept = [
         "../.env",
         "../id_rsa",
@@ -153,6 +155,8 @@ def test_of_a_project_around_the_package_nothing_is_sent(
         "key.pem",
         "model.distill",
         "jobs/credentials.json",
+        "jobs/page.css",
+        "report/private.css",
         "jobs/old version.py",
         "jobs/submit.py.orig",
         "jobs/__pycache__/submit.cpython-311.pyc",
@@ -176,5 +180,7 @@ def test_of_a_project_around_the_package_nothing_is_sent(
 
 def test_all_modules_of_the_package_are_sent():
     root = Path(submit.__file__).parents[1]
-    modules = {f"distill_ray/{path.relative_to(root)}" for path in root.rglob("*.py")}
-    assert set(names(package_archive())) == {*modules, "distill_ray/py.typed"}
+    pyproject = tomllib.loads((root.parent / "pyproject.toml").read_text("utf-8"))
+    assert list(submit._DATA) == pyproject["tool"]["setuptools"]["package-data"]["distill_ray"]
+    files = {*root.rglob("*.py"), *(path for pattern in submit._DATA for path in root.glob(pattern))}
+    assert set(names(package_archive())) == {f"distill_ray/{path.relative_to(root)}" for path in files}
