@@ -82,7 +82,8 @@ def run_checks() -> list[Check]:
     checks += gpu_checks(found["torch"], nvidia_gpus())
     checks += ray_part_checks(found["ray"])
     checks += codec_checks(found["soundfile"])
-    checks += [shm_check(Path("/dev/shm")), open_files_check(), cache_check(cache_root())]
+    shared_memory = Path("/dev/shm")  # noqa: S108 - looked at, not written to
+    checks += [shm_check(shared_memory), open_files_check(), cache_check(cache_root())]
     checks += [disk_check("disk (cache)", cache_root()), disk_check("disk (here)", Path.cwd())]
     return checks
 
@@ -96,7 +97,7 @@ def run_probes(names: tuple[str, ...]) -> dict[str, dict[str, Any]]:
 def _probe(name: str) -> dict[str, Any]:
     command_line = [sys.executable, "-P", probes.__file__, name]
     try:
-        done = subprocess.run(
+        done = subprocess.run(  # noqa: S603 - this Python, a file of ours and a name of ours
             command_line, capture_output=True, text=True, errors="replace", timeout=PROBE_SECONDS, check=False
         )
     except subprocess.TimeoutExpired:
@@ -214,7 +215,9 @@ def nvidia_gpus() -> list[str]:
     tool = shutil.which("nvidia-smi")
     if tool is not None:
         try:
-            listed = subprocess.run([tool, "-L"], capture_output=True, text=True, timeout=20, check=False)
+            listed = subprocess.run(  # noqa: S603 - what the user's own PATH has under that name
+                [tool, "-L"], capture_output=True, text=True, timeout=20, check=False
+            )
         except (OSError, subprocess.TimeoutExpired):
             listed = None
         if listed is not None and listed.returncode == 0:

@@ -85,7 +85,7 @@ def guarded(folder: Path) -> Iterator[None]:
     guardian = [sys.executable, "-I", "-S", __file__, str(folder)]
     quiet = subprocess.DEVNULL
     # In a session of its own, what is sent to this one's process group does not reach it.
-    with subprocess.Popen(
+    with subprocess.Popen(  # noqa: S603 - this Python, this file and a folder of this process
         guardian, stdin=subprocess.PIPE, stdout=quiet, stderr=quiet, start_new_session=True
     ):
         yield

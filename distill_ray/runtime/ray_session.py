@@ -315,7 +315,7 @@ def _connect(host: str, port: int) -> None:
 
 def _temporary_root() -> Path:
     """A short path: Ray's sockets lie below it and a socket's path has 107 bytes at most."""
-    short = Path("/tmp")
+    short = Path("/tmp")  # noqa: S108 - mkdtemp makes a folder of the user's own there
     return short if os.access(short, os.W_OK | os.X_OK) else Path(tempfile.gettempdir())
 
 

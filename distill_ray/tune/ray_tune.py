@@ -185,13 +185,13 @@ def _name_of(trial: Any) -> str:
 
 
 def _error_of(trial: Any) -> BaseException | None:
-    # `Trial.get_pickled_error` would look in the storage, where Tune has not brought the file yet. Loading it
-    # is safe: Tune has just written it, in this process.
+    # `Trial.get_pickled_error` would look in the storage, where Tune has not brought the file yet and others
+    # may write.
     path = trial.pickled_error_file
     if not path or not _is_only_ours(Path(path)):
         return None
     try:
-        error = pickle.loads(Path(path).read_bytes())
+        error = pickle.loads(Path(path).read_bytes())  # noqa: S301 - only this user could write it
     except Exception:  # made of classes that only the trial's process has
         return None
     return error if isinstance(error, BaseException) else None

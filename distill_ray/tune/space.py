@@ -81,7 +81,7 @@ def first_round(sweep: SweepConfig, *, seed: int) -> tuple[TrialSpec, ...]:
     """
     if sweep.search == "optuna":
         return ()
-    count, rng = first_round_size(sweep), random.Random(seed)
+    count, rng = first_round_size(sweep), random.Random(seed)  # noqa: S311 - no secret: trials of a seed
     if sweep.search == "random":
         return tuple(itertools.islice(_drawn(sweep, rng), count))
     points = _points(search_space(sweep))
