@@ -1,4 +1,5 @@
-"""Reading files that lie where others may write: no pipe is waited for, and no document fills the memory.
+"""Files that lie where others may write: no pipe is waited for, no link is appended to, and no document fills
+the memory.
 
 What a run, a search, a corpus or the cache has left is read through here. Standard library only.
 """
@@ -24,6 +25,25 @@ def open_regular(path: Path, *, follow_link: bool = True) -> BinaryIO:
     try:
         check_descriptor(descriptor, path)
         return os.fdopen(descriptor, "rb")
+    except BaseException:
+        os.close(descriptor)
+        raise
+
+
+def open_appending(path: Path) -> BinaryIO:
+    """The file `path` for reading and for writing at its end, made where it is missing. Raises OSError, also
+    where it is a link, which might lead to a file that is none of ours, or no regular file.
+    """
+    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
+    try:
+        descriptor = os.open(path, flags, 0o666)
+    except OSError as error:
+        if error.errno in (errno.ELOOP, errno.ENXIO):  # the latter of a socket
+            raise _not_regular(path) from error
+        raise
+    try:
+        check_descriptor(descriptor, path)
+        return os.fdopen(descriptor, "a+b")
     except BaseException:
         os.close(descriptor)
         raise

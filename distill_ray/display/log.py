@@ -32,6 +32,7 @@ from distill_ray.events.records import (
 )
 from distill_ray.foreign import ascii_controls
 from distill_ray.jsonable import jsonable
+from distill_ray.regular_file import open_appending
 
 LOG_NAME = "events.jsonl"
 SCALARS_FOLDER = "tensorboard"
@@ -156,7 +157,7 @@ def _line(event: Event) -> bytes:
 
 def _open_log(path: Path) -> BinaryIO:
     path.parent.mkdir(parents=True, exist_ok=True)
-    file = path.open("ab+")
+    file = open_appending(path)
     _drop_torn_line(file)
     return file
 

@@ -7,7 +7,6 @@ one of its kind.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -28,9 +27,12 @@ from distill_ray.events.records import (
     VQStepMetrics,
     from_record,
 )
+from distill_ray.jsonable import parse_json
+from distill_ray.regular_file import read_regular
 from distill_ray.report.facts import TrainingRun
 
 LOG_NAME = "events.jsonl"
+_MOST_BYTES = 1 << 30
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -55,7 +57,11 @@ def read_log(folder: Path) -> Told:
     Raises OSError where it cannot be read.
     """
     path = folder / LOG_NAME
-    return Told() if not path.exists() else told(path.read_text("utf-8", errors="replace").splitlines())
+    return (
+        Told()
+        if not path.exists()
+        else told(read_regular(path, _MOST_BYTES).decode("utf-8", "replace").split("\n"))
+    )
 
 
 def told(lines: list[str]) -> Told:
@@ -63,7 +69,7 @@ def told(lines: list[str]) -> Told:
     listener = _Reader()
     for line in lines:
         try:
-            record = json.loads(line)
+            record = parse_json(line)
             event = from_record(record)
         except (ValueError, AttributeError):
             listener.damaged += 1

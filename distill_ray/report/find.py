@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from distill_ray.errors import DistillError, UsageError
+from distill_ray.jsonable import parse_json
+from distill_ray.regular_file import read_regular
 from distill_ray.report.event_log import read_log
 from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS, Beginning, read_settings
 
@@ -50,7 +51,7 @@ def find(place: Path) -> Found:
 
 def _pipeline(place: Path) -> Found:
     try:
-        record = json.loads((place / PIPELINE).read_text("utf-8"))
+        record = parse_json(read_regular(place / PIPELINE))
         name, stages = str(record["name"]), dict(record["stages"])
         sets = stages.get("samples", {}).get("sets", ())
         made = tuple(place / item["folder"] / file["name"] for item in sets[-1:] for file in item["files"])
@@ -164,7 +165,7 @@ def settings_of(folder: Path | None) -> tuple[Beginning, ...]:
 def read_json(path: Path) -> dict[str, Any]:
     """A JSON object; empty where there is none that can be read."""
     try:
-        document = json.loads(path.read_text("utf-8"))
+        document = parse_json(read_regular(path))
     except (OSError, ValueError):
         return {}
     return document if isinstance(document, dict) else {}

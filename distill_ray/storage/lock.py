@@ -12,11 +12,12 @@ import fcntl
 import hashlib
 import logging
 import os
-import stat
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import IO
+
+from distill_ray.regular_file import open_appending
 
 LOCK_NAME = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.ENOSYS, errno.EOPNOTSUPP, errno.ENOTSUP)
@@ -116,21 +117,12 @@ def _locked(path: Path, on_wait: Callable[[], None] | None) -> IO[bytes]:
 
 
 def _opened(path: Path) -> IO[bytes]:
-    """The file, made where it is missing. Raises OSError for a link, a pipe and what else is no file."""
-    flags = os.O_RDWR | os.O_CREAT | os.O_APPEND | os.O_NONBLOCK | os.O_NOFOLLOW | os.O_CLOEXEC
     try:
-        descriptor = os.open(path, flags, 0o666)
+        return open_appending(path)
     except OSError as error:
-        if error.errno == errno.ELOOP:
-            raise OSError(errno.ELOOP, f"the lock {path} is a link; remove it", str(path)) from error
-        raise
-    try:
-        if not stat.S_ISREG(os.fstat(descriptor).st_mode):
-            raise OSError(errno.EINVAL, f"the lock {path} is not a regular file; remove it", str(path))
-        return os.fdopen(descriptor, "r+b", buffering=0)
-    except BaseException:
-        os.close(descriptor)
-        raise
+        if error.errno != errno.EINVAL:
+            raise
+        raise OSError(errno.EINVAL, f"the lock {path} is not a regular file; remove it") from error
 
 
 def _flock(handle: IO[bytes], on_wait: Callable[[], None] | None) -> None:

@@ -17,7 +17,7 @@ from distill_ray.corpus.manifest import MANIFEST_NAME
 from distill_ray.errors import DistillError
 from distill_ray.pipeline.record import FILE, open_record
 from distill_ray.prior.codes import load_code_sequences
-from distill_ray.regular_file import check_regular, open_regular, read_regular
+from distill_ray.regular_file import check_regular, open_appending, open_regular, read_regular
 from distill_ray.runs.run_folder import was_cut
 from distill_ray.runs.settings_file import read_settings
 from distill_ray.storage.checkpoints import Checkpoints
@@ -113,12 +113,26 @@ def test_a_lock_that_is_a_pipe_or_a_link_is_refused(tmp_path):
         locked(tmp_path / "pipe")
     (tmp_path / "link").mkdir()
     (tmp_path / "link" / LOCK_NAME).symlink_to(tmp_path / "elsewhere")
-    with pytest.raises(OSError, match="is a link; remove it"):
+    with pytest.raises(OSError, match="is not a regular file; remove it"):
         locked(tmp_path / "link")
     assert not (tmp_path / "elsewhere").exists()
     storage = open_storage(tmp_path / "pipe")
     with pytest.raises(DistillError, match="is not a regular file; remove it"), storage.lock(lambda: None):
         pass
+
+
+def test_events_are_not_written_through_a_link_or_into_a_pipe(tmp_path):
+    (tmp_path / "link").symlink_to(tmp_path / "elsewhere")
+    made(tmp_path / "pipe")
+    for name in ("link", "pipe"):
+        with pytest.raises(OSError, match="not a regular file"):
+            open_appending(tmp_path / name)
+    assert not (tmp_path / "elsewhere").exists()
+    with open_appending(tmp_path / "file") as file:
+        file.write(b"one")
+    with open_appending(tmp_path / "file") as file:
+        file.write(b"two")
+    assert (tmp_path / "file").read_bytes() == b"onetwo"
 
 
 def test_a_config_of_the_user_may_come_through_a_pipe(tmp_path):
