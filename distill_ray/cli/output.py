@@ -7,6 +7,7 @@ act is `finish` (or its result goes through `bytes_on_stdout`). Nothing else in 
 from __future__ import annotations
 
 import json
+import logging
 import os
 import sys
 import tempfile
@@ -105,7 +106,8 @@ def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
     if sys.stderr is None:  # closed, as some daemons do: progress and complaints have no reader
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
-        code = app(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
+        with _log_as_lines():
+            code = app(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
     except DistillError as error:
         return _fail(error, as_json)
     except Exception as error:
@@ -116,6 +118,24 @@ def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
     if code == _INTERRUPTED:
         return _fail(CancelledError("cancelled by Ctrl-C"), as_json)
     return code if isinstance(code, int) else 0
+
+
+class _Lines(logging.Handler):
+    def emit(self, record: logging.LogRecord) -> None:
+        say(f"{record.levelname.lower()}: {record.getMessage()}")
+        if record.exc_info:
+            _quote("".join(traceback.format_exception(*record.exc_info)))
+
+
+@contextmanager
+def _log_as_lines() -> Iterator[None]:
+    """What our modules log are lines like all others; Python's own handler would print it as it is."""
+    log, handler = logging.getLogger("distill_ray"), _Lines(logging.WARNING)
+    log.addHandler(handler)
+    try:
+        yield
+    finally:
+        log.removeHandler(handler)
 
 
 def _fail(error: DistillError, as_json: bool) -> int:

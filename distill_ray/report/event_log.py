@@ -57,17 +57,15 @@ def read_log(folder: Path) -> Told:
     Raises OSError where it cannot be read.
     """
     path = folder / LOG_NAME
-    return (
-        Told()
-        if not path.exists()
-        else told(read_regular(path, _MOST_BYTES).decode("utf-8", "replace").split("\n"))
-    )
+    if not path.exists():
+        return Told()
+    return told(read_regular(path, _MOST_BYTES).decode("utf-8", "replace").split("\n"))
 
 
 def told(lines: list[str]) -> Told:
     """What the lines of a log tell."""
     listener = _Reader()
-    for line in lines:
+    for line in filter(None, lines):
         try:
             record = parse_json(line)
             event = from_record(record)

@@ -11,6 +11,7 @@ from distill_ray.jsonable import parse_json
 from distill_ray.regular_file import read_regular
 from distill_ray.report.event_log import read_log
 from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS, Beginning, read_settings
+from distill_ray.storage.names import checked_name
 
 PIPELINE = "pipeline.json"
 _SUFFIX = ".distill"
@@ -49,12 +50,20 @@ def find(place: Path) -> Found:
     )
 
 
+def _name(name: Any, place: Path) -> str:
+    return checked_name(name, origin=f"the {PIPELINE} of {place}", folders=False)
+
+
 def _pipeline(place: Path) -> Found:
     try:
         record = parse_json(read_regular(place / PIPELINE))
         name, stages = str(record["name"]), dict(record["stages"])
         sets = stages.get("samples", {}).get("sets", ())
-        made = tuple(place / item["folder"] / file["name"] for item in sets[-1:] for file in item["files"])
+        made = tuple(
+            place / _name(item["folder"], place) / _name(file["name"], place)
+            for item in sets[-1:]
+            for file in item["files"]
+        )
         sources = tuple(map(str, record["sources"]))
     except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
         raise UsageError(f"the {PIPELINE} of {place} cannot be read ({error}); run it again") from error

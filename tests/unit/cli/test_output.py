@@ -228,3 +228,8 @@ def test_a_wrong_argument_cannot_forge_a_line(made_up):
     done = made_up(f"{RAISE}raise errors.DistillError('unreachable')", f"--{HOSTILE}")
     assert len([line for line in done.stderr.split("\n") if line.startswith("error:")]) == 1
     assert "\x1b" not in done.stderr
+
+
+def test_what_is_logged_is_a_line_like_others(made_up):
+    done = made_up(f"import logging\nlogging.getLogger('distill_ray.storage').warning('in %s', {HOSTILE!r})")
+    assert (done.returncode, done.stderr) == (0, f"warning: in {SHOWN}\n")
