@@ -57,10 +57,10 @@ def command(
     from distill_ray.config.corpus import CorpusConfig
     from distill_ray.corpus import ensure_corpus
     from distill_ray.display import Display
-    from distill_ray.display.tables import as_lines, facts, health_table, table
+    from distill_ray.display.tables import as_lines, health_table, table
     from distill_ray.evaluate import evaluate_model
-    from distill_ray.evaluate.generated import check_generates, evaluate_generated
-    from distill_ray.evaluate.judgement import JUDGEMENT_HEADER
+    from distill_ray.evaluate.generated import check_generated, evaluate_generated
+    from distill_ray.evaluate.judgement import JUDGEMENT_HEADER, LEVEL_HEADER, level_rows
     from distill_ray.evaluate.report import DEPTH_HEADER
     from distill_ray.events.records import StageProgress
     from distill_ray.runs.inputs import on_report
@@ -68,7 +68,7 @@ def command(
     loaded = load_model_v2(model, device=choose_device(device))
     codec = loaded.vqvae_config
     if generated:
-        check_generates(loaded, folder)
+        check_generated(loaded, folder)
     with Display() as display:
         corpus = ensure_corpus(
             data,
@@ -102,7 +102,8 @@ def command(
             amount = f"{judgement.sounds} sounds, {judgement.seconds:.0f} s, {judgement.windows} windows"
             title = f"{name} sound against the training audio: {amount}"
             tables.append(table(title, JUDGEMENT_HEADER, judgement.rows()))
-            tables.append(facts("Levels", judgement.level_rows()))
+    if report.generated is not None and report.decoded is not None:
+        tables.append(table("Levels", LEVEL_HEADER, level_rows(report.generated, report.decoded)))
     finish(report.to_json(), result=as_lines(tables), as_json=as_json)
 
 

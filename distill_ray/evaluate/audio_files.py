@@ -17,6 +17,7 @@ from distill_ray.evaluate.sound import Sound
 class AudioFiles:
     """Sounds that are decoded whenever they are iterated over; `warnings`: what is left out or resampled."""
 
+    folder: Path
     files: Sequence[FoundFile]
     sample_rate: int
     channels: int
@@ -28,7 +29,11 @@ class AudioFiles:
     def __iter__(self) -> Iterator[Sound]:
         for file in self.files:
             pcm_CT = load_audio(file.path, sample_rate=self.sample_rate, channels=self.channels)
-            yield Sound(file.shown, pcm_CT.float() / PCM_SCALE, self.sample_rate)
+            yield Sound(self._name(file), pcm_CT.float() / PCM_SCALE, self.sample_rate)
+
+    def _name(self, file: FoundFile) -> str:
+        """Its path below the folder."""
+        return file.shown.removeprefix(f"{self.folder}/")
 
 
 def find_sounds(folder: Path, *, sample_rate: int, channels: int) -> AudioFiles:
@@ -57,4 +62,6 @@ def find_sounds(folder: Path, *, sample_rate: int, channels: int) -> AudioFiles:
         warnings.append(
             f"{other} of {len(files)} files have another sample rate and are judged at {sample_rate} Hz"
         )
-    return AudioFiles(files=files, sample_rate=sample_rate, channels=channels, warnings=tuple(warnings))
+    return AudioFiles(
+        folder=folder, files=files, sample_rate=sample_rate, channels=channels, warnings=tuple(warnings)
+    )

@@ -54,7 +54,7 @@ def evaluate_generated(
     little to judge or to judge by, and ConfigError for settings out of range.
     """
     settings = settings or JudgeSettings()
-    check_generates(loaded, folder)
+    check_generated(loaded, folder)
     reference = corpus_reference(corpus, device=loaded.device, on_progress=on_progress)
     with _sounds(loaded, folder, settings, sampling, on_progress) as sounds:
         generated = reference.judge(
@@ -81,9 +81,11 @@ def evaluate_generated(
     )
 
 
-def check_generates(loaded: LoadedVQModel, folder: Path | None) -> None:
-    """Raise BundleError where the model is to generate and has no prior."""
-    if folder is None and loaded.prior is None:
+def check_generated(loaded: LoadedVQModel, folder: Path | None) -> None:
+    """What can be checked beforehand: raises as `evaluate_generated` for no prior and nothing in `folder`."""
+    if folder is not None:
+        _found(loaded, folder)
+    elif loaded.prior is None:
         raise BundleError(
             f"{loaded.path} has no prior, so it generates nothing; train one with `distill-ray train-prior "
             f"{loaded.path} DATA`, or name a folder of audio after --generated"
@@ -99,9 +101,8 @@ def _sounds(
     on_progress: OnProgress | None,
 ) -> Iterator[AudioFiles]:
     """The files to judge; those that are generated for it go with the block."""
-    config = loaded.vqvae_config
     if folder is not None:
-        yield find_sounds(folder, sample_rate=config.sample_rate, channels=config.channels)
+        yield _found(loaded, folder)
         return
     with tempfile.TemporaryDirectory(prefix="distill-ray-generated-") as made:
         generate_samples(
@@ -113,7 +114,12 @@ def _sounds(
             out_dir=Path(made),
             on_progress=on_progress,
         )
-        yield find_sounds(Path(made), sample_rate=config.sample_rate, channels=config.channels)
+        yield _found(loaded, Path(made))
+
+
+def _found(loaded: LoadedVQModel, folder: Path) -> AudioFiles:
+    config = loaded.vqvae_config
+    return find_sounds(folder, sample_rate=config.sample_rate, channels=config.channels)
 
 
 def _count(settings: JudgeSettings) -> int:

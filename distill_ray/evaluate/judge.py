@@ -158,7 +158,7 @@ class Reference:
                 if joined.held_out is None
                 else self._measures(self._held_out[JOINED], joined.amount, joined.held_out, seed),
             ),
-            levels=given.levels,
+            levels=_beside(given.levels, self.training.levels),
             training_levels=self.training.levels,
             warnings=tuple(self._warnings(given, joined)),
         )
@@ -210,6 +210,8 @@ class Reference:
         return Measures(windows=amount.count, frechet=frechet, **dataclasses.asdict(likeness))
 
     def _warnings(self, given: Measured, joined: _Distances) -> Iterator[str]:
+        if given.levels.silence_share == 1.0:
+            yield "all of it is silent"
         if joined.amount.count < MANY_WINDOWS:
             yield (
                 f"only {joined.amount.count} windows of {SHORT.seconds:g} s could be compared at once "
@@ -261,6 +263,13 @@ def measured(
 
     windows = measure((sound for sound in sounds if sound.audio_CT.numel()), device=device, on_sound=note)
     return Measured(windows=windows, levels=meter.levels(), sounds=count, seconds=seconds)
+
+
+def _beside(levels: Levels, corpus: Levels) -> Levels:
+    """`levels` with their loudness compared with the corpus's."""
+    if levels.loudness_lufs is None or corpus.loudness_lufs is None:
+        return levels
+    return dataclasses.replace(levels, loudness_to_corpus_db=levels.loudness_lufs - corpus.loudness_lufs)
 
 
 def _smaller_half(windows: Windows) -> int:

@@ -14,6 +14,7 @@ from typing import Any
 from distill_ray.vqvae.health import CodeAgreement
 
 JUDGEMENT_HEADER = ("measure", "value", "ratio", "95 % interval", "halves", "held out")
+LEVEL_HEADER = ("levels", "generated", "decoded", "training audio")
 GROUPS = ("spectrum", "modulation", "tonality", "texture", "embedding", "structure")
 """Names of the groups of features, in the order of their report (`features.py`)."""
 
@@ -239,28 +240,32 @@ class Judgement:
             rows.append((f"  {name}", score.frechet, score.ratio, interval, score.halves, score.held_out))
         return rows
 
-    def level_rows(self) -> list[tuple[str, object]]:
-        """Labels and values of the levels, for a table without a header."""
-        levels = self.levels
-        shown: list[tuple[str, object]] = [
-            (
-                "silent",
-                f"{100 * levels.silence_share:.1f} %, at most {levels.longest_silence_s:.1f} s at once",
-            ),
-            ("clipped samples", f"{100 * levels.clipped_share:.3g} %"),
-        ]
-        for label, value, unit in (
-            ("peak", levels.peak_dbfs, "dBFS"),
-            ("loudness", levels.loudness_lufs, "LUFS"),
-            ("loudness to the corpus", levels.loudness_to_corpus_db, "dB"),
-            ("drift of level, last third to first", levels.drift_db, "dB"),
-            ("drift of brightness", levels.centroid_drift_octaves, "octaves"),
-            ("correlation of channels", levels.channel_correlation, ""),
-            ("share of the side channel", levels.side_share, ""),
-        ):
-            if value is not None:
-                shown.append((label, f"{value:+.2f} {unit}".rstrip()))
-        return shown
+
+def level_rows(generated: Judgement, decoded: Judgement) -> list[tuple[str, ...]]:
+    """Rows of the table with `LEVEL_HEADER`; what none of the three has is left out."""
+    columns = [generated.levels, decoded.levels, generated.training_levels]
+    rows = [
+        (label, *(_shown(getattr(each, name), form) for each in columns)) for label, name, form in _LEVELS
+    ]
+    return [row for row in rows if any(cell != "–" for cell in row[1:])]
+
+
+_LEVELS = (
+    ("peak, dBFS", "peak_dbfs", "{:.1f}"),
+    ("loudness, LUFS", "loudness_lufs", "{:.1f}"),
+    ("loudness to the corpus, dB", "loudness_to_corpus_db", "{:+.1f}"),
+    ("clipped samples", "clipped_share", "{:.3%}"),
+    ("silent", "silence_share", "{:.1%}"),
+    ("longest silence, s", "longest_silence_s", "{:.2f}"),
+    ("last third to first: level, dB", "drift_db", "{:+.1f}"),
+    ("last third to first: brightness, octaves", "centroid_drift_octaves", "{:+.2f}"),
+    ("correlation of the channels", "channel_correlation", "{:.2f}"),
+    ("share of the side channel", "side_share", "{:.1%}"),
+)
+
+
+def _shown(value: float | None, form: str) -> str:
+    return "–" if value is None else form.format(value)
 
 
 def _spoken(interval: Interval) -> str:

@@ -55,14 +55,12 @@ class LevelMeter:
             left, right = audio_CT.double()
             self._stereo += torch.stack((left.square().sum(), right.square().sum(), (left * right).sum()))
 
-    def levels(self, corpus: Levels | None = None) -> Levels:
-        """The levels of all sounds; `corpus` has the loudness to compare theirs with."""
-        loudness = _gated(torch.cat(self._powers)) if self._powers else None
-        known = loudness is not None and corpus is not None and corpus.loudness_lufs is not None
+    def levels(self) -> Levels:
+        """The levels of all sounds."""
         return Levels(
             peak_dbfs=20 * math.log10(self._peak) if self._peak > 0 else None,
-            loudness_lufs=loudness,
-            loudness_to_corpus_db=loudness - corpus.loudness_lufs if known else None,  # type: ignore[union-attr,operator]
+            loudness_lufs=_gated(torch.cat(self._powers)) if self._powers else None,
+            loudness_to_corpus_db=None,
             clipped_share=self._clipped / max(1, self._samples),
             silence_share=self._silent / max(1, self._blocks),
             longest_silence_s=self._longest_s,

@@ -36,7 +36,7 @@ class Axes:
         standard_ND = (values_ND - mean_D) * scale_D
         variance_D, vectors_DD = np.linalg.eigh(standard_ND.T @ standard_ND / len(standard_ND))
         order = np.argsort(variance_D)[::-1][:COMPONENTS]
-        order = order[variance_D[order] > _LEAST_VARIANCE * variance_D[order[0]]]
+        order = order[variance_D[order] >= _LEAST_VARIANCE * variance_D[order[0]]]
         total = max(float(variance_D[order].sum()), 1e-12)
         return cls(mean_D=mean_D, basis_DK=scale_D[:, None] * vectors_DD[:, order] / total**0.5)
 
