@@ -53,19 +53,29 @@ def command(
     seed: Annotated[
         int, typer.Option("--seed", help="Of the new sounds [default 0].", min=0, show_default=False)
     ] = 0,
+    judge: Annotated[
+        bool,
+        typer.Option(
+            "--judge",
+            help="Judge generated sound against the recordings, and find its nearest training moments; "
+            "takes minutes.",
+        ),
+    ] = False,
     as_json: options.Json = False,
 ) -> None:
     """Write a page that shows what was trained on what, and lets it be heard.
 
     Curves, spectrograms with players, the search, settings, warnings and provenance in one file that needs no
-    network. train, train-prior, tune and run write one by themselves.
+    network. train, train-prior, tune and run write one by themselves; run's has the judge's figures where
+    they do not take long.
     """
     from distill_ray.display import Display
     from distill_ray.report import write_report
-    from distill_ray.report.collect import Wanted
+    from distill_ray.report.sounds import Wanted
 
     with Display() as display:
-        written = write_report(place, out, wanted=Wanted(sounds=sounds, seed=seed, data=data))
+        wanted = Wanted(sounds=sounds, seed=seed, data=data, judge=judge, on_progress=display)
+        written = write_report(place, out, wanted=wanted)
     for note in written.notes:
         display.warn(note)
     finish(written.to_json(), result=str(written.path), as_json=as_json)

@@ -11,6 +11,7 @@ import math
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 import torch
@@ -22,6 +23,7 @@ from distill_ray.errors import BundleError
 from distill_ray.evaluate.audio_files import AudioFiles, find_sounds
 from distill_ray.evaluate.corpus_reference import corpus_pieces, corpus_reference, piece_sounds
 from distill_ray.evaluate.judge import Progress
+from distill_ray.evaluate.judgement import Judgement
 from distill_ray.evaluate.report import EvaluationReport
 from distill_ray.evaluate.sound import Sound
 from distill_ray.evaluate.windows import windows_of
@@ -34,6 +36,15 @@ ENOUGH_WINDOWS = 240
 OnProgress = Callable[[StageProgress], None]
 
 
+@dataclass(frozen=True, kw_only=True)
+class JudgedSounds:
+    """What the judge says of generated and of decoded sound; `warnings`: of both, and of the files."""
+
+    generated: Judgement
+    decoded: Judgement
+    warnings: tuple[str, ...]
+
+
 def evaluate_generated(
     loaded: LoadedVQModel,
     corpus: Corpus,
@@ -44,7 +55,28 @@ def evaluate_generated(
     sampling: SamplingConfig | None = None,
     on_progress: OnProgress | None = None,
 ) -> EvaluationReport:
-    """`report` with `generated` and `decoded`, and their warnings.
+    """`report` with `generated` and `decoded`, and their warnings; for the rest see `judge_generated`."""
+    found = judge_generated(
+        loaded, corpus, folder=folder, settings=settings, sampling=sampling, on_progress=on_progress
+    )
+    return dataclasses.replace(
+        report,
+        generated=found.generated,
+        decoded=found.decoded,
+        warnings=(*report.warnings, *found.warnings),
+    )
+
+
+def judge_generated(
+    loaded: LoadedVQModel,
+    corpus: Corpus,
+    *,
+    folder: Path | None = None,
+    settings: JudgeSettings | None = None,
+    sampling: SamplingConfig | None = None,
+    on_progress: OnProgress | None = None,
+) -> JudgedSounds:
+    """Generated sound, and what the codec makes of recordings, each judged against the corpus.
 
     folder: audio of any tool to judge; None generates it, as `settings` and `sampling` say. Distances are
     those to the corpus's training files; what is decoded are its held-out files, or training files where it
@@ -68,12 +100,10 @@ def evaluate_generated(
         device=loaded.device,
         on_progress=_telling(on_progress, len(pieces)),
     )
-    return dataclasses.replace(
-        report,
+    return JudgedSounds(
         generated=generated,
         decoded=decoded,
         warnings=(
-            *report.warnings,
             *sounds.warnings,
             *(f"generated: {text}" for text in generated.warnings),
             *(f"decoded: {text}" for text in decoded.warnings if text not in generated.warnings),

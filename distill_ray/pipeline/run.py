@@ -35,6 +35,8 @@ from distill_ray.tune.settings import TrialListener
 from distill_ray.uri import is_uri
 
 _SEARCH_MINUTES = f"{SweepConfig.table}.max_minutes"
+_LEAST_JUDGING, _JUDGING_SHARE = 120.0, 0.05
+"""Seconds, and share of the work's time, that judging generated sound may take for the report."""
 _EXIT_REASONS = {0: "completed", 1: "failed", 3: "cancelled", 4: "health"}
 
 
@@ -145,7 +147,13 @@ def run_everything(
         done = _carry_out(work, (Prepare(work, later_begun=later_begun), codec, prior, Samples(work)))
         if not report or _EXIT_REASONS[done.exit_code] == "cancelled":
             return done
-        page = report_run(results.path, listener, data=work.corpus_uri())
+        took = sum(stage.elapsed_s for stage in done.stages)
+        page = report_run(
+            results.path,
+            listener,
+            data=work.corpus_uri(),
+            judge_seconds=max(_LEAST_JUDGING, _JUDGING_SHARE * took),
+        )
         return replace(done, report_path=page and results.shown_as(page))
 
 

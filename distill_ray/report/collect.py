@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from distill_ray.bundle import Manifest, file_facts, read_manifest
 from distill_ray.events.records import (
@@ -16,16 +16,12 @@ from distill_ray.events.records import (
     TrainingCompleteEvent,
     VQEpochMetrics,
 )
-from distill_ray.report import listen
 from distill_ray.report.event_log import Told, read_log
-from distill_ray.report.facts import Fact, Judged, ReportFacts, SearchFacts, Setting, SoundGroup, TrainingRun
+from distill_ray.report.facts import Fact, ReportFacts, SearchFacts, Setting, TrainingRun
 from distill_ray.report.find import Found, find, read_json, settings_of
 from distill_ray.report.numbers import count, duration, number, percent
+from distill_ray.report.sounds import Wanted, collect_sounds
 from distill_ray.vqvae.health import CodeAgreement, LevelHealth
-
-if TYPE_CHECKING:
-    from distill_ray.bundle import LoadedVQModel
-    from distill_ray.corpus import Corpus
 
 _ENDED = {
     "completed": "completed",
@@ -33,21 +29,6 @@ _ENDED = {
     "early_stop": "held-out loss stopped falling",
     "health": "stopped by the health rule",
 }
-
-
-@dataclass(frozen=True, kw_only=True)
-class Wanted:
-    """What to do beside reading.
-
-    model: the model where it is elsewhere. sounds, seed: new sounds of a model's prior of which there are
-    none. data: recordings, for held-out excerpts where a run has kept none. judged: from the judge.
-    """
-
-    model: Path | None = None
-    sounds: int = 0
-    seed: int = 0
-    data: str | None = None
-    judged: Judged | None = None
 
 
 def collect(place: Path, wanted: Wanted) -> tuple[Found, ReportFacts]:
@@ -61,7 +42,7 @@ def collect(place: Path, wanted: Wanted) -> tuple[Found, ReportFacts]:
     )
     manifest = _manifest(found)
     runs = tuple(_runs(codec, prior, manifest))
-    sounds = _sounds(found, codec, prior, wanted)
+    sounds = collect_sounds(found, codec, prior, wanted)
     return found, ReportFacts(
         title=found.title,
         kind=found.kind,
@@ -72,69 +53,16 @@ def collect(place: Path, wanted: Wanted) -> tuple[Found, ReportFacts]:
         agreement=_agreement(codec, manifest),
         excerpts=sounds.excerpts,
         generated=sounds.generated,
-        judged=wanted.judged,
+        judged=sounds.judged,
         search=_search(found, search),
         settings=tuple(_settings(found, manifest)),
         provenance=tuple(_provenance(found, manifest, (codec, prior, search))),
-        notes=sounds.notes,
+        notes=tuple(sounds.notes),
     )
 
 
 def _manifest(found: Found) -> Manifest | None:
     return read_manifest(found.model) if found.model is not None else None
-
-
-@dataclass(frozen=True, kw_only=True)
-class _Sounds:
-    excerpts: tuple[SoundGroup, ...]
-    generated: tuple[SoundGroup, ...]
-    notes: tuple[str, ...]
-
-
-def _sounds(found: Found, codec: Told, prior: Told, wanted: Wanted) -> _Sounds:
-    model = _loaded(found)
-    excerpts: tuple[SoundGroup, ...] = ()
-    if found.codec is not None:
-        excerpts = listen.held_out(found.codec, codec, model)
-    if not excerpts and wanted.data is not None and model is not None:
-        excerpts = listen.held_out_of(_corpus(wanted.data, model), model)
-    generated = listen.generated(found.prior, prior) if found.prior is not None else ()
-    finished = listen.made(found.made)
-    has_prior = model is not None and model.prior is not None
-    if not finished and has_prior and wanted.sounds and model is not None:
-        finished = listen.made_now(model, wanted.sounds, wanted.seed)
-    return _Sounds(
-        excerpts=excerpts,
-        generated=(*generated, *finished),
-        notes=tuple(_missing(excerpts, (*generated, *finished), has_prior, wanted)),
-    )
-
-
-def _corpus(data: str, model: LoadedVQModel) -> Corpus:
-    """The recordings in the model's format, prepared where they are not."""
-    from distill_ray.config.corpus import CorpusConfig
-    from distill_ray.corpus import ensure_corpus
-
-    config = model.vqvae_config
-    wanted = CorpusConfig(sample_rate=config.sample_rate, channels=config.channels)
-    return ensure_corpus(data, wanted, asked_by="the model is")
-
-
-def _missing(
-    excerpts: Sequence[SoundGroup], generated: Sequence[SoundGroup], has_prior: bool, wanted: Wanted
-) -> Iterator[str]:
-    if not excerpts:
-        yield "Held-out recordings: no samples were kept. `distill-ray report --data DATA` adds them."
-    if has_prior and not generated:
-        yield "Generated sounds: none were kept. `distill-ray report --sounds 4` makes some."
-    if has_prior and wanted.judged is None:
-        yield "How near generated sound is to the recordings: `distill-ray report --judge` measures it."
-
-
-def _loaded(found: Found) -> LoadedVQModel | None:
-    from distill_ray.bundle import load_model_v2
-
-    return load_model_v2(found.model) if found.model is not None else None
 
 
 def _runs(codec: Told, prior: Told, manifest: Manifest | None) -> Iterator[TrainingRun]:

@@ -89,8 +89,8 @@ class NearestPair:
 class Judged:
     """What the judge measured of generated sound and of decoded held-out recordings."""
 
-    generated: Judgement | None = None
-    decoded: Judgement | None = None
+    generated: Judgement
+    decoded: Judgement
     nearest: tuple[NearestPair, ...] = ()
 
 

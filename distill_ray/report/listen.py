@@ -7,7 +7,6 @@ import logging
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -16,7 +15,7 @@ import soundfile
 from distill_ray.events.records import AudioSample
 from distill_ray.report.event_log import Told
 from distill_ray.report.facts import Sound, SoundGroup
-from distill_ray.report.numbers import moment
+from distill_ray.report.numbers import moment, short_path
 from distill_ray.report.sound import read_sound
 
 if TYPE_CHECKING:
@@ -25,7 +24,8 @@ if TYPE_CHECKING:
 
 SAMPLES_FOLDER = "samples"
 KEPT = "by the kept model"
-_NEW_SECONDS = 6.0
+NEW_SECONDS = 6.0
+"""Of a sound that is made for a report."""
 
 
 def kept_samples(folder: Path, told: Told, kind: str) -> list[tuple[AudioSample, Sound]]:
@@ -73,8 +73,7 @@ def held_out_of(corpus: Corpus, model: LoadedVQModel) -> tuple[SoundGroup, ...]:
 
 
 def _title(source: str, start_s: float) -> str:
-    """The recording's folder and name, and where in it."""
-    return f"{'/'.join(Path(source).parts[-2:])} from {moment(start_s)}"
+    return f"{short_path(source)} from {moment(start_s)}"
 
 
 def generated(folder: Path, told: Told) -> tuple[SoundGroup, ...]:
@@ -94,17 +93,6 @@ def made(paths: Sequence[Path]) -> tuple[SoundGroup, ...]:
     """Sound files of the finished model."""
     sounds = tuple(sound for path in paths if (sound := _read(path, path.name)) is not None)
     return (SoundGroup(title="By the finished model", sounds=sounds),) if sounds else ()
-
-
-def made_now(model: LoadedVQModel, count: int, seed: int) -> tuple[SoundGroup, ...]:
-    """New sounds of the model, which has a prior."""
-    from distill_ray.generate import generate_samples
-
-    with TemporaryDirectory() as folder:
-        report = generate_samples(
-            model, count=count, seconds=_NEW_SECONDS, seed=seed, out_dir=Path(folder), audio_format="flac"
-        )
-        return made([Path(path) for path in report.files])
 
 
 def _decoded(model: LoadedVQModel, original: Sound) -> Sound:

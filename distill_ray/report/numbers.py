@@ -23,7 +23,8 @@ def number(value: object) -> str:
 
 
 def percent(share: float | None) -> str:
-    return MISSING if share is None else f"{share:.1%}".replace("%", " %").replace(".0 %", " %")
+    """ "37.5 %", "100 %"."""
+    return MISSING if share is None else f"{100 * share:.1f}".removesuffix(".0") + "\u00a0%"
 
 
 def duration(seconds: float) -> str:
@@ -45,5 +46,10 @@ def count(amount: int, noun: str) -> str:
 
 def moment(seconds: float) -> str:
     """A place in a recording: "0:07.4", "12:03.0"."""
-    minutes, rest = divmod(max(0.0, seconds), 60)
-    return f"{int(minutes)}:{rest:04.1f}"
+    minutes, rest = divmod(max(0, round(10 * seconds)), 600)
+    return f"{minutes}:{rest / 10:04.1f}"
+
+
+def short_path(path: str) -> str:
+    """The folder and the name, as far as there are."""
+    return "/".join(path.rsplit("/", 2)[-2:])

@@ -9,6 +9,7 @@ from __future__ import annotations
 import base64
 import dataclasses
 import hashlib
+import itertools
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -101,6 +102,8 @@ def _render(facts: ReportFacts, made: tuple[Part, ...]) -> str:
         undefined=jinja2.StrictUndefined,
         finalize=_shown,
     )
+    numbers = itertools.count()
+    environment.globals["next_number"] = lambda: next(numbers)
     css, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
     return environment.get_template("page.html.j2").render(
         page=_Titled(title=facts.title, kind=facts.kind, parts=made),

@@ -8,11 +8,17 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
-from distill_ray.evaluate.judgement import JUDGEMENT_HEADER, Judgement
+from distill_ray.evaluate.judgement import (
+    JUDGEMENT_HEADER,
+    LEVEL_HEADER,
+    Judgement,
+    NearestMoment,
+    level_rows,
+)
 from distill_ray.report.candidates import search_blocks
 from distill_ray.report.curves import run_charts
 from distill_ray.report.facts import Fact, Judged, ReportFacts, Setting, Table
-from distill_ray.report.numbers import moment, number, percent
+from distill_ray.report.numbers import count, moment, number, percent, short_path
 from distill_ray.report.players import Player, Players
 from distill_ray.report.plots import Chart, Plots
 from distill_ray.vqvae.health import CodeAgreement
@@ -40,6 +46,7 @@ class Block:
 
     title: str = ""
     verdict: str = ""
+    note: str = ""
     facts: tuple[Fact, ...] = ()
     lines: tuple[str, ...] = ()
     warning: bool = False
@@ -110,9 +117,8 @@ def parts(facts: ReportFacts, players: Players, plots: Plots) -> tuple[Part, ...
 
 
 def _is_shown(block: Block) -> bool:
-    return any(
-        (block.facts, block.lines, block.sounds, block.pairs, block.charts, block.tables, block.verdict)
-    )
+    content = (block.facts, block.lines, block.sounds, block.pairs, block.charts, block.tables)
+    return any((block.note, block.verdict, *content))
 
 
 def _warnings(facts: ReportFacts) -> Iterator[Block]:
@@ -124,48 +130,54 @@ def _warnings(facts: ReportFacts) -> Iterator[Block]:
 def _judged(judged: Judged | None) -> Iterator[Block]:
     if judged is None:
         return
-    if judged.generated is not None:
-        yield from _judgement("Generated sound", judged.generated)
-    if judged.decoded is not None:
-        yield from _judgement("Held-out recordings, decoded by the codec", judged.decoded)
+    yield _judgement("Generated sound", judged.generated)
+    yield Block(facts=tuple(_copy_facts(judged.generated)))
+    yield _judgement("Held-out recordings, decoded by the codec", judged.decoded)
+    yield Block(
+        title="Levels",
+        tables=(
+            Table(
+                caption="Drift compares the last third of long sounds with the first.",
+                columns=LEVEL_HEADER,
+                rows=tuple(level_rows(judged.generated, judged.decoded)),
+                numeric=frozenset(range(1, len(LEVEL_HEADER))),
+            ),
+        ),
+    )
 
 
-def _judgement(title: str, found: Judgement) -> Iterator[Block]:
+def _judgement(title: str, found: Judgement) -> Block:
     low, high = found.ratio_interval.low, found.ratio_interval.high
     verdict = (
         f"{found.ratio:.2f} times the Fréchet distance of one half of the training audio from the other "
-        f"(95 %: {low:.2f} to {high:.2f}; 1 could not be told from it)."
+        f"(95\u00a0%: {low:.2f} to {high:.2f}; 1 could not be told from it)."
     )
     if found.floors.held_out is not None:
         real = found.floors.held_out.frechet / found.floors.halves.frechet
         verdict += f" Held-out recordings: {real:.2f} times."
     if found.copies is not None:
-        verdict += f" Copies: {found.copies.verdict.rstrip('.')}."
+        verdict += f" Copies: {found.copies.verdict}."
     rows = tuple(tuple(number(cell) for cell in row) for row in found.rows())
-    yield Block(
-        title=title,
-        verdict=verdict,
-        lines=found.warnings,
-        warning=True,
-        tables=(
-            Table(
-                caption=f"{found.windows} windows of {found.sounds} sounds, {found.seconds:.0f} s in all. "
-                "Distances and kernel: lower is better; coverage and density: higher. “halves” and "
-                "“held out” are what real recordings reach.",
-                columns=JUDGEMENT_HEADER,
-                rows=rows,
-                numeric=frozenset(range(1, len(JUDGEMENT_HEADER))),
-            ),
-        ),
+    table = Table(
+        caption=f"{count(found.windows, 'window')} of {count(found.sounds, 'sound')}, "
+        f"{found.seconds:.0f} s in all. Distances and kernel: lower is better; coverage and density: higher. "
+        "“halves” and “held out” are what real recordings reach.",
+        columns=JUDGEMENT_HEADER,
+        rows=rows,
+        numeric=frozenset(range(1, len(JUDGEMENT_HEADER))),
     )
-    levels = [Fact(name=name, value=number(value)) for name, value in found.level_rows()]
-    yield Block(facts=(*levels, *_copy_facts(found)))
+    return Block(title=title, verdict=verdict, lines=found.warnings, warning=True, tables=(table,))
 
 
 def _copy_facts(found: Judgement) -> Iterator[Fact]:
     if found.copies is not None:
         yield Fact(name="seconds that count as copies", value=percent(found.copies.share))
-        yield Fact(name="the same of held-out audio", value=percent(found.copies.false_positive_rate))
+        yield Fact(name="longest copied stretch", value=f"{found.copies.longest_s:.1f} s")
+        yield Fact(
+            name="the same share of audio that copies nothing",
+            value=f"{percent(found.copies.false_positive_rate)} of "
+            f"{count(found.copies.calibration_windows, 'window')}",
+        )
     if found.exact_continuations is not None:
         yield Fact(name="training prompts continued exactly", value=percent(found.exact_continuations))
     if found.held_out_continuations is not None:
@@ -175,16 +187,23 @@ def _copy_facts(found: Judgement) -> Iterator[Fact]:
 def _nearest(judged: Judged | None, players: Players) -> Iterator[Block]:
     for pair in judged.nearest if judged is not None else ():
         found = pair.moment
-        title = f"{found.file} at {moment(found.time_s)} – {found.source} at {moment(found.source_time_s)}"
+        title = (
+            f"{short_path(found.file)} at {moment(found.time_s)} – "
+            f"{short_path(found.source)} at {moment(found.source_time_s)}"
+        )
         sounds = tuple(sound for sound in (pair.generated, pair.source) if sound is not None)
         yield Block(
             title=title,
-            lines=(
-                f"distance {number(found.distance)}, {number(found.ratio)} times what held-out audio has "
-                "(below 1: nearer)",
-            ),
+            note=_nearness(found),
             pairs=(Pair(label=title, sounds=players.group(sounds, title)),) if sounds else (),
         )
+
+
+def _nearness(found: NearestMoment) -> str:
+    distance = f"distance {number(found.distance)}"
+    if found.ratio is None:
+        return distance
+    return f"{distance}, {found.ratio:.2f} times what held-out audio usually has (below 1: nearer)"
 
 
 def _health(facts: ReportFacts) -> Iterator[Block]:

@@ -60,7 +60,7 @@ _STYLE: Any = {
 }
 _CHART_INCHES = (5.2, 2.9)
 _SPECTROGRAM_INCHES = (5.2, 1.9)
-SPECTROGRAM_BOX = (0.115, 0.19, 0.865, 0.77)
+SPECTROGRAM_BOX = (0.115, 0.19, 0.845, 0.77)
 """Left, bottom, width and height of the picture in a spectrogram's drawing, as shares of it."""
 _TICKS_HZ = (100, 300, 1000, 3000, 10000)
 

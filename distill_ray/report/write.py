@@ -8,7 +8,8 @@ from typing import Any
 
 from distill_ray.errors import DistillError, UsageError
 from distill_ray.events.records import Notice
-from distill_ray.report.collect import Wanted, collect
+from distill_ray.report.collect import collect
+from distill_ray.report.sounds import Wanted
 from distill_ray.storage.atomic import atomic_file
 from distill_ray.training.worker import Listener
 
@@ -67,14 +68,23 @@ def report_run(
     model: Path | None = None,
     sounds: int = 0,
     data: str | None = None,
+    judge_seconds: float | None = None,
 ) -> Path | None:
     """The report at the end of a training, which must not fail by it: a warning says why there is none.
 
     model: where the model is if it is not beside the folder. sounds: new ones of its prior. data: recordings
-    that are prepared, for excerpts where the run has kept none.
+    that are prepared, for excerpts where the run has kept none. judge_seconds: judge generated sound where
+    that takes no longer.
     """
     try:
-        wanted = Wanted(model=model, sounds=sounds, data=data)
+        wanted = Wanted(
+            model=model,
+            sounds=sounds,
+            data=data,
+            judge=judge_seconds is not None,
+            judge_seconds=judge_seconds,
+            on_progress=listener,
+        )
         return write_report(folder, wanted=wanted).path
     except Exception as error:
         reason = str(error) if isinstance(error, DistillError) else f"{type(error).__name__}: {error}"

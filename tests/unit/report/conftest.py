@@ -231,7 +231,9 @@ def judgement() -> Judgement:
         ),
         levels=levels(),
         training_levels=levels(),
-        copies=Copies(verdict="no copies", share=0.01, false_positive_rate=0.02),
+        copies=Copies(
+            verdict="none found", share=0.01, false_positive_rate=0.02, calibration_windows=480, longest_s=1.5
+        ),
         exact_continuations=0.0,
         held_out_continuations=0.0,
         warnings=("only 240 windows were compared",),
@@ -287,6 +289,7 @@ def full_facts(name: str = "birds") -> ReportFacts:
         generated=(SoundGroup(title=name, sounds=(tone(name),)),),
         judged=Judged(
             generated=judgement(),
+            decoded=judgement(),
             nearest=(NearestPair(moment=moment, generated=tone("generated"), source=tone("training")),),
         ),
         search=search(name),

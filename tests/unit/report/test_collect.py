@@ -18,7 +18,8 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.events.records import AudioSample, Notice, SweepCompleteEvent, SweepStarted
 from distill_ray.prior import CodePrior
-from distill_ray.report.collect import Wanted, collect
+from distill_ray.report.collect import collect
+from distill_ray.report.sounds import Wanted
 from distill_ray.report.write import report_run, write_report
 from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS, write_settings
 from distill_ray.vqvae import VQVAE
@@ -160,7 +161,7 @@ def test_a_priors_run_knows_the_codecs_beside_it(
     assert group.title == "After epoch 1 of the prior's training"
     assert [sound.label for sound in group.sounds] == ["sound 2"]
     assert {fact.name: fact.value for fact in facts.overview}["prior ended"].endswith(
-        "held-out cost 500 bits per second of audio (epoch 2), 37.5 % below each level's histogram"
+        "held-out cost 500 bits per second of audio (epoch 2), 37.5\u00a0% below each level's histogram"
     )
     _, whole = collect(codec_folder, Wanted())
     assert [each.kind for each in whole.runs] == ["vqvae", "prior"]

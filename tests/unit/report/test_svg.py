@@ -84,6 +84,6 @@ def test_a_spectrogram_keeps_its_picture_in_a_third_of_the_bytes() -> None:
     content = base64.b64decode(made.partition("data:image/png;base64,")[2].partition('"')[0])
     picture = np.asarray(Image.open(io.BytesIO(content)).convert("RGB"), float).mean(axis=2)
     assert picture.shape == (112, 300)
-    assert 'transform="matrix(1.07952 0 0 -0.9405' in made  # the first row, of low frequencies, is below
+    assert 'transform="matrix(1.05456 0 0 -0.9405' in made  # the first row, of low frequencies, is below
     assert picture[50:60, 100:200].min() > 190
     assert picture[:40].mean() < 150

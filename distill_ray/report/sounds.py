@@ -1,0 +1,161 @@
+"""What there is to hear of a run or model, and what the judge says of it."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
+
+from distill_ray.errors import DistillError, UsageError
+from distill_ray.events.records import StageProgress
+from distill_ray.report import listen
+from distill_ray.report.event_log import Told
+from distill_ray.report.facts import Judged, SoundGroup
+from distill_ray.report.find import Found
+from distill_ray.report.numbers import duration
+
+if TYPE_CHECKING:
+    from distill_ray.bundle import LoadedVQModel
+    from distill_ray.corpus import Corpus
+
+_JUDGED_SOUNDS, _JUDGED_SECONDS = 22, 10.0
+"""Windows for the judge to be trusted, where there are no sounds of the finished model: 242."""
+_SHOWN = 8
+
+
+@dataclass(frozen=True, kw_only=True)
+class Wanted:
+    """What to do beside reading.
+
+    model: the model where it is elsewhere. sounds, seed: new sounds of a model's prior of which there are
+    none. data: the recordings, for held-out excerpts where a run has kept none and for the judge; by default
+    those that the model names, for the judge only. judge: measure generated and decoded sound. Where that
+    would take more than `judge_seconds`, or cannot be done, it is left out and said; None: whatever it takes.
+    """
+
+    model: Path | None = None
+    sounds: int = 0
+    seed: int = 0
+    data: str | None = None
+    judge: bool = False
+    judge_seconds: float | None = None
+    on_progress: Callable[[StageProgress], None] | None = None
+
+
+@dataclass(kw_only=True)
+class Heard:
+    """`notes`: what is missing, and how to get it."""
+
+    excerpts: tuple[SoundGroup, ...] = ()
+    generated: tuple[SoundGroup, ...] = ()
+    judged: Judged | None = None
+    notes: list[str] = field(default_factory=list)
+
+
+def collect_sounds(found: Found, codec: Told, prior: Told, wanted: Wanted) -> Heard:
+    """Kept samples, sounds of the finished model, and the judge's figures of these.
+
+    Raises BundleError for a model that cannot be read, CorpusError for recordings that cannot be used, and
+    where the judge was asked for without a limit UsageError and AudioError for what it cannot judge.
+    """
+    model = _loaded(found)
+    heard = Heard()
+    with contextlib.ExitStack() as stack:
+        if found.codec is not None:
+            heard.excerpts = listen.held_out(found.codec, codec, model)
+        if not heard.excerpts and wanted.data is not None and model is not None:
+            heard.excerpts = listen.held_out_of(_corpus(wanted.data, model), model)
+        if found.prior is not None:
+            heard.generated = listen.generated(found.prior, prior)
+        if model is not None and model.prior is not None:
+            made = found.made or _made_now(model, wanted, stack)
+            heard.generated += listen.made(made[:_SHOWN])
+            _judge(model, made, wanted, heard)
+        elif wanted.judge and wanted.judge_seconds is None:
+            raise UsageError(f"there is no prior in {found.folder}, so that there is no sound to judge")
+    _say_what_is_missing(heard, model)
+    return heard
+
+
+def _loaded(found: Found) -> LoadedVQModel | None:
+    if found.model is None:
+        return None
+    from distill_ray.bundle import choose_device, load_model_v2
+
+    return load_model_v2(found.model, device=choose_device("auto"))
+
+
+def _made_now(model: LoadedVQModel, wanted: Wanted, stack: contextlib.ExitStack) -> tuple[Path, ...]:
+    """New sounds, in a folder that goes with `stack`: as many as are wanted, or as the judge needs."""
+    from distill_ray.generate import generate_samples
+
+    needed = wanted.judge and wanted.judge_seconds is None
+    count = max(wanted.sounds, _JUDGED_SOUNDS) if needed else wanted.sounds
+    if not count:
+        return ()
+    report = generate_samples(
+        model,
+        count=count,
+        seconds=_JUDGED_SECONDS if needed else listen.NEW_SECONDS,
+        seed=wanted.seed,
+        out_dir=Path(stack.enter_context(TemporaryDirectory(prefix="distill-ray-report-"))),
+        on_progress=wanted.on_progress,
+    )
+    return tuple(map(Path, report.files))
+
+
+def _judge(model: LoadedVQModel, made: Sequence[Path], wanted: Wanted, heard: Heard) -> None:
+    if not wanted.judge or not made:
+        return
+    from distill_ray.report.judging import expected_seconds, judge
+
+    limit = wanted.judge_seconds
+    try:
+        corpus = _corpus(wanted.data or _recorded_source(model), model)
+        takes = expected_seconds(corpus)
+        if limit is not None and takes > limit:
+            heard.notes.append(
+                f"How near generated sound is to the recordings: left out, as it would take up to "
+                f"{duration(takes)}; `distill-ray report --judge` measures it."
+            )
+            return
+        heard.judged = judge(model, corpus, made[0].parent, seed=wanted.seed, on_progress=wanted.on_progress)
+    except DistillError as error:
+        if limit is None:
+            raise
+        heard.notes.append(f"How near generated sound is to the recordings: {error}.")
+
+
+def _recorded_source(model: LoadedVQModel) -> str:
+    record = model.metadata.get("corpus")
+    source = record.get("source") if isinstance(record, dict) else None
+    if not isinstance(source, str):
+        raise UsageError(f"{model.path} does not say what it was trained on; give the recordings with --data")
+    return source
+
+
+def _corpus(data: str, model: LoadedVQModel) -> Corpus:
+    """The recordings in the model's format, prepared where they are not."""
+    from distill_ray.config.corpus import CorpusConfig
+    from distill_ray.corpus import ensure_corpus
+
+    config = model.vqvae_config
+    wanted = CorpusConfig(sample_rate=config.sample_rate, channels=config.channels)
+    return ensure_corpus(data, wanted, asked_by="the model is")
+
+
+def _say_what_is_missing(heard: Heard, model: LoadedVQModel | None) -> None:
+    notes = list(_missing(heard, has_prior=model is not None and model.prior is not None))
+    heard.notes[:0] = notes
+
+
+def _missing(heard: Heard, *, has_prior: bool) -> Iterator[str]:
+    if not heard.excerpts:
+        yield "Held-out recordings: no samples were kept. `distill-ray report --data DATA` adds them."
+    if has_prior and not heard.generated:
+        yield "Generated sounds: none were kept. `distill-ray report --sounds 4` makes some."
+    if has_prior and heard.judged is None and not heard.notes:
+        yield "How near generated sound is to the recordings: `distill-ray report --judge` measures it."
