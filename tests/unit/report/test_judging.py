@@ -53,9 +53,9 @@ def notes(seed: int, seconds: float) -> np.ndarray:
 def corpus(tmp_path_factory: pytest.TempPathFactory) -> Corpus:
     folder = tmp_path_factory.mktemp("judged")
     (folder / "in").mkdir()
-    for number in range(6):
+    for number in range(8):
         soundfile.write(folder / "in" / f"{number}.wav", notes(number, 20.0), RATE)
-    config = CorpusConfig(sample_rate=RATE, val_fraction=0.3)
+    config = CorpusConfig(sample_rate=RATE, val_fraction=0.1)
     prepare_corpus([folder / "in"], folder / "corpus", config=config, workers=1)
     return open_corpus(folder / "corpus")
 
@@ -134,10 +134,11 @@ def test_a_model_is_judged_by_new_sounds_against_the_recordings_that_it_names(
     model: LoadedVQModel, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sounds, "_JUDGED_SOUNDS", 3)
+    monkeypatch.setattr(sounds, "_JUDGED_SECONDS", 5.0)
     _, facts = collect(model.path, Wanted(judge=True, sounds=1))
     assert facts.judged is not None
     assert facts.judged.generated.sounds == 3
-    assert facts.judged.generated.seconds == pytest.approx(30.0)
+    assert facts.judged.generated.seconds == pytest.approx(15.0)
     assert [len(group.sounds) for group in facts.generated] == [3]
     assert not any("--judge" in note for note in facts.notes)
 
