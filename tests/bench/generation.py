@@ -42,7 +42,7 @@ from musicgen import train_musicgen
 from rivals import Coder, Contest
 from torch import Tensor
 
-from distill_ray.config.resolve import resolve_prior, resolve_vqvae
+from distill_ray.config.resolve import MachineFacts, resolve_prior, resolve_vqvae
 from distill_ray.corpus import PCM_SCALE, Corpus, open_corpus
 from distill_ray.evaluate.sound import Sound
 from distill_ray.runs.inputs import corpus_facts
@@ -217,8 +217,9 @@ def make_encodec(
         **settings_of(options.encodec),
     }
     gpu = device.type == "cuda"
+    machine = MachineFacts(accelerator=gpu)
     config = resolve_vqvae(
-        corpus_facts(corpus), overrides=overrides, size="base", accelerator=gpu, workers=1
+        corpus_facts(corpus), overrides={**overrides, "model.size": "base"}, machine=machine
     ).config
     contest = Contest(corpus=corpus, held_out=corpus, config=config, worker=worker)
     trained = train("encodec", contest, seconds=options.codec_seconds, looks=4)
@@ -239,8 +240,7 @@ def make_encodec(
             "prior_training.max_minutes": options.prior_seconds / 60,
             "prior_training.seed": options.seed,
         },
-        accelerator=gpu,
-        workers=1,
+        machine=machine,
     ).config
     frames = math.ceil(options.seconds * rate)
     prior, figures = train_musicgen(
