@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,13 +14,15 @@ from distill_ray.cli.device import Device
 from distill_ray.cli.output import bytes_on_stdout, finish, shown_to_a_person
 from distill_ray.cli.settings import Settings, takes_settings
 from distill_ray.config.build import build_sections
-from distill_ray.config.generation import GenerationSettings, SamplingConfig
+from distill_ray.config.generation import AUDIO_FORMATS, GenerationSettings, SamplingConfig
 from distill_ray.errors import UsageError
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from distill_ray.config.vqvae import VQVAEConfig
+
+SEED, FORMAT = "generate.seed", "generate.audio_format"
 
 
 @takes_settings("generate")
@@ -35,7 +38,12 @@ def command(
     ] = None,
     out: Annotated[
         Path | None,
-        typer.Option("--out", "-o", help="Folder for the files; default: generated.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the files, or the file of one sound (x.wav); default: generated.",
+            show_default=False,
+        ),
     ] = None,
     stream: Annotated[
         bool,
@@ -47,10 +55,18 @@ def command(
 ) -> None:
     """Generate audio; the same seed on the same kind of device gives the same files.
 
+    Without --seed another one is drawn each time; the names of the files and --json have it.
+
     With --stream, exit code 141 says that whoever read stdout has gone.
     """
+    settings = {SEED: secrets.randbelow(2**31), **settings}
     sections = build_sections((GenerationSettings, SamplingConfig), settings)
     wanted, sampling = sections[GenerationSettings], sections[SamplingConfig]
+    ending = out.suffix.lower().removeprefix(".") if out else ""
+    if FORMAT in settings and ending in AUDIO_FORMATS and ending != wanted.audio_format:
+        raise UsageError(
+            f"--format asks for {wanted.audio_format} and {out} ends in .{ending}; leave one out"
+        )
     if stream:
         _refuse_beside_stream(wanted, out=out, as_json=as_json)
     from distill_ray.bundle import choose_device, load_model_v2

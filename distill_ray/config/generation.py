@@ -24,10 +24,11 @@ class GenerationSettings(Section):
     )
     seed: int = setting(
         0,
-        "the same seed gives the same sounds",
+        "the same seed gives the same sounds; `generate` draws another one each time where none is given",
         flag="--seed",
         low=0,
         high=2**31 - 1,
+        auto=True,
         run_flag="--seed",
     )
     audio_format: str = setting("wav", "file format", flag="--format", choices=AUDIO_FORMATS)

@@ -17,8 +17,8 @@ from pathlib import Path
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
-from distill_ray.config.generation import GenerationSettings
-from distill_ray.errors import AudioError, CancelledError
+from distill_ray.config.generation import AUDIO_FORMATS, GenerationSettings
+from distill_ray.errors import AudioError, CancelledError, UsageError
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
@@ -48,22 +48,27 @@ def generate_samples(
 ) -> GenerationReport:
     """Write `count` files of exactly round(seconds · sample_rate) samples (at least one) to `out_dir`.
 
-    Files are called `sample_s<seed>_<index>.<format>`. Sound i depends on the model, the settings, `seed` and
-    the kind of device, and not on `count`.
+    Files are called `sample_s<seed>_<index>.<format>`. An `out_dir` that is no folder and ends like an audio
+    file (`bird.flac`) is the one sound's own file, and its ending the format. Sound i depends on the model,
+    the settings, `seed` and the kind of device, and not on `count`.
 
     Raises BundleError where the model has no prior, ConfigError for settings out of range, UsageError where a
     file is an input, exists and is not to be overwritten or cannot be written, AudioError for a prompt that
     cannot be used, that is shorter than a code frame or that leaves nothing to generate, and CancelledError
     after Ctrl-C, which leaves the sounds that were made.
     """
-    settings = GenerationSettings(count=count, seconds=seconds, seed=seed, audio_format=audio_format)
     began = time.monotonic()
     out_dir = as_path(out_dir)
+    own_file = _is_audio_file(out_dir)
+    if own_file:
+        audio_format = out_dir.suffix.lower().removeprefix(".")
+    settings = GenerationSettings(count=count, seconds=seconds, seed=seed, audio_format=audio_format)
+    if own_file and settings.count != 1:
+        raise UsageError(f"{out_dir} is one file and {settings.count} sounds are asked for; name a folder")
     prompt = None if prompt is None else as_path(prompt)
-    files = [
-        out_dir / f"sample_s{settings.seed}_{index:03d}.{settings.audio_format}"
-        for index in range(settings.count)
-    ]
+    files = [out_dir] if own_file else _names(out_dir, settings)
+    if own_file:
+        out_dir = out_dir.parent
     inputs = [loaded.path, *([] if prompt is None else [prompt])]
     for path in files:
         check_output(path, *inputs, overwrite=overwrite, otherwise="choose another --seed or --out")
@@ -91,6 +96,15 @@ def generate_samples(
         elapsed_s=elapsed,
         audio_seconds_per_second=len(files) * samples / config.sample_rate / elapsed,
     )
+
+
+def _is_audio_file(out: Path) -> bool:
+    return out.suffix.lower().removeprefix(".") in AUDIO_FORMATS and not out.is_dir()
+
+
+def _names(folder: Path, settings: GenerationSettings) -> list[Path]:
+    stem, suffix = f"sample_s{settings.seed}", settings.audio_format
+    return [folder / f"{stem}_{index:03d}.{suffix}" for index in range(settings.count)]
 
 
 def _make_folder(folder: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import signal
 import subprocess
@@ -164,3 +165,22 @@ def test_errors_leave_stdout_empty(capsysbinary: Any, make_model: Callable[..., 
     assert captured.out == b""
     assert b"-d (generate.seconds)" in captured.err
     assert b"--seed (generate.seed)" in captured.err
+
+
+def test_without_a_seed_each_call_makes_other_sounds(make_model, tmp_path, capfd):
+    model = str(make_model())
+    documents = []
+    for _ in range(2):
+        assert run(app, ["generate", model, "-d", "0.2", "-o", str(tmp_path / "out"), "--json"]) == 0
+        documents.append(json.loads(capfd.readouterr().out))
+    assert documents[0]["seed"] != documents[1]["seed"]
+    names = sorted(path.name for path in (tmp_path / "out").glob("*.wav"))
+    assert names == sorted(f"sample_s{document['seed']}_000.wav" for document in documents)
+
+
+def test_a_file_and_another_format_contradict(make_model, tmp_path, capfd):
+    line = ["generate", str(make_model()), "-d", "0.2", "-o", str(tmp_path / "x.wav")]
+    assert run(app, [*line, "--format", "flac"]) == 2
+    assert "--format asks for flac" in capfd.readouterr().err
+    assert run(app, line) == 0
+    assert (tmp_path / "x.wav").is_file()

@@ -86,7 +86,7 @@ def test_what_is_there_is_replaced_only_where_that_is_asked_for(
     for command in (
         ("encode", model, audio, "-o", tmp_path / "b.wav"),
         ("decode", model, tmp_path / "a.codes", "-o", tmp_path / "b.wav"),
-        ("generate", model, "-d", 0.2, "-n", 2, "-o", tmp_path),
+        ("generate", model, "-d", 0.2, "-n", 2, "--seed", 0, "-o", tmp_path),
     ):
         there = tmp_path / ("sample_s0_001.wav" if command[0] == "generate" else "b.wav")
         there.write_bytes(b"precious")

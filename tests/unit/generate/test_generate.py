@@ -241,3 +241,17 @@ def test_a_folder_made_for_sounds_is_marked_and_one_of_the_users_is_not(
         generate_samples(loaded, seconds=0.1, out_dir=folder)
     assert (tmp_path / "made" / ".distill-ray").is_file()
     assert [path.name for path in mine.iterdir()] == ["sample_s0_000.wav"]
+
+
+def test_an_audio_file_is_the_one_sound_s_own(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    loaded = make_loaded()
+    report = generate_samples(loaded, seconds=0.1, out_dir=tmp_path / "new" / "bird.flac")
+    assert report.files == (str(tmp_path / "new" / "bird.flac"),)
+    assert soundfile.info(report.files[0]).format == "FLAC"
+    with pytest.raises(UsageError, match=r"bird\.flac exists"):
+        generate_samples(loaded, seconds=0.1, out_dir=tmp_path / "new" / "bird.flac")
+    with pytest.raises(UsageError, match=r"x\.wav is one file and 2 sounds are asked for; name a folder"):
+        generate_samples(loaded, count=2, seconds=0.1, out_dir=tmp_path / "x.wav")
+    (tmp_path / "album.wav").mkdir()
+    report = generate_samples(loaded, seconds=0.1, out_dir=tmp_path / "album.wav")
+    assert report.files == (str(tmp_path / "album.wav" / "sample_s0_000.wav"),)
