@@ -166,7 +166,7 @@ def test_a_prior_for_a_corpus_of_another_format_is_refused_with_what_to_do(tmp_p
 def test_a_prior_s_folder_that_cannot_be_written_is_said_without_an_out(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def denied(folder: Path, on_wait: object) -> None:
+    def denied(*_: object) -> None:
         raise PermissionError(errno.EACCES, "Permission denied")
 
     train = PriorTraining(tmp_path)
