@@ -10,7 +10,6 @@ from distill_ray.lazy import lazy_exports
 
 if TYPE_CHECKING:
     from distill_ray.evaluate.evaluate import evaluate_model
-    from distill_ray.evaluate.judge import Reference, judge
     from distill_ray.evaluate.judgement import (
         CodeMeasures,
         Copies,
@@ -23,12 +22,13 @@ if TYPE_CHECKING:
         NearestMoment,
     )
     from distill_ray.evaluate.measures import SiSdr, SpectralMeasure, mel_distance, si_sdr, stft_distance
+    from distill_ray.evaluate.reference import Reference, judge
     from distill_ray.evaluate.report import DepthScores, EvaluationReport, FileScores, Scores
     from distill_ray.evaluate.sound import Sound
 
 _WHERE = {
     "distill_ray.evaluate.evaluate": ("evaluate_model",),
-    "distill_ray.evaluate.judge": ("Reference", "judge"),
+    "distill_ray.evaluate.reference": ("Reference", "judge"),
     "distill_ray.evaluate.sound": ("Sound",),
     "distill_ray.evaluate.judgement": (
         "CodeMeasures",

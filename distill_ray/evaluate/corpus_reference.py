@@ -13,7 +13,7 @@ import torch
 
 from distill_ray.config.cache import cache_root
 from distill_ray.corpus import PCM_SCALE, Corpus, CorpusFile
-from distill_ray.evaluate.judge import Reference
+from distill_ray.evaluate.reference import Reference
 from distill_ray.evaluate.reference_file import load_reference, save_reference
 from distill_ray.evaluate.sound import Sound
 from distill_ray.evaluate.windows import LONG

@@ -22,8 +22,8 @@ from distill_ray.corpus import Corpus
 from distill_ray.errors import BundleError
 from distill_ray.evaluate.audio_files import AudioFiles, find_sounds
 from distill_ray.evaluate.corpus_reference import corpus_pieces, corpus_reference, piece_sounds
-from distill_ray.evaluate.judge import Progress
 from distill_ray.evaluate.judgement import Judgement
+from distill_ray.evaluate.reference import Progress
 from distill_ray.evaluate.report import EvaluationReport
 from distill_ray.evaluate.sound import Sound
 from distill_ray.evaluate.windows import windows_of

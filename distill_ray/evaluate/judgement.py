@@ -1,6 +1,6 @@
 """What the judge of generated sound finds, as records and as table cells; standard library only.
 
-`judge.py` fills `Judgement`, `copies.py` its `copies` and continuations, and `evaluate.py` a
+`reference.py` fills `Judgement`, `copies.py` its `copies` and continuations, and `evaluate.py` a
 `CodeMeasures`; `report.py` puts them beside the codec's scores, and the HTML report reads them.
 """
 

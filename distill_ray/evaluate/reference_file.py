@@ -17,8 +17,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
 from distill_ray.errors import StorageError
-from distill_ray.evaluate.judge import Measured, Reference
 from distill_ray.evaluate.judgement import Levels
+from distill_ray.evaluate.reference import Measured, Reference
 from distill_ray.evaluate.windows import KINDS, Windows
 from distill_ray.storage.atomic import atomic_file
 

@@ -1,4 +1,4 @@
-"""What the judge is given; apart from `judge.py` so that what that imports can use it."""
+"""What the judge is given; apart from `reference.py` so that what that imports can use it."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""A tiny codec in memory and corpora of synthetic recordings."""
+"""A tiny codec in memory, corpora of synthetic recordings, and real recordings."""
 
 from __future__ import annotations
 
@@ -11,14 +11,17 @@ import numpy as np
 import pytest
 import soundfile
 import torch
+from torchaudio.functional import resample
 
 from distill_ray.bundle import LoadedVQModel, load_model_v2, save_model_v2
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus import Corpus, open_corpus, prepare_corpus
+from distill_ray.evaluate import Sound
 from distill_ray.vqvae import VQVAE
 
 RATE = 8_000
+Audio = np.ndarray[Any, np.dtype[np.float32]]
 CODEC = VQVAEConfig(
     sample_rate=RATE,
     width=16,
@@ -68,3 +71,61 @@ def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
         return load_model_v2(path)
 
     return make
+
+
+class Recordings:
+    """Real recordings (tests/data/sonic-pi, CC0, mono), and what a judge has to put behind them."""
+
+    rate = 32_000
+    folder = Path(__file__).parents[2] / "data" / "sonic-pi"
+
+    def all(self) -> list[Audio]:
+        """All 70, 268 s, in the order of their names."""
+        return [soundfile.read(path, dtype="float32")[0] for path in sorted(self.folder.glob("*.ogg"))]
+
+    def split(self, held_out: int = 0) -> tuple[list[Audio], list[Audio]]:
+        """Three quarters to train on, and every fourth recording from number `held_out` on."""
+        every = self.all()
+        apart = every[held_out::4]
+        return [audio_T for index, audio_T in enumerate(every) if index % 4 != held_out], apart
+
+    def as_sounds(self, audio: list[Audio]) -> list[Sound]:
+        return [
+            Sound(str(index), torch.from_numpy(audio_T.astype(np.float32))[None], self.rate)
+            for index, audio_T in enumerate(audio)
+        ]
+
+    def grains(self, audio: list[Audio], seed: int = 0) -> list[Audio]:
+        """As much in sounds of 10 s, of 1-s pieces from anywhere in random order."""
+        random, whole_T = np.random.default_rng(seed), np.concatenate(audio)
+        starts = random.integers(0, len(whole_T) - self.rate, (len(whole_T) // (10 * self.rate), 10))
+        return [np.concatenate([whole_T[start : start + self.rate] for start in row]) for row in starts]
+
+    def a_fifth_higher(self, audio: list[Audio]) -> list[Audio]:
+        """Played half as fast again."""
+        return [resample(torch.from_numpy(audio_T), 3, 2).numpy() for audio_T in audio]
+
+    def noise_of_the_same_spectrum(self, audio: list[Audio], seed: int = 0) -> list[Audio]:
+        """The whole with random phases: its long-term spectrum and nothing else."""
+        spectrum = np.fft.rfft(np.concatenate(audio))
+        turned = np.abs(spectrum) * np.exp(2j * np.pi * np.random.default_rng(seed).random(len(spectrum)))
+        return [np.fft.irfft(turned).astype(np.float32)]
+
+    def white_noise(self, audio: list[Audio], seed: int = 0) -> list[Audio]:
+        """As much, as loud."""
+        whole_T = np.concatenate(audio)
+        level = np.sqrt(np.square(whole_T).mean())
+        return [(level * np.random.default_rng(seed).standard_normal(len(whole_T))).astype(np.float32)]
+
+    def silence(self, audio: list[Audio]) -> list[Audio]:
+        """As much."""
+        return [np.zeros(sum(map(len, audio)), dtype=np.float32)]
+
+    def one_second_again_and_again(self, audio: list[Audio]) -> list[Audio]:
+        """A hundred times the first second of the longest recording."""
+        return [np.tile(max(audio, key=len)[: self.rate], 100)]
+
+
+@pytest.fixture(scope="session")
+def recordings() -> Recordings:
+    return Recordings()
