@@ -22,8 +22,10 @@ BANDS = 24
 _LOW_HZ, _HIGH_HZ = 60.0, 14_000.0
 _SUBBAND_RATE, _ENVELOPE_RATE = 4_800, 400
 _COMPRESSION = 0.3
-_QUIET = 1e-5
+_QUIET = 3e-5
 """Amplitude below which an envelope counts as empty."""
+_STEADY = 1e-3
+"""Spread of a compressed envelope below which it counts as constant: rounding leaves that in empty bands."""
 _OFFSETS = (1, 2, 3, 5, 8, 11)
 _MODULATION_HZ = (0.5, 1.5, 3.0, 6.0, 12.5, 25.0, 50.0, 100.0, 200.0)
 
@@ -33,7 +35,7 @@ def texture(audio_BT: Tensor) -> Tensor:
     envelope_BNE = envelopes(audio_BT)
     mean_BN1 = envelope_BNE.mean(2, keepdim=True)
     centred_BNE = envelope_BNE - mean_BN1
-    spread_BN1 = centred_BNE.square().mean(2, keepdim=True).sqrt() + 1e-4
+    spread_BN1 = centred_BNE.square().mean(2, keepdim=True).sqrt() + _STEADY
     unit_BNE = centred_BNE / spread_BN1
     level_BN = mean_BN1[..., 0].log()
     return torch.cat(

@@ -168,6 +168,20 @@ def test_short_sounds_are_judged_as_a_stream(reference: Reference, recordings: A
     assert found.windows > 20
 
 
+def test_rounding_changes_nothing(reference: Reference, recordings: Any) -> None:
+    """What a GPU's other order of sums could, and more: noise of a hundredth of a 16-bit step."""
+    sounds = recordings.as_sounds(recordings.split()[1])
+    generator = torch.Generator().manual_seed(0)
+    noisy = [
+        Sound(name, audio_CT + 3e-7 * torch.randn(audio_CT.shape, generator=generator), rate)
+        for name, audio_CT, rate in sounds
+    ]
+    one, other = reference.judge(sounds), reference.judge(noisy)
+    assert other.ratio == pytest.approx(one.ratio, rel=1e-3)
+    for name, score in one.groups.items():
+        assert other.groups[name].frechet == pytest.approx(score.frechet, rel=2e-3)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_gives_the_numbers_of_a_cpu(reference: Reference, recordings: Any) -> None:
     sounds = recordings.as_sounds(recordings.split()[1])
