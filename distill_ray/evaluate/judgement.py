@@ -240,16 +240,22 @@ class Judgement:
             rows.append((f"  {name}", score.frechet, score.ratio, interval, score.halves, score.held_out))
         return rows
 
+    def level_rows(self) -> list[tuple[str, str]]:
+        """Labels and values of its levels, in words; what it has not is left out."""
+        shown = [(label, _shown(getattr(self.levels, name), form)) for label, name, form in _LEVELS]
+        return [row for row in shown if row[1] != _NOTHING]
 
-def level_rows(generated: Judgement, decoded: Judgement) -> list[tuple[str, ...]]:
+
+def level_table(generated: Judgement, decoded: Judgement) -> list[tuple[str, ...]]:
     """Rows of the table with `LEVEL_HEADER`; what none of the three has is left out."""
     columns = [generated.levels, decoded.levels, generated.training_levels]
     rows = [
         (label, *(_shown(getattr(each, name), form) for each in columns)) for label, name, form in _LEVELS
     ]
-    return [row for row in rows if any(cell != "–" for cell in row[1:])]
+    return [row for row in rows if any(cell != _NOTHING for cell in row[1:])]
 
 
+_NOTHING = "–"
 _LEVELS = (
     ("peak, dBFS", "peak_dbfs", "{:.1f}"),
     ("loudness, LUFS", "loudness_lufs", "{:.1f}"),
@@ -265,7 +271,7 @@ _LEVELS = (
 
 
 def _shown(value: float | None, form: str) -> str:
-    return "–" if value is None else form.format(value)
+    return _NOTHING if value is None else form.format(value)
 
 
 def _spoken(interval: Interval) -> str:

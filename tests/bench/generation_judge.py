@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import soundfile
-from distill_ray.evaluate.judge import Reference
 from generation import DECODED, GENERATED, corpus_of, sounds_of
 from pictures import coloured, decibels
 
@@ -19,6 +18,7 @@ from distill_ray.corpus import PCM_SCALE, Corpus
 from distill_ray.evaluate.audio_files import find_sounds
 from distill_ray.evaluate.copies import CopyDetector
 from distill_ray.evaluate.corpus_reference import corpus_reference
+from distill_ray.evaluate.reference import Reference
 
 COLUMNS = (
     "system", "FD", "ratio", "95 %", "decoded FD", "halves", "held out", "kernel", "coverage", "density",
