@@ -60,7 +60,7 @@ def command(
     from distill_ray.display.tables import as_lines, health_table, table
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.generated import check_generated, evaluate_generated
-    from distill_ray.evaluate.judgement import JUDGEMENT_HEADER, LEVEL_HEADER, level_table
+    from distill_ray.evaluate.judgement import JUDGEMENT_HEADER, LEVEL_HEADER, level_rows
     from distill_ray.evaluate.report import DEPTH_HEADER
     from distill_ray.events.records import StageProgress
     from distill_ray.runs.inputs import on_report
@@ -103,7 +103,7 @@ def command(
             title = f"{name} sound against the training audio: {amount}"
             tables.append(table(title, JUDGEMENT_HEADER, judgement.rows()))
     if report.generated is not None and report.decoded is not None:
-        tables.append(table("Levels", LEVEL_HEADER, level_table(report.generated, report.decoded)))
+        tables.append(table("Levels", LEVEL_HEADER, level_rows(report.generated, report.decoded)))
     finish(report.to_json(), result=as_lines(tables), as_json=as_json)
 
 

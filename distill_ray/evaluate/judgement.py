@@ -240,13 +240,8 @@ class Judgement:
             rows.append((f"  {name}", score.frechet, score.ratio, interval, score.halves, score.held_out))
         return rows
 
-    def level_rows(self) -> list[tuple[str, str]]:
-        """Labels and values of its levels, in words; what it has not is left out."""
-        shown = [(label, _shown(getattr(self.levels, name), form)) for label, name, form in _LEVELS]
-        return [row for row in shown if row[1] != _NOTHING]
 
-
-def level_table(generated: Judgement, decoded: Judgement) -> list[tuple[str, ...]]:
+def level_rows(generated: Judgement, decoded: Judgement) -> list[tuple[str, ...]]:
     """Rows of the table with `LEVEL_HEADER`; what none of the three has is left out."""
     columns = [generated.levels, decoded.levels, generated.training_levels]
     rows = [
