@@ -13,14 +13,11 @@ from distill_ray.cli import options
 from distill_ray.cli.job_arguments import JobCommand
 from distill_ray.cli.settings import own_flags
 from distill_ray.config.catalogue import overrides_of
-from distill_ray.config.prior import PriorTrainingConfig
+from distill_ray.config.check import trainings_of, without_search
 from distill_ray.config.resolve import MachineFacts, check_shared_batch
-from distill_ray.config.vqvae import TrainingConfig
 
 if TYPE_CHECKING:
     from distill_ray.runtime.plan import WorkerPlan
-
-_TRAINING = {"train": TrainingConfig, "train-prior": PriorTrainingConfig}
 
 
 def check_settings(command: JobCommand, resources: Mapping[str, float], address: str) -> None:
@@ -35,12 +32,12 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
     if command.takes("num_workers"):
         plan = options.worker_plan(command.values["num_workers"], command.values["gpus_per_worker"], None)
     with own_flags(command.name):
-        given = _given(command)
+        given = _given(command, tune=tune)
         check_request(command.name, given, plan, tune=tune)
         if command.takes("num_workers"):
             machine = _machine(plan, resources, address)
-            if command.name in _TRAINING:
-                check_shared_batch(_TRAINING[command.name], given, machine)
+            for training in trainings_of(command.name, tune=tune):
+                check_shared_batch(training, given, machine)
         if command.name in ("tune", "run") and tune:
             _check_trials(given, resources, address)
 
@@ -65,8 +62,10 @@ def _machine(plan: WorkerPlan, resources: Mapping[str, float], address: str) -> 
     )
 
 
-def _given(command: JobCommand) -> dict[str, object]:
+def _given(command: JobCommand, *, tune: bool) -> dict[str, object]:
     from distill_ray.runs.inputs import given_settings
 
     config = command.values["config"]
-    return given_settings(config and Path(config), overrides_of(command.name, command.values))
+    overrides = overrides_of(command.name, command.values)
+    given = given_settings(config and Path(config), overrides)
+    return given if tune else without_search(given, overrides)

@@ -74,4 +74,7 @@ def own_flags(command: str) -> Iterator[None]:
     try:
         yield
     except ConfigError as error:
-        raise ConfigError([catalogue.as_flagged(each, command) for each in error.problems]) from error
+        named = [catalogue.as_flagged(each, command) for each in error.problems]
+        # One option may be several settings, whose problems say the same.
+        once = {(each.flag or each.key, each.message): each for each in reversed(named)}
+        raise ConfigError(list(reversed(once.values()))) from error

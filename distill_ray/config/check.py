@@ -13,11 +13,13 @@ from distill_ray.config.catalogue import CODEC, PRIOR, flag_of, settings_of
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
-from distill_ray.config.resolve import fitting_heads, has_budget
+from distill_ray.config.resolve import Training, fitting_heads, has_budget
 from distill_ray.config.setting import Section
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.vqvae import TrainingConfig
 from distill_ray.errors import ConfigError, Problem
+
+_SEARCH_MINUTES = f"{SweepConfig.table}.max_minutes"
 
 
 def check_settings(
@@ -39,6 +41,36 @@ def check_settings(
         found += _problems((GenerationSettings,), given)
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
+
+
+def without_search(given: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
+    """`given` of a `run` without a search, whose time budget is the codec's then.
+
+    overrides: the part that is of the command line. Raises ConfigError for other settings of the search among
+    them; a file may serve runs with and without one.
+    """
+    problems = [
+        Problem(key, "is a setting of the search, which --no-tune leaves out", flag_of(key))
+        for key in overrides
+        if key.startswith(f"{SweepConfig.table}.") and key != _SEARCH_MINUTES
+    ]
+    if problems:
+        raise ConfigError(problems)
+    if _SEARCH_MINUTES not in overrides:
+        return dict(given)
+    settings = {key: value for key, value in given.items() if key != _SEARCH_MINUTES}
+    return {**settings, f"{TrainingConfig.table}.max_minutes": overrides[_SEARCH_MINUTES]}
+
+
+def trainings_of(command: str, *, tune: bool = True) -> tuple[type[Training], ...]:
+    """The trainings of `command` (as in `check_settings`) that the workers of a plan share.
+
+    The trials of a search have workers of their own.
+    """
+    if command == "run":
+        return (PriorTrainingConfig,) if tune else (TrainingConfig, PriorTrainingConfig)
+    trainings: dict[str, type[Training]] = {"train": TrainingConfig, "train-prior": PriorTrainingConfig}
+    return (trainings[command],) if command in trainings else ()
 
 
 def _codec(given: Mapping[str, object]) -> list[Problem]:

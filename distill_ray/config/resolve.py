@@ -64,6 +64,7 @@ _LEAST_STEPS = 1_000  # however little audio there is, and however many workers 
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
 
+Training = TrainingConfig | PriorTrainingConfig
 ConfigT = TypeVar("ConfigT")
 
 
@@ -222,9 +223,7 @@ def check_codec_of_prior(given: Mapping[str, object], codec: VQVAEConfig) -> Non
         raise ConfigError(problems)
 
 
-def check_shared_batch(
-    section: type[TrainingConfig | PriorTrainingConfig], given: Mapping[str, object], machine: MachineFacts
-) -> None:
+def check_shared_batch(section: type[Training], given: Mapping[str, object], machine: MachineFacts) -> None:
     """Raise ConfigError where the workers of `machine` cannot share a batch equally."""
     batch = given.get(f"{section.table}.batch_size", _auto_batch(section.table, machine))
     assert isinstance(batch, int), "the settings are checked"

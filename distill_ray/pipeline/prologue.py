@@ -9,10 +9,8 @@ import contextlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from distill_ray.config.check import check_settings
-from distill_ray.config.prior import PriorTrainingConfig
-from distill_ray.config.resolve import MachineFacts, check_shared_batch
-from distill_ray.config.vqvae import TrainingConfig
+from distill_ray.config.check import check_settings, trainings_of
+from distill_ray.config.resolve import MachineFacts, Training, check_shared_batch
 from distill_ray.runtime.plan import (
     ResolvedPlan,
     WorkerPlan,
@@ -46,13 +44,17 @@ def check_request(command: str, given: Mapping[str, object], plan: WorkerPlan, *
     `command` and `tune` as in `check_settings`. Neither data nor machine are looked at.
     """
     check_settings(command, given, tune=tune, problems=plan_problems(plan))
+    asked = MachineFacts(workers=plan.num_workers or 1, fewest_workers=plan.min_workers)
+    for training in trainings_of(command, tune=tune):
+        if f"{training.table}.batch_size" in given:
+            check_shared_batch(training, given, asked)
 
 
 @contextlib.contextmanager
 def ready(
     plan: WorkerPlan,
     given: Mapping[str, object],
-    training: type[TrainingConfig | PriorTrainingConfig],
+    training: type[Training],
 ) -> Iterator[Ready]:
     """Where the training will run; a cluster is asked for its resources, and stays connected meanwhile.
 

@@ -14,9 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from distill_ray.config.catalogue import all_settings
-from distill_ray.config.sweep import SweepConfig
-from distill_ray.config.vqvae import TrainingConfig
-from distill_ray.errors import CancelledError, ConfigError, Problem, UsageError
+from distill_ray.config.check import without_search
+from distill_ray.errors import CancelledError, UsageError
 from distill_ray.events.records import PipelinePlan, PlannedStage
 from distill_ray.pipeline.prologue import check_request
 from distill_ray.pipeline.record import FILE, PipelineRecord, free_folder, is_free, open_record
@@ -34,7 +33,6 @@ from distill_ray.training.worker import Listener
 from distill_ray.tune.settings import TrialListener
 from distill_ray.uri import is_uri
 
-_SEARCH_MINUTES = f"{SweepConfig.table}.max_minutes"
 _LEAST_JUDGING, _JUDGING_SHARE = 120.0, 0.05
 """Seconds, and share of the work's time, that judging generated sound may take for the report."""
 _EXIT_REASONS = {0: "completed", 1: "failed", 3: "cancelled", 4: "health"}
@@ -138,7 +136,7 @@ def run_everything(
         if not later_begun and (name or _absolute(sources) not in ((), record.sources)):
             record.name = name or default_name  # nothing has the old one yet
         if not record.tune:
-            given = _without_search(given, overrides)
+            given = without_search(given, overrides)
         changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
         record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
         check_request("run", record.settings, plan, tune=record.tune)
@@ -223,25 +221,6 @@ def _new_record(results: ResultFolder, name: str, tune: bool, sources: Sequence[
 def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
     """Sources that mean the same from another working directory."""
     return tuple(map(absolute, sources))
-
-
-def _without_search(given: Mapping[str, object], overrides: Mapping[str, object]) -> dict[str, object]:
-    """`given` where there is no search: its time budget is the codec's.
-
-    Raises ConfigError for other `overrides` of the search; a file may serve runs with and without one.
-    """
-    problems = [
-        Problem(key, "is a setting of the search, which --no-tune leaves out", SweepConfig.flag(name))
-        for key in overrides
-        for table, _, name in [key.partition(".")]
-        if table == SweepConfig.table and key != _SEARCH_MINUTES
-    ]
-    if problems:
-        raise ConfigError(problems)
-    if _SEARCH_MINUTES not in overrides:
-        return dict(given)
-    settings = {key: value for key, value in given.items() if key != _SEARCH_MINUTES}
-    return {**settings, f"{TrainingConfig.table}.max_minutes": overrides[_SEARCH_MINUTES]}
 
 
 @contextlib.contextmanager

@@ -123,6 +123,14 @@ def check(words: str, resources: dict[str, float] = TWO_CPUS) -> None:
         ("tune birds --max-kbps 0 --lr 9", ["sweep.max_kbps", "training.lr"]),
         ("run birds --codebook-sizes 8,x", ["sweep.codebook_sizes"]),
         ("train birds --num-workers x", ["num_workers"]),
+        ("train birds --batch-size 7 --num-workers 2", ["training.batch_size"]),
+        (
+            "run birds --samples 0 --prior-epochs 0 --lr 9",
+            ["generate.count", "prior_training.epochs", "training.lr"],
+        ),
+        ("run birds --no-tune --max-minutes -1", ["training.max_minutes"]),
+        ("run birds --no-tune --codebook-sizes 64", ["sweep.codebook_sizes"]),
+        ("run birds --prior-batch-size 7 --num-workers 2", ["prior_training.batch_size"]),
     ],
 )
 def test_every_wrong_setting_is_said_before_anything_is_sent(words, keys):
@@ -130,6 +138,11 @@ def test_every_wrong_setting_is_said_before_anything_is_sent(words, keys):
     with pytest.raises(ConfigError) as caught:
         check(words)
     assert sorted(problem.key for problem in caught.value.problems) == keys
+
+
+def test_a_wrong_setting_is_named_by_the_flag_of_the_submitted_command(here):
+    with pytest.raises(ConfigError, match=r"--prior-epochs \(prior_training.epochs\): 0 is below"):
+        check("run birds --prior-epochs 0")
 
 
 @pytest.mark.parametrize(

@@ -128,8 +128,11 @@ def test_wrong_settings_are_named_by_the_flags_of_this_command(pipeline, capsys)
             Problem("prior_training.epochs", "0 is below 1", "--epochs"),
             Problem("generate.count", "0 is below 1", "-n"),
             Problem("training.lr", "0 is too low", "--lr"),
+            Problem("training.seed", "-1 is too low", "--seed"),
+            Problem("prior_training.seed", "-1 is too low", "--seed"),
+            Problem("generate.seed", "-1 is too low", "--seed"),
         ]
     )
     assert run(app, ["run", "IN"]) == 2
     errors = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error")]
-    assert [line.split()[1] for line in errors] == ["--prior-epochs", "--samples", "--lr"]
+    assert [line.split()[1] for line in errors] == ["--prior-epochs", "--samples", "--lr", "--seed"]

@@ -559,6 +559,8 @@ def test_without_a_search_its_time_budget_is_the_codecs(run: Runner, monkeypatch
     with pytest.raises(TrainingError):
         run({"sweep.max_minutes": 3.0}, name=None)
     assert calls[1]["training.max_minutes"] == 3.0
+    with pytest.raises(ConfigError, match="7 windows cannot be shared by 2 workers"):
+        run({"prior_training.batch_size": 7}, name=None, plan=WorkerPlan(num_workers=2))
     with pytest.raises(ConfigError, match=r"--max-minutes \(training.max_minutes\): -1.0 must be greater"):
         run({"sweep.max_minutes": -1.0}, name=None)
 
