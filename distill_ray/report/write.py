@@ -14,6 +14,7 @@ from distill_ray.storage.atomic import atomic_file
 from distill_ray.training.worker import Listener
 
 NAME = "report.html"
+_MARKER, _HEAD_BYTES = b'<meta name="generator" content="distill-ray ', 1 << 14
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -41,14 +42,15 @@ def write_report(place: Path, out: Path | None = None, *, wanted: Wanted | None 
     """One HTML page on the run, search or model at `place`; `out` is by default report.html in its folder,
     or beside a model.
 
-    Raises UsageError where `place` holds nothing of ours or `out` cannot be written, BundleError for a model
-    that cannot be read.
+    Raises UsageError where `place` holds nothing of ours, or `out` cannot be written or holds anything but a
+    report, BundleError for a model that cannot be read.
     """
     from distill_ray.report.page import make_page
 
-    found, facts = collect(place, wanted or Wanted())
+    path = out or default_path(place)
+    _refuse_other_content(path)
+    _, facts = collect(place, wanted or Wanted())
     page = make_page(facts)
-    path = out or default_path(place, found.folder)
     content = page.html.encode()
     with atomic_file(path, error=UsageError) as file:
         file.write(content)
@@ -57,8 +59,23 @@ def write_report(place: Path, out: Path | None = None, *, wanted: Wanted | None 
     )
 
 
-def default_path(place: Path, folder: Path) -> Path:
-    return place.with_suffix(".html") if place.is_file() else folder / NAME
+def default_path(place: Path) -> Path:
+    return place.with_suffix(".html") if place.is_file() else place / NAME
+
+
+def _refuse_other_content(path: Path) -> None:
+    """A report takes the place of an older one only: nobody says --overwrite for it."""
+    if not path.exists():
+        return
+    if not path.is_file():
+        raise UsageError(f"{path} is not a regular file and cannot be replaced; choose another --out")
+    try:
+        with path.open("rb") as file:
+            head = file.read(_HEAD_BYTES)
+    except OSError as error:
+        raise UsageError(f"{path} cannot be read ({error.strerror}); choose another --out") from error
+    if _MARKER not in head:
+        raise UsageError(f"{path} is no report of distill-ray and is not replaced; choose another --out")
 
 
 def report_run(

@@ -51,6 +51,8 @@ _RESULTS = (
     "events.jsonl",
     "error.log",
     "tensorboard",
+    "samples",
+    "report.html",
 )
 
 

@@ -281,3 +281,19 @@ def test_a_sample_that_points_out_of_its_folder_is_not_read(
     write_log(codec_folder, records.started(), sample)
     _, facts = collect(codec_folder, Wanted())
     assert facts.excerpts == ()
+
+
+def test_a_report_takes_the_place_of_a_report_and_of_nothing_else(codec_folder: Path) -> None:
+    first = write_report(codec_folder)
+    assert write_report(codec_folder).path == first.path == codec_folder / "report.html"
+    first.path.write_text("<html>my own page</html>")
+    with pytest.raises(UsageError, match=r"report\.html is no report of distill-ray and is not replaced"):
+        write_report(codec_folder)
+    assert first.path.read_text() == "<html>my own page</html>"
+    settings = codec_folder / "run.toml"
+    before = settings.read_bytes()
+    with pytest.raises(UsageError, match=r"run\.toml is no report of distill-ray"):
+        write_report(codec_folder, settings)
+    assert settings.read_bytes() == before
+    with pytest.raises(UsageError, match="is not a regular file"):
+        write_report(codec_folder, codec_folder)

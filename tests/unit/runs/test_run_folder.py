@@ -6,6 +6,7 @@ import pytest
 
 from distill_ray.config.resolve import RATES, CorpusFacts, dotted, resolve_vqvae
 from distill_ray.errors import ConfigError, UsageError
+from distill_ray.runs import run_folder
 from distill_ray.runs.run_folder import (
     RunFolder,
     Start,
@@ -210,10 +211,11 @@ def test_a_file_in_the_way_is_said(tmp_path: Path) -> None:
         record(new_prior_run(RunFolder(path=tmp_path / "out", advice="move it"), GIVEN))
 
 
+FILES = ["trials.parquet", "leaderboard.json", "error.log", "samples/mine.flac", "report.html"]
 FOREIGN = ["checkpoints/latest/weights.bin", "ray/src/main.py", "trials/a", "tensorboard/x", "events.jsonl"]
 
 
-@pytest.mark.parametrize("name", [*FOREIGN, "trials.parquet", "leaderboard.json", "error.log"])
+@pytest.mark.parametrize("name", [*FOREIGN, *FILES])
 @pytest.mark.parametrize(
     "begin", [new_run, new_prior_run, lambda folder, given: new_run(SweepFolder(path=folder.path), given)]
 )
@@ -278,3 +280,13 @@ def test_a_run_that_others_can_write_to_is_not_resumed(tmp_path: Path) -> None:
     (tmp_path / "run").chmod(0o777)
     with pytest.raises(UsageError, match="run is not resumed: everybody can write to "):
         resumed_run(RunFolder(path=tmp_path / "run"), {}, table="training")
+
+
+def test_all_that_a_run_writes_beside_its_settings_is_looked_for() -> None:
+    from distill_ray.display.log import LOG_NAME, SCALARS_FOLDER
+    from distill_ray.report.write import NAME as REPORT
+    from distill_ray.runs.samples import FOLDER as SAMPLES
+
+    assert {LOG_NAME, SCALARS_FOLDER, REPORT, SAMPLES, "ray", "trials", "error.log"} <= set(
+        run_folder._RESULTS
+    )
