@@ -112,7 +112,7 @@ def _candidates(search: SearchFacts) -> Table:
         rows=tuple(
             (
                 row.trial,
-                f"{row.codebook_size} × {row.rvq_levels}",
+                f"{row.codebook_size}\u00a0×\u00a0{row.rvq_levels}",
                 f"{row.kbps:.2f}",
                 number(row.objective),
                 number(row.val_loss),

@@ -18,7 +18,7 @@ from distill_ray.events.records import (
 )
 from distill_ray.report.event_log import Told, read_log
 from distill_ray.report.facts import Fact, ReportFacts, SearchFacts, Setting, TrainingRun
-from distill_ray.report.find import Found, find, read_json, settings_of
+from distill_ray.report.find import PIPELINE, Found, find, read_json, settings_of
 from distill_ray.report.numbers import count, duration, number, percent
 from distill_ray.report.sounds import Wanted, collect_sounds
 from distill_ray.vqvae.health import CodeAgreement, LevelHealth
@@ -40,6 +40,7 @@ def collect(place: Path, wanted: Wanted) -> tuple[Found, ReportFacts]:
         read_log(folder) if folder is not None else Told()
         for folder in (found.codec, found.prior, found.search)
     )
+    own = read_log(found.folder) if (found.folder / PIPELINE).exists() else Told()
     manifest = _manifest(found)
     runs = tuple(_runs(codec, prior, manifest))
     sounds = collect_sounds(found, codec, prior, wanted)
@@ -47,7 +48,7 @@ def collect(place: Path, wanted: Wanted) -> tuple[Found, ReportFacts]:
         title=found.title,
         kind=found.kind,
         overview=tuple(_overview(found, manifest, runs)),
-        warnings=tuple(dict.fromkeys(_warnings(runs, search, codec, prior))),
+        warnings=tuple(dict.fromkeys(_warnings(runs, own, search, codec, prior))),
         runs=runs,
         health=(manifest.codebook_health if manifest is not None else ()) or _health(codec),
         agreement=_agreement(codec, manifest),

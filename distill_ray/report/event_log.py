@@ -90,6 +90,7 @@ class _Reader:
     trials: dict[str, TrialUpdate] = field(default_factory=dict)
     ended: SweepCompleteEvent | None = None
     notices: dict[str, None] = field(default_factory=dict)
+    since_end: dict[str, None] = field(default_factory=dict)
     times: list[float] = field(default_factory=list)
 
     def take(self, event: Event) -> None:
@@ -103,6 +104,7 @@ class _Reader:
             self.samples[event.file] = event
         elif isinstance(event, TrainingCompleteEvent | PriorTrainingCompleteEvent):
             self.complete = event
+            self.since_end = {}
         elif isinstance(event, SweepStarted):
             self.search, self.ended = event, None
         elif isinstance(event, TrialUpdate):
@@ -111,6 +113,7 @@ class _Reader:
             self.ended = event
         elif isinstance(event, Notice) and event.level == "warning":
             self.notices[event.message] = None
+            self.since_end[event.message] = None
 
     def _begin(self, event: RunStarted) -> None:
         """What comes after the epoch from which the run goes on was lost, and is trained again."""
@@ -122,7 +125,7 @@ class _Reader:
             name: each for name, each in self.samples.items() if kept and (each.epoch or 0) <= kept
         }
         if not kept:
-            self.notices = {}
+            self.notices = dict(self.since_end)  # preparations are spoken of before the start
 
     def result(self) -> Told:
         run = None

@@ -178,16 +178,19 @@ class CodeGenerator:
         self._seed = seed
 
     def samples(self, prior: CodePrior, progress: Progress, pace: Pace) -> Iterator[AudioSample]:
-        """Sounds of `SECONDS`, shorter where the prior is too slow for its share of the time; nothing where
-        it is no moment for them.
+        """Sounds of `SECONDS`, shorter and fewer where the prior is too slow for its share of the time;
+        nothing where it is no moment for them.
         """
         if not self._moments.due(progress.epoch, pace.fraction, pace.elapsed_s, self._takes_s):
             return
-        allowed = self._moments.allowance(pace.elapsed_s)
         began, drawn = time.perf_counter(), 0
+        until = began + self._moments.allowance(pace.elapsed_s)
         for index in range(_GENERATED):
-            frames_QF = self._drawn(prior, index, until=began + allowed * (index + 1) / _GENERATED)
+            if drawn and time.perf_counter() + self._takes_s > until:
+                break
+            frames_QF = self._drawn(prior, index, until=until)
             drawn += frames_QF.shape[1]
+            self._takes_s = (time.perf_counter() - began) / drawn * self._shortest
             if frames_QF.shape[1] >= self._shortest:
                 yield AudioSample(
                     kind="generated",
@@ -197,9 +200,7 @@ class CodeGenerator:
                     step=progress.step,
                     codes=tuple(map(tuple, frames_QF.tolist())),
                 )
-        spent = time.perf_counter() - began
-        self._takes_s = spent / drawn * self._shortest * _GENERATED
-        self._moments.took(spent, made=drawn >= self._shortest)
+        self._moments.took(time.perf_counter() - began, made=drawn >= self._shortest)
 
     def _drawn(self, prior: CodePrior, index: int, *, until: float) -> Tensor:
         """Frames [Q, F] as long as there is time."""

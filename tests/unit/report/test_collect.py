@@ -218,7 +218,9 @@ def test_a_search_shows_its_front_and_the_chosen_trials_training(search_folder: 
     assert "Rate and generation" in html
 
 
-def test_a_pipeline_shows_all_of_it(search_folder: Path, tmp_path: Path, records: ModuleType) -> None:
+def test_a_pipeline_shows_all_of_it(
+    search_folder: Path, tmp_path: Path, write_log: Callable[..., Path], records: ModuleType
+) -> None:
     folder = tmp_path / "whole"
     folder.mkdir()
     search_folder.rename(folder / "search")
@@ -237,9 +239,11 @@ def test_a_pipeline_shows_all_of_it(search_folder: Path, tmp_path: Path, records
         },
     }
     (folder / "pipeline.json").write_text(json.dumps(record))
+    write_log(folder, Notice(level="warning", message="clipped recordings"))
     found, facts = collect(folder, Wanted(sounds=2))
     assert found.search == folder / "search"
     assert facts.overview[0].value == "/recordings/of birds"
+    assert "clipped recordings" in facts.warnings
     assert [[sound.label for sound in group.sounds] for group in facts.generated] == [["one.wav"]]
     beside, _ = collect(folder / "birds.distill", Wanted())  # the model of it is the same report
     assert beside == found

@@ -17,6 +17,7 @@ def test_a_run_is_what_its_log_tells(
     tmp_path: Path, write_log: Callable[..., Path], records: ModuleType
 ) -> None:
     events: list[Event] = [
+        Notice(level="warning", message="clipped recordings"),
         records.started(),
         Notice(level="warning", message="short recordings"),
         Notice(level="info", message="told and forgotten"),
@@ -31,9 +32,9 @@ def test_a_run_is_what_its_log_tells(
     assert [each.epoch for each in found.run.epochs] == [1, 2]
     assert [each.step for each in found.run.steps] == [5]
     assert found.run.complete == records.complete()
-    assert found.run.warnings == ("short recordings", "epoch 1: RVQ level 1 is low")
+    assert found.run.warnings == ("clipped recordings", "short recordings", "epoch 1: RVQ level 1 is low")
     assert found.samples == (sample(1),)
-    assert (found.first_time, found.last_time) == (1_796_000_000.0, 1_796_000_007.0)
+    assert (found.first_time, found.last_time) == (1_796_000_000.0, 1_796_000_008.0)
     assert found.damaged == 0
 
 
@@ -71,13 +72,14 @@ def test_a_run_that_takes_anothers_place_has_nothing_of_it(
         sample(1),
         *records.prior_run().epochs,
         records.prior_run().complete,
+        Notice(level="warning", message="of the second"),
         records.started("prior"),
         records.prior_run().epochs[0],
     )
     found = read_log(write_log(tmp_path, *events))
     assert found.run is not None
     assert [each.epoch for each in found.run.epochs] == [1]
-    assert (found.run.warnings, found.run.complete, found.samples) == ((), None, ())
+    assert (found.run.warnings, found.run.complete, found.samples) == (("of the second",), None, ())
 
 
 def test_a_search_is_its_newest_states(
