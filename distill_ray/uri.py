@@ -98,7 +98,7 @@ def parse_uri(text: str) -> Uri:
     if "#" in text:
         raise ValueError("has a # in it; write %23 where it belongs to a name")
     query = _options(scheme, options)
-    authority, _, path = body.partition("/")
+    authority, _, path = ("", "", body) if scheme == "file" else body.partition("/")
     container, account = "", authority
     if scheme in _AZURE:
         container, _, account = authority.rpartition("@")

@@ -89,6 +89,7 @@ def test_secrets_are_refused_and_hidden(uri, secrets, shown):
         ),
         ("hdfs://me@nn:8020/x", "hdfs", "", "me@nn:8020", "x", {}),
         ("file:///home/me@work/x", "file", "", "", "home/me@work/x", {}),
+        ("file:/x", "file", "", "", "x", {}),
         ("sim://b/run", "sim", "", "b", "run", {}),
     ],
 )

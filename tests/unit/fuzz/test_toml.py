@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
+from distill_ray.config.check import check_settings
 from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.errors import DistillError, UsageError
-from distill_ray.runs.inputs import file_settings
+from distill_ray.runs.inputs import given_settings
 from distill_ray.runs.run_folder import RunFolder, resumed_run
 from distill_ray.runs.settings_file import read_settings
+from distill_ray.tune.settings import SweepSettings
 from tests.unit.fuzz.conftest import CASES, VALUES
 
 SETTINGS: dict[str, Any] = {
@@ -55,11 +57,17 @@ HOSTILE = [
 
 def use(path: Path) -> Any:
     """All that is done with a file of settings before training begins."""
-    given = file_settings(path, size="tiny")
-    size = given.pop("model.size", None)
-    return resolve_vqvae(
-        FACTS, overrides=given, size=None if size is None else str(size), accelerator=False, workers=1
-    )
+    given = given_settings(path, {"model.size": "tiny"})
+    check_settings("train", given)
+    return resolve_vqvae(FACTS, overrides=given)
+
+
+def search(path: Path) -> Any:
+    return SweepSettings.of(given_settings(path, {}))
+
+
+def train_prior(path: Path) -> Any:
+    return check_settings("train-prior", given_settings(path, {}))
 
 
 def resume(path: Path) -> Any:
@@ -83,7 +91,7 @@ def test_mutated_settings_are_used_or_refused(tmp_path, chance, mutated, outcome
     for index in range(CASES):
         text = write(VALUES[index]) if index < len(VALUES) else TEXT
         path.write_bytes(mutated(text.encode("utf-8", "surrogateescape"), chance))
-        for read in (use, read_settings, resume):
+        for read in (use, search, train_prior, read_settings, resume):
             refused += isinstance(outcome(lambda read=read: read(path)), DistillError)  # type: ignore[misc]
     assert refused > CASES // 2
 
