@@ -103,7 +103,9 @@ def jobs_status(
 def jobs_logs(
     job_id: JobId,
     follow: Annotated[bool, typer.Option("--follow", "-f", help="Watch until the job ends.")] = False,
-    raw: Annotated[bool, typer.Option("--raw", help="The log as the cluster has it, on stdout.")] = False,
+    raw: Annotated[
+        bool, typer.Option("--raw", help="Print the log as the cluster has it, on stdout.")
+    ] = False,
     address: DashboardUrl = None,
     token_file: TokenFile = None,
     as_json: options.Json = False,
@@ -173,7 +175,7 @@ def jobs_fetch(
     job_id: JobId,
     out: Annotated[str, typer.Option("--out", "-o", help="Folder of this machine to put it into.")] = ".",
     everything: Annotated[
-        bool, typer.Option("--all", help="The whole run (checkpoints, logs), into OUT/ID.")
+        bool, typer.Option("--all", help="Fetch the whole run (checkpoints, logs) into OUT/ID.")
     ] = False,
     address: DashboardUrl = None,
     token_file: TokenFile = None,

@@ -27,7 +27,7 @@ def command(
         typer.Option(
             "--out",
             "-o",
-            help="Folder or URI for everything; again: goes on with what is there.",
+            help="Folder or URI for everything; given again, the run in it goes on.",
             show_default=False,
         ),
     ] = None,

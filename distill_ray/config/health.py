@@ -21,7 +21,7 @@ class HealthConfig(Section):
         auto=True,
     )
     measure: str = setting(
-        "utilization", "what is compared with the floor", choices=("utilization", "entropy")
+        "utilization", "measure that is compared with the floor", choices=("utilization", "entropy")
     )
     floor: float = setting(
         0.3, "a level below this value has collapsed", flag="--health-floor", low=0.0, high=1.0

@@ -65,7 +65,9 @@ class SweepConfig(Section):
         replaces="training.max_minutes",
         above=0.0,
     )
-    max_kbps: float = setting(6.0, "highest bit rate (nominal) that may win", flag="--max-kbps", above=0.0)
+    max_kbps: float = setting(
+        6.0, "highest bit rate of a winner in kbit/s (nominal)", flag="--max-kbps", above=0.0
+    )
     objective: str = setting(
         "reconstruction", "measure by which trials are ranked", flag="--objective", choices=OBJECTIVES
     )
@@ -76,7 +78,7 @@ class SweepConfig(Section):
         choices=("none", "asha"),
     )
     finalists: int = setting(
-        2, "candidates that plan depth trains again at their own depth", flag="--finalists", low=1
+        2, "candidates that plan depth trains again, each at its own depth", flag="--finalists", low=1
     )
     gpus_per_trial: float | None = setting(
         None,
@@ -89,7 +91,7 @@ class SweepConfig(Section):
         1, "training processes (DDP) of a trial", flag="--workers-per-trial", low=1
     )
     max_concurrent: int | None = setting(
-        None, "most trials at once", flag="--max-concurrent", auto=True, low=1
+        None, "most trials that run at once", flag="--max-concurrent", auto=True, low=1
     )
 
     def __post_init__(self) -> None:

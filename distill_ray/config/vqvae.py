@@ -43,14 +43,14 @@ class VQVAEConfig(Section):
     codebook_size: int = setting(
         256, "codes in each codebook", flag="--codebook-size", auto=True, low=16, high=16_384
     )
-    codebook_dim: int = setting(8, "dimension in which codes are looked up", low=2, high=256)
+    codebook_dim: int = setting(8, "dimension in which the nearest code is looked up", low=2, high=256)
     num_quantizers: int = setting(8, "RVQ levels of the codec", flag="--rvq-levels", low=2, high=16)
     commitment_weight: float = setting(
         2.0, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
     )
-    codebook_learning: str = setting("ema", "how codebooks follow the encoder", choices=("ema", "gradient"))
+    codebook_learning: str = setting("ema", "how codebooks are learned", choices=("ema", "gradient"))
     codebook_lookup: str = setting(
-        "euclidean", "which code is nearest to a vector", choices=("euclidean", "cosine")
+        "euclidean", "distance by which a vector's code is chosen", choices=("euclidean", "cosine")
     )
     codebook_decay: float = setting(0.95, "decay of EMA codebooks", above=0.0, high=0.99999)
     reseed_threshold: float = setting(
@@ -68,10 +68,10 @@ class VQVAEConfig(Section):
     )
     mlp_ratio: int = setting(4, "hidden width of a block over its width", low=1, high=8)
     latent_dim: int = setting(128, "channels that enter the quantiser", auto=True, low=2, high=4096)
-    decoder_norm: bool = setting(True, "normalise what the decoder begins with")
+    decoder_norm: bool = setting(True, "normalise the decoder's input")
     decoder_head: str = setting(
         "directed",
-        "what the decoder's spectra are made of: gains and directions, or compressed parts as in old files",
+        "form of the decoder's spectra: gains and directions, or compressed parts as in old files",
         choices=("directed", "compressed"),
     )
     dropout: float = setting(0.0, "dropout inside the blocks", low=0.0, high=0.9)
@@ -123,7 +123,7 @@ class AugmentConfig(Section):
     polarity: float = setting(0.5, "chance of flipping the polarity", low=0.0, high=1.0)
     mix: float = setting(0.0, "chance of adding another window of the corpus", auto=True, low=0.0, high=1.0)
     silence: float = setting(
-        0.05, "chance of silencing a window up to a point or from it on", low=0.0, high=1.0
+        0.05, "chance of silencing the beginning or the end of a window", low=0.0, high=1.0
     )
     speed: float = setting(
         0.0, "largest change of speed and pitch in semitones", auto=True, low=0.0, high=12.0
@@ -176,7 +176,7 @@ class TrainingConfig(Section):
     reseed_every: int = setting(50, "steps between checks for dead codes", low=1)
     patience: int = setting(0, "epochs without a better held-out loss before stopping; 0: never", low=0)
     min_epoch_steps: int = setting(10, "least steps between two validations", auto=True, low=1)
-    val_seconds: float = setting(120.0, "most held-out audio scored after an epoch, in seconds", above=0.0)
+    val_seconds: float = setting(120.0, "most held-out audio to score after an epoch, in seconds", above=0.0)
     checkpoint_seconds: float = setting(60.0, "least time between checkpoints in seconds", low=0.0)
     precision: str = setting(
         "auto", "arithmetic; auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32")
