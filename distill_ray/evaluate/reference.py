@@ -215,7 +215,7 @@ class Reference:
         if joined.amount.count < MANY_WINDOWS:
             yield (
                 f"only {joined.amount.count} windows of {SHORT.seconds:g} s could be compared at once "
-                f"(generated: {len(given.windows['short'])}, half of the training audio: "
+                f"(judged: {len(given.windows['short'])}, half of the training audio: "
                 f"{self._halves[JOINED].windows}); with fewer than {MANY_WINDOWS} the figures are uncertain"
             )
         if JOINED not in self._held_out:
