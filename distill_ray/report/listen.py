@@ -17,12 +17,12 @@ from distill_ray.report.event_log import Told
 from distill_ray.report.facts import Sound, SoundGroup
 from distill_ray.report.numbers import moment, short_path
 from distill_ray.report.sound import read_sound
+from distill_ray.runs.samples import FOLDER
 
 if TYPE_CHECKING:
     from distill_ray.bundle import LoadedVQModel
     from distill_ray.corpus import Corpus
 
-SAMPLES_FOLDER = "samples"
 KEPT = "by the kept model"
 NEW_SECONDS = 6.0
 """Of a sound that is made for a report."""
@@ -32,8 +32,8 @@ def kept_samples(folder: Path, told: Told, kind: str) -> list[tuple[AudioSample,
     """The samples of one kind that are still in a run's folder, in the order in which they were made."""
     found = []
     for sample in told.samples:
-        path = folder / SAMPLES_FOLDER / sample.file
-        if sample.kind == kind and path.parent == folder / SAMPLES_FOLDER:
+        path = folder / FOLDER / sample.file
+        if sample.kind == kind and path.parent == folder / FOLDER:
             sound = _read(path, "original" if kind == "original" else f"epoch {sample.epoch}")
             if sound is not None:
                 found.append((sample, sound))
