@@ -18,11 +18,13 @@ class AdversarialConfig(Section):
         False,
         "train against discriminators in the later part of the budget",
         flag="--adversarial/--no-adversarial",
+        auto=True,
     )
     start: float = setting(
         0.3,
         "share of the budget after which the discriminators begin",
         flag="--adversarial-start",
+        auto=True,
         low=0.0,
         high=0.99,
     )
@@ -35,8 +37,11 @@ class AdversarialConfig(Section):
     )
     every: int = setting(1, "steps of the codec for each step of the discriminators", low=1, high=100)
     judged_every: int = setting(
-        4, "the discriminators judge one of so many windows of a step", low=1, high=100
+        4, "the discriminators judge one of so many windows of a step", auto=True, low=1, high=100
     )
     banded: bool = setting(False, "spectral discriminators have filters of their own for each of five bands")
+    periods: int = setting(
+        5, "multi-period discriminators: of 2, 3, 5, 7 and 11 samples", auto=True, low=0, high=5
+    )
     width: int = setting(16, "channels of the first layer of each discriminator", low=4, high=256)
     lr: float = setting(2e-4, "peak learning rate of the discriminators", above=0.0, high=1.0)

@@ -69,3 +69,9 @@ class SamplingConfig(Section):
     top_p: float = setting(
         1.0, "draw among the likeliest codes that reach this probability", flag="--top-p", above=0.0, high=1.0
     )
+    start: str = setting(
+        "middle",
+        "where sounds without a prompt begin: in the middle of things, or at the beginning of a recording",
+        flag="--start",
+        choices=("middle", "beginning"),
+    )

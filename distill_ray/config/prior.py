@@ -99,6 +99,15 @@ class PriorTrainingConfig(Section):
     weight_decay: float = setting(0.1, "AdamW weight decay of matrices", low=0.0, high=1.0)
     warmup_steps: int = setting(100, "steps of linear warm-up", low=0)
     clip_norm: float = setting(1.0, "gradient norm limit", above=0.0)
+    variants: int = setting(
+        0,
+        "recordings shifted, amplified and played faster or slower to train on too, so many of each",
+        auto=True,
+        low=0,
+    )
+    variant_steps: int = setting(
+        40, "steps for each new variant, which takes the oldest one's place", auto=True, low=1
+    )
     patience: int = setting(10, "epochs without a better held-out loss before stopping; 0: never", low=0)
     min_epoch_steps: int = setting(10, "least steps between two validations", auto=True, low=1)
     checkpoint_seconds: float = setting(60.0, "least time between checkpoints in seconds", low=0.0)

@@ -62,6 +62,11 @@ _AUTO_STEPS = {"vqvae": {True: 10_000, False: 2_000}, "prior": {True: 8_000, Fal
 _PASSES_UNVARIED, _MOST_PASSES = 150, 6_000
 _LEAST_STEPS = 1_000  # however little audio there is, and however many workers share a step
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
+# Variants of the recordings that a prior trains on beside them. Making one takes two cores about as long as
+# so many of their steps for each second of it, when it is to take a quarter of the time.
+_VARIANTS = 15
+_CPU_STEPS_PER_VARIED_SECOND = 0.27
+_LEAST_CONTEXT = 96
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
 
 Training = TrainingConfig | PriorTrainingConfig
@@ -144,10 +149,12 @@ def resolve_vqvae(
     Raises ConfigError with every problem: unknown keys, values out of range, relations that do not hold.
     """
     given, accelerator = dict(overrides), machine.accelerator
+    purpose = given.get("model.purpose", "generation")
     size = str(given.get(SIZE) or _auto_size(facts.train_seconds, accelerator))
     known_size = size if size in SIZES else "small"  # another is refused below
     auto: dict[str, object] = {
         "model.codebook_size": _codebook_size(facts.file_count, facts.train_seconds),
+        "model.purpose": purpose,
         "training.batch_size": _auto_batch(TrainingConfig.table, machine),
         **_RATES[known_size],
         "training.min_epoch_steps": _MIN_EPOCH_STEPS["vqvae"][accelerator],
@@ -156,6 +163,8 @@ def resolve_vqvae(
         **{f"model.{key}": value for key, value in _SIZES[known_size].items()},
         **({} if given.keys() & {"model.hop", "model.n_fft"} else _framing(facts.sample_rate)),
     }
+    if purpose == "generation":
+        auto |= _for_generation(facts.train_seconds, accelerator=accelerator)
     if given.get("training.muon_rate") == 0:
         auto["training.head_rate"] = 1.0  # AdamW alone does not need a slow head
     known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}
@@ -194,7 +203,10 @@ def resolve_prior(
     given, accelerator = dict(overrides), machine.accelerator
     fixed = _of_codec(codec)
     seconds = train_frames / codec.frame_rate
-    sized = fitting_heads(given, _prior_size(file_count, seconds, accelerator=accelerator))
+    sized = _prior_size(file_count, seconds, accelerator=accelerator)
+    if codec.purpose == "generation":
+        sized |= _prior_for_generation(codec, int(sized["context_frames"]), accelerator=accelerator)
+    sized = fitting_heads(given, sized)
     auto: dict[str, object] = {
         **{f"prior.{key}": value for key, value in sized.items()},
         **fixed,
@@ -203,6 +215,10 @@ def resolve_prior(
         "prior_training.lr": 3e-4 if accelerator else 1e-3,
         "prior_training.min_epoch_steps": _MIN_EPOCH_STEPS["prior"][accelerator],
     }
+    if codec.purpose == "generation":
+        auto["prior_training.variants"] = _VARIANTS
+        if not accelerator:
+            auto["prior_training.variant_steps"] = max(20, round(seconds * _CPU_STEPS_PER_VARIED_SECOND))
     problems = _fixed_by_data(given, auto, tuple(fixed))
     budgeted = has_budget(given, "prior_training")
     values = {**({} if budgeted else {"prior_training.epochs": 1}), **auto, **given}
@@ -301,6 +317,28 @@ def _framing(sample_rate: int | None) -> dict[str, object]:
     return {"model.hop": round(usual.hop * times), "model.n_fft": round(usual.n_fft * times)}
 
 
+def _for_generation(train_seconds: float, *, accelerator: bool) -> dict[str, object]:
+    """What a codec whose codes a prior is to learn has otherwise: few frames, and codes without phases.
+
+    docs/measurements/2026-11-30-generation-codec.md has what was tried.
+    """
+    seconds_by_codes = {1024: HOUR, 512: HOUR / 12} if accelerator else {}
+    codes = next((codes for codes, least in seconds_by_codes.items() if train_seconds >= least), 256)
+    return {
+        "model.encoder_input": "magnitudes",
+        "model.stride": 8,
+        "model.num_quantizers": 6,
+        "model.codebook_size": codes,
+        "loss.waveform": 0.0,
+        "loss.phase_hz": 0.0,
+        "loss.consistency": 5.0,
+        "adversarial.enabled": accelerator,
+        "adversarial.start": 0.2,
+        "adversarial.judged_every": 8,
+        "adversarial.periods": 2,
+    }
+
+
 def _codebook_size(file_count: int, total_seconds: float | None) -> int:
     by_files = 64 if file_count <= 20 else 128 if file_count <= 100 else 256
     hours = (total_seconds or 0.0) / HOUR
@@ -323,6 +361,15 @@ def _prior_size(file_count: int, total_seconds: float | None, *, accelerator: bo
     if hours < 4:
         return {"hidden_size": 512, "num_layers": 8, "num_heads": 8, "dropout": 0.15, "context_frames": 768}
     return {"hidden_size": 768, "num_layers": 12, "num_heads": 12, "dropout": 0.1, "context_frames": 1024}
+
+
+def _prior_for_generation(
+    codec: VQVAEConfig, context_frames: int, *, accelerator: bool
+) -> dict[str, int | float]:
+    """As many seconds of context as at the usual frame rate, and more dropout against learning by heart."""
+    frames = context_frames * codec.frame_rate / VQVAEConfig().frame_rate
+    context = max(_LEAST_CONTEXT, 32 * round(frames / 32))
+    return {"context_frames": context, **({"dropout": 0.3} if accelerator else {})}
 
 
 def _fixed_by_data(

@@ -12,10 +12,13 @@ from distill_ray.config.setting import Section, setting
 from distill_ray.errors import Problem
 
 SIZES = ("tiny", "small", "base")
+PURPOSES = ("generation", "compression")
 VECTORS_PER_CODE = 50
 """Count at least this many vectors for each code of a codebook; fewer make live codes look dead."""
 
 MODEL_BEFORE: dict[str, object] = {
+    "purpose": "compression",
+    "encoder_input": "complex",
     "codebook_lookup": "cosine",
     "decoder_norm": False,
     "decoder_head": "compressed",
@@ -38,13 +41,22 @@ class VQVAEConfig(Section):
 
     table: ClassVar[str] = "model"
 
+    purpose: str = setting(
+        "compression",
+        "what the codec is for: codes that a prior can learn (generation), or giving back the waveform",
+        flag="--purpose",
+        auto=True,
+        choices=PURPOSES,
+    )
     sample_rate: int = setting(44_100, "sample rate in Hz", auto=True, low=8_000, high=192_000)
     channels: int = setting(1, "audio channels", auto=True, low=1, high=2)
     codebook_size: int = setting(
         256, "codes in each codebook", flag="--codebook-size", auto=True, low=16, high=16_384
     )
     codebook_dim: int = setting(8, "dimension in which the nearest code is looked up", low=2, high=256)
-    num_quantizers: int = setting(8, "RVQ levels of the codec", flag="--rvq-levels", low=2, high=16)
+    num_quantizers: int = setting(
+        8, "RVQ levels of the codec", flag="--rvq-levels", auto=True, low=2, high=16
+    )
     commitment_weight: float = setting(
         2.0, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
     )
@@ -58,6 +70,12 @@ class VQVAEConfig(Section):
     )
     quantizer_dropout: float = setting(
         0.5, "share of training windows that use a random number of levels", low=0.0, high=1.0
+    )
+    encoder_input: str = setting(
+        "complex",
+        "what the encoder sees of spectra: complex numbers, or magnitudes only",
+        auto=True,
+        choices=("complex", "magnitudes"),
     )
     width: int = setting(256, "channels of the ConvNeXt blocks", auto=True, low=8, high=4096)
     encoder_blocks: int = setting(
@@ -77,7 +95,7 @@ class VQVAEConfig(Section):
     dropout: float = setting(0.0, "dropout inside the blocks", low=0.0, high=0.9)
     n_fft: int = setting(1024, "STFT window in samples", auto=True, low=64, high=8192)
     hop: int = setting(256, "STFT hop in samples", auto=True, low=16, high=4096)
-    stride: int = setting(2, "STFT frames for one code frame", low=1, high=8)
+    stride: int = setting(2, "STFT frames for one code frame", auto=True, low=1, high=16)
     compression: float = setting(0.3, "exponent that compresses STFT magnitudes", above=0.0, high=1.0)
 
     def cross_checks(self) -> Iterator[Problem]:
@@ -107,10 +125,19 @@ class LossConfig(Section):
     bands: float = setting(10.0, "weight of the L1 of log levels in 40 bands of hearing over 93 ms", low=0.0)
     complex_stft: float = setting(60.0, "weight of the power-compressed complex STFT L1", low=0.0)
     phase_hz: float = setting(
-        4_000.0, "frequency in Hz above which the complex STFT term compares magnitudes only", low=0.0
+        4_000.0,
+        "frequency in Hz above which the complex STFT term compares magnitudes only",
+        auto=True,
+        low=0.0,
     )
-    waveform: float = setting(120.0, "weight of the waveform L1", low=0.0)
+    waveform: float = setting(120.0, "weight of the waveform L1", auto=True, low=0.0)
     codebook: float = setting(1.0, "weight of the codebook loss (gradient-learned codebooks)", low=0.0)
+    consistency: float = setting(
+        0.0,
+        "weight of how far latents of a window and of the window a little later and louder are apart",
+        auto=True,
+        low=0.0,
+    )
 
 
 @dataclass(frozen=True, kw_only=True)

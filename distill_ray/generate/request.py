@@ -8,8 +8,10 @@ Legend: B batch, Q RVQ levels, F code frames.
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 import torch
@@ -29,6 +31,7 @@ from distill_ray.prior import CodePrior, SamplingConfig, sample_codes, stream_co
 _BATCH = {"cpu": 1}
 _BATCH_ELSEWHERE = 8
 _LONGER_S = 60  # a prompt that is too long by no more than this is told its length
+_UNHEARD_SECONDS = 1.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,6 +46,8 @@ class Request:
     frames: int
     """New ones of each sound, beside the prompt's."""
     batch: int
+    unheard: int
+    """Frames to draw first and leave out: a sound that begins in the middle of things has to find its way."""
 
     @property
     def prompt_frames(self) -> int:
@@ -51,27 +56,34 @@ class Request:
 
     def codes(self, group: int, on_frame: Callable[[int], None]) -> Tensor:
         """codes_BQF of a group of sounds, prompt included; for `on_frame` see `sample_codes`."""
-        return sample_codes(
+
+        def heard(frame: int) -> None:
+            if frame > self.unheard:
+                on_frame(frame - self.unheard)
+
+        codes_BQF = sample_codes(
             self.prior,
-            frames=self.frames,
+            frames=self.unheard + self.frames,
             batch=self.batch,
             prompt_BQT=self._prompt_BQF,
             sampling=self.sampling,
             generator=self._generator(group),
-            on_frame=on_frame,
+            on_frame=heard,
         )
+        return codes_BQF[:, :, self.unheard :]
 
     def first_codes(self) -> Iterator[Tensor]:
         """The codes of sound 0 as they are drawn: the prompt's, then frame by frame, [Q, F] each."""
         blocks_BQF = stream_codes(
             self.prior,
-            frames=self.frames,
+            frames=self.unheard + self.frames,
             batch=self.batch,
             prompt_BQT=self._prompt_BQF,
             sampling=self.sampling,
             generator=self._generator(0),
         )
-        return (block_BQF[0] for block_BQF in blocks_BQF)
+        # Without a prompt every block is a frame.
+        return (block_BQF[0] for block_BQF in islice(blocks_BQF, self.unheard, None))
 
     @property
     def _prompt_BQF(self) -> Tensor | None:
@@ -101,14 +113,17 @@ def make_request(
     config = loaded.vqvae_config
     samples = max(1, round(settings.seconds * config.sample_rate))
     prompt_QF = None if prompt is None else _prompt_codes(loaded, config, prompt, samples)
+    sampling = sampling or SamplingConfig()
+    in_the_middle = prompt_QF is None and sampling.start == "middle"
     return Request(
         prior=loaded.prior,
-        sampling=sampling or SamplingConfig(),
+        sampling=sampling,
         seed=settings.seed,
         samples=samples,
         prompt_QF=prompt_QF,
         frames=-(-samples // config.frame_hop) - (0 if prompt_QF is None else prompt_QF.shape[1]),
         batch=_BATCH.get(loaded.device.type, _BATCH_ELSEWHERE),
+        unheard=math.ceil(_UNHEARD_SECONDS * config.frame_rate) if in_the_middle else 0,
     )
 
 

@@ -41,7 +41,8 @@ def generate_stream(
     left.
 
     Latency is bounded whatever the length: the first block comes once `block_frames` and the decoder's
-    `context_frames` have been drawn, and each later one after `block_frames` more. Of a prompt, which comes
+    `context_frames` have been drawn, of a sound that begins in the middle of things after a second's frames
+    that are not heard, and each later one after `block_frames` more. Of a prompt, which comes
     first, most is given out before anything is drawn. Each block decodes that context on both sides of it
     anew, so smaller blocks come sooner and cost more in all. Nothing is drawn before it is asked for, and
     closing the iterator ends the work.

@@ -265,7 +265,9 @@ def _train_code_prior(
 ) -> PriorReport:
     from distill_ray.bundle import load_model_v2
     from distill_ray.corpus import ensure_corpus
+    from distill_ray.storage.filesystem import absolute
     from distill_ray.training.prior import train_prior
+    from distill_ray.training.retokenise import Recordings
 
     check_request("train-prior", start.settings, plan)
     loaded = load_model_v2(file.path)
@@ -317,6 +319,7 @@ def _train_code_prior(
             config=resolved.config,
             frame_rate=codec.frame_rate,
             codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
+            recordings=Recordings(corpus=absolute(corpus.uri), codec=loaded.model.cpu()),
             name=file.path.stem,
             output_dir=str(start.folder.path),
             settings=_shown(resolved, _PRIOR_SHOWN),

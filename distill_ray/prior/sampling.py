@@ -46,7 +46,7 @@ def sample_codes(
     """codes_BQT int64 on the prior's device: the prompt's frames, if any, then exactly `frames` new ones.
 
     prompt_BQT: codes of every row, or of one row that all continue; kept as they are. It is taken as an
-    excerpt (its first frame need not begin a recording); without one, generation starts at a beginning.
+    excerpt (its first frame need not begin a recording); without one, `sampling.start` says what came before.
     generator: any torch.Generator; one number is drawn from it and seeds all rows. None: seed 0.
     on_frame: called with the number of new frames whose codes have been issued (the device may be behind).
 
@@ -108,7 +108,7 @@ class _Run:
         self.prior, self.sampling, self.batch = prior, sampling, batch
         device, levels = prior.heads_QKE.device, prior.config.num_quantizers
         self.prompt_BQT = torch.empty(batch, levels, 0, dtype=torch.int64, device=device)
-        starts_B = None
+        starts_B = torch.full((batch,), sampling.start == "beginning", device=device)
         if prompt_BQT is not None:
             prompt_BQT = _checked_prompt(prompt_BQT, prior, batch).to(device).long()
             self.prompt_BQT = prompt_BQT.expand(batch, -1, -1)

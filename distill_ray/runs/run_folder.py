@@ -233,9 +233,7 @@ def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -
             "output"
         )
     refuse_writable_by_others(folder.path, folder.shown)
-    begun = read_settings(folder.path / RUN_SETTINGS)
-    if table == TrainingConfig.table:
-        begun = as_begun(begun)
+    begun = as_begun(read_settings(folder.path / RUN_SETTINGS), table)
     begun.refuse_changes(given, _may_change, what="run")
     recorded, budget = dict(begun.settings), (f"{table}.epochs", f"{table}.max_minutes")
     if any(key in given for key in budget):

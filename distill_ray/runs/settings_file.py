@@ -12,6 +12,7 @@ from pathlib import Path
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.catalogue import flag_of
 from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.prior import PriorTrainingConfig
 from distill_ray.config.resolve import RATES, SIZE
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, LossConfig, TrainingConfig, VQVAEConfig
@@ -32,7 +33,11 @@ _BEFORE: dict[str, object] = {
     f"{TrainingConfig.table}.head_rate": 1.0,
     f"{AdversarialConfig.table}.judged_every": 1,
     f"{AdversarialConfig.table}.banded": True,
+    f"{AdversarialConfig.table}.periods": 5,
+    f"{LossConfig.table}.consistency": 0.0,
 }
+# The same of priors' runs.
+_PRIOR_BEFORE: dict[str, object] = {f"{PriorTrainingConfig.table}.variants": 0}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -100,11 +105,14 @@ def read_settings(path: Path) -> Beginning:
     )
 
 
-def as_begun(begun: Beginning) -> Beginning:
-    """A codec's run or search with its size, and what it did about settings that are newer than its record.
+def as_begun(begun: Beginning, table: str = TrainingConfig.table) -> Beginning:
+    """A run or search with its size, and what it did about settings that are newer than its record.
 
-    A search over sizes records none that go by size; they are each trial's own.
+    `table` is that of its training settings. A search over sizes records none that go by size; they are each
+    trial's own.
     """
+    if table == PriorTrainingConfig.table:
+        return replace(begun, settings=_PRIOR_BEFORE | dict(begun.settings))
     own = RATES if begun.settings.get("sweep.sizes") else ()
     before = {key: value for key, value in _BEFORE.items() if key not in own}
     size = {SIZE: begun.identity["size"]} if begun.identity.get("size") else {}

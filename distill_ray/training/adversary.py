@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.events.records import Notice
@@ -29,6 +30,7 @@ class Adversary:
         loss: ReconstructionLoss,
         config: VQTrainConfig,
         worker: Worker,
+        consistency_scale: Tensor | None = None,
         *,
         bf16: bool,
         capture: bool,
@@ -40,7 +42,10 @@ class Adversary:
         self._worker = worker
         torch.manual_seed(training.seed)
         self._discriminators = Discriminators(
-            config.model, self._settings.width, banded=self._settings.banded
+            config.model,
+            self._settings.width,
+            periods=self._settings.periods,
+            banded=self._settings.banded,
         ).to(worker.device)
         self._optimizer = Optimizer(
             self._discriminators,
@@ -52,7 +57,13 @@ class Adversary:
 
         def gradients(*, learns: bool) -> Gradients:
             objective = AdversarialObjective(
-                model, loss, config.loss, self._discriminators, self._settings, learns=learns
+                model,
+                loss,
+                config.loss,
+                self._discriminators,
+                self._settings,
+                consistency_scale,
+                learns=learns,
             )
             return Gradients(objective, worker, bf16=bf16, capture=capture, joined=True)
 

@@ -35,8 +35,9 @@ from distill_ray.prior import (
     sample_codes,
 )
 from distill_ray.prior.histogram import LEAST_GAIN, histogram_nats
-from distill_ray.prior.windows import CodeWindowSampler, validation_windows
+from distill_ray.prior.windows import validation_windows
 from distill_ray.training.loop import Pace, Progress
+from distill_ray.training.retokenise import CodePool, Recordings
 from distill_ray.training.samples import CodeGenerator
 from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
 from distill_ray.training.worker import Worker
@@ -52,6 +53,7 @@ def train_prior(
     *,
     frame_rate: float,
     codebooks_QKD: Tensor | None = None,
+    recordings: Recordings | None = None,
     name: str = "prior",
     output_dir: str = "",
     settings: tuple[ShownSetting, ...] = (),
@@ -60,14 +62,21 @@ def train_prior(
     """Train a prior on the code shards in folder `codes`; every rank calls it.
 
     frame_rate: code frames per second, for bits per second. codebooks_QKD: the codec's codebooks, from which
-    embeddings start. samples: send codes that the prior generates as events (`samples.py`). What is kept is
-    in the worker's checkpoints, as in `training/vqvae.py`; the best weights are those of the epoch with the
-    least held-out loss.
+    embeddings start. recordings: what altered copies are made of, where the configuration asks for some.
+    samples: send codes that the prior generates as events (`samples.py`). What is kept is in the worker's
+    checkpoints, as in `training/vqvae.py`; the best weights are those of the epoch with the least held-out
+    loss.
 
     Raises BundleError for codes that cannot be read, CheckpointError, TrainingError.
     """
     task = PriorTask(
-        Path(codes), config, worker, frame_rate=frame_rate, codebooks_QKD=codebooks_QKD, samples=samples
+        Path(codes),
+        config,
+        worker,
+        frame_rate=frame_rate,
+        codebooks_QKD=codebooks_QKD,
+        recordings=recordings,
+        samples=samples,
     )
     return run_task(
         task,
@@ -98,6 +107,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         *,
         frame_rate: float,
         codebooks_QKD: Tensor | None,
+        recordings: Recordings | None = None,
         samples: bool = False,
     ) -> None:
         self.frame_rate = frame_rate
@@ -109,8 +119,13 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         # As many training recordings as held-out ones, to compare their losses.
         self.train_sample = self.train[:: max(1, len(self.train) // max(1, len(self.val)))]
         self.steps_per_epoch = prior_steps_per_epoch(config, store.frames("train"))
-        self.sampler = CodeWindowSampler(
-            self.train, shape.training_frames, training.seed, device=worker.device
+        self.pool = CodePool(
+            self.train,
+            config,
+            recordings.retokeniser(training.seed, worker.device)
+            if recordings and training.variants
+            else None,
+            worker.device,
         )
         torch.manual_seed(training.seed)
         model = CodePrior(shape)
@@ -135,7 +150,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         training, worker = self.config.training, self.worker
         # Dropout must be the same after a resume, and different on each rank.
         torch.manual_seed((training.seed << 32) + step * worker.world_size + worker.rank)
-        windows = self.sampler.batch(
+        windows = self.pool.sampler(step).batch(
             step, training.batch_size, rank=worker.rank, world_size=worker.world_size
         )
         self.wrapped.train()

@@ -20,6 +20,9 @@ from distill_ray.training.augment import MARGIN, POINTS, changed, equaliser, sou
 
 # Added to the seed, so that the streams differ from that of the windows.
 _AUGMENT_SEED, _MIX_SEED = 1 << 40, 2 << 40
+_VIEWED = 4
+"""One of so many windows has a view."""
+_VIEW_DB = 3.0
 _FADE_SECONDS = (0.01, 0.2)
 """Shortest and longest edge of silence."""
 _SPEEDS = 3
@@ -30,7 +33,9 @@ every fourth window, which are of all speeds.
 
 @dataclass(frozen=True, kw_only=True)
 class VQBatch:
-    """Audio in [-1, 1] and the number of RVQ levels that each window uses."""
+    """Audio in [-1, 1] and the number of RVQ levels that each window uses; `audio_BCT` may hold more windows
+    than `depth_B`: views of some of the others (`VQBatches.batch`).
+    """
 
     audio_BCT: Tensor
     depth_B: Tensor
@@ -68,7 +73,11 @@ class VQBatches:
         self._mixed = WindowSampler(store.lengths_N, config.window_samples, seed + _MIX_SEED)
 
     def batch(self, step: int) -> VQBatch:
-        """This rank's share of the batch of step `step`."""
+        """This rank's share of the batch of step `step`.
+
+        With a weight of consistency a quarter of the windows, the first of four each, comes twice: at the end
+        of the batch they are heard up to half a code frame later and up to 3 dB louder or softer.
+        """
         config = self._config
         model, augment = config.model, config.augment
         count = config.training.batch_size
@@ -88,7 +97,22 @@ class VQBatches:
         if augment.silence > 0.0:
             heard_B3 = _draw_heard(rng, augment.silence, config.window_samples, model.sample_rate, count)
             audio_BCT = audio_BCT * self._heard(heard_B3)
+        if config.loss.consistency > 0.0:
+            audio_BCT = torch.cat([audio_BCT, self._views(audio_BCT, rng)])
         return VQBatch(audio_BCT=audio_BCT, depth_B=self._own(depth_B))
+
+    def _views(self, audio_BCT: Tensor, rng: np.random.Generator) -> Tensor:
+        """Every `_VIEWED`-th window later and at another level, silent at its end."""
+        count = self._config.training.batch_size
+        shift_B = rng.integers(0, self._config.model.frame_hop // 2 + 1, size=count)
+        gain_B = (10.0 ** (rng.uniform(-_VIEW_DB, _VIEW_DB, size=count) / 20.0)).astype(np.float32)
+        every = _VIEWED if len(audio_BCT) % _VIEWED == 0 else 1
+        samples = audio_BCT.shape[-1]
+        shift_V, gain_V = self._own(shift_B)[::every], self._own(gain_B)[::every]
+        place_VT = torch.arange(samples, device=audio_BCT.device) + shift_V[:, None]
+        heard_VT = gain_V[:, None] * (place_VT < samples)
+        place_VCT = place_VT.clamp(max=samples - 1)[:, None].expand(-1, audio_BCT.shape[1], -1)
+        return audio_BCT[::every].gather(2, place_VCT) * heard_VT[:, None]
 
     def unchanged(self, step: int) -> Tensor:
         """The whole batch of `step`, of all ranks, as it was recorded: [batch size, C, T]."""

@@ -25,20 +25,42 @@ from distill_ray.vqvae.adversarial import (
 )
 from distill_ray.vqvae.discriminator import Discriminators
 
+_UNSURE_FRAMES = 2
+"""Code frames at the end of a view whose audio is not all of the window."""
+_TINY = 1e-8
+
 # what to call backward on, the objective's terms, and what the codebooks are followed by
 Outcome = tuple[Tensor, Tensor, VQVAEOutput]
 
 
 class Objective(nn.Module):
-    """Reconstruction: model and losses as one module, so that DDP sees one forward."""
+    """Reconstruction: model and losses as one module, so that DDP sees one forward.
 
-    terms: ClassVar[tuple[str, ...]] = ("total", *RECONSTRUCTION_TERMS, "codebook", "commitment")
+    `consistency_scale`: a number on the model's device, by which the weight of consistency is multiplied.
+    """
 
-    def __init__(self, model: VQVAE, loss: ReconstructionLoss, weights: LossConfig) -> None:
+    terms: ClassVar[tuple[str, ...]] = (
+        "total",
+        *RECONSTRUCTION_TERMS,
+        "codebook",
+        "commitment",
+        "consistency",
+    )
+
+    def __init__(
+        self,
+        model: VQVAE,
+        loss: ReconstructionLoss,
+        weights: LossConfig,
+        consistency_scale: Tensor | None = None,
+    ) -> None:
         super().__init__()
         self.model = model
         self.loss = loss
         self.codebook_weight = weights.codebook
+        self.consistency_weight = weights.consistency
+        # Changed in place from step to step, also where a graph reads it.
+        self.consistency_scale = torch.ones(()) if consistency_scale is None else consistency_scale
         self.commitment_weight = model.config.commitment_weight
 
     def trained(self) -> list[nn.Parameter]:
@@ -46,23 +68,51 @@ class Objective(nn.Module):
         return [value for value in self.model.parameters() if value.requires_grad]
 
     def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
-        """The total loss, each of `terms`, and the model's output."""
-        output = self.model(audio_BCT, depth_B)
-        terms = self.loss(output.audio_BCT, audio_BCT)
-        total = self.loss.total(terms) + self.of_codes(output)
-        return total, self.named(total, terms, output), output
+        """The total loss, each of `terms`, and the model's output.
 
-    def of_codes(self, output: VQVAEOutput) -> Tensor:
-        """The weighted losses of the quantiser."""
-        return self.codebook_weight * output.codebook_loss + self.commitment_weight * output.commitment_loss
+        Where `audio_BCT` holds more windows than `depth_B`, the others are views of windows at equal
+        distances, from the first one on (`VQBatches.batch`).
+        """
+        output, consistency = self.reconstructed(audio_BCT, depth_B)
+        terms = self.loss(output.audio_BCT, audio_BCT[: len(depth_B)])
+        codes = self.of_codes(output, consistency)
+        total = self.loss.total(terms) + codes
+        return total, self.named(total, terms, output, consistency), output
 
-    def named(self, total: Tensor, terms: Mapping[str, Tensor], output: VQVAEOutput) -> Tensor:
+    def reconstructed(self, audio_BCT: Tensor, depth_B: Tensor) -> tuple[VQVAEOutput, Tensor]:
+        """The output for all windows, and how far the latents of their views are apart from theirs: the mean
+        square over the variance of latents, without the frames at the end, into which silence was shifted.
+        """
+        latent_BFL = self.model.encoder(audio_BCT)
+        count = len(depth_B)
+        output = self.model.reconstruct(latent_BFL[:count], depth_B)
+        views = len(latent_BFL) - count
+        if not views:
+            return output, latent_BFL.new_zeros(())
+        sure = max(1, latent_BFL.shape[1] - _UNSURE_FRAMES)
+        seen_VFL = latent_BFL[: count : count // views, :sure].float()
+        apart = (latent_BFL[count:, :sure].float() - seen_VFL).square().mean()
+        spread = seen_VFL.detach().var(dim=(0, 1), correction=0).mean()
+        return output, apart / spread.clamp(min=_TINY)
+
+    def of_codes(self, output: VQVAEOutput, consistency: Tensor) -> Tensor:
+        """The weighted losses of latents and quantiser."""
+        return (
+            self.codebook_weight * output.codebook_loss
+            + self.commitment_weight * output.commitment_loss
+            + self.consistency_weight * self.consistency_scale * consistency
+        )
+
+    def named(
+        self, total: Tensor, terms: Mapping[str, Tensor], output: VQVAEOutput, consistency: Tensor
+    ) -> Tensor:
         """`Objective.terms` as one tensor."""
         values = {
             **terms,
             "total": total,
             "codebook": output.codebook_loss,
             "commitment": output.commitment_loss,
+            "consistency": consistency,
         }
         return torch.stack([values[term].detach().float() for term in Objective.terms])
 
@@ -95,10 +145,11 @@ class AdversarialObjective(Objective):
         weights: LossConfig,
         discriminators: Discriminators,
         settings: AdversarialConfig,
+        consistency_scale: Tensor | None = None,
         *,
         learns: bool,
     ) -> None:
-        super().__init__(model, loss, weights)
+        super().__init__(model, loss, weights, consistency_scale)
         self.discriminators = discriminators
         self.settings = settings
         self.learns = learns
@@ -108,7 +159,8 @@ class AdversarialObjective(Objective):
 
     def forward(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
         settings = self.settings
-        output = self.model(audio_BCT, depth_B)
+        output, consistency = self.reconstructed(audio_BCT, depth_B)
+        audio_BCT = audio_BCT[: len(depth_B)]
         audio_fake_BCT = output.audio_BCT.detach().requires_grad_()
         terms = self.loss(audio_fake_BCT, audio_BCT)
         reconstruction = self.loss.total(terms)
@@ -131,7 +183,7 @@ class AdversarialObjective(Objective):
         (other_BCT,) = torch.autograd.grad(passing + settings.feature_matching * matching, judged_fake_BCT)
 
         gradient_BCT[judged] = balanced_gradient(gradient_BCT[judged], other_BCT, settings.share)
-        codes = self.of_codes(output)
-        each = self.named(reconstruction + codes, terms, output)
+        codes = self.of_codes(output, consistency)
+        each = self.named(reconstruction + codes, terms, output, consistency)
         judged_terms = torch.stack([value.detach().float() for value in (passing, matching, found)])
         return (output.audio_BCT * gradient_BCT).sum() + codes, torch.cat([each, judged_terms]), output

@@ -63,6 +63,8 @@ _INITIAL_VECTORS_PER_CODE = 8
 _COMPILE_SECONDS, _SAVED_SHARE, _SAVED_SECONDS = 12.0, 0.57, 0.011
 _DIVERGED = 1.25
 """A held-out loss that many times the best one is no noise and no overfitting: the weights are spoilt."""
+_CONSISTENT_FROM, _CONSISTENT_RAMP = 0.1, 0.3
+"""Share of the budget from which, and within which, the weight of consistency rises."""
 # Beside the event in an epoch's history: whether its health counts as a report for the health rule.
 _MEASURED = "measured"
 
@@ -171,11 +173,11 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         if device.type == "cuda" and self.uses_kernels and (reason := kernels.missing(device.type)):
             message = f"steps run without Triton kernels, which makes them slower: {reason}"
             worker.emit(Notice(level="warning", message=message))
-        self.gradients = Gradients(
-            Objective(model, self.loss, config.loss), worker, bf16=bf16, capture=capture
-        )
+        self.consistency = torch.zeros((), device=device)
+        objective = Objective(model, self.loss, config.loss, self.consistency)
+        self.gradients = Gradients(objective, worker, bf16=bf16, capture=capture)
         self.adversary = (
-            Adversary(model, self.loss, config, worker, bf16=bf16, capture=capture)
+            Adversary(model, self.loss, config, worker, self.consistency, bf16=bf16, capture=capture)
             if config.adversarial.enabled
             else None
         )
@@ -211,6 +213,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.waited_s += time.perf_counter() - began
         judge = self.adversary if self.adversary is not None and self.adversary.has_begun(fraction) else None
         gradients = judge.gradients() if judge is not None else self.gradients
+        # From the start on, it would leave latents that say nothing.
+        self.consistency.fill_(min(1.0, max(0.0, (fraction - _CONSISTENT_FROM) / _CONSISTENT_RAMP)))
         with self._kernels():
             _, terms, output = gradients(batch.audio_BCT, batch.depth_B)
             self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction), falling(step))

@@ -98,6 +98,7 @@ class ShortPrior:
         """The held-out cost of a second of audio's codes; None where Ctrl-C came first."""
         from distill_ray.bundle import load_model_v2
         from distill_ray.training.prior import train_prior
+        from distill_ray.training.retokenise import Recordings
 
         name, folder = f"prior of {trial.spec.id}", run.below("prior")
         model = run.path / f"{trial.spec.id}.distill"
@@ -111,6 +112,7 @@ class ShortPrior:
             prior,
             frame_rate=config.model.frame_rate,
             codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
+            recordings=Recordings(corpus=self.corpus.uri, codec=loaded.model.cpu()),
             name=name,
             output_dir=str(folder.path),
         )

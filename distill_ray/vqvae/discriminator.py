@@ -50,13 +50,14 @@ class Discriminators(nn.Module):
     Args:
         config: for channels and compression exponent.
         width: channels of the first layers.
+        periods: how many of `PERIODS` have a discriminator, the first ones.
         banded: whether each band of frequencies has filters of its own, as DAC's have.
     """
 
-    def __init__(self, config: VQVAEConfig, width: int, *, banded: bool) -> None:
+    def __init__(self, config: VQVAEConfig, width: int, *, banded: bool, periods: int = len(PERIODS)) -> None:
         super().__init__()
         spectral = (SpectralDiscriminator(config, window, width, banded=banded) for window in WINDOWS)
-        periodic = (PeriodDiscriminator(config.channels, period, width) for period in PERIODS)
+        periodic = (PeriodDiscriminator(config.channels, period, width) for period in PERIODS[:periods])
         self.judges = nn.ModuleList([*spectral, *periodic])
 
     def forward(self, audio_BCT: Tensor) -> tuple[Judgement, ...]:

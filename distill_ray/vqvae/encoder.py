@@ -17,9 +17,11 @@ from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft, compress
 
 
 class Encoder(nn.Module):
-    """Compressed complex STFT of all channels → ConvNeXt → strided frames → ConvNeXt → latents.
+    """Compressed STFT of all channels → ConvNeXt → strided frames → ConvNeXt → latents.
 
-    All of the learned part runs at STFT frame rate or below, so that the work is matrix products.
+    With `encoder_input` "magnitudes" phases are not seen, so that codes cannot say them; of two channels the
+    magnitudes of mid and side are seen too, which hold the stereo image. All of the learned part runs at STFT
+    frame rate or below, so that the work is matrix products.
     """
 
     def __init__(self, config: VQVAEConfig) -> None:
@@ -28,7 +30,9 @@ class Encoder(nn.Module):
         self.compression = config.compression
         self.stft = Stft(config.n_fft, config.hop)
         blocks = config.encoder_blocks
-        self.embed = nn.Linear(config.channels * self.stft.bins * 2, config.width)
+        self.magnitudes = config.encoder_input == "magnitudes"
+        views = config.channels**2 if self.magnitudes else 2 * config.channels
+        self.embed = nn.Linear(views * self.stft.bins, config.width)
         self.embed_norm = nn.LayerNorm(config.width, eps=1e-6)
         self.fine = convnext_stack(
             config.width, blocks, total=2 * blocks, mlp_ratio=config.mlp_ratio, dropout=config.dropout
@@ -59,6 +63,11 @@ class Encoder(nn.Module):
 
     def _embedded(self, audio_BCT: Tensor) -> Tensor:
         """The compressed spectra of all channels, embedded: [B, S, W]."""
+        if self.magnitudes:
+            spectra_BCSK = self.stft(_with_mid_and_side(audio_BCT))
+            magnitudes_BCSK = compress(spectra_BCSK, self.compression).abs()
+            magnitudes_BSW: Tensor = self.embed(magnitudes_BCSK.transpose(1, 2).flatten(2))
+            return magnitudes_BSW
         if kernels.usable(audio_BCT) and not audio_BCT.requires_grad:
             from distill_ray.vqvae.kernels.spectra import features
 
@@ -71,3 +80,10 @@ class Encoder(nn.Module):
         spectra_BCSK = compress(self.stft(audio_BCT), self.compression)
         embedded_BSW: Tensor = self.embed(torch.view_as_real(spectra_BCSK).transpose(1, 2).flatten(2))
         return embedded_BSW
+
+
+def _with_mid_and_side(audio_BCT: Tensor) -> Tensor:
+    if audio_BCT.shape[1] != 2:
+        return audio_BCT
+    left, right = audio_BCT[:, :1], audio_BCT[:, 1:]
+    return torch.cat([audio_BCT, (left + right) / 2, (left - right) / 2], dim=1)

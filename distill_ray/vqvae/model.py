@@ -34,7 +34,11 @@ class VQVAE(nn.Module):
             audio_BCT: floats in [-1, 1]; T is a multiple of `config.frame_hop`.
             depth_B: int64, RVQ levels in use for each item, 1…Q; None uses all.
         """
-        quantized = self.quantizer(self.encoder(audio_BCT), depth_B)
+        return self.reconstruct(self.encoder(audio_BCT), depth_B)
+
+    def reconstruct(self, latent_BFL: Tensor, depth_B: Tensor | None = None) -> VQVAEOutput:
+        """Quantise and decode the encoder's latents for training; `depth_B` as for `forward`."""
+        quantized = self.quantizer(latent_BFL, depth_B)
         return VQVAEOutput(
             audio_BCT=self.decoder(quantized.latent_BFL),
             codes_BQT=quantized.codes_BQT,

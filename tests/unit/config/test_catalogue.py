@@ -28,7 +28,8 @@ def test_no_two_settings_have_one_key() -> None:
         ("training.seed", "whole number", "0 to 2147483647", "0"),
         ("prior.pattern", "text", "delay, flatten", "delay"),
         ("adversarial.lr", "number", "above 0, at most 1", "0.0002"),
-        ("adversarial.enabled", "true or false", "", "off"),
+        ("adversarial.enabled", "true or false", "", "automatic"),
+        ("adversarial.banded", "true or false", "", "off"),
         ("sweep.codebook_sizes", "list of whole numbers", "", "64,128,256,512,1024"),
         ("sweep.lrs", "list of numbers", "", "none"),
     ],
@@ -121,7 +122,7 @@ def _resolved_differently() -> set[str]:
         given = {f"training.{key}": value for key, value in budget.items()}
         codec = resolve_vqvae(facts, overrides=given, machine=MachineFacts(accelerator=gpu)).config
         prior = resolve_prior(
-            VQVAEConfig(codebook_size=64, num_quantizers=4, codebook_dim=16),
+            VQVAEConfig(codebook_size=64, num_quantizers=4, codebook_dim=16, purpose="generation"),
             file_count=facts.file_count,
             train_frames=round(seconds * 86),
             overrides={f"prior_training.{key}": value for key, value in budget.items()},

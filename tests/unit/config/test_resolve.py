@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import (
     CorpusFacts,
     MachineFacts,
@@ -14,7 +15,7 @@ from distill_ray.config.resolve import (
     resolve_vqvae,
     steps_per_epoch,
 )
-from distill_ray.config.vqvae import VQTrainConfig, VQVAEConfig
+from distill_ray.config.vqvae import LossConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import ConfigError
 
 FACTS = CorpusFacts(file_count=30, train_seconds=300.0, sample_rate=44_100, channels=1)
@@ -103,11 +104,55 @@ def test_adamw_alone_has_the_rates_that_it_was_measured_with(size: str, lr: floa
 )
 def test_code_frames_are_as_long_at_every_sample_rate(rate: int, hop: int, frames: float) -> None:
     facts = CorpusFacts(file_count=5, train_seconds=60.0, sample_rate=rate, channels=1)
-    model = resolve(facts=facts).config.model
+    model = resolve({"model.purpose": "compression"}, facts=facts).config.model
     assert (model.hop, model.n_fft) == (hop, 4 * hop)
     assert model.frame_rate == pytest.approx(frames, abs=0.1)
+    model = resolve(facts=facts).config.model  # for generation
+    assert (model.hop, model.n_fft) == (hop, 4 * hop)
+    assert model.frame_rate == pytest.approx(frames / 4, abs=0.1)
     given = resolve({"model.hop": 512}, facts=facts).config.model
     assert (given.hop, given.n_fft) == (512, 1024)
+
+
+def test_a_codec_is_for_generation_unless_something_else_is_asked_for() -> None:
+    chosen, asked = resolve().config, resolve({"model.purpose": "compression"}).config
+    assert (chosen.model.purpose, asked.model.purpose) == ("generation", "compression")
+    assert (chosen.model.encoder_input, asked.model.encoder_input) == ("magnitudes", "complex")
+    assert (chosen.loss.waveform, chosen.loss.phase_hz) == (0.0, 0.0)
+    assert (asked.model, asked.loss) == (
+        VQVAEConfig(codebook_size=128, width=128, encoder_blocks=1, decoder_blocks=1, latent_dim=64),
+        LossConfig(),
+    )
+    assert not asked.adversarial.enabled
+    on_gpu = resolve(accelerator=True).config
+    assert on_gpu.adversarial.enabled
+    assert (on_gpu.adversarial.start, on_gpu.model.codebook_size) == (0.2, 512)
+    own = resolve({"loss.waveform": 30.0, "model.stride": 4}).config
+    assert (own.loss.waveform, own.model.stride, own.model.encoder_input) == (30.0, 4, "magnitudes")
+    with pytest.raises(ConfigError, match="generation, compression"):
+        resolve({"model.purpose": "fun"})
+
+
+def test_the_prior_of_a_codec_for_generation_sees_as_many_seconds_and_altered_copies() -> None:
+    codec = resolve(accelerator=True).config.model
+
+    def prior(codec: VQVAEConfig, accelerator: bool = True) -> PriorTrainConfig:
+        return resolve_prior(
+            codec,
+            file_count=30,
+            train_frames=round(1200 * codec.frame_rate),
+            overrides={},
+            machine=MachineFacts(accelerator=accelerator, workers=1),
+        ).config
+
+    usual = prior(resolve({"model.purpose": "compression"}).config.model)
+    chosen = prior(codec)
+    assert chosen.model.context_frames / codec.frame_rate == pytest.approx(
+        usual.model.context_frames / 86.13, rel=0.01
+    )
+    assert (chosen.model.dropout, chosen.training.variants) == (0.3, 15)
+    assert usual.training.variants == 0
+    assert prior(codec, accelerator=False).training.variant_steps == 324  # of 20 minutes, on two cores
 
 
 def of_minutes(minutes: float) -> CorpusFacts:
@@ -174,7 +219,8 @@ def test_size_from_the_file_wins_over_auto() -> None:
 def test_an_epoch_is_a_pass_and_measurable() -> None:
     small = resolve({"model.codebook_size": 16, "training.batch_size": 8}).config
     assert steps_per_epoch(small, 600.0) == 100  # 600 s / (8 windows of 0.75 s)
-    large = resolve({"model.codebook_size": 1024, "training.batch_size": 8}).config
+    compression = {"model.purpose": "compression"}
+    large = resolve({**compression, "model.codebook_size": 1024, "training.batch_size": 8}).config
     vectors = steps_per_epoch(large, 6.0) * 8 * large.window_frames
     # Half of the windows use all 8 levels and an eighth of the others the last one: 9 in 16.
     assert 50 * 1024 <= vectors * 9 / 16 < 1.02 * 50 * 1024
@@ -249,7 +295,7 @@ def test_prior_takes_its_codes_from_the_codec() -> None:
 
 def test_every_setting_by_its_key() -> None:
     values = dotted(resolve().config)
-    assert values["model.codebook_size"] == 128
+    assert values["model.codebook_size"] == 256
     assert values["loss.mel"] == 15.0
     assert len(values) == len(set(values)) > 40
 

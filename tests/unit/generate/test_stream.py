@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -69,12 +70,19 @@ def test_sampling_in_groups_gives_the_same_sound(
     torch.testing.assert_close(audio_CT, whole(loaded, 0.5, 1), rtol=0, atol=1e-5)
 
 
-@pytest.mark.parametrize("seconds", [1.0, 360_000.0])
+@pytest.mark.parametrize(
+    ("seconds", "start"), [(1.0, "beginning"), (1.0, "middle"), (360_000.0, "beginning")]
+)
 @pytest.mark.parametrize("block_frames", [1, 16])
 def test_latency_is_a_block_and_its_context_whatever_the_length(
-    make_loaded: MakeLoaded, monkeypatch: pytest.MonkeyPatch, seconds: float, block_frames: int
+    make_loaded: MakeLoaded,
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    start: str,
+    block_frames: int,
 ) -> None:
     loaded = make_loaded()
+    unheard = math.ceil(loaded.vqvae_config.frame_rate) if start == "middle" else 0
     assert loaded.prior is not None
     steps: list[int] = []
     step_logits = loaded.prior.step_logits
@@ -85,6 +93,7 @@ def test_latency_is_a_block_and_its_context_whatever_the_length(
     blocks = generate_stream(
         loaded,
         seconds=seconds,
+        sampling=SamplingConfig(start=start),
         block_frames=block_frames,
         on_progress=lambda event: frames.append(event.done),
     )
@@ -93,9 +102,8 @@ def test_latency_is_a_block_and_its_context_whatever_the_length(
     for count in (1, 2, 3):
         next(blocks)
         assert frames[-1] == count * block_frames + context
-        assert (
-            len(steps) == frames[-1] + 2
-        )  # in the delay pattern, the last of three levels is two steps late
+        # In the delay pattern, the last of three levels is two steps late.
+        assert len(steps) == unheard + frames[-1] + 2
 
 
 def test_a_prompt_is_heard_before_anything_is_drawn(make_loaded: MakeLoaded, make_audio: MakeAudio) -> None:

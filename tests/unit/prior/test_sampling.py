@@ -54,14 +54,15 @@ def test_rows_depend_neither_on_batch_nor_on_length(make_prior: MakePrior, patte
 
 @torch.no_grad()
 @pytest.mark.parametrize("pattern", PATTERNS)
+@pytest.mark.parametrize("start", ["middle", "beginning"])
 @pytest.mark.parametrize("prompt_frames", [0, 1, 2, 19])
 def test_greedy_is_the_argmax_of_the_uncached_forward(
-    make_prior: MakePrior, pattern: str, prompt_frames: int
+    make_prior: MakePrior, pattern: str, prompt_frames: int, start: str
 ) -> None:
     prior = make_prior(pattern=pattern)
-    greedy = SamplingConfig(temperature=0.0)
+    greedy = SamplingConfig(temperature=0.0, start=start)
     prompt_BQT = prompt(prompt_frames) if prompt_frames else None
-    starts_B = torch.tensor([prompt_frames == 0])
+    starts_B = torch.tensor([prompt_frames == 0 and start == "beginning"])
     # Frames past the asked-for ones are what the model was fed in the delay pattern's tail.
     codes_BQT = sample_codes(prior, frames=30, prompt_BQT=prompt_BQT, sampling=greedy)
     total = prompt_frames + 25

@@ -73,6 +73,10 @@ def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path)
         "muon_rate",
         "head_rate",
         "bands",
+        "purpose",
+        "encoder_input",
+        "consistency",
+        "periods",
     )
     recorded = resumed_run(RunFolder(path=tmp_path), {}, table="training").settings
     assert recorded["model.decoder_head"] == "compressed"
@@ -83,6 +87,15 @@ def test_a_run_from_before_a_setting_existed_goes_on_as_it_began(tmp_path: Path)
     assert recorded["training.muon_rate"] == 0.0
     assert recorded["training.head_rate"] == 1.0
     assert recorded["adversarial.banded"] is True
+    assert (recorded["model.purpose"], recorded["model.encoder_input"]) == ("compression", "complex")
+    assert (recorded["loss.consistency"], recorded["adversarial.periods"]) == (0.0, 5)
+
+
+def test_a_prior_s_run_from_before_altered_copies_goes_on_without(tmp_path: Path) -> None:
+    begun(tmp_path)
+    recorded = resumed_run(RunFolder(path=tmp_path), {}, table="prior_training").settings
+    assert recorded["prior_training.variants"] == 0
+    assert "model.purpose" in recorded
 
 
 def test_what_goes_by_size_of_a_run_that_has_begun(tmp_path: Path) -> None:

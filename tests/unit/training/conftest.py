@@ -20,6 +20,7 @@ from distill_ray.training.worker import LocalWorker, StopFlag
 
 RATE = 8_000
 SMALL: dict[str, object] = {
+    "model.purpose": "compression",
     "model.codebook_size": 16,
     "model.num_quantizers": 2,
     "model.width": 16,

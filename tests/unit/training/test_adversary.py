@@ -91,7 +91,7 @@ def test_gradients_are_those_of_the_losses_written_out(small_config: Config, jud
     assert [bool(each.any()) for each in passing_BCT] == [index % judged_every == 0 for index in range(3)]
     weighted = (again.audio_BCT * (share_B[:, None, None] * passing_BCT)).sum()
     expected = torch.autograd.grad(
-        reconstruction + weighted + step.objective.of_codes(again), step.plain.trained()
+        reconstruction + weighted + step.objective.of_codes(again, torch.zeros(())), step.plain.trained()
     )
     for one, other in zip(of_model, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 + 1e-6 * other.abs().max().item())

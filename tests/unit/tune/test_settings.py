@@ -87,9 +87,11 @@ def test_equal_epochs_are_equal_steps_for_every_codec() -> None:
 
 
 def test_a_rate_that_no_codec_can_keep_is_refused_before_anything_trains() -> None:
-    """Two levels of 64 codes at 86.13 frames a second are 1.0336 kbit/s."""
+    """Two levels of 64 codes at 86.13 frames a second are 1.0336 kbit/s, at 21.53 a quarter."""
+    planner(sweep__max_kbps=0.26)
+    compression = {"model__purpose": "compression"}
     with pytest.raises(ConfigError) as caught:
-        planner(sweep__max_kbps=1.0)
+        planner(sweep__max_kbps=1.0, **compression)
     assert [(problem.key, problem.flag) for problem in caught.value.problems] == [
         ("sweep.max_kbps", "--max-kbps")
     ]
@@ -97,8 +99,9 @@ def test_a_rate_that_no_codec_can_keep_is_refused_before_anything_trains() -> No
         "1 kbit/s is below every codec of the search: raise it to at least 1.04, or add lower --rvq-levels "
         "or smaller --codebook-sizes"
     )
-    planner(sweep__max_kbps=1.04)
-    planner(sweep__max_kbps=1.0, resumed=True)  # what cannot change any more has its advice at the end
+    planner(sweep__max_kbps=1.04, **compression)
+    # What cannot change any more has its advice at the end.
+    planner(sweep__max_kbps=1.0, resumed=True, **compression)
 
 
 def test_minutes_are_shared_by_what_runs_one_after_the_other() -> None:

@@ -1,0 +1,161 @@
+"""Codes of recordings that are shifted, amplified and played faster or slower: what a prior trains on beside
+the recordings themselves.
+
+A sound falls differently into code frames each time it is played, and a small corpus shows one way of each.
+`prior.py` asks for variants as it trains; each is a function of seed and number alone.
+
+Legend: C channels, T samples, Q RVQ levels, F code frames.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+from torchaudio.functional import resample
+
+from distill_ray.config.prior import PriorTrainConfig
+from distill_ray.corpus import PCM_SCALE, AudioStore, open_corpus
+from distill_ray.prior.windows import CodeWindowSampler
+from distill_ray.vqvae import VQVAE, encode_long
+
+GAIN_DB = 4.0
+"""Largest change of level, up or down."""
+SPEEDS = ((33, 32), (32, 33), (18, 17), (17, 18), (12, 11), (11, 12), (9, 8), (8, 9))
+"""Numerators and denominators of changes of speed of half a semitone to two."""
+VARIED_SPEED = 0.6
+"""Share of the files whose speed is changed."""
+_SEED, _JOIN_SEED = 1 << 41, 2 << 41
+_TOGETHER_SECONDS = 60.0
+"""Short files are encoded together, up to so much audio in all and a quarter of it each."""
+_CHUNK_FRAMES = 1024
+
+
+@dataclass(frozen=True, kw_only=True)
+class Recordings:
+    """What variants are made of: the training files of the corpus at a URI, and the codec that encodes
+    them."""
+
+    corpus: str
+    codec: VQVAE
+
+    def retokeniser(self, seed: int, device: torch.device) -> Retokeniser:
+        return Retokeniser(self.corpus, self.codec, seed=seed, device=device)
+
+
+class CodePool:
+    """What a prior draws its windows from: the recordings' codes, and those of their newest variants.
+
+    Every `variant_steps` steps a variant is made, and beyond `variants` of them the oldest one goes. Which
+    there are depends on the step alone, so that a resumed run has those of an uncut one.
+
+    Recordings shorter than a training window are joined in random order, another one in every variant.
+    Windows would end with them, and what comes after a one-shot would be anybody's guess: silence, for ever.
+    """
+
+    def __init__(
+        self,
+        train: Sequence[Tensor],
+        config: PriorTrainConfig,
+        retokeniser: Retokeniser | None,
+        device: torch.device,
+    ) -> None:
+        self._frames = config.model.training_frames
+        self._training = config.training
+        self._train = list(train) if retokeniser is None else self._joined(train, 0)
+        self._retokeniser = retokeniser
+        self._device = device
+        self._variants: dict[int, list[Tensor]] = {}
+        self._sampler: CodeWindowSampler | None = None
+
+    def sampler(self, step: int) -> CodeWindowSampler:
+        """The windows of step `step`."""
+        numbers = range(0)
+        if self._retokeniser is not None:
+            made = 1 + step // self._training.variant_steps
+            numbers = range(max(0, made - self._training.variants), made)
+        if self._sampler is None or list(self._variants) != list(numbers):
+            made_before = self._variants
+            self._variants = {number: made_before.get(number) or self._variant(number) for number in numbers}
+            varied = [codes_QF for codes in self._variants.values() for codes_QF in codes]
+            self._sampler = CodeWindowSampler(
+                [*self._train, *varied], self._frames, self._training.seed, device=self._device
+            )
+        return self._sampler
+
+    def _variant(self, number: int) -> list[Tensor]:
+        assert self._retokeniser is not None
+        return self._joined(self._retokeniser.variant(number), number + 1)
+
+    def _joined(self, sequences: Sequence[Tensor], number: int) -> list[Tensor]:
+        """The sequences with the short ones, in an order of `number`, as ones of two windows and more."""
+        rng = np.random.Generator(np.random.Philox(key=[self._training.seed + _JOIN_SEED, number]))
+        joined = [codes_QF for codes_QF in sequences if codes_QF.shape[1] >= self._frames]
+        short = [codes_QF for codes_QF in sequences if codes_QF.shape[1] < self._frames]
+        parts: list[Tensor] = []
+        for place in rng.permutation(len(short)):
+            parts.append(short[place])
+            if sum(part.shape[1] for part in parts) >= 2 * self._frames:
+                joined.append(torch.cat(parts, dim=1))
+                parts = []
+        return [*joined, torch.cat(parts, dim=1)] if parts else joined
+
+
+class Retokeniser:
+    """Makes variants of the training files of the corpus at URI `corpus`, by `codec` on `device`."""
+
+    def __init__(self, corpus: str, codec: VQVAE, *, seed: int, device: torch.device) -> None:
+        self._codec = codec.to(device).eval()
+        self._store = AudioStore(open_corpus(corpus), "train", device)
+        self._seed = seed
+        self._groups = list(self._grouped())
+
+    @torch.no_grad()
+    def variant(self, number: int) -> list[Tensor]:
+        """Codes int16 [Q, F] of every training file, in no order that matters; on the CPU."""
+        rng = np.random.Generator(np.random.Philox(key=[self._seed + _SEED, number]))
+        return [codes_QF for group in self._groups for codes_QF in self._encoded(group, rng)]
+
+    def _grouped(self) -> Iterator[np.ndarray]:
+        """Numbers of the files that are encoded together: short ones of similar length."""
+        most = _TOGETHER_SECONDS * self._codec.config.sample_rate
+        lengths_N = self._store.lengths_N
+        group: list[int] = []
+        for file in np.argsort(lengths_N, kind="stable"):
+            if group and (len(group) + 1) * max(lengths_N[file], most / 64) > most:
+                yield np.array(group)
+                group = []
+            group.append(int(file))
+        if group:
+            yield np.array(group)
+
+    def _encoded(self, files: np.ndarray, rng: np.random.Generator) -> Iterator[Tensor]:
+        """A group's codes; all of its files at one speed."""
+        config = self._codec.config
+        lead_B = rng.integers(0, config.frame_hop, size=len(files))
+        gain_B = (10.0 ** (rng.uniform(-GAIN_DB, GAIN_DB, size=len(files)) / 20.0)).astype(np.float32)
+        speed = SPEEDS[rng.integers(len(SPEEDS))] if rng.random() < VARIED_SPEED else (1, 1)
+        lengths_B = self._store.lengths_N[files]
+        audio_BCT = self._store.gather(files, np.zeros_like(files), int(lengths_B.max()), lengths_B).float()
+        audio_BCT = audio_BCT * (self._store.sent(gain_B)[:, None, None] / PCM_SCALE)
+        audio_BCT = resample(audio_BCT, *speed)
+        audio_BCT = audio_BCT / audio_BCT.abs().amax((1, 2), keepdim=True).clamp(min=1.0)
+        # Silence comes before the recordings: were their beginnings cut, one-shots would lose their attacks.
+        leads_BCT = torch.stack(
+            [
+                functional.pad(row_CT, (lead, config.frame_hop - lead))
+                for row_CT, lead in zip(audio_BCT, lead_B.tolist(), strict=True)
+            ]
+        )
+        samples_B = lead_B + -(-lengths_B * speed[1] // speed[0])
+        if len(files) == 1:
+            audio_CT = leads_BCT[0, :, : int(samples_B[0])]
+            yield encode_long(self._codec, audio_CT, chunk_frames=_CHUNK_FRAMES).to(torch.int16)
+            return
+        codes_BQF = self._codec.encode(leads_BCT).to(torch.int16).cpu()
+        for codes_QF, samples in zip(codes_BQF, samples_B.tolist(), strict=True):
+            yield codes_QF[:, : -(-samples // config.frame_hop)]
