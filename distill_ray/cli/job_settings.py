@@ -43,10 +43,10 @@ def check_settings(command: JobCommand, resources: Mapping[str, float], address:
 
 
 def _check_trials(given: Mapping[str, object], resources: Mapping[str, float], address: str) -> None:
-    from distill_ray.tune.machine import Scale
+    from distill_ray.tune.machine import TrialResources
     from distill_ray.tune.settings import SweepSettings
 
-    Scale.of(SweepSettings.of(given).sweep, resources, cores=1, where=f"the cluster at {address}")
+    TrialResources.of(SweepSettings.of(given).sweep, resources, cores=1, where=f"the cluster at {address}")
 
 
 def _machine(plan: WorkerPlan, resources: Mapping[str, float], address: str) -> MachineFacts:

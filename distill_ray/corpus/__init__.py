@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from distill_ray.corpus.decode import PCM_SCALE, load_audio
     from distill_ray.corpus.manifest import CorpusFile, DuplicateFile, Manifest, RejectedFile
     from distill_ray.corpus.prepare import prepare_corpus
-    from distill_ray.corpus.report import PrepareReport
+    from distill_ray.corpus.prepare_report import PrepareReport
     from distill_ray.corpus.sampler import Window, WindowBatch, WindowSampler, iter_windows
     from distill_ray.corpus.windows import AudioStore
 
@@ -46,7 +46,7 @@ __getattr__ = lazy_exports(
         "CorpusFile": "distill_ray.corpus.manifest",
         "DuplicateFile": "distill_ray.corpus.manifest",
         "Manifest": "distill_ray.corpus.manifest",
-        "PrepareReport": "distill_ray.corpus.report",
+        "PrepareReport": "distill_ray.corpus.prepare_report",
         "RejectedFile": "distill_ray.corpus.manifest",
         "Window": "distill_ray.corpus.sampler",
         "WindowBatch": "distill_ray.corpus.sampler",

@@ -29,7 +29,7 @@ from distill_ray.corpus.manifest import (
 from distill_ray.corpus.parallel import Mapper, Progress, in_threads
 from distill_ray.corpus.parts import join
 from distill_ray.corpus.prepare import HashedSources, build_corpus, hash_sources
-from distill_ray.corpus.report import PrepareReport
+from distill_ray.corpus.prepare_report import PrepareReport
 from distill_ray.corpus.scan import find_audio
 from distill_ray.corpus.shards import ShardReader
 from distill_ray.errors import CorpusError

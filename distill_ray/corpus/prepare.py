@@ -31,7 +31,7 @@ from distill_ray.corpus.manifest import (
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
 from distill_ray.corpus.parts import held_out_samples, is_audible, join, parted
-from distill_ray.corpus.report import PrepareReport, listing
+from distill_ray.corpus.prepare_report import PrepareReport, listing
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
 from distill_ray.corpus.shards import ShardReader, is_shard_name
 from distill_ray.corpus.split import assign_splits, keeps_off_share

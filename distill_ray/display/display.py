@@ -12,10 +12,10 @@ from rich.console import Console, RenderableType
 
 from distill_ray.display import tables
 from distill_ray.display.failure import forget, report_failure
+from distill_ray.display.final_report import final_report
 from distill_ray.display.history import History
 from distill_ray.display.live import LiveRenderer
 from distill_ray.display.plain import PlainRenderer
-from distill_ray.display.report import final_report
 from distill_ray.events.records import Event
 from distill_ray.foreign import printable_fields
 

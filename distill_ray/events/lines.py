@@ -44,7 +44,7 @@ def say(kind: Kind, document: Mapping[str, Any]) -> None:
         sys.stderr.flush()
 
 
-def heard(line: str) -> tuple[Kind, dict[str, Any]] | None:
+def parse_line(line: str) -> tuple[Kind, dict[str, Any]] | None:
     """What a line of a job's log says; None for a line of somebody else or one that was cut."""
     for kind, prefix in _PREFIXES.items():
         if line.startswith(prefix):

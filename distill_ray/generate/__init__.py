@@ -10,8 +10,8 @@ if TYPE_CHECKING:
     from distill_ray.config.generation import AUDIO_FORMATS, GenerationSettings
     from distill_ray.generate.codes import Codes, load_codes, save_codes
     from distill_ray.generate.generate import generate_samples
+    from distill_ray.generate.generation_report import AudioReport, CodesReport, GenerationReport
     from distill_ray.generate.model import Model, Sound, load
-    from distill_ray.generate.report import AudioReport, CodesReport, GenerationReport
     from distill_ray.generate.stream import generate_stream
     from distill_ray.generate.transcode import decode_file, encode_file
 
@@ -19,7 +19,7 @@ _WHERE = {
     "distill_ray.generate.codes": ("Codes", "load_codes", "save_codes"),
     "distill_ray.generate.generate": ("generate_samples",),
     "distill_ray.generate.model": ("Model", "Sound", "load"),
-    "distill_ray.generate.report": ("AudioReport", "CodesReport", "GenerationReport"),
+    "distill_ray.generate.generation_report": ("AudioReport", "CodesReport", "GenerationReport"),
     "distill_ray.config.generation": ("AUDIO_FORMATS", "GenerationSettings"),
     "distill_ray.generate.stream": ("generate_stream",),
     "distill_ray.generate.transcode": ("decode_file", "encode_file"),

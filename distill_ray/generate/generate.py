@@ -22,7 +22,7 @@ from distill_ray.errors import AudioError, CancelledError, UsageError
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
-from distill_ray.generate.report import GenerationReport
+from distill_ray.generate.generation_report import GenerationReport
 from distill_ray.generate.request import Request, make_request
 from distill_ray.prior import SamplingConfig
 from distill_ray.storage.ours import make_marked_folder

@@ -14,7 +14,7 @@ from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import check_suffix, write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
 from distill_ray.generate.codes import Codes, check_fit, load_codes, save_codes
-from distill_ray.generate.report import AudioReport, CodesReport
+from distill_ray.generate.generation_report import AudioReport, CodesReport
 from distill_ray.storage.output_file import check_output
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks

@@ -283,7 +283,7 @@ def _record(found: Mapping[str, Any]) -> JobRecord:
 
 def _message(text: str) -> str:
     """One line of Ray's message, which ends with the job's log where the job failed."""
-    heard = [job_lines.heard(line) for line in text.split("\n")]
+    heard = [job_lines.parse_line(line) for line in text.split("\n")]
     errors = [said[1]["message"] for said in heard if said is not None and said[0] == "error"]
     first = text.strip().partition("\n")[0]
     return errors[-1] if errors else first.partition(_LOG_FOLLOWS)[0]

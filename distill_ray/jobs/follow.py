@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from distill_ray.errors import BundleError, ClusterError, UsageError
-from distill_ray.events.lines import heard
+from distill_ray.events.lines import parse_line
 from distill_ray.events.records import (
     Event,
     Listener,
@@ -73,7 +73,7 @@ class JobStory:
 
     def _events(self, lines: Iterable[str]) -> Iterator[Event]:
         for line in lines:
-            said = heard(line)
+            said = parse_line(line)
             if said is None:
                 if line.strip():
                     self.others.append(line)
@@ -119,7 +119,7 @@ def follow(client: JobClient, job_id: str, listener: Listener) -> JobEnd:
     job, ClusterError where the cluster stays silent.
     """
     story = JobStory()
-    job = _Asked(client, job_id, unknown=f"job {job_id} may well go on there")
+    job = _PolledJob(client, job_id, unknown=f"job {job_id} may well go on there")
     if job.record.is_over():
         story.tell(client.logs(job_id).split("\n"), listener)
         return JobEnd(record=job.record, story=story)
@@ -144,7 +144,7 @@ def follow(client: JobClient, job_id: str, listener: Listener) -> JobEnd:
     return JobEnd(record=job.record, story=story)
 
 
-class _Asked:
+class _PolledJob:
     """What the cluster last said of a job; while it does not answer, it is asked again for two minutes."""
 
     def __init__(self, client: JobClient, job_id: str, *, unknown: str) -> None:
@@ -231,7 +231,7 @@ def _end_at_once(client: JobClient, job_id: str) -> None:
 
 def _until_over(client: JobClient, job_id: str, within_s: float) -> JobRecord:
     deadline = time.monotonic() + within_s
-    job = _Asked(client, job_id, unknown=f"whether {job_id} has ended is not known")
+    job = _PolledJob(client, job_id, unknown=f"whether {job_id} has ended is not known")
     while not job.record.is_over():
         if time.monotonic() > deadline:
             raise ClusterError(

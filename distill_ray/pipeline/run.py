@@ -20,10 +20,10 @@ from distill_ray.events.records import PipelinePlan, PlannedStage
 from distill_ray.pipeline.prologue import check_request
 from distill_ray.pipeline.record import FILE, PipelineRecord, free_folder, is_free, open_record
 from distill_ray.pipeline.stages.codec import Codec, Tune
+from distill_ray.pipeline.stages.context import PipelineContext, Stage
 from distill_ray.pipeline.stages.prepare import Prepare
 from distill_ray.pipeline.stages.prior import Prior
 from distill_ray.pipeline.stages.samples import Samples
-from distill_ray.pipeline.stages.work import Stage, Work
 from distill_ray.report.write import report_run
 from distill_ray.runs.inputs import given_settings
 from distill_ray.runs.workspace import Place, ResultFolder, result_folder
@@ -122,7 +122,7 @@ def run_everything(
         else:
             _refuse_foreign(results.path, results.shown)
             record = _new_record(results, name or default_name, tune is not False, sources)
-        work = Work(
+        context = PipelineContext(
             results=results,
             record=record,
             plan=plan,
@@ -130,8 +130,8 @@ def run_everything(
             listener=listener,
             trial_listener=trial_listener,
         )
-        codec = Tune(work) if record.tune else Codec(work)
-        prior = Prior(work)
+        codec = Tune(context) if record.tune else Codec(context)
+        prior = Prior(context)
         later_begun = codec.is_begun or codec.name in record.done
         if not later_begun and (name or _absolute(sources) not in ((), record.sources)):
             record.name = name or default_name  # nothing has the old one yet
@@ -142,25 +142,27 @@ def run_everything(
         check_request("run", record.settings, plan, tune=record.tune)
         for stage in (codec, prior):
             stage.check(changed[stage.name])
-        done = _carry_out(work, (Prepare(work, later_begun=later_begun), codec, prior, Samples(work)))
+        done = _carry_out(
+            context, (Prepare(context, later_begun=later_begun), codec, prior, Samples(context))
+        )
         if not report or _EXIT_REASONS[done.exit_code] == "cancelled":
             return done
         took = sum(stage.elapsed_s for stage in done.stages)
         page = report_run(
             results.path,
             listener,
-            data=work.corpus_uri(),
+            data=context.corpus_uri(),
             judge_seconds=max(_LEAST_JUDGING, _JUDGING_SHARE * took),
         )
         return replace(done, report_path=page and results.shown_as(page))
 
 
-def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:
-    record = work.record
-    with _telling(work, "the sources are read"):
+def _carry_out(context: PipelineContext, stages: Sequence[Stage]) -> PipelineReport:
+    record = context.record
+    with _telling(context, "the sources are read"):
         planned = _decide(stages)
     record.save()
-    work.listener(PipelinePlan(output_dir=str(record.folder), stages=planned))
+    context.listener(PipelinePlan(output_dir=str(record.folder), stages=planned))
     outcomes: list[StageOutcome] = []
     exit_code = 0
     for stage, item in zip(stages, planned, strict=True):
@@ -171,7 +173,7 @@ def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:
             stage.skip()
             state = "skipped"
         else:
-            with _telling(work, f"stage {stage.name}"):
+            with _telling(context, f"stage {stage.name}"):
                 exit_code = stage.run()
             state = "ended" if exit_code else "done"
         outcomes.append(
@@ -180,11 +182,11 @@ def _carry_out(work: Work, stages: Sequence[Stage]) -> PipelineReport:
             )
         )
     return PipelineReport(
-        output_dir=work.results.shown,
-        model_path=work.results.shown_as(record.model) if record.model.exists() else None,
+        output_dir=context.results.shown,
+        model_path=context.results.shown_as(record.model) if record.model.exists() else None,
         stages=tuple(outcomes),
-        reports=work.reports,
-        samples=tuple(str(work.results.shown_as(path)) for path in work.samples),
+        reports=context.reports,
+        samples=tuple(str(context.results.shown_as(path)) for path in context.samples),
         exit_code=exit_code,
     )
 
@@ -224,11 +226,11 @@ def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
 
 
 @contextlib.contextmanager
-def _telling(work: Work, where: str) -> Iterator[None]:
+def _telling(context: PipelineContext, where: str) -> Iterator[None]:
     """Say of Ctrl-C outside of a training how to go on."""
     try:
         yield
     except KeyboardInterrupt:
         raise CancelledError(
-            f"stopped at {where}; --resume {work.results.shown} goes on from there"
+            f"stopped at {where}; --resume {context.results.shown} goes on from there"
         ) from None

@@ -39,12 +39,12 @@ from distill_ray.runs.export import corpus_codes, corpus_record, export_codec, e
 from distill_ray.runs.inputs import (
     corpus_facts,
     corpus_mapper,
+    corpus_settings,
     given_settings,
     idle_settings,
     on_report,
     on_stage,
     refuse_with_resume,
-    said_of_corpus,
 )
 from distill_ray.runs.reports import CodecReport, PriorReport
 from distill_ray.runs.run_folder import (
@@ -165,7 +165,7 @@ def _train_codec(
 
     check_request("train", start.settings, plan)
     with ready(plan, start.settings, TrainingConfig) as found:
-        said = said_of_corpus(start.settings)
+        said = corpus_settings(start.settings)
         corpus = ensure_corpus(
             data,
             build_sections((CorpusConfig,), start.settings)[CorpusConfig],
@@ -175,7 +175,7 @@ def _train_codec(
             mapper=corpus_mapper(found.plan.address, data, listener),
         )
         start.check({"corpus": corpus.digest})
-        resolved = start.sourced(
+        resolved = start.with_recorded_sources(
             resolve_vqvae(corpus_facts(corpus), overrides=start.settings, machine=found.machine)
         )
         for message in idle_settings(resolved):
@@ -274,7 +274,7 @@ def _train_code_prior(
     codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
     check_codec_of_prior(start.settings, codec)
     with ready(plan, start.settings, PriorTrainingConfig) as found:
-        said = said_of_corpus(start.settings)
+        said = corpus_settings(start.settings)
         format_of_codec = {"corpus.sample_rate": codec.sample_rate, "corpus.channels": codec.channels}
         wanted = build_sections((CorpusConfig,), {**start.settings, **format_of_codec})[CorpusConfig]
         corpus = ensure_corpus(
@@ -299,7 +299,7 @@ def _train_code_prior(
         )
         for notice in store.notices:
             listener(Notice(level="warning", message=notice))
-        resolved = start.sourced(
+        resolved = start.with_recorded_sources(
             resolve_prior(
                 codec,
                 file_count=corpus.recordings,

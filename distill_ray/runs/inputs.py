@@ -34,7 +34,7 @@ def given_settings(config_file: Path | None, overrides: Mapping[str, object]) ->
     return {**settings, **overrides}
 
 
-def said_of_corpus(given: Mapping[str, object]) -> dict[str, object]:
+def corpus_settings(given: Mapping[str, object]) -> dict[str, object]:
     """How a folder of audio is to be prepared, as far as the user said."""
     return {key.partition(".")[2]: value for key, value in given.items() if key.startswith("corpus.")}
 

@@ -175,7 +175,7 @@ class Start(Beginning, Generic[FolderT]):
         """Where a setting's value comes from."""
         return "override" if key in self.overrides else "auto"
 
-    def sourced(self, resolved: Resolved[ConfigT]) -> Resolved[ConfigT]:
+    def with_recorded_sources(self, resolved: Resolved[ConfigT]) -> Resolved[ConfigT]:
         """The configuration with its sources as the first part of the run had them."""
         return replace(resolved, overrides=self.overrides) if not self.is_new else resolved
 

@@ -143,7 +143,7 @@ class SweepRun:
             with contextlib.suppress(OSError), replacing(log) as file:
                 file.write(redacted(record["trace"]).encode("utf-8", "backslashreplace"))
         else:
-            self._ledger.heard(trial, record)
+            self._ledger.take_event(trial, record)
 
     def _refill(self) -> None:
         """Make trials ready as long as there is room and the round has some."""

@@ -96,7 +96,7 @@ class Ledger:
         item.device, item.since, item.failure, item.completed = device, self._clock(), "", None
         self._change(item, state="running", reason="", attempts=item.record.attempts + 1)
 
-    def heard(self, trial: str, record: Mapping[str, Any]) -> None:
+    def take_event(self, trial: str, record: Mapping[str, Any]) -> None:
         """An event of its loop."""
         item, event = self._trials[trial], from_record(record)
         if isinstance(event, RunStarted):

@@ -15,8 +15,8 @@ from distill_ray.tune.space import first_round_size
 
 
 @dataclass(frozen=True, kw_only=True)
-class Scale:
-    """On how much of a machine a search runs. `gpus`: of a trial; `threads`: torch's in a trial's process."""
+class TrialResources:
+    """How many trials run at a time. `gpus`: of a trial; `threads`: torch's in a trial's process."""
 
     concurrent: int
     gpus: float
@@ -24,7 +24,9 @@ class Scale:
     threads: int
 
     @classmethod
-    def of(cls, sweep: SweepConfig, resources: Mapping[str, float], *, cores: int, where: str) -> Scale:
+    def of(
+        cls, sweep: SweepConfig, resources: Mapping[str, float], *, cores: int, where: str
+    ) -> TrialResources:
         """As many trials at a time as `resources` ("CPU", "GPU") hold; `cores` are shared by their threads.
 
         Raises ClusterError where they do not hold one.
@@ -58,33 +60,33 @@ class Scale:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Machine:
+class SearchMachine:
     """Where a search runs: the plan of one worker there, and how many trials it holds."""
 
     plan: ResolvedPlan
-    scale: Scale
+    trials: TrialResources
     cores: int
 
     def session(self) -> contextlib.AbstractContextManager[Session]:
         """The Ray for all trials: the cluster's, or a private one that holds just them."""
-        scale = self.scale
+        trials = self.trials
         plan = replace(
             self.plan,
-            num_workers=scale.concurrent * scale.workers,
-            use_gpu=scale.gpus > 0,
-            gpus_per_worker=scale.gpus / scale.workers,
+            num_workers=trials.concurrent * trials.workers,
+            use_gpu=trials.gpus > 0,
+            gpus_per_worker=trials.gpus / trials.workers,
         )
-        nested = scale.workers > 1  # then the process of a trial drives its workers
+        nested = trials.workers > 1  # then the process of a trial drives its workers
         return ray_session(plan, spare_cpus=1 if nested else 0)
 
-    def scale_of(self, sweep: SweepConfig, session: Session) -> Scale:
-        """The scale that the Ray in use allows."""
+    def trials_of(self, sweep: SweepConfig, session: Session) -> TrialResources:
+        """What the Ray in use allows."""
         resources = session.limits or session.resources
-        return Scale.of(sweep, resources, cores=self.cores, where="the Ray in use")
+        return TrialResources.of(sweep, resources, cores=self.cores, where="the Ray in use")
 
 
 @contextlib.contextmanager
-def find_machine(address: str | None, sweep: SweepConfig) -> Iterator[Machine]:
+def find_machine(address: str | None, sweep: SweepConfig) -> Iterator[SearchMachine]:
     """Where the search will run; a cluster stays connected meanwhile."""
     on_cpu = sweep.gpus_per_trial == 0
     plan = resolve_plan(WorkerPlan(num_workers=1, gpus_per_worker=0 if on_cpu else None, address=address))
@@ -92,20 +94,20 @@ def find_machine(address: str | None, sweep: SweepConfig) -> Iterator[Machine]:
         with ray_session(plan) as session:
             resources = session.limits or session.resources
             where, cores = f"the cluster at {plan.address}", int(resources.get("CPU", 1))
-            scale = Scale.of(sweep, resources, cores=cores, where=where)
-            yield Machine(plan=plan, scale=scale, cores=cores)
+            trials = TrialResources.of(sweep, resources, cores=cores, where=where)
+            yield SearchMachine(plan=plan, trials=trials, cores=cores)
         return
     import torch
 
     cores = len(os.sched_getaffinity(0))
     wanted = sweep.workers_per_trial * (sweep.max_concurrent or 1)
     resources = {"CPU": max(cores, wanted), "GPU": 0 if on_cpu else torch.cuda.device_count()}
-    scale = Scale.of(sweep, resources, cores=cores, where="this machine")
-    if not scale.gpus:
+    trials = TrialResources.of(sweep, resources, cores=cores, where="this machine")
+    if not trials.gpus:
         flags = (
             "--workers-per-trial"
             if sweep.max_concurrent is None
             else "--workers-per-trial × --max-concurrent"
         )
-        check_turns(scale.concurrent * scale.workers, flags)
-    yield Machine(plan=plan, scale=scale, cores=cores)
+        check_turns(trials.concurrent * trials.workers, flags)
+    yield SearchMachine(plan=plan, trials=trials, cores=cores)

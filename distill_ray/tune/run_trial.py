@@ -89,10 +89,10 @@ def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
     outbox.post({"trial": BEGUN, "device": _device_name(home)})
     try:
         if home.listener is None:
-            _train(task, home, TrialVoice(task, home.sweep, outbox, None), outbox)
+            _train(task, home, TrialReporter(task, home.sweep, outbox, None), outbox)
         else:
             with home.listener() as listener:
-                _train(task, home, TrialVoice(task, home.sweep, outbox, listener), outbox)
+                _train(task, home, TrialReporter(task, home.sweep, outbox, listener), outbox)
     except Exception as error:
         failure = error if isinstance(error, LoopError) else LoopError.of(error)
         outbox.post({"trial": FAILED, "message": failure.message, "trace": failure.trace})
@@ -104,7 +104,7 @@ def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
             torch.cuda.empty_cache()
 
 
-def _train(task: TrialTask, home: TrialHome, voice: TrialVoice, outbox: Outbox) -> None:
+def _train(task: TrialTask, home: TrialHome, voice: TrialReporter, outbox: Outbox) -> None:
     # On the node of the search's driver, and on shared folders, the driver looks after the trial's files.
     folder = task.folder
     if folder.uri is not None and not folder.path.exists():
@@ -163,7 +163,7 @@ def _in_group(worker: Worker, *, loop: Loop, mailbox: Any, trial: str) -> Event:
     return loop(worker)
 
 
-class TrialVoice:
+class TrialReporter:
     """A listener that tells the trial's own logs, the driver, and after each epoch Tune."""
 
     def __init__(

@@ -29,7 +29,7 @@ from distill_ray.config.vqvae import LossConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem
 from distill_ray.events.records import Listener
 from distill_ray.tune.folder import common_settings
-from distill_ray.tune.machine import Scale
+from distill_ray.tune.machine import TrialResources
 from distill_ray.tune.ranking import missed_limit
 from distill_ray.tune.space import (
     CODEBOOK_SIZE,
@@ -88,7 +88,7 @@ class TrialPlanner:
         self,
         settings: SweepSettings,
         facts: CorpusFacts,
-        scale: Scale,
+        scale: TrialResources,
         *,
         resumed: bool,
         said: frozenset[str],

@@ -24,11 +24,11 @@ from distill_ray.report.write import report_run
 from distill_ray.runs.export import corpus_record
 from distill_ray.runs.inputs import (
     corpus_facts,
+    corpus_settings,
     given_settings,
     on_report,
     on_stage,
     refuse_with_resume,
-    said_of_corpus,
 )
 from distill_ray.runs.run_folder import Start, begun_by_size, new_run
 from distill_ray.runs.shown import shown_settings
@@ -38,10 +38,10 @@ from distill_ray.training.worker import Listener
 from distill_ray.tune.finalists import chosen_finalists
 from distill_ray.tune.folder import SweepFolder, resumed_sweep
 from distill_ray.tune.ledger import Ledger
-from distill_ray.tune.machine import Machine, find_machine
+from distill_ray.tune.machine import SearchMachine, find_machine
 from distill_ray.tune.ranking import advice, candidates, definition, winner
-from distill_ray.tune.report import SweepReport, provenance
 from distill_ray.tune.rounds import Rounds, require_optuna
+from distill_ray.tune.search_report import SweepReport, provenance
 from distill_ray.tune.settings import SweepSettings, TrialListener, TrialPlanner, settings_of_search
 from distill_ray.tune.space import final_round_size, first_round_size
 from distill_ray.tune.table import write_trials
@@ -133,7 +133,7 @@ def _tune(
     if settings.sweep.search == "optuna":
         require_optuna()
     with find_machine(address, settings.sweep) as machine:
-        said = said_of_corpus(start.settings)
+        said = corpus_settings(start.settings)
         corpus = ensure_corpus(
             data,
             build_sections((CorpusConfig,), start.settings)[CorpusConfig],
@@ -151,7 +151,7 @@ def _tune(
             planner=TrialPlanner(
                 settings,
                 corpus_facts(corpus),
-                machine.scale,
+                machine.trials,
                 resumed=not start.is_new,
                 said=start.overrides,
             ),
@@ -172,7 +172,7 @@ class _Search:
     data: str
     start: Start[SweepFolder]
     settings: SweepSettings
-    machine: Machine
+    machine: SearchMachine
     planner: TrialPlanner
     corpus: Corpus
     said: Mapping[str, object]
@@ -187,7 +187,7 @@ class _Search:
         ledger = Ledger(
             self.start.folder.records(),
             sweep,
-            gpus=self.machine.scale.gpus,
+            gpus=self.machine.trials.gpus,
             save=self.start.folder.save,
             tell=self.listener,
         )
@@ -253,7 +253,7 @@ class _Search:
             from distill_ray.tune.driver import SweepRun  # Ray is imported in its session's environment
             from distill_ray.tune.run_trial import TrialHome
 
-            scale = self.machine.scale_of(self.settings.sweep, session)
+            scale = self.machine.trials_of(self.settings.sweep, session)
             SweepRun(
                 storage=self.start.folder.ray_storage,
                 sweep=self.settings.sweep,
@@ -317,7 +317,7 @@ class _Search:
             corpus=self.corpus,
             record=corpus_record(self.corpus, self.data),
             settings=self.settings.given,
-            accelerator=self.machine.scale.gpus > 0,
+            accelerator=self.machine.trials.gpus > 0,
             listener=self.listener,
             trial_listener=self.trial_listener,
         )
@@ -373,7 +373,7 @@ class _Search:
         return definition(self.settings.sweep, self.planner.loss)
 
     def _started(self) -> SweepStarted:
-        sweep, scale = self.settings.sweep, self.machine.scale
+        sweep, scale = self.settings.sweep, self.machine.trials
         return SweepStarted(
             name=self.name,
             output_dir=str(self.start.folder.path),

@@ -121,7 +121,7 @@ class ShortPrior:
                 loop,
                 run_dir=folder.path,
                 plan=WorkerPlan(num_workers=0, gpus_per_worker=None if self.accelerator else 0),
-                listener=_Heard(name, self.listener, logs),
+                listener=_ShortPriorListener(name, self.listener, logs),
                 checkpoints_uri=folder.checkpoints_uri,
             )
         done = result.final
@@ -150,7 +150,7 @@ class ShortPrior:
         return contextlib.nullcontext(None) if self.trial_listener is None else self.trial_listener()
 
 
-class _Heard:
+class _ShortPriorListener:
     """A prior's events for its own logs, and its epochs as the progress of a stage of the search."""
 
     def __init__(self, name: str, listener: Listener, logs: Listener | None) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 import pytest
 
-from distill_ray.events.lines import heard
+from distill_ray.events.lines import parse_line
 from distill_ray.runtime.processes import processes_of
 
 EPOCHS = 60
@@ -60,7 +60,7 @@ class Training:
     def last_step(self, name: str) -> int:
         """The last one that the job's log tells of."""
         log = self.client.document("jobs", "logs", name, "--raw")["log"]
-        events = [said[1] for said in map(heard, log.splitlines()) if said and said[0] == "event"]
+        events = [said[1] for said in map(parse_line, log.splitlines()) if said and said[0] == "event"]
         return max(event["step"] for event in events if event.get("step"))
 
     def kept_step(self, run: str) -> int:

@@ -24,7 +24,7 @@ from distill_ray.events.records import Event, SweepCompleteEvent, SweepStarted, 
 from distill_ray.runtime.plan import WorkerPlan, resolve_plan
 from distill_ray.runtime.ray_session import Session, ray_session
 from distill_ray.storage.lock import LOCK_NAME
-from distill_ray.tune.report import SweepReport
+from distill_ray.tune.search_report import SweepReport
 from distill_ray.tune.table import read_trials
 
 # A busy machine takes minutes to start Ray alone.

@@ -18,7 +18,7 @@ import numpy as np
 import soundfile
 
 from distill_ray.events.records import Event, RunStarted, TrialUpdate, VQEpochMetrics
-from distill_ray.tune.report import SweepReport
+from distill_ray.tune.search_report import SweepReport
 from distill_ray.tune.settings import TrialListener
 from distill_ray.tune.tune import tune_codec
 

@@ -10,7 +10,7 @@ from typing import Any
 from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import UsageError
 from distill_ray.events.records import PlannedStage
-from distill_ray.pipeline.stages.work import Work, manifest, skipped, will_run
+from distill_ray.pipeline.stages.context import PipelineContext, manifest, skipped, will_run
 from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS
 from distill_ray.runs.workspace import ResultFolder
 from distill_ray.storage.atomic import atomic_file
@@ -23,8 +23,8 @@ class _CodecStage(ABC):
     _what: str
     _settings_file: str
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, context: PipelineContext) -> None:
+        self._context = context
 
     @property
     @abstractmethod
@@ -33,12 +33,12 @@ class _CodecStage(ABC):
 
     @property
     def _results(self) -> ResultFolder:
-        return self._work.results.below(self.folder.name)
+        return self._context.results.below(self.folder.name)
 
     @property
     def trained(self) -> Path:
         """The file that the training or the search leaves in its folder."""
-        return self.folder / self._work.record.model.name
+        return self.folder / self._context.record.model.name
 
     @property
     def is_begun(self) -> bool:
@@ -46,31 +46,31 @@ class _CodecStage(ABC):
         return (self.folder / self._settings_file).exists()
 
     def decide(self, after: str | None) -> PlannedStage:
-        done = self._work.record.done.get(self.name)
+        done = self._context.record.done.get(self.name)
         if done is not None:
             self._refuse_other_corpus(done)
             if self._codec_is_there(done):
                 return skipped(self.name, f"the {self._what} is finished ({done['words']})")
             return will_run(self.name, f"the codec that the {self._what} made is missing")
         if self.is_begun:
-            return will_run(self.name, f"goes on with the {self._what} in {self._work.shown(self.folder)}")
+            return will_run(self.name, f"goes on with the {self._what} in {self._context.shown(self.folder)}")
         return will_run(self.name, f"after {after}" if after else f"there is no {self._what} yet")
 
     def skip(self) -> None:
-        done = self._work.record.done[self.name]
+        done = self._context.record.done[self.name]
         self._refuse_other_corpus(done)  # which may have been prepared only now
-        self._work.report(self.name, done["report"])
+        self._context.report(self.name, done["report"])
         self._place()
 
     def _finish(self, report: Any, words: str) -> int:
-        document = self._work.report(self.name, report.to_json())
+        document = self._context.report(self.name, report.to_json())
         if report.exit_code:
             return int(report.exit_code)
         codec = self._place()
-        self._work.record.finish(
+        self._context.record.finish(
             self.name,
             {
-                "corpus": self._work.corpus.digest if self._work.corpus else None,
+                "corpus": self._context.corpus.digest if self._context.corpus else None,
                 "codec_sha256": codec,
                 "words": words,
                 "report": document,
@@ -79,22 +79,22 @@ class _CodecStage(ABC):
         return 0
 
     def _refuse_other_corpus(self, done: Mapping[str, Any]) -> None:
-        corpus = self._work.corpus
+        corpus = self._context.corpus
         if corpus is not None and corpus.digest != done["corpus"]:
             raise UsageError(
-                f"{corpus.uri} is not what the codec in {self._work.record.shown} was trained on; "
+                f"{corpus.uri} is not what the codec in {self._context.record.shown} was trained on; "
                 "begin a new run with another --out"
             )
 
     def _codec_is_there(self, done: Mapping[str, Any]) -> bool:
-        if self._work.record.model.exists():
+        if self._context.record.model.exists():
             self._refuse_other_codec(done["codec_sha256"])
             return True
         return self.trained.exists() and manifest(self.trained).codec_sha256 == done["codec_sha256"]
 
     def _place(self) -> str:
         """Copy the codec to where the prior will join it, unless it is there; returns its hash."""
-        model = self._work.record.model
+        model = self._context.record.model
         if model.exists():
             codec = manifest(self.trained if self.trained.exists() else model).codec_sha256
             self._refuse_other_codec(codec)
@@ -105,10 +105,10 @@ class _CodecStage(ABC):
         return manifest(model).codec_sha256
 
     def _refuse_other_codec(self, expected: str) -> None:
-        model = self._work.record.model
+        model = self._context.record.model
         if manifest(model).codec_sha256 != expected:
             raise UsageError(
-                f"{self._work.shown(model)} holds another codec than the one that this run has trained; "
+                f"{self._context.shown(model)} holds another codec than the one that this run has trained; "
                 "move it elsewhere, or choose another --out"
             )
 
@@ -122,7 +122,7 @@ class Tune(_CodecStage):
 
     @property
     def folder(self) -> Path:
-        return self._work.record.folder / "search"
+        return self._context.record.folder / "search"
 
     def check(self, changed: Mapping[str, object]) -> None:
         """Raise ConfigError where the search that is begun cannot go on with `changed` settings."""
@@ -135,18 +135,18 @@ class Tune(_CodecStage):
     def run(self) -> int:
         from distill_ray.tune.tune import tune_codec
 
-        work, settings = self._work, self._work.settings()
+        context, settings = self._context, self._context.settings()
         begun = self.is_begun
         report = tune_codec(
-            data=work.corpus_uri(),
+            data=context.corpus_uri(),
             overrides={key: settings[key] for key in RESOURCES if key in settings} if begun else settings,
             config_file=None,
             out=None if begun else self._results,
-            name=None if begun else work.record.name,
+            name=None if begun else context.record.name,
             resume=self._results if begun else None,
-            address=work.address,
-            listener=work.listener,
-            trial_listener=work.trial_listener,
+            address=context.address,
+            listener=context.listener,
+            trial_listener=context.trial_listener,
         )
         best = report.to_json().get("best") or {}
         return self._finish(report, f"{best.get('codebook_size')} codes × {best.get('rvq_levels')} levels")
@@ -161,7 +161,7 @@ class Codec(_CodecStage):
 
     @property
     def folder(self) -> Path:
-        return self._work.record.folder / "codec"
+        return self._context.record.folder / "codec"
 
     def check(self, changed: Mapping[str, object]) -> None:
         """Raise ConfigError where the training that is begun cannot go on with `changed` settings."""
@@ -173,16 +173,16 @@ class Codec(_CodecStage):
     def run(self) -> int:
         from distill_ray.pipeline.train import train_codec
 
-        work, begun = self._work, self.is_begun
+        context, begun = self._context, self.is_begun
         report = train_codec(
-            data=work.corpus_uri(),
-            overrides=work.settings(),
+            data=context.corpus_uri(),
+            overrides=context.settings(),
             config_file=None,
             out=None if begun else self._results,
-            name=None if begun else work.record.name,
+            name=None if begun else context.record.name,
             resume=self._results if begun else None,
-            plan=work.plan,
-            listener=work.listener,
+            plan=context.plan,
+            listener=context.listener,
         )
         model = report.config.model
         return self._finish(report, f"{model.codebook_size} codes × {model.num_quantizers} levels")

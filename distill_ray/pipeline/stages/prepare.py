@@ -10,7 +10,7 @@ from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.errors import CorpusError, UsageError
 from distill_ray.events.records import PlannedStage, StageProgress
-from distill_ray.pipeline.stages.work import Work, skipped, will_run
+from distill_ray.pipeline.stages.context import PipelineContext, skipped, will_run
 from distill_ray.runs.inputs import on_report
 from distill_ray.storage.filesystem import joined
 
@@ -24,19 +24,19 @@ class Prepare:
 
     name = "prepare"
 
-    def __init__(self, work: Work, *, later_begun: bool) -> None:
-        self._work = work
+    def __init__(self, context: PipelineContext, *, later_begun: bool) -> None:
+        self._context = context
         self._later_begun = later_begun
         # Workers on other nodes read the corpus too, so it is at the URI itself and not in its workshop.
-        results = work.results
+        results = context.results
         self._place = str(results.path / "corpus") if results.uri is None else joined(results.uri, "corpus")
         self._hashed: HashedSources | None = None
 
     def decide(self, after: str | None) -> PlannedStage:
-        record = self._work.record
+        record = self._context.record
         given = _prepared(record.sources)
         if given is not None:
-            self._work.corpus = given
+            self._context.corpus = given
             return skipped(self.name, f"{record.sources[0]} is a prepared corpus")
         from distill_ray.corpus.prepare import hash_sources
         from distill_ray.corpus.scan import find_audio
@@ -54,37 +54,37 @@ class Prepare:
                 )
             return will_run(self.name, "the recordings have changed")
         try:
-            self._work.corpus = self._open()
+            self._context.corpus = self._open()
         except CorpusError:
             return will_run(self.name, "the corpus is missing or damaged")
-        if self._work.corpus.digest != done["report"]["digest"]:
+        if self._context.corpus.digest != done["report"]["digest"]:
             return will_run(self.name, "the corpus in the folder is another one")
         return skipped(self.name, f"the corpus of these {done['sources_files']} recordings is there")
 
     def skip(self) -> None:
-        work = self._work
-        assert work.corpus is not None, "decide has opened it"
-        done = work.record.done.get(self.name, {}).get("report")
-        if done is None or done["digest"] != work.corpus.digest:
-            done = _corpus_facts(work.corpus)
-        work.report(self.name, done)
+        context = self._context
+        assert context.corpus is not None, "decide has opened it"
+        done = context.record.done.get(self.name, {}).get("report")
+        if done is None or done["digest"] != context.corpus.digest:
+            done = _corpus_facts(context.corpus)
+        context.report(self.name, done)
 
     def run(self) -> int:
         from distill_ray.corpus.prepare import build_corpus
         from distill_ray.storage.storage import open_storage
 
-        work = self._work
+        context = self._context
         assert self._hashed is not None, "decide has hashed the sources"
         report = build_corpus(
             open_storage(self._place),
             self._hashed,
-            config=build_sections((CorpusConfig,), work.settings())[CorpusConfig],
+            config=build_sections((CorpusConfig,), context.settings())[CorpusConfig],
             on_progress=self._tell,
         )
-        on_report(work.listener)(report)
-        work.corpus = self._open()
-        document = work.report(self.name, report.to_json())
-        work.record.finish(
+        on_report(context.listener)(report)
+        context.corpus = self._open()
+        document = context.report(self.name, report.to_json())
+        context.record.finish(
             self.name,
             {
                 "sources_sha256": _identity(self._hashed),
@@ -100,7 +100,7 @@ class Prepare:
         return open_corpus(self._place)
 
     def _tell(self, done: int, total: int, note: str) -> None:
-        self._work.listener(StageProgress(stage=self.name, done=done, total=total, note=note))
+        self._context.listener(StageProgress(stage=self.name, done=done, total=total, note=note))
 
 
 def _prepared(sources: tuple[str, ...]) -> Corpus | None:

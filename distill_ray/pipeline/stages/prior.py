@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from distill_ray.events.records import PlannedStage
-from distill_ray.pipeline.stages.work import Work, manifest, skipped, will_run
+from distill_ray.pipeline.stages.context import PipelineContext, manifest, skipped, will_run
 from distill_ray.runs.run_folder import RunFolder, resumed_run, was_cut
 
 
@@ -14,26 +14,28 @@ class Prior:
 
     name = "prior"
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
-        self._folder = RunFolder(path=work.record.model.with_suffix(".prior"))
+    def __init__(self, context: PipelineContext) -> None:
+        self._context = context
+        self._folder = RunFolder(path=context.record.model.with_suffix(".prior"))
 
     def decide(self, after: str | None) -> PlannedStage:
-        record = self._work.record
+        record = self._context.record
         if after is None and record.model.exists() and self._is_there():
             return skipped(self.name, f"{record.model.name} has a prior for this codec")
         if self._folder.is_begun:
-            return will_run(self.name, f"goes on with the training in {self._work.shown(self._folder.path)}")
+            return will_run(
+                self.name, f"goes on with the training in {self._context.shown(self._folder.path)}"
+            )
         return will_run(self.name, f"after {after}" if after else "the model has no prior yet")
 
     def check(self, changed: Mapping[str, object]) -> None:
         """Raise ConfigError where the training that is begun cannot go on with `changed` settings."""
-        if self._folder.is_begun and self.name not in self._work.record.done:
+        if self._folder.is_begun and self.name not in self._context.record.done:
             resumed_run(self._folder, changed, table="prior_training")
 
     def _is_there(self) -> bool:
         """Whether the file has a finished prior for its codec, be it by another command."""
-        record = self._work.record
+        record = self._context.record
         found = manifest(record.model)
         prior, done = found.prior, record.done.get(self.name)
         if prior is None or prior.codec_sha256 != found.codec_sha256:
@@ -43,34 +45,34 @@ class Prior:
         return not was_cut(self._folder.path) and (done is not None or not self._folder.is_begun)
 
     def skip(self) -> None:
-        record = self._work.record
+        record = self._context.record
         prior, done = manifest(record.model).prior, record.done.get(self.name)
         assert prior is not None, "decide has seen it"
         if done is not None and done["prior_sha256"] == prior.sha256:
-            self._work.report(self.name, done["report"])
+            self._context.report(self.name, done["report"])
             return
         # Trained by another command: what its file says of it.
         figures = {key: prior.metadata.get(key) for key in ("best_perplexity", "bits_per_second")}
-        self._work.report(self.name, {"model_path": str(record.model), **figures})
+        self._context.report(self.name, {"model_path": str(record.model), **figures})
 
     def run(self) -> int:
         from distill_ray.pipeline.train import train_code_prior
 
-        work = self._work
+        context = self._context
         report = train_code_prior(
-            model=work.record.model,
-            data=work.corpus_uri(),
-            overrides=work.settings(),
+            model=context.record.model,
+            data=context.corpus_uri(),
+            overrides=context.settings(),
             config_file=None,
-            plan=work.plan,
-            listener=work.listener,
+            plan=context.plan,
+            listener=context.listener,
             resume=self._folder.is_begun,
-            run=work.results.below(self._folder.path.name),
+            run=context.results.below(self._folder.path.name),
             overwrite=True,  # `decide` knows whether the one that is there stays
         )
-        document = work.report(self.name, report.to_json())
+        document = context.report(self.name, report.to_json())
         if not report.exit_code:
-            prior = manifest(work.record.model).prior
+            prior = manifest(context.record.model).prior
             assert prior is not None, "its training has just put it there"
-            work.record.finish(self.name, {"prior_sha256": prior.sha256, "report": document})
+            context.record.finish(self.name, {"prior_sha256": prior.sha256, "report": document})
         return report.exit_code

@@ -10,7 +10,7 @@ from typing import Any
 from distill_ray.config.build import build_sections
 from distill_ray.config.generation import GenerationSettings
 from distill_ray.events.records import PlannedStage
-from distill_ray.pipeline.stages.work import Work, manifest, skipped, will_run
+from distill_ray.pipeline.stages.context import PipelineContext, manifest, skipped, will_run
 
 
 class Samples:
@@ -18,8 +18,8 @@ class Samples:
 
     name = "samples"
 
-    def __init__(self, work: Work) -> None:
-        self._work = work
+    def __init__(self, context: PipelineContext) -> None:
+        self._context = context
 
     def decide(self, after: str | None) -> PlannedStage:
         settings = self._settings()
@@ -41,19 +41,19 @@ class Samples:
         from distill_ray.bundle import choose_device, load_model_v2
         from distill_ray.generate import generate_samples
 
-        work, settings, sets = self._work, self._settings(), self._sets()
+        context, settings, sets = self._context, self._settings(), self._sets()
         identity = self._identity()
         same = next((item for item in sets if _same(item, identity)), None)
         folder = same["folder"] if same else self._free_folder(sets)
         report = generate_samples(
-            load_model_v2(work.record.model, device=choose_device("auto")),
+            load_model_v2(context.record.model, device=choose_device("auto")),
             count=settings.count,
             seconds=settings.seconds,
             seed=settings.seed,
-            out_dir=work.record.folder / folder,
+            out_dir=context.record.folder / folder,
             audio_format=settings.audio_format,
             overwrite=True,  # of these settings, cut short
-            on_progress=work.listener,
+            on_progress=context.listener,
         )
         paths = [Path(path) for path in report.files]
         made = {
@@ -61,16 +61,16 @@ class Samples:
             "folder": folder,
             "files": [{"name": path.name, "bytes": path.stat().st_size} for path in paths],
         }
-        work.record.finish(self.name, {"sets": [*(item for item in sets if item is not same), made]})
+        context.record.finish(self.name, {"sets": [*(item for item in sets if item is not same), made]})
         self._take(made)
         return 0
 
     def _settings(self) -> GenerationSettings:
-        return build_sections((GenerationSettings,), self._work.record.settings)[GenerationSettings]
+        return build_sections((GenerationSettings,), self._context.record.settings)[GenerationSettings]
 
     def _identity(self) -> dict[str, Any]:
         """What decides how a sample sounds, but for its number."""
-        model, settings = manifest(self._work.record.model), self._settings()
+        model, settings = manifest(self._context.record.model), self._settings()
         return {
             "codec_sha256": model.codec_sha256,
             "prior_sha256": model.prior.sha256 if model.prior else None,
@@ -80,7 +80,7 @@ class Samples:
         }
 
     def _sets(self) -> list[dict[str, Any]]:
-        return list(self._work.record.done.get(self.name, {}).get("sets", ()))
+        return list(self._context.record.done.get(self.name, {}).get("sets", ()))
 
     def _found(self, sets: list[dict[str, Any]]) -> dict[str, Any] | None:
         """The set that has all that is asked for, whole on disk."""
@@ -91,7 +91,7 @@ class Samples:
         return None
 
     def _is_whole(self, item: Mapping[str, Any], count: int) -> bool:
-        folder = self._work.record.folder / item["folder"]
+        folder = self._context.record.folder / item["folder"]
         sizes = {entry.name: entry.stat().st_size for entry in os.scandir(folder)} if folder.exists() else {}
         return all(sizes.get(file["name"]) == file["bytes"] for file in item["files"][:count])
 
@@ -101,8 +101,8 @@ class Samples:
         return next(name for name in names if name not in taken)
 
     def _take(self, item: Mapping[str, Any]) -> None:
-        folder, count = self._work.record.folder / item["folder"], self._settings().count
-        self._work.samples = tuple(folder / file["name"] for file in item["files"][:count])
+        folder, count = self._context.record.folder / item["folder"], self._settings().count
+        self._context.samples = tuple(folder / file["name"] for file in item["files"][:count])
 
 
 def _same(item: Mapping[str, Any], identity: Mapping[str, Any]) -> bool:

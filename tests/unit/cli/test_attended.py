@@ -8,7 +8,7 @@ import pytest
 from distill_ray.cli.attended import EventLines, attended
 from distill_ray.cli.main import app
 from distill_ray.cli.output import finish, run
-from distill_ray.events.lines import heard
+from distill_ray.events.lines import parse_line
 from distill_ray.events.records import Notice, PipelinePlan, PriorStepMetrics, StageProgress, TrialUpdate
 
 STEP = PriorStepMetrics(
@@ -31,7 +31,7 @@ TRIAL = TrialUpdate(trial="t0", round="search", state="running", codebook_size=6
 @pytest.fixture
 def said(capsys):
     """The documents of the lines so far, after their kind."""
-    return lambda: [heard(line) for line in capsys.readouterr().err.splitlines()]
+    return lambda: [parse_line(line) for line in capsys.readouterr().err.splitlines()]
 
 
 @pytest.fixture
@@ -78,7 +78,7 @@ def test_in_a_job_events_and_result_are_lines_and_nothing_is_drawn(in_job, said,
         view.table("Title", ("a",), [("b",)])
     finish({"model_path": "m", "loss": float("nan")}, result="m", as_json=False)
     captured = capsys.readouterr()
-    lines = [heard(line) for line in captured.err.splitlines()]
+    lines = [parse_line(line) for line in captured.err.splitlines()]
     assert [kind for kind, _ in lines] == ["event", "event", "report", "result"]
     assert (lines[1][1]["level"], lines[1][1]["message"]) == ("warning", "mind this")
     assert lines[2][1] == {"model": "m"}
@@ -95,7 +95,7 @@ def test_a_run_at_a_uri_is_shown_there_and_logged_in_its_folder(in_job, said, tm
 
 def test_in_a_job_a_failure_is_a_line_with_its_exit_code(in_job, capsys):
     assert run(app, ["info", "/nowhere.distill"]) == 2
-    kinds = [heard(line) for line in capsys.readouterr().err.splitlines()]
+    kinds = [parse_line(line) for line in capsys.readouterr().err.splitlines()]
     (kind, facts) = next(found for found in kinds if found is not None)
     assert (kind, facts["type"], facts["exit_code"]) == ("error", "BundleError", 2)
     assert "/nowhere.distill" in facts["message"]

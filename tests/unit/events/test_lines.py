@@ -2,7 +2,7 @@ from __future__ import annotations
 
 import json
 
-from distill_ray.events.lines import heard, say
+from distill_ray.events.lines import parse_line, say
 from distill_ray.events.records import Notice, VQStepMetrics, from_record, to_record
 
 STEP = VQStepMetrics(
@@ -26,7 +26,7 @@ def test_an_event_comes_back_as_it_was_also_where_json_has_no_number_for_it(caps
     say("event", to_record(STEP))
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    kind, record = heard(line.rstrip("\n"))
+    kind, record = parse_line(line.rstrip("\n"))
     assert kind == "event"
     assert repr(from_record(record)) == repr(STEP)
 
@@ -35,18 +35,18 @@ def test_a_text_with_line_breaks_stays_one_line(capsys):
     say("event", to_record(Notice(level="info", message="one\ntwo é")))
     line = capsys.readouterr().err
     assert line.count("\n") == 1
-    assert heard(line)[1]["message"] == "one\ntwo é"
+    assert parse_line(line)[1]["message"] == "one\ntwo é"
 
 
 def test_lines_of_others_and_cut_ones_are_nothing():
-    assert heard("Running entrypoint for job x: python -m distill_ray") is None
-    assert heard('distill-ray-event {"event": "Not') is None
-    assert heard("distill-ray-result [1]") is None
-    assert heard("distill-ray-result {}") is None
-    assert heard('distill-ray-result {"document": [], "result": null}') is None
-    assert heard('distill-ray-result {"document": {}, "result": 1}') is None
-    assert heard("distill-ray-error {}") is None
-    assert heard("distill-ray-event " + "[" * 100_000) is None
-    assert heard("distill-ray-event " + '{"a":' * 100_000 + "1" + "}" * 100_000) is None
+    assert parse_line("Running entrypoint for job x: python -m distill_ray") is None
+    assert parse_line('distill-ray-event {"event": "Not') is None
+    assert parse_line("distill-ray-result [1]") is None
+    assert parse_line("distill-ray-result {}") is None
+    assert parse_line('distill-ray-result {"document": [], "result": null}') is None
+    assert parse_line('distill-ray-result {"document": {}, "result": 1}') is None
+    assert parse_line("distill-ray-error {}") is None
+    assert parse_line("distill-ray-event " + "[" * 100_000) is None
+    assert parse_line("distill-ray-event " + '{"a":' * 100_000 + "1" + "}" * 100_000) is None
     said = {"document": {"a": 1}, "result": None}
-    assert heard(f"distill-ray-result {json.dumps(said)}") == ("result", said)
+    assert parse_line(f"distill-ray-result {json.dumps(said)}") == ("result", said)

@@ -15,7 +15,7 @@ from distill_ray.bundle.format import FORMAT, VERSION
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus.manifest import MANIFEST_NAME, CorpusFile, Manifest, ShardInfo, read_manifest
 from distill_ray.errors import DistillError
-from distill_ray.events.lines import heard
+from distill_ray.events.lines import parse_line
 from distill_ray.events.records import Notice, VQStepMetrics, from_record, to_record
 from distill_ray.jobs.address import dashboard_address
 from distill_ray.jobs.client import JobClient
@@ -118,7 +118,7 @@ def story(folder: Path, content: bytes) -> Any:
     told = JobStory()
     lines = [f"distill-ray-{kind} {text}" for kind in ("event", "report", "result", "error")]
     told.tell(lines, lambda event: None)
-    return [heard(line) for line in lines]
+    return [parse_line(line) for line in lines]
 
 
 def event(folder: Path, content: bytes) -> Any:

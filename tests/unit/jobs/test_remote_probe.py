@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from distill_ray.errors import InstallationError, UsageError
-from distill_ray.events.lines import heard
+from distill_ray.events.lines import parse_line
 from distill_ray.jobs import remote_probe as probe
 from distill_ray.jobs.remote_probe import check_installed, check_reads, check_writes, main
 
@@ -44,7 +44,7 @@ def test_what_cannot_be_written_is_named(tmp_path):
 def test_the_program_says_the_first_wrong_place_to_the_client(corpus, capsys):
     assert main(json.dumps({"reads": [str(corpus)], "writes": []})) == 0
     assert main(json.dumps({"reads": [str(corpus), "/nowhere", "/else"], "writes": []})) == 2
-    kind, facts = heard(capsys.readouterr().err)
+    kind, facts = parse_line(capsys.readouterr().err)
     assert (kind, facts["type"], facts["exit_code"]) == ("error", "UsageError", 2)
     assert "sees no /nowhere: " in facts["message"]
 
@@ -55,6 +55,6 @@ def test_a_python_without_the_packages_is_named(monkeypatch, capsys):
         check_installed(("ray", "nowhere", "elsewhere"))
     monkeypatch.setattr(probe.importlib.util, "find_spec", lambda name: None if name == "pyarrow" else name)
     assert main(json.dumps({"reads": ["/nowhere"], "writes": []})) == InstallationError.exit_code
-    kind, facts = heard(capsys.readouterr().err)
+    kind, facts = parse_line(capsys.readouterr().err)
     assert (kind, facts["type"]) == ("error", "InstallationError")
     assert "has no pyarrow: " in facts["message"]

@@ -68,7 +68,7 @@ class Desk:
             elapsed_s=1.0,
             depth_scores=scores(val_loss),
         )
-        self.ledger.heard(TRIAL, to_record(event))
+        self.ledger.take_event(TRIAL, to_record(event))
 
     def end(self, reason: str, *, best: int = 1, collapse: Collapse | None = None) -> TrialRecord:
         event = TrainingCompleteEvent(
@@ -86,7 +86,7 @@ class Desk:
             depth_scores=scores(7.0),
             collapse=collapse,
         )
-        self.ledger.heard(TRIAL, to_record(event))
+        self.ledger.take_event(TRIAL, to_record(event))
         self.ledger.ended(TRIAL, [(GOOD, GOOD), (BAD, BAD)])
         return self.saved[-1]
 

@@ -8,16 +8,16 @@ from distill_ray.config.resolve import CorpusFacts, steps_per_epoch
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError, ConfigError
 from distill_ray.runs.shown import shown_settings
-from distill_ray.tune.machine import Scale, find_machine
+from distill_ray.tune.machine import TrialResources, find_machine
 from distill_ray.tune.settings import SweepSettings, TrialPlanner, settings_of_search
 from distill_ray.tune.trial import make_spec
 
 FACTS = CorpusFacts(file_count=30, train_seconds=100.0, sample_rate=44_100, channels=1)
-ONE_AT_A_TIME = Scale(concurrent=1, gpus=0.0, workers=1, threads=2)
+ONE_AT_A_TIME = TrialResources(concurrent=1, gpus=0.0, workers=1, threads=2)
 
 
 def planner(
-    *, scale: Scale = ONE_AT_A_TIME, resumed: bool = False, size: str | None = None, **given: Any
+    *, scale: TrialResources = ONE_AT_A_TIME, resumed: bool = False, size: str | None = None, **given: Any
 ) -> TrialPlanner:
     settings = {key.replace("__", "."): value for key, value in given.items()}
     if size is not None:
@@ -108,7 +108,7 @@ def test_minutes_are_shared_by_what_runs_one_after_the_other() -> None:
     spec = make_spec("search", 64, (2, 4, 8), {})
 
     def minutes(concurrent: int, resumed: bool = False, **given: Any) -> float | None:
-        scale = Scale(concurrent=concurrent, gpus=0.0, workers=1, threads=1)
+        scale = TrialResources(concurrent=concurrent, gpus=0.0, workers=1, threads=1)
         made = planner(scale=scale, resumed=resumed, sweep__max_minutes=70.0, **given)
         return made.resolve(spec).config.training.max_minutes
 
@@ -162,15 +162,15 @@ def test_a_trial_that_is_begun_keeps_its_codec_and_its_rates() -> None:
 def test_as_many_trials_run_as_there_is_room_for(
     given: dict[str, Any], resources: dict[str, float], expected: tuple[int, float, int]
 ) -> None:
-    scale = Scale.of(SweepConfig(**given), resources, cores=16, where="here")
+    scale = TrialResources.of(SweepConfig(**given), resources, cores=16, where="here")
     assert (scale.concurrent, scale.gpus, scale.threads) == expected
 
 
 def test_a_trial_that_fits_nowhere_is_refused() -> None:
     with pytest.raises(ClusterError, match="a trial needs 2 GPUs and here has 1"):
-        Scale.of(SweepConfig(gpus_per_trial=2.0), {"CPU": 4, "GPU": 1}, cores=4, where="here")
+        TrialResources.of(SweepConfig(gpus_per_trial=2.0), {"CPU": 4, "GPU": 1}, cores=4, where="here")
     with pytest.raises(ClusterError, match="a trial's 4 workers need one CPU each and here has 2"):
-        Scale.of(SweepConfig(workers_per_trial=4), {"CPU": 2}, cores=2, where="here")
+        TrialResources.of(SweepConfig(workers_per_trial=4), {"CPU": 2}, cores=2, where="here")
 
 
 def test_no_more_workers_than_a_machine_can_take_turns_with(monkeypatch: pytest.MonkeyPatch) -> None:

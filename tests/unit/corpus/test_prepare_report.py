@@ -3,7 +3,7 @@ from __future__ import annotations
 import dataclasses
 
 from distill_ray.corpus.manifest import RejectedFile
-from distill_ray.corpus.report import PrepareReport, listing
+from distill_ray.corpus.prepare_report import PrepareReport, listing
 
 
 def report(

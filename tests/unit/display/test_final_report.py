@@ -5,8 +5,8 @@ import re
 
 from rich.console import Console
 
+from distill_ray.display.final_report import final_report
 from distill_ray.display.history import History
-from distill_ray.display.report import final_report
 from distill_ray.display.tables import table, warning_line
 from distill_ray.vqvae.health import Collapse
 

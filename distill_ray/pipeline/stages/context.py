@@ -23,7 +23,7 @@ GENERATE = "generate."
 
 
 @dataclass(kw_only=True)
-class Work:
+class PipelineContext:
     """What the stages share. `corpus` is known once `prepare` was skipped or has run; `reports` by stage."""
 
     results: ResultFolder
