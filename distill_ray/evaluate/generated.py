@@ -22,6 +22,7 @@ from distill_ray.corpus import Corpus
 from distill_ray.errors import BundleError
 from distill_ray.evaluate.audio_files import AudioFiles, find_sounds
 from distill_ray.evaluate.corpus_reference import corpus_pieces, corpus_reference, piece_sounds
+from distill_ray.evaluate.extraction import corpus_copy_detector, corpus_extraction
 from distill_ray.evaluate.judgement import Judgement
 from distill_ray.evaluate.reference import Progress
 from distill_ray.evaluate.report import EvaluationReport
@@ -91,6 +92,16 @@ def judge_generated(
     with _sounds(loaded, folder, settings, sampling, on_progress) as sounds:
         generated = reference.judge(
             sounds, seed=settings.seed, device=loaded.device, on_progress=_telling(on_progress, len(sounds))
+        )
+        detector = corpus_copy_detector(corpus, device=loaded.device, on_progress=on_progress)
+        copies = detector.find(sounds)
+    generated = dataclasses.replace(generated, copies=copies)
+    if folder is None:
+        returned = corpus_extraction(loaded, corpus)
+        generated = dataclasses.replace(
+            generated,
+            exact_continuations=returned.training_share,
+            held_out_continuations=returned.held_out_share,
         )
     pieces = corpus_pieces(corpus, corpus.validation_split)
     originals = piece_sounds(corpus, pieces)

@@ -216,6 +216,8 @@ class PriorTrainingCompleteEvent:
     elapsed_s: float
     exit_reason: str
     histogram_bits_per_second: float | None = None
+    memorization: dict[str, Any] | None = None
+    """What `MemorizationReport.to_json` says at the end; None where nothing is held out."""
 
     @property
     def below_histogram(self) -> float | None:

@@ -17,10 +17,11 @@ Legend: Q RVQ levels, T code frames, N frames of all sequences end to end.
 
 from __future__ import annotations
 
+import dataclasses
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -35,6 +36,8 @@ RUN_MARGIN = 8
 LEAST_PIECE = 2 * RUN_MARGIN
 # Runs count where they make up this much more of the generated frames than of the held-out ones.
 MATCH_SHARE = 0.05
+# Prompts count where this much more of the training ones than of the held-out ones come back.
+CONTINUED_SHARE = 0.1
 
 Codes = npt.NDArray[np.integer]
 Hashes = npt.NDArray[np.uint64]
@@ -48,13 +51,24 @@ class ArrayLike(Protocol):
     def __array__(self) -> np.ndarray: ...
 
 
+class ExtractionLike(Protocol):
+    """`extraction.Extraction`, which is torch's side of this: shares of prompts that came back."""
+
+    @property
+    def training_share(self) -> float | None: ...
+
+    @property
+    def held_out_share(self) -> float | None: ...
+
+
 @dataclass(frozen=True, kw_only=True)
 class MatchReport:
     """Runs shared with training codes, seen through the first `levels` levels; lengths in frames.
 
     longest_match_frames, held_out_frames: longest run of the generated codes; what the longest run stays
     within in nine tenths of the held-out audio. match_share, held_out_share: share of frames in runs of
-    threshold_frames or more.
+    threshold_frames or more. false_positive_rate: what held_out_share is where each half of the held-out
+    recordings has its threshold from the other half; None for a single short one.
     """
 
     levels: int
@@ -63,6 +77,7 @@ class MatchReport:
     threshold_frames: int
     match_share: float
     held_out_share: float
+    false_positive_rate: float | None = None
 
     @property
     def is_memorizing(self) -> bool:
@@ -74,8 +89,10 @@ class MatchReport:
 class MemorizationReport:
     """The verdict and what it rests on; None where a piece of evidence was not given.
 
-    gap = val_loss - train_loss in nats per code. longest_match_frames, threshold_frames and match_share are
-    those of the view in `matches` that speaks most for memorisation.
+    gap = val_loss - train_loss in nats per code. longest_match_frames, threshold_frames, match_share and
+    false_positive_rate are those of the view in `matches` that speaks most for memorisation.
+    exact_continuations, held_out_continuations: shares of training and of held-out prompts whose continuation
+    came back (`extraction.py`).
     """
 
     is_memorizing: bool
@@ -86,7 +103,24 @@ class MemorizationReport:
     longest_match_frames: int | None = None
     threshold_frames: int | None = None
     match_share: float | None = None
+    false_positive_rate: float | None = None
+    exact_continuations: float | None = None
+    held_out_continuations: float | None = None
     matches: tuple[MatchReport, ...] = ()
+
+    @property
+    def verdict(self) -> str:
+        """In two or three words; that it cannot be judged where no piece of evidence was given."""
+        if self.is_memorizing:
+            return "memorised"
+        evidence = (self.gap, self.match_share, self.exact_continuations)
+        return "not memorised" if any(part is not None for part in evidence) else "cannot be judged"
+
+    def to_json(self) -> dict[str, Any]:
+        """What a model's manifest says of it."""
+        fields = dataclasses.asdict(self)
+        del fields["matches"]
+        return {"verdict": self.verdict, **fields}
 
 
 def check_memorization(
@@ -97,13 +131,15 @@ def check_memorization(
     train: Sequence[ArrayLike] = (),
     held_out: Sequence[ArrayLike] = (),
     frame_rate: float | None = None,
+    extraction: ExtractionLike | None = None,
 ) -> MemorizationReport:
-    """Judge a prior by its losses, by what it generates, or by both; either alone may convict it.
+    """Judge a prior by its losses, by what it generates, by how it continues; each may convict it.
 
     train_loss, val_loss: nats per code, both measured in eval mode on windows of the same kind.
     generated, train, held_out: codes [Q, T]; runs are looked for only where all three are given, as their
     length means nothing without held-out recordings to compare with. frame_rate: frames a second, for times
-    in the message. What cannot be judged is said in the message and is not called memorising.
+    in the message. extraction: continuations of training and of held-out prompts. What cannot be judged is
+    said in the message and is not called memorising.
     """
     gap = None if train_loss is None or val_loss is None else val_loss - train_loss
     by_gap = gap is not None and val_loss is not None and gap > max(GAP_NATS, GAP_SHARE * val_loss)
@@ -121,13 +157,21 @@ def check_memorization(
         sentences.append(_match_sentence(worst, frame_rate))
     elif len(generated) and len(train) and len(held_out):
         sentences.append("what is held out, or generated, is too short to look for copies")
+    by_prompts = False
+    if extraction is not None and extraction.training_share is not None:
+        known, others = extraction.training_share, extraction.held_out_share or 0.0
+        by_prompts = known > others + CONTINUED_SHARE
+        sentences.append(
+            f"{known:.0%} of training prompts and {others:.0%} of held-out ones are continued as the "
+            "recording is"
+        )
     if not sentences:
         sentences.append("nothing was held out, so memorisation cannot be judged")
-    elif by_gap or by_match:
+    elif by_gap or by_match or by_prompts:
         sentences.append("train it for less time, make it smaller or add audio")
     text = "; ".join(sentences)
     return MemorizationReport(
-        is_memorizing=by_gap or by_match,
+        is_memorizing=by_gap or by_match or by_prompts,
         message=f"{text[0].upper()}{text[1:]}.",
         train_loss=train_loss,
         val_loss=val_loss,
@@ -135,6 +179,9 @@ def check_memorization(
         longest_match_frames=worst.longest_match_frames if worst else None,
         threshold_frames=worst.threshold_frames if worst else None,
         match_share=worst.match_share if worst else None,
+        false_positive_rate=worst.false_positive_rate if worst else None,
+        exact_continuations=extraction.training_share if extraction else None,
+        held_out_continuations=extraction.held_out_share if extraction else None,
         matches=matches,
     )
 
@@ -177,7 +224,7 @@ def _match(
     ours_shared = _Shared.of(_Runs(_cut(ours, piece)), trained)
     theirs_shared = _Shared.of(_Runs(_cut(theirs, piece)), trained)
     usual = _usual_longest(theirs_shared)
-    threshold = RUN_FACTOR * usual + RUN_MARGIN
+    threshold = _threshold(usual)
     return MatchReport(
         levels=levels,
         longest_match_frames=_longest(ours_shared),
@@ -185,7 +232,29 @@ def _match(
         threshold_frames=threshold,
         match_share=ours_shared.longer(threshold).share(),
         held_out_share=theirs_shared.longer(threshold).share(),
+        false_positive_rate=_false_positive_rate(theirs, piece, trained),
     )
+
+
+def _threshold(usual: int) -> int:
+    return RUN_FACTOR * usual + RUN_MARGIN
+
+
+def _false_positive_rate(theirs: Sequence[Hashes], piece: int, trained: _Runs) -> float | None:
+    """Share of held-out frames in runs that count, with each half's threshold from the other half.
+
+    Halves are of whole recordings, or of the pieces of a single one.
+    """
+    parts = theirs if len(theirs) > 1 else _cut(theirs, piece)
+    if len(parts) < 2:
+        return None
+    first, second = (_Shared.of(_Runs(_cut(parts[half::2], piece)), trained) for half in (0, 1))
+    frames = mistaken = 0.0
+    for judged, other in ((first, second), (second, first)):
+        count = len(judged.ours.all_places())
+        frames += count
+        mistaken += count * judged.longer(_threshold(_usual_longest(other))).share()
+    return mistaken / frames
 
 
 def _frame_hashes(codes_QT: Codes) -> Hashes:

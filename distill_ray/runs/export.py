@@ -106,6 +106,7 @@ def export_prior(
             "histogram_bits_per_second": completed.histogram_bits_per_second,
             "below_histogram": completed.below_histogram,
             "memorization_warnings": list(completed.memorization_warnings),
+            "memorization": completed.memorization,
         },
     )
 

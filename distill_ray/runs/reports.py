@@ -89,6 +89,7 @@ class PriorReport:
             "num_heads": model.num_heads,
             "learning_rate": self.config.training.lr,
             "memorization_warnings": list(done.memorization_warnings),
+            "memorization": done.memorization,
             "elapsed_s": done.elapsed_s,
             "exit_reason": done.exit_reason,
             "report_path": None if self.report_path is None else str(self.report_path),

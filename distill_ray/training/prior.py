@@ -34,6 +34,7 @@ from distill_ray.prior import (
     perplexity,
     sample_codes,
 )
+from distill_ray.prior.extraction import prompted_extraction
 from distill_ray.prior.histogram import LEAST_GAIN, histogram_nats
 from distill_ray.prior.windows import validation_windows
 from distill_ray.training.loop import Pace, Progress
@@ -241,8 +242,10 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         """The figures of the run as it ended; rank 0 compares what the prior makes with its codes."""
         figures = self.figures
         best_loss = min(progress.best_loss, figures.val_loss)
+        memorization = None
         if self.worker.rank == 0 and self.val:
             report = self._copies()
+            memorization = report.to_json()
             if report.is_memorizing:
                 self.warn(report.message)
         done = PriorTrainingCompleteEvent(
@@ -257,6 +260,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             elapsed_s=progress.elapsed_s,
             exit_reason=progress.ended,
             histogram_bits_per_second=self._histogram_bits(),
+            memorization=memorization,
         )
         if done.below_histogram is None or done.below_histogram >= LEAST_GAIN:
             return done
@@ -296,5 +300,9 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             generator=generator,
         )
         return check_memorization(
-            generated=list(generated.cpu()), train=self.train, held_out=self.val, frame_rate=self.frame_rate
+            generated=list(generated.cpu()),
+            train=self.train,
+            held_out=self.val,
+            frame_rate=self.frame_rate,
+            extraction=prompted_extraction(self.model, self.train, self.val, frame_rate=self.frame_rate),
         )

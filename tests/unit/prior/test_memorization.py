@@ -216,3 +216,16 @@ def test_hours_of_codes_take_seconds() -> None:
     assert time.perf_counter() - began < 20.0
     assert report.longest_match_frames == 1500
     assert report.is_memorizing
+
+
+def test_the_rate_of_false_positives_is_measured_on_held_out_halves() -> None:
+    rng = np.random.default_rng(0)
+    train = [rng.integers(0, 64, (4, 3000)) for _ in range(3)]
+    held_out = [rng.integers(0, 64, (4, 600)) for _ in range(6)]
+    report = check_memorization(generated=[train[0][:, :500]], train=train, held_out=held_out)
+    assert report.false_positive_rate == 0.0
+    assert report.to_json()["verdict"] == "memorised"
+    # One of the held-out recordings is in the training audio: what the others expect calls it a copy.
+    held_out[0] = train[1][:, 100:700]
+    again = check_memorization(generated=[train[0][:, :500]], train=train, held_out=held_out)
+    assert again.false_positive_rate == pytest.approx(1 / 6, abs=0.01)
