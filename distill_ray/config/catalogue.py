@@ -1,7 +1,7 @@
 """All settings in one list, and which of them are options of which command.
 
 Everything that names a setting outside of its own line is made from here: the options of commands
-(`cli/settings.py`), the keys that a TOML file may have (`resolve.py`) and the reference of all settings
+(`cli/settings.py`), the keys that a TOML file may have (`build.py`) and the reference of all settings
 (`docs/settings.md`, from `all_settings`). A field that a section gets appears in all of them.
 """
 
