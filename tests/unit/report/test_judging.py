@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pytest
@@ -17,8 +18,9 @@ from distill_ray.corpus import Corpus, open_corpus, prepare_corpus
 from distill_ray.errors import AudioError, UsageError
 from distill_ray.evaluate.judgement import NearestMoment
 from distill_ray.prior import CodePrior
-from distill_ray.report import sounds
+from distill_ray.report import judging, sounds
 from distill_ray.report.collect import collect
+from distill_ray.report.facts import Judged
 from distill_ray.report.judging import PAIRS, expected_seconds, judge, spread
 from distill_ray.report.sounds import Wanted
 from distill_ray.vqvae import VQVAE
@@ -131,14 +133,21 @@ def test_pairs_are_of_different_places() -> None:
 
 
 def test_a_model_is_judged_by_new_sounds_against_the_recordings_that_it_names(
-    model: LoadedVQModel, monkeypatch: pytest.MonkeyPatch
+    model: LoadedVQModel, corpus: Corpus, records: ModuleType, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    seen: list[tuple[str, list[float]]] = []
+
+    def measured(loaded: LoadedVQModel, against: Corpus, folder: Path, **_: object) -> Judged:
+        lengths = [soundfile.info(path).duration for path in sorted(folder.iterdir())]
+        seen.append((against.digest, lengths))
+        return Judged(generated=records.judgement(), decoded=records.judgement())
+
+    monkeypatch.setattr(judging, "judge", measured)
     monkeypatch.setattr(sounds, "_JUDGED_SOUNDS", 3)
-    monkeypatch.setattr(sounds, "_JUDGED_SECONDS", 5.0)
+    monkeypatch.setattr(sounds, "_JUDGED_SECONDS", 0.25)
     _, facts = collect(model.path, Wanted(judge=True, sounds=1))
+    assert seen == [(corpus.digest, [0.25] * 3)]
     assert facts.judged is not None
-    assert facts.judged.generated.sounds == 3
-    assert facts.judged.generated.seconds == pytest.approx(15.0)
     assert [len(group.sounds) for group in facts.generated] == [3]
     assert not any("--judge" in note for note in facts.notes)
 
