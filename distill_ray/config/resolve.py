@@ -331,7 +331,7 @@ def _for_generation(train_seconds: float, *, accelerator: bool) -> dict[str, obj
         "model.codebook_size": codes,
         "loss.waveform": 0.0,
         "loss.phase_hz": 0.0,
-        "loss.consistency": 5.0,
+        "loss.consistency": 3.0,
         "adversarial.enabled": accelerator,
         "adversarial.start": 0.2,
         "adversarial.judged_every": 8,
