@@ -39,6 +39,9 @@ LEAST_VERSIONS = {
     "safetensors": "0.5",
     "rich": "13.9",
     "typer": "0.27",
+    "matplotlib": "3.10",
+    "pillow": "11",
+    "jinja2": "3.1",
     "ray": "2.60.0",
 }
 BELOW_RAY = "2.61"

@@ -16,9 +16,13 @@ from collections.abc import Callable
 from typing import Any
 
 
+MODULES = {"pillow": "PIL"}
+"""Packages whose module has another name."""
+
+
 def package(name: str) -> dict[str, Any]:
     """Import a package whose import is all that matters."""
-    module = importlib.import_module(name)
+    module = importlib.import_module(MODULES.get(name, name))
     return {"version": _version(name, module)}
 
 
@@ -98,7 +102,7 @@ def _version(name: str, module: Any) -> str:
 
 def _location(name: str) -> str | None:
     try:
-        spec = importlib.util.find_spec(name)
+        spec = importlib.util.find_spec(MODULES.get(name, name))
     except (ImportError, ValueError):
         return None
     folders = list(spec.submodule_search_locations or ()) if spec is not None else []

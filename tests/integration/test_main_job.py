@@ -150,6 +150,8 @@ def test_train_reports_all_that_was_promised(trained: dict[str, Any], folder: Pa
         "rvq_levels",
         "commitment_weight",
         "codebook_health",
+        "codes",
+        "report_path",
         "warnings",
         "audio_seconds_per_second",
         "elapsed_s",
