@@ -50,6 +50,7 @@ from distill_ray.runs.inputs import corpus_facts
 FADE_SECONDS = 0.01
 GRAIN_SECONDS = 1.0
 ENCODEC = {
+    "model.purpose": "compression",  # whose losses the rival takes
     "model.codebook_size": 2048,
     "model.num_quantizers": 4,
     "model.quantizer_dropout": 0.0,
