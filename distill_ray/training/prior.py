@@ -266,8 +266,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             return done
         self.worker.emit(
             self.warn(
-                f"the prior costs {done.bits_per_second:,.0f} bits for a second of held-out audio, only "
-                f"{max(0.0, done.below_histogram):.1%} less than a histogram of each level's codes "
+                f"the prior costs {done.bits_per_second:,.0f} bits for a second of held-out audio, "
+                f"{_compared(done.below_histogram)} than a histogram of each level's codes "
                 f"({done.histogram_bits_per_second:,.0f}): generated sound will be noise; train on more "
                 "audio or longer, or train a codec with --purpose generation"
             )
@@ -306,3 +306,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             frame_rate=self.frame_rate,
             extraction=prompted_extraction(self.model, self.train, self.val, frame_rate=self.frame_rate),
         )
+
+
+def _compared(gain: float) -> str:
+    return f"only {gain:.1%} less" if gain > 0 else f"{-gain:.1%} more"

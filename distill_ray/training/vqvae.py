@@ -388,8 +388,15 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             **({"adversary": self.adversary.state_dict()} if self.adversary is not None else {}),
         }
 
+    def _sums_as_now(self, sums: Tensor) -> Tensor:
+        """Sums of a checkpoint from before there was a term of consistency, with none of it."""
+        if len(sums) == len(self.sums):
+            return sums
+        place = self.terms.index("consistency")
+        return torch.cat([sums[:place], sums.new_zeros(1), sums[place:]])
+
     def load_state(self, state: Mapping[str, Any]) -> None:
-        super().load_state(state)
+        super().load_state({**state, "sums": self._sums_as_now(state["sums"])})
         self.average.module.load_state_dict(state["average"])
         self.lr_factor = state.get("lr_factor", 1.0)
         self.codes.load_state_dict(state["codes"])
