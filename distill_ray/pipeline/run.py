@@ -147,14 +147,19 @@ def run_everything(
         )
         if not report or _EXIT_REASONS[done.exit_code] == "cancelled":
             return done
-        took = sum(stage.elapsed_s for stage in done.stages)
-        page = report_run(
-            results.path,
-            listener,
-            data=context.corpus_uri(),
-            judge_seconds=max(_LEAST_JUDGING, _JUDGING_SHARE * took),
-        )
-        return replace(done, report_path=page and results.shown_as(page))
+        return replace(done, report_path=_report(context, done))
+
+
+def _report(context: PipelineContext, done: PipelineReport) -> Path | str | None:
+    """Write report.html; what it is called. Its judging may take a share of what the stages took."""
+    results, took = context.results, sum(stage.elapsed_s for stage in done.stages)
+    page = report_run(
+        results.path,
+        context.listener,
+        data=context.corpus_uri(),
+        judge_seconds=max(_LEAST_JUDGING, _JUDGING_SHARE * took),
+    )
+    return page and results.shown_as(page)
 
 
 def _carry_out(context: PipelineContext, stages: Sequence[Stage]) -> PipelineReport:

@@ -8,10 +8,10 @@ from __future__ import annotations
 
 import contextlib
 import functools
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
@@ -24,15 +24,16 @@ from distill_ray.config.resolve import (
     resolve_prior,
     resolve_vqvae,
 )
-from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig
+from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import CancelledError, TrainingError
 from distill_ray.events.records import (
+    Event,
     Notice,
     PriorTrainingCompleteEvent,
     ShownSetting,
     TrainingCompleteEvent,
 )
-from distill_ray.pipeline.prologue import check_request, ready
+from distill_ray.pipeline.prologue import Ready, check_request, ready
 from distill_ray.report.write import report_run
 from distill_ray.runs.carried_codes import CarriedCodes
 from distill_ray.runs.export import corpus_codes, corpus_record, export_codec, export_prior
@@ -65,10 +66,15 @@ from distill_ray.runs.workspace import (
     open_model,
     result_folder,
 )
-from distill_ray.runtime.launch import launch
+from distill_ray.runtime.launch import LaunchResult, launch
 from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.storage.uploaded import settle
-from distill_ray.training.worker import Listener
+from distill_ray.training.worker import Listener, Worker
+
+if TYPE_CHECKING:
+    from distill_ray.bundle import LoadedVQModel
+    from distill_ray.corpus import Corpus
+    from distill_ray.prior import CodeStore
 
 CompletedT = TypeVar("CompletedT", TrainingCompleteEvent, PriorTrainingCompleteEvent)
 
@@ -196,13 +202,7 @@ def _train_codec(
             settings=_shown(resolved, _VQ_SHOWN),
             samples=True,
         )
-        result = launch(
-            loop,
-            run_dir=start.folder.path,
-            plan=replace(plan, num_workers=found.plan.num_workers),
-            listener=listener,
-            checkpoints_uri=start.folder.checkpoints_uri,
-        )
+        result = _launch(loop, start, found, plan, listener)
     completed = _ended(result.final, TrainingCompleteEvent)
     model_path = start.folder.path / f"{name}.distill"
     export_codec(
@@ -264,7 +264,6 @@ def _train_code_prior(
     start: Start[RunFolder], file: ModelFile, *, data: str, plan: WorkerPlan, listener: Listener
 ) -> PriorReport:
     from distill_ray.bundle import load_model_v2
-    from distill_ray.corpus import ensure_corpus
     from distill_ray.storage.filesystem import absolute
     from distill_ray.training.prior import train_prior
     from distill_ray.training.retokenise import Recordings
@@ -274,31 +273,11 @@ def _train_code_prior(
     codec, codec_hash = loaded.vqvae_config, loaded.codec_sha256
     check_codec_of_prior(start.settings, codec)
     with ready(plan, start.settings, PriorTrainingConfig) as found:
-        said = corpus_settings(start.settings)
-        format_of_codec = {"corpus.sample_rate": codec.sample_rate, "corpus.channels": codec.channels}
-        wanted = build_sections((CorpusConfig,), {**start.settings, **format_of_codec})[CorpusConfig]
-        corpus = ensure_corpus(
-            data,
-            wanted,
-            asked_by="the model is",
-            on_progress=on_stage(listener, "prepare"),
-            on_report=on_report(listener),
-            mapper=corpus_mapper(found.plan.address, data, listener),
-        )
+        corpus = _corpus_for(codec, data, start, found, listener)
         start.check({"corpus": corpus.digest, "codec": codec_hash})
         if not loaded.is_trained_on(corpus.digest):
             listener(Notice(level="warning", message=_OTHER_CORPUS))
-        store = corpus_codes(
-            loaded,
-            corpus,
-            found.machine.accelerator,
-            on_progress=on_stage(listener, "encode"),
-            # The nodes of a cluster may share the run's folder, and hardly the user's cache.
-            cache=start.folder.path / "codes" if found.plan.address else None,
-            on_cluster=listener if found.plan.address else None,
-        )
-        for notice in store.notices:
-            listener(Notice(level="warning", message=notice))
+        store = _codes(loaded, corpus, start, found, listener)
         resolved = start.with_recorded_sources(
             resolve_prior(
                 codec,
@@ -312,7 +291,7 @@ def _train_code_prior(
             dotted(resolved.config),
             {"corpus": corpus.digest, "codec": codec_hash},
             overrides=resolved.overrides,
-            corpus=said,
+            corpus=corpus_settings(start.settings),
         )
         train = functools.partial(
             train_prior,
@@ -328,22 +307,10 @@ def _train_code_prior(
         travels = found.plan.address is not None and start.folder.uri is not None
         loop = CarriedCodes.of(train, store.folder, travels=travels)
         with SampleKeeper(listener, start.folder.path, codec=loaded) as keeper:
-            result = launch(
-                loop,
-                run_dir=start.folder.path,
-                plan=replace(plan, num_workers=found.plan.num_workers),
-                listener=keeper,
-                checkpoints_uri=start.folder.checkpoints_uri,
-            )
+            result = _launch(loop, start, found, plan, keeper)
     completed = _ended(result.final, PriorTrainingCompleteEvent)
     if completed.exit_reason == "cancelled" and loaded.prior is not None:
-        # Half a training must not take the place of a whole one.
-        if not completed.epochs_trained:
-            raise CancelledError(
-                f"stopped within the first epoch: {file.shown} and the prior that it has are as they were; "
-                "--resume goes on"
-            )
-        listener(Notice(level="info", message=f"the prior that {file.shown} has is kept; --resume goes on"))
+        _keep_former_prior(file, completed, listener)
     else:
         export_prior(
             _kept(result.checkpoint),
@@ -355,6 +322,70 @@ def _train_code_prior(
         )
         file.put()
     return PriorReport(model_path=file.shown, dataset=data, config=resolved.config, completed=completed)
+
+
+def _corpus_for(
+    codec: VQVAEConfig, data: str, start: Start[RunFolder], found: Ready, listener: Listener
+) -> Corpus:
+    """The recordings at `data` with the rate and channels of the codec."""
+    from distill_ray.corpus import ensure_corpus
+
+    format_of_codec = {"corpus.sample_rate": codec.sample_rate, "corpus.channels": codec.channels}
+    return ensure_corpus(
+        data,
+        build_sections((CorpusConfig,), {**start.settings, **format_of_codec})[CorpusConfig],
+        asked_by="the model is",
+        on_progress=on_stage(listener, "prepare"),
+        on_report=on_report(listener),
+        mapper=corpus_mapper(found.plan.address, data, listener),
+    )
+
+
+def _codes(
+    loaded: LoadedVQModel, corpus: Corpus, start: Start[RunFolder], found: Ready, listener: Listener
+) -> CodeStore:
+    on_cluster = found.plan.address is not None
+    store = corpus_codes(
+        loaded,
+        corpus,
+        found.machine.accelerator,
+        on_progress=on_stage(listener, "encode"),
+        # The nodes of a cluster may share the run's folder, and hardly the user's cache.
+        cache=start.folder.path / "codes" if on_cluster else None,
+        on_cluster=listener if on_cluster else None,
+    )
+    for notice in store.notices:
+        listener(Notice(level="warning", message=notice))
+    return store
+
+
+def _launch(
+    loop: Callable[[Worker], Event],
+    start: Start[RunFolder],
+    found: Ready,
+    plan: WorkerPlan,
+    listener: Listener,
+) -> LaunchResult:
+    return launch(
+        loop,
+        run_dir=start.folder.path,
+        plan=replace(plan, num_workers=found.plan.num_workers),
+        listener=listener,
+        checkpoints_uri=start.folder.checkpoints_uri,
+    )
+
+
+def _keep_former_prior(file: ModelFile, completed: PriorTrainingCompleteEvent, listener: Listener) -> None:
+    """Half a training must not take the place of a whole one.
+
+    Raises CancelledError where there is nothing else to report.
+    """
+    if not completed.epochs_trained:
+        raise CancelledError(
+            f"stopped within the first epoch: {file.shown} and the prior that it has are as they were; "
+            "--resume goes on"
+        )
+    listener(Notice(level="info", message=f"the prior that {file.shown} has is kept; --resume goes on"))
 
 
 def _shown(

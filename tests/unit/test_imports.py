@@ -69,6 +69,7 @@ MAY_IMPORT = {
         "events",
         "generate",
         "report",
+        "prior",
         "runs",
         "runtime",
         "storage",
