@@ -19,6 +19,8 @@ from distill_ray.vqvae.health import Collapse
 RATE = 8_000
 SCRIPT = Path(__file__).with_name("ddp_rank.py")
 OVERRIDES: dict[str, object] = {
+    # With consistency each rank measures latents by the spread of its own windows.
+    "model.purpose": "compression",
     "model.codebook_size": 16,
     "model.num_quantizers": 2,
     "model.width": 16,
