@@ -26,6 +26,7 @@ RATE = 8_000
 SETTINGS: dict[str, object] = {
     "corpus.sample_rate": RATE,
     "corpus.val_fraction": 0.3,
+    "model.purpose": "compression",
     "model.width": 8,
     "model.encoder_blocks": 1,
     "model.decoder_blocks": 1,
