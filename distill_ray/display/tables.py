@@ -23,7 +23,7 @@ WARNING_STYLE = "yellow"
 _TEXT_WIDTH = 110
 
 
-def table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> Table:
+def table(title: str, columns: Sequence[str | Text], rows: Sequence[Sequence[object]]) -> Table:
     """A table of plain values or `Text`; floats get four digits and stand right, None is a dash."""
     made = Table(
         title=_cell(title),
@@ -57,10 +57,14 @@ def health_table(
 ) -> Table:
     """One row for each RVQ level, coloured by its utilization; with `agreement`, how many of its codes stay
     the same in held-out audio that is shifted by a quarter of a code frame, flipped, and changed by 3 dB.
+    It fits into 80 columns.
     """
     kept = () if agreement is None else (agreement.shift_quarter, agreement.polarity, agreement.gain_3db)
-    names = ("kept at ¼ frame", "at −1 ×", "at ±3 dB") if kept else ()
-    made = table(title, ("level", "utilization", "", "perplexity", "dead codes", "entropy", *names), ())
+    names = ("kept at\n¼ frame", "kept at\n−1 ×", "kept at\n±3 dB") if kept else ()
+    columns = ("level", "utilization", "", "perplexity", "dead\ncodes", "entropy", *names)
+    made = table(title, [Text(name) for name in columns], ())
+    made.padding = (0, 1, 0, 0)
+    made.show_edge = False
     for column in (made.columns[index] for index in range(1, len(made.columns)) if index != 2):
         column.justify = "right"
     for level, item in enumerate(health):

@@ -1,10 +1,12 @@
 from __future__ import annotations
 
+import io
 import re
 
 from rich.console import Console
 
 from distill_ray.display.tables import health_table, table
+from distill_ray.vqvae.health import CodeAgreement
 
 
 def shown(console: Console, *parts: object) -> str:
@@ -27,6 +29,18 @@ def test_health_is_coloured_by_utilization(terminal, health):
     ]
     for row, colour in zip(rows, ("\x1b[32m", "\x1b[33m", "\x1b[31m"), strict=True):
         assert row.count(colour) == 2, "the share and its word"
+
+
+def test_health_with_agreement_fits_into_80_columns(health):
+    narrow = Console(file=io.StringIO(), width=80)
+    full = [(1.0, 1.0, 1.0)] * 5
+    fields = ("shift_eighth", "shift_quarter", "shift_half", "polarity", "gain_3db")
+    agreement = CodeAgreement(**dict(zip(fields, full, strict=True)))
+    text = shown(narrow, health_table(health, agreement=agreement))
+    assert all(len(line) <= 80 for line in text.splitlines())
+    for name in ("utilization", "perplexity", "entropy", "¼ frame", "−1 ×", "±3 dB"):
+        assert name in text, "a column's name is not broken"
+    assert ["2", "10", "%", "low", "4.0", "58", "0.333", *["100", "%"] * 3] in map(words, text.splitlines())
 
 
 def test_long_paths_are_folded_not_cut(pipe):
