@@ -57,10 +57,17 @@ def command(
     from distill_ray.config.corpus import CorpusConfig
     from distill_ray.corpus import ensure_corpus
     from distill_ray.display import Display
-    from distill_ray.display.tables import as_lines, health_table, table
+    from distill_ray.display.tables import as_lines, facts, health_table, table
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.generated import check_generated, evaluate_generated
-    from distill_ray.evaluate.judgement import JUDGEMENT_HEADER, LEVEL_HEADER, level_rows
+    from distill_ray.evaluate.judgement import (
+        JUDGEMENT_HEADER,
+        LEVEL_HEADER,
+        NEAREST_HEADER,
+        copy_rows,
+        level_rows,
+        nearest_rows,
+    )
     from distill_ray.evaluate.report import DEPTH_HEADER
     from distill_ray.events.records import StageProgress
     from distill_ray.runs.inputs import on_report
@@ -104,6 +111,11 @@ def command(
             tables.append(table(title, JUDGEMENT_HEADER, judgement.rows()))
     if report.generated is not None and report.decoded is not None:
         tables.append(table("Levels", LEVEL_HEADER, level_rows(report.generated, report.decoded)))
+    if report.generated is not None:
+        tables.append(facts("Copies of the training audio", copy_rows(report.generated)))
+        nearest = nearest_rows(report.generated)
+        if nearest:
+            tables.append(table("Nearest training moments", NEAREST_HEADER, nearest))
     finish(report.to_json(), result=as_lines(tables), as_json=as_json)
 
 

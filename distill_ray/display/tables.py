@@ -60,11 +60,10 @@ def health_table(
     It fits into 80 columns.
     """
     kept = () if agreement is None else (agreement.shift_quarter, agreement.polarity, agreement.gain_3db)
-    names = ("kept at\n¼ frame", "kept at\n−1 ×", "kept at\n±3 dB") if kept else ()
+    names = ("kept at\n¼ frame", "\n−1 ×", "\n±3 dB") if kept else ()
     columns = ("level", "utilization", "", "perplexity", "dead\ncodes", "entropy", *names)
     made = table(title, [Text(name) for name in columns], ())
     made.padding = (0, 1, 0, 0)
-    made.show_edge = False
     for column in (made.columns[index] for index in range(1, len(made.columns)) if index != 2):
         column.justify = "right"
     for level, item in enumerate(health):

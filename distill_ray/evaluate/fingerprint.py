@@ -12,6 +12,7 @@ the Euclidean one, √(2 − 2 cos): 0 for the same sound, about √2 for unrela
 from __future__ import annotations
 
 import functools
+import warnings
 
 import torch
 from torch import Tensor
@@ -103,6 +104,10 @@ def _filters(sample_rate: int, size: int, device: str) -> Tensor:
     """Mean over the bins of each band [F, M]; bands above half the rate stay empty."""
     from torchaudio.functional import melscale_fbanks
 
-    filters_FM = melscale_fbanks(size // 2 + 1, LOWEST_HZ, HIGHEST_HZ, BANDS, sample_rate, mel_scale="slaney")
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="At least one mel filterbank has all zero values")
+        filters_FM = melscale_fbanks(
+            size // 2 + 1, LOWEST_HZ, HIGHEST_HZ, BANDS, sample_rate, mel_scale="slaney"
+        )
     shares_FM: Tensor = (filters_FM / filters_FM.sum(0).clamp(min=1e-12)).to(device)
     return shares_FM

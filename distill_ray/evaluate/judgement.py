@@ -15,6 +15,8 @@ from distill_ray.vqvae.health import CodeAgreement
 
 JUDGEMENT_HEADER = ("measure", "value", "ratio", "95 % interval", "halves", "held out")
 LEVEL_HEADER = ("levels", "generated", "decoded", "training audio")
+NEAREST_HEADER = ("sound", "at", "nearest training moment", "at", "distance", "ratio")
+_MOST_NEAREST = 5
 GROUPS = ("spectrum", "modulation", "tonality", "texture", "embedding", "structure")
 """Names of the groups of features, in the order of their report (`features.py`)."""
 
@@ -239,6 +241,47 @@ class Judgement:
             interval = _spoken(score.ratio_interval)
             rows.append((f"  {name}", score.frechet, score.ratio, interval, score.halves, score.held_out))
         return rows
+
+
+def copy_rows(generated: Judgement) -> list[tuple[str, str]]:
+    """What was found about copies, as labels and values; nothing where it was not looked for."""
+    found, rows = generated.copies, []
+    if found is not None:
+        rows += [
+            ("verdict", found.verdict),
+            ("seconds that count as copies", f"{found.share:.1%}"),
+            ("longest copied stretch", f"{found.longest_s:.1f} s"),
+            (
+                "false-positive rate",
+                f"{_shown(found.false_positive_rate, '{:.1%}')} of {found.calibration_windows} windows "
+                f"of {'held-out' if found.calibrated_on_held_out else 'held-out and training'} audio",
+            ),
+        ]
+    if generated.exact_continuations is not None:
+        rows.append(("training prompts continued exactly", f"{generated.exact_continuations:.0%}"))
+    if generated.held_out_continuations is not None:
+        rows.append(("held-out prompts continued exactly", f"{generated.held_out_continuations:.0%}"))
+    return rows
+
+
+def nearest_rows(generated: Judgement) -> list[tuple[object, ...]]:
+    """Rows of the table with `NEAREST_HEADER`: the nearest moment of each sound, at most
+    five, nearest first.
+    """
+    first: dict[str, NearestMoment] = {}
+    for moment in generated.copies.nearest if generated.copies is not None else ():
+        first.setdefault(moment.file, moment)
+    return [
+        (
+            each.file,
+            f"{each.time_s:.1f} s",
+            each.source,
+            f"{each.source_time_s:.1f} s",
+            each.distance,
+            each.ratio,
+        )
+        for each in list(first.values())[:_MOST_NEAREST]
+    ]
 
 
 def level_rows(generated: Judgement, decoded: Judgement) -> list[tuple[str, ...]]:

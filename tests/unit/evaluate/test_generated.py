@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -102,6 +103,14 @@ def test_the_table_shows_floors_groups_and_levels(
     assert "Decoded sound against the training audio: 3 sounds" in shown
     for word in ("halves", "held out", "coverage", "texture", "longest silence, s", "training audio"):
         assert word in shown
+    copies = " ".join(shown[shown.index("Copies of the training audio") :].split())
+    assert re.search(
+        r"verdict (none found|copies found) seconds that count as copies \d+\.\d% longest copied stretch "
+        r"\d+\.\d s false-positive rate \d+\.\d% of \d+ windows",
+        copies,
+    )
+    assert "Nearest training moments" in copies
+    assert "deep/1.wav" in copies
     assert "1 of the files in" in said
     assert "broken.wav" in said
     assert "judge: 4 of 4" in said
