@@ -33,7 +33,7 @@ def hostile(kind: Any) -> Any:
         return (hostile(typing.get_args(kind)[0]),)
     if origin is dict:
         return {HOSTILE: hostile(typing.get_args(kind)[1])}
-    return {str: HOSTILE, int: 2, float: 0.5, bool: True}[kind]
+    return {str: HOSTILE, int: 2, float: 0.5, bool: True, Any: HOSTILE}[kind]
 
 
 def is_tame(text: str) -> bool:

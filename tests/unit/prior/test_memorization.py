@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.prior import CodePrior, PriorConfig, check_memorization, sample_codes
+from distill_ray.prior import CodePrior, PriorConfig, SamplingConfig, check_memorization, sample_codes
 
 Source = Callable[..., list[Tensor]]
 Fit = Callable[..., None]
@@ -16,7 +16,9 @@ Fit = Callable[..., None]
 
 def generate(prior: CodePrior, frames: int, batch: int) -> list[Tensor]:
     generator = torch.Generator().manual_seed(9)
-    return list(sample_codes(prior, frames=frames, batch=batch, generator=generator))
+    # The codes that it has seen begin as recordings do.
+    sampling = SamplingConfig(start="beginning")
+    return list(sample_codes(prior, frames=frames, batch=batch, sampling=sampling, generator=generator))
 
 
 @torch.no_grad()

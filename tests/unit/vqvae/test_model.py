@@ -20,12 +20,22 @@ def model(config: VQVAEConfig) -> VQVAE:
 
 
 @pytest.mark.parametrize(
-    ("size", "low", "high"), [("tiny", 0.8e6, 1.1e6), ("small", 9e6, 12e6), ("base", 48e6, 56e6)]
+    ("size", "purpose", "low", "high"),
+    [
+        ("tiny", "compression", 0.8e6, 1.1e6),
+        ("small", "compression", 9e6, 12e6),
+        ("base", "compression", 48e6, 56e6),
+        ("tiny", "generation", 0.8e6, 1.3e6),
+        ("small", "generation", 9e6, 13e6),
+        ("base", "generation", 48e6, 60e6),
+    ],
 )
-def test_parameter_budget(size: str, low: float, high: float) -> None:
+def test_parameter_budget(size: str, purpose: str, low: float, high: float) -> None:
     facts = CorpusFacts(file_count=5, train_seconds=60.0, sample_rate=44_100, channels=1)
     config = resolve_vqvae(
-        facts, overrides={"model.size": size}, machine=MachineFacts(accelerator=True)
+        facts,
+        overrides={"model.size": size, "model.purpose": purpose},
+        machine=MachineFacts(accelerator=True),
     ).config
     with torch.device("meta"):
         count = sum(parameter.numel() for parameter in VQVAE(config.model).parameters())
