@@ -213,9 +213,9 @@ def test_hours_of_codes_take_seconds() -> None:
     train = noise(10, 60_000, 1)  # two hours at 86 frames a second
     held_out, generated = noise(10, 3000, 2), noise(8, 3000, 3)
     generated[0][:, :1500] = train[7][:, 500:2000]
-    began = time.perf_counter()
+    began = time.process_time()
     report = check_memorization(generated=generated, train=train, held_out=held_out)
-    assert time.perf_counter() - began < 20.0
+    assert time.process_time() - began < 20.0
     assert report.longest_match_frames == 1500
     assert report.is_memorizing
 
