@@ -58,29 +58,24 @@ def generate_samples(
     after Ctrl-C, which leaves the sounds that were made.
     """
     began = time.monotonic()
-    out_dir = as_path(out_dir)
-    own_file = _is_audio_file(out_dir)
-    if own_file:
-        audio_format = out_dir.suffix.lower().removeprefix(".")
+    out = as_path(out_dir)
+    if _is_audio_file(out):
+        audio_format = out.suffix.lower().removeprefix(".")
     settings = GenerationSettings(count=count, seconds=seconds, seed=seed, audio_format=audio_format)
-    if own_file and settings.count != 1:
-        raise UsageError(f"{out_dir} is one file and {settings.count} sounds are asked for; name a folder")
     prompt = None if prompt is None else as_path(prompt)
-    files = [out_dir] if own_file else _names(out_dir, settings)
-    if own_file:
-        out_dir = out_dir.parent
+    files = _files(out, settings)
     inputs = [loaded.path, *([] if prompt is None else [prompt])]
     for path in files:
         check_output(path, *inputs, overwrite=overwrite, otherwise="choose another --seed or --out")
     request = make_request(loaded, settings, sampling, prompt)
     config, samples = loaded.vqvae_config, request.samples
-    _make_folder(out_dir)
+    _make_folder(files[0].parent)
     _write_sounds(loaded, request, files, on_progress)
     elapsed = time.monotonic() - began
     return GenerationReport(
         model=str(loaded.path),
         files=tuple(str(path) for path in files),
-        output_dir=str(out_dir),
+        output_dir=str(files[0].parent),
         seed=settings.seed,
         samples=samples,
         seconds=samples / config.sample_rate,
@@ -102,9 +97,14 @@ def _is_audio_file(out: Path) -> bool:
     return out.suffix.lower().removeprefix(".") in AUDIO_FORMATS and not out.is_dir()
 
 
-def _names(folder: Path, settings: GenerationSettings) -> list[Path]:
+def _files(out: Path, settings: GenerationSettings) -> list[Path]:
+    """Where the sounds go: into the folder `out`, or to the file that it names."""
+    if _is_audio_file(out):
+        if settings.count != 1:
+            raise UsageError(f"{out} is one file and {settings.count} sounds are asked for; name a folder")
+        return [out]
     stem, suffix = f"sample_s{settings.seed}", settings.audio_format
-    return [folder / f"{stem}_{index:03d}.{suffix}" for index in range(settings.count)]
+    return [out / f"{stem}_{index:03d}.{suffix}" for index in range(settings.count)]
 
 
 def _make_folder(folder: Path) -> None:
