@@ -427,11 +427,14 @@ def _restore(value: Any, hint: Any) -> Any:
     if hint is float:
         # NaN and infinities travel as text where a writer has no JSON for them.
         return float(value) if value in _NOT_FINITE else float(_of_type(value, int | float))
+    if hint is typing.Any:
+        return None if value is None else _of_type(value, str | bool | int | float)
     return _of_type(value, hint)
 
 
 def _of_type(value: Any, hint: Any) -> Any:
-    if not isinstance(value, hint) or (isinstance(value, bool) and hint is not bool):
+    booleans = hint is bool or bool in typing.get_args(hint)
+    if not isinstance(value, hint) or (isinstance(value, bool) and not booleans):
         raise TypeError(f"{str(value)[:40]!r} is not of the type {hint}")
     if isinstance(value, int) and not -_MOST < value < _MOST:
         raise TypeError("a number has too many digits")

@@ -133,6 +133,7 @@ EVENTS: list[Event] = [
         codes_per_second=8.0,
         elapsed_s=1.0,
         exit_reason="cancelled",
+        memorization={"verdict": "memorised", "is_memorizing": True, "gap": 0.5, "frames": 3, "rate": None},
     ),
 ]
 
