@@ -6,14 +6,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 import soundfile
 
-from distill_ray.evaluate.judgement import Copies, NearestMoment
+from distill_ray.evaluate.judgement import NearestMoment
 from distill_ray.report.facts import Judged, NearestPair, Sound
 from distill_ray.report.sound import read_sound
 
@@ -21,11 +20,9 @@ if TYPE_CHECKING:
     from distill_ray.bundle import LoadedVQModel
     from distill_ray.corpus import Corpus
     from distill_ray.evaluate.generated import OnProgress
-    from distill_ray.evaluate.sound import Sound as JudgedSound
 
 PAIRS = 5
 _SECONDS = 2.0
-_MOST_SECONDS = 3600.0
 COST = 0.12
 """Seconds that measuring a second of recordings takes on two CPU cores at most; a GPU is quicker."""
 
@@ -43,36 +40,13 @@ def judge(
     found = judge_generated(
         loaded, corpus, folder=folder, settings=JudgeSettings(seed=seed), on_progress=on_progress
     )
-    generated = found.generated
-    if generated.copies is None:
-        generated = replace(generated, copies=_copies(loaded, corpus, folder))
-    copies = generated.copies
+    copies = found.generated.copies
     moments = spread(copies.nearest) if copies is not None else ()
     return Judged(
-        generated=generated,
+        generated=found.generated,
         decoded=found.decoded,
         nearest=tuple(_pairs(moments, folder, corpus)),
     )
-
-
-def _copies(loaded: LoadedVQModel, corpus: Corpus, folder: Path) -> Copies | None:
-    """Which seconds are copied; None for a corpus that is too long to be looked through here."""
-    from distill_ray.evaluate.audio_files import find_sounds
-    from distill_ray.evaluate.copies import find_copies
-
-    if corpus.seconds("train") > _MOST_SECONDS:
-        return None
-    sounds = find_sounds(folder, sample_rate=corpus.sample_rate, channels=corpus.channels)
-    return find_copies(sounds, _files(corpus, "train"), _files(corpus, "val"), device=loaded.device)
-
-
-def _files(corpus: Corpus, split: str) -> Iterator[JudgedSound]:
-    """Whole files, so that times are those in the recordings."""
-    from distill_ray.corpus import PCM_SCALE
-    from distill_ray.evaluate.sound import Sound as JudgedSound
-
-    for file in corpus.files(split):
-        yield JudgedSound(file.path, corpus.read(file).float() / PCM_SCALE, corpus.sample_rate)
 
 
 def expected_seconds(corpus: Corpus) -> float:
