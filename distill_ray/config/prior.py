@@ -9,6 +9,12 @@ from typing import ClassVar
 from distill_ray.config.setting import Section, setting
 from distill_ray.errors import Problem
 
+CONTROLS = ("loudness", "brightness", "density", "pitch")
+"""What generated sound can be asked to have more or less of (`prior/controls.py`); new ones go to the end."""
+CONTROL_STEPS = 9
+"""Steps of each control that are told apart."""
+MOST_LABELS = 1024
+
 
 @dataclass(frozen=True, kw_only=True)
 class PriorConfig(Section):
@@ -38,13 +44,29 @@ class PriorConfig(Section):
         512, "code frames that the prior looks back on", auto=True, low=8, high=65_536
     )
 
+    controls: int = setting(
+        0,
+        f"how many of the controls {', '.join(CONTROLS)} the prior learns to follow; 0: none, and no labels",
+        flag="--controls",
+        low=0,
+        high=len(CONTROLS),
+    )
+    labels: int = setting(0, "names of folders that the prior learns as labels", low=0, high=MOST_LABELS)
+
     def cross_checks(self) -> Iterator[Problem]:
+        if self.labels and not self.controls:
+            yield self.problem("labels", "labels are learnt with controls only")
         if self.hidden_size % self.num_heads:
             yield self.problem(
                 "num_heads", f"{self.num_heads} heads do not divide the hidden size {self.hidden_size}"
             )
         elif (self.hidden_size // self.num_heads) % 2:
             yield self.problem("num_heads", "each head needs an even width (rotary positions)")
+
+    @property
+    def condition_rows(self) -> int:
+        """Rows of the embedding of labels and controls; the first one says nothing. 0: there is none."""
+        return 1 + self.labels + self.controls * CONTROL_STEPS if self.controls else 0
 
     @property
     def training_frames(self) -> int:

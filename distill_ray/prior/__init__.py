@@ -24,6 +24,8 @@ if TYPE_CHECKING:
         extract_code_sequences,
         load_code_sequences,
     )
+    from distill_ray.prior.controls import Controls
+    from distill_ray.prior.measures import measure
     from distill_ray.prior.memorization import MatchReport, MemorizationReport, check_memorization
     from distill_ray.prior.model import CodePrior, PriorOutput, bits_per_second, perplexity
     from distill_ray.prior.patterns import (
@@ -32,7 +34,7 @@ if TYPE_CHECKING:
         flatten_codes,
         unflatten_codes,
     )
-    from distill_ray.prior.sampling import sample_codes, stream_codes
+    from distill_ray.prior.sampling import Guidance, sample_codes, stream_codes
     from distill_ray.prior.windows import CodeWindows, CodeWindowSampler, validation_windows
 
 _WHERE = {
@@ -46,6 +48,8 @@ _WHERE = {
         "extract_code_sequences",
         "load_code_sequences",
     ),
+    "distill_ray.prior.controls": ("Controls",),
+    "distill_ray.prior.measures": ("measure",),
     "distill_ray.prior.memorization": ("MatchReport", "MemorizationReport", "check_memorization"),
     "distill_ray.prior.model": (
         "CodePrior",
@@ -59,7 +63,7 @@ _WHERE = {
         "flatten_codes",
         "unflatten_codes",
     ),
-    "distill_ray.prior.sampling": ("sample_codes", "stream_codes"),
+    "distill_ray.prior.sampling": ("Guidance", "sample_codes", "stream_codes"),
     "distill_ray.prior.windows": ("CodeWindowSampler", "CodeWindows", "validation_windows"),
 }
 
@@ -70,7 +74,9 @@ __all__ = [
     "CodeStore",
     "CodeWindowSampler",
     "CodeWindows",
+    "Controls",
     "EncodeProgress",
+    "Guidance",
     "MatchReport",
     "MemorizationReport",
     "PriorConfig",
@@ -83,6 +89,7 @@ __all__ = [
     "flatten_codes",
     "get_adaptive_prior_config",
     "load_code_sequences",
+    "measure",
     "perplexity",
     "sample_codes",
     "stream_codes",

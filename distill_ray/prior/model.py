@@ -11,7 +11,7 @@ stand where a level has no code yet; they are inputs only and have no output, so
 Sampling is in `sampling.py`; windows of codes come from `windows.py`.
 
 Legend: B batch, Q RVQ levels, K codebook size, T code frames, S sequence steps, L codes in a step (Q for
-delay, 1 for flatten), D code dimension, E hidden size.
+delay, 1 for flatten), D code dimension, E hidden size, A attributes of a frame (label, then controls).
 """
 
 from __future__ import annotations
@@ -63,6 +63,9 @@ def bits_per_second(loss: float, frame_rate: float, num_quantizers: int) -> floa
 class CodePrior(nn.Module):
     """The prior of `config`. Weights are initialised from torch's default generator."""
 
+    temperature_Q: Tensor
+    """What the logits of each level are divided by when codes are drawn (`calibration.py`)."""
+
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
         self.config = config
@@ -70,6 +73,12 @@ class CodePrior(nn.Module):
         self.begin, self.unknown = config.codebook_size, config.codebook_size + 1
         self._rows = config.codebook_size + 2  # of one level in the embedding
         self.embedding = nn.Embedding(config.num_quantizers * self._rows, config.hidden_size)
+        self.conditions = (
+            nn.Embedding(config.condition_rows, config.hidden_size, padding_idx=0)
+            if config.condition_rows
+            else None
+        )
+        self.register_buffer("temperature_Q", torch.ones(config.num_quantizers), persistent=False)
         self.transformer = Transformer(
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,
@@ -83,6 +92,8 @@ class CodePrior(nn.Module):
         )
         nn.init.normal_(self.embedding.weight, std=0.02)
         nn.init.normal_(self.heads_QKE, std=0.02)
+        if self.conditions is not None:  # what nobody has learnt yet adds nothing
+            nn.init.zeros_(self.conditions.weight)
 
     @property
     def context_steps(self) -> int:
@@ -112,12 +123,18 @@ class CodePrior(nn.Module):
         weight_QRE[:, :size] = codes_QKE.to(weight_QRE)
 
     def forward(
-        self, codes_BQT: Tensor, *, lengths_B: Tensor | None = None, starts_B: Tensor | None = None
+        self,
+        codes_BQT: Tensor,
+        *,
+        lengths_B: Tensor | None = None,
+        starts_B: Tensor | None = None,
+        conditions_BAT: Tensor | None = None,
     ) -> PriorOutput:
         """The loss of predicting every code of the windows `codes_BQT` (any integer type).
 
         lengths_B: int64, frames of each window that are real (at least 1); the rest is padding of any
         content. None: all. starts_B: bool, whether the window begins where its recording begins. None: all.
+        conditions_BAT: rows of the embedding of conditions that hold for each frame. None: nothing is said.
         """
         batch, levels, frames = codes_BQT.shape
         codes_BQT = codes_BQT.long()
@@ -130,7 +147,13 @@ class CodePrior(nn.Module):
             codes_BQT = codes_BQT.masked_fill(padding_B1T, self.unknown)
         tokens_BLS = self.tokens(codes_BQT, starts_B)
         first_BL1 = self.first_tokens(batch, starts_B, codes_BQT.device)
-        hidden_BSE = self.hidden(torch.cat((first_BL1, tokens_BLS[:, :, :-1]), dim=2))
+        inputs_BLS = torch.cat((first_BL1, tokens_BLS[:, :, :-1]), dim=2)
+        condition_BSE = None
+        if conditions_BAT is not None:
+            step_S = torch.arange(inputs_BLS.shape[2], device=codes_BQT.device)
+            frame_S = (step_S // self.pattern.stride).clamp(max=frames - 1)
+            condition_BSE = self.condition(conditions_BAT)[:, frame_S]
+        hidden_BSE = self.hidden(inputs_BLS, condition_BSE=condition_BSE)
         nats_BQ = self._nats(hidden_BSE, targets_BQT)
         loss = (nats_BQ.sum(dim=1) / (count_B * levels)).mean()
         return PriorOutput(
@@ -155,10 +178,22 @@ class CodePrior(nn.Module):
             return begin_BL1
         return begin_BL1.masked_fill(~starts_B[:, None, None], self.unknown)
 
-    def hidden(self, inputs_BLS: Tensor, cache: KVCache | None = None) -> Tensor:
+    def condition(self, conditions_BAT: Tensor) -> Tensor:
+        """condition_BTE: what rows of the embedding of conditions (any integer type) add to a step's input.
+
+        Row 0 adds nothing, so that zeros are the same as no condition.
+        """
+        assert self.conditions is not None, "this prior has learnt no conditions"
+        condition_BTE: Tensor = self.conditions(conditions_BAT.long()).sum(dim=1)
+        return condition_BTE
+
+    def hidden(
+        self, inputs_BLS: Tensor, cache: KVCache | None = None, condition_BSE: Tensor | None = None
+    ) -> Tensor:
         """hidden_BSE of the steps whose inputs (tokens of the step before) are given.
 
-        With a cache they follow the steps that it holds.
+        With a cache they follow the steps that it holds. condition_BSE, or condition_B1E for all steps, is
+        added to their inputs.
         """
         _, slots, steps = inputs_BLS.shape
         device = inputs_BLS.device
@@ -171,15 +206,22 @@ class CodePrior(nn.Module):
         embedded_BSE = self.embedding(rows_BLS[:, 0])
         for slot in range(1, slots):
             embedded_BSE = embedded_BSE + self.embedding(rows_BLS[:, slot])
+        if condition_BSE is not None:
+            embedded_BSE = embedded_BSE + condition_BSE
         hidden_BSE: Tensor = self.transformer(embedded_BSE, cache)
         return hidden_BSE
 
     def step_logits(self, hidden_BE: Tensor, step: int) -> Tensor:
-        """logits_BLK of the codes of step `step` (delay: every level; flatten: the level of the step)."""
+        """logits_BLK of the codes of step `step` (delay: every level; flatten: the level of the step), at the
+        temperatures of their levels.
+        """
         if self.is_flat:
-            return functional.linear(hidden_BE, self.heads_QKE[step % self.config.num_quantizers])[:, None]
+            level = step % self.config.num_quantizers
+            logits_BK = functional.linear(hidden_BE, self.heads_QKE[level]) / self.temperature_Q[level]
+            return logits_BK[:, None]
         logits_BX = functional.linear(hidden_BE, self.heads_QKE.flatten(0, 1))
-        return logits_BX.view(logits_BX.shape[0], self.config.num_quantizers, -1)
+        logits_BQK = logits_BX.view(logits_BX.shape[0], self.config.num_quantizers, -1)
+        return logits_BQK / self.temperature_Q[:, None]
 
     def _nats(self, hidden_BSE: Tensor, targets_BQT: Tensor) -> Tensor:
         """nats_BQ: negative log-likelihood of the targets, summed over frames; ignored ones count nothing."""

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import repeat
 
 import torch
@@ -32,6 +33,44 @@ LEAST_TEMPERATURE = 1e-30
 """float32 has no use for a smaller divisor; greedy long before."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Guidance:
+    """What is asked for, and how firmly: classifier-free guidance (Ho and Salimans 2022).
+
+    condition_E: what it adds to the inputs (`CodePrior.condition`). Codes are drawn from the logits
+    u + scale · (c - u) of c with it and u without. That takes two rows for each sound, all with it before
+    all without, unless `scale` is 1.
+    """
+
+    condition_E: Tensor
+    scale: float = 1.0
+
+    @property
+    def is_double(self) -> bool:
+        """Whether each sound takes two rows."""
+        return self.scale != 1.0
+
+    def condition_B1E(self, batch: int) -> Tensor:
+        """For the rows of `batch` sounds."""
+        rows = 2 * batch if self.is_double else batch
+        condition_B1E = self.condition_E.expand(rows, 1, -1)
+        if not self.is_double:
+            return condition_B1E
+        with_B11 = torch.arange(rows, device=condition_B1E.device)[:, None, None] < batch
+        return condition_B1E * with_B11
+
+    def rows(self, inputs_BLS: Tensor) -> Tensor:
+        """Inputs of the rows."""
+        return inputs_BLS.repeat(2, 1, 1) if self.is_double else inputs_BLS
+
+    def joined(self, logits_BLK: Tensor) -> Tensor:
+        """Logits of the sounds from those of their rows."""
+        if not self.is_double:
+            return logits_BLK
+        with_BLK, without_BLK = logits_BLK.float().chunk(2)
+        return torch.lerp(without_BLK, with_BLK, self.scale)
+
+
 @torch.inference_mode()
 def sample_codes(
     prior: CodePrior,
@@ -39,6 +78,7 @@ def sample_codes(
     frames: int,
     batch: int = 1,
     prompt_BQT: Tensor | None = None,
+    guidance: Guidance | None = None,
     sampling: SamplingConfig | None = None,
     generator: torch.Generator | None = None,
     on_frame: Callable[[int], None] | None = None,
@@ -47,6 +87,7 @@ def sample_codes(
 
     prompt_BQT: codes of every row, or of one row that all continue; kept as they are. It is taken as an
     excerpt (its first frame need not begin a recording); without one, `sampling.start` says what came before.
+    guidance: what is asked for, of every row.
     generator: any torch.Generator; one number is drawn from it and seeds all rows. None: seed 0.
     on_frame: called with the number of new frames whose codes have been issued (the device may be behind).
 
@@ -55,7 +96,13 @@ def sample_codes(
     or rows and for a prompt that is not of this prior.
     """
     blocks_BQT = stream_codes(
-        prior, frames=frames, batch=batch, prompt_BQT=prompt_BQT, sampling=sampling, generator=generator
+        prior,
+        frames=frames,
+        batch=batch,
+        prompt_BQT=prompt_BQT,
+        guidance=guidance,
+        sampling=sampling,
+        generator=generator,
     )
     prompt_frames = 0 if prompt_BQT is None else prompt_BQT.shape[2]
     shape = (batch, prior.config.num_quantizers, prompt_frames + frames)
@@ -75,6 +122,7 @@ def stream_codes(
     frames: int,
     batch: int = 1,
     prompt_BQT: Tensor | None = None,
+    guidance: Guidance | None = None,
     sampling: SamplingConfig | None = None,
     generator: torch.Generator | None = None,
 ) -> Iterator[Tensor]:
@@ -90,7 +138,8 @@ def stream_codes(
     """
     if frames < 1 or batch < 1:
         raise UsageError(f"{frames} frames of {batch} outputs cannot be generated; ask for at least one each")
-    return _Run(prior, frames, batch, prompt_BQT, sampling or SamplingConfig(), generator).blocks()
+    sampling = sampling or SamplingConfig()
+    return _Run(prior, frames, batch, prompt_BQT, guidance, sampling, generator).blocks()
 
 
 class _Run:
@@ -102,10 +151,12 @@ class _Run:
         frames: int,
         batch: int,
         prompt_BQT: Tensor | None,
+        guidance: Guidance | None,
         sampling: SamplingConfig,
         generator: torch.Generator | None,
     ) -> None:
         self.prior, self.sampling, self.batch = prior, sampling, batch
+        self.guidance = guidance
         device, levels = prior.heads_QKE.device, prior.config.num_quantizers
         self.prompt_BQT = torch.empty(batch, levels, 0, dtype=torch.int64, device=device)
         starts_B = torch.full((batch,), sampling.start == "beginning", device=device)
@@ -152,8 +203,11 @@ class _Run:
         inputs_BL1 = self._prefill()
         for index, noise_BL in enumerate(self._noise()):
             step = self.first_step + index
-            hidden_BE = prior.hidden(inputs_BL1, self.cache)[:, -1]
-            new_BL = draw(prior.step_logits(hidden_BE, step), noise_BL, self.sampling)
+            hidden_BE = self._hidden(inputs_BL1)[:, -1]
+            logits_BLK = prior.step_logits(hidden_BE, step)
+            if self.guidance is not None:
+                logits_BLK = self.guidance.joined(logits_BLK)
+            new_BL = draw(logits_BLK, noise_BL, self.sampling)
             if index < self.known_BLM.shape[2]:
                 new_BL = torch.where(self.drawn_LM[:, index], new_BL, self.known_BLM[:, :, index])
             recent.append(new_BL)
@@ -167,8 +221,14 @@ class _Run:
         """Fill the cache with the prompt; returns the input of the first step to draw."""
         for start in range(0, self.first_step, PREFILL_STEPS):
             stop = min(start + PREFILL_STEPS, self.first_step)
-            self.prior.hidden(self.inputs_BLS[:, :, start:stop], self.cache)
+            self._hidden(self.inputs_BLS[:, :, start:stop])
         return self.inputs_BLS[:, :, -1:]
+
+    def _hidden(self, inputs_BLS: Tensor) -> Tensor:
+        if self.guidance is None:
+            return self.prior.hidden(inputs_BLS, self.cache)
+        condition_B1E = self.guidance.condition_B1E(self.batch)
+        return self.prior.hidden(self.guidance.rows(inputs_BLS), self.cache, condition_B1E)
 
     def _noise(self) -> Iterator[Tensor]:
         """noise_BL float32 in [0, 1) of each step to draw, the same on every device; nothing for greedy."""

@@ -4,26 +4,33 @@ Sequences come from `codes.py`; what a window carries goes into `CodePrior.forwa
 begins inside a recording has `starts` False, so that only real beginnings are learnt as beginnings. A
 sequence shorter than the window is used whole, padded behind its `length`.
 
-Legend: B windows, Q RVQ levels, T code frames of a window, N frames of all sequences end to end.
+Where a prior learns conditions, sequences have their rows (`controls.py`) below the codes: [Q + A, F].
+
+Legend: B windows, Q RVQ levels, A attributes, T code frames of a window, N frames of all sequences end to
+end.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from torch import Tensor
 
+LEFT_OUT, ALL_LEFT_OUT = 0.3, 0.3
+"""Shares of windows that a condition, and that all of them, are left out of."""
+
 
 @dataclass(frozen=True, kw_only=True)
 class CodeWindows:
-    """A batch: `prior(windows.codes_BQT, lengths_B=windows.lengths_B, starts_B=windows.starts_B)`."""
+    """A batch: what `CodePrior.forward` takes by these names."""
 
     codes_BQT: Tensor
     lengths_B: Tensor
     starts_B: Tensor
+    conditions_BAT: Tensor | None = None
 
 
 class CodeWindowSampler:
@@ -32,6 +39,9 @@ class CodeWindowSampler:
     A frame is drawn uniformly from all sequences and the window is centred on it as far as its recording
     reaches. So long recordings come as much more often as they are longer, and beginnings and ends, which
     few windows could hold otherwise, come about half as often as a middle.
+
+    The last `attributes` rows of the sequences are conditions. A prior must do without each of them, and
+    without all: each is left out of some windows, and all of some.
 
     The codes stay on `device` as int16: four hours at 86 frames a second and 8 levels are 20 MB.
     """
@@ -42,10 +52,12 @@ class CodeWindowSampler:
         window_frames: int,
         seed: int,
         *,
+        attributes: int = 0,
         device: torch.device | str = "cpu",
     ) -> None:
         assert sequences, "a sampler needs a sequence"
         self._seed = seed
+        self._attributes = attributes
         self._codes = _EndToEnd(sequences, window_frames, torch.device(device))
 
     @property
@@ -58,11 +70,25 @@ class CodeWindowSampler:
         assert batch_size % world_size == 0, "ranks have equal shares"
         generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, step]))
         share = batch_size // world_size
-        frame_B = generator.integers(self.frames, size=batch_size)[rank * share : (rank + 1) * share]
+        mine = slice(rank * share, (rank + 1) * share)
+        frame_B = generator.integers(self.frames, size=batch_size)[mine]
         file_B = np.searchsorted(self._codes.ends_F, frame_B, side="right")
         centre_B = frame_B - self._codes.begins_F[file_B]
         last_B = np.maximum(self._codes.lengths_F[file_B] - self._codes.window, 0)
-        return self._codes.gather(file_B, np.clip(centre_B - self._codes.window // 2, 0, last_B))
+        windows = self._codes.gather(file_B, np.clip(centre_B - self._codes.window // 2, 0, last_B))
+        if not self._attributes:
+            return windows
+        left_out_BA = generator.random((batch_size, self._attributes)) < LEFT_OUT
+        left_out_BA |= generator.random((batch_size, 1)) < ALL_LEFT_OUT
+        return self._conditioned(windows, left_out_BA[mine])
+
+    def _conditioned(self, windows: CodeWindows, left_out_BA: np.ndarray) -> CodeWindows:
+        levels = windows.codes_BQT.shape[1] - self._attributes
+        return replace(
+            windows,
+            codes_BQT=windows.codes_BQT[:, :levels],
+            conditions_BAT=windows.codes_BQT[:, levels:] * self._codes.sent(~left_out_BA)[:, :, None],
+        )
 
 
 def validation_windows(
@@ -103,11 +129,17 @@ class _EndToEnd:
     def gather(self, file_B: np.ndarray, start_B: np.ndarray) -> CodeWindows:
         device = self._codes_QN.device
         length_B = np.minimum(self.lengths_F[file_B] - start_B, self.window)
-        place_3B = torch.from_numpy(np.stack((self.begins_F[file_B] + start_B, length_B, start_B == 0)))
-        if device.type == "cuda":
-            place_3B = place_3B.pin_memory()
-        begin_B, lengths_B, starts_B = place_3B.to(device, non_blocking=True)
+        place_3B = np.stack((self.begins_F[file_B] + start_B, length_B, start_B == 0))
+        begin_B, lengths_B, starts_B = self.sent(place_3B)
         # Past its end a short window repeats its last frame: any code will do there.
         offset_BT = torch.minimum(torch.arange(self.window, device=device), lengths_B[:, None] - 1)
         codes_QBT = self._codes_QN[:, begin_B[:, None] + offset_BT]
         return CodeWindows(codes_BQT=codes_QBT.transpose(0, 1), lengths_B=lengths_B, starts_B=starts_B.bool())
+
+    def sent(self, values: np.ndarray) -> Tensor:
+        """`values` on the device; the host does not wait."""
+        tensor = torch.from_numpy(values)
+        device = self._codes_QN.device
+        if device.type == "cuda":
+            tensor = tensor.pin_memory()
+        return tensor.to(device, non_blocking=True)

@@ -12,7 +12,7 @@ from pathlib import Path
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.catalogue import flag_of
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.config.prior import PriorTrainingConfig
+from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.resolve import RATES, SIZE
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, LossConfig, TrainingConfig, VQVAEConfig
@@ -37,7 +37,11 @@ _BEFORE: dict[str, object] = {
     f"{LossConfig.table}.consistency": 0.0,
 }
 # The same of priors' runs.
-_PRIOR_BEFORE: dict[str, object] = {f"{PriorTrainingConfig.table}.variants": 0}
+_PRIOR_BEFORE: dict[str, object] = {
+    f"{PriorTrainingConfig.table}.variants": 0,
+    f"{PriorConfig.table}.controls": 0,
+    f"{PriorConfig.table}.labels": 0,
+}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -156,3 +157,29 @@ def test_measures() -> None:
     assert perplexity(math.log(32.0)) == pytest.approx(32.0)
     assert bits_per_second(math.log(256.0), 86.0, 4) == pytest.approx(8 * 86 * 4)
     assert perplexity(1e9) == pytest.approx(math.exp(700.0))
+
+
+def conditioned(make_prior: MakePrior, **changes: Any) -> CodePrior:
+    prior = make_prior(controls=2, labels=3, **changes)
+    torch.manual_seed(3)
+    assert prior.conditions is not None
+    torch.nn.init.normal_(prior.conditions.weight[1:].detach(), std=2.0)
+    return prior
+
+
+@pytest.mark.parametrize("pattern", PATTERNS)
+def test_conditions_act_from_the_frames_they_stand_at(make_prior: MakePrior, pattern: str) -> None:
+    prior = conditioned(make_prior, pattern=pattern)
+    nothing_BAT = torch.zeros(2, 3, 10, dtype=torch.int16)
+    late_BAT = nothing_BAT.clone()
+    late_BAT[:, 1, 9] = 5
+    codes_BQT = random_codes(2, 10)
+    plain, late = prior(codes_BQT), prior(codes_BQT, conditions_BAT=late_BAT)
+    assert torch.equal(prior(codes_BQT, conditions_BAT=nothing_BAT).nats_Q, plain.nats_Q)
+    # Of level 0 the last frame alone is predicted with it, so the first nine cost what they cost.
+    nine_BQT = codes_BQT[:, :, :9]
+    with_lengths = prior(codes_BQT, conditions_BAT=late_BAT, lengths_B=torch.tensor([9, 9]))
+    assert torch.allclose(with_lengths.nats_Q[0], prior(nine_BQT).nats_Q[0])
+    assert not torch.allclose(late.nats_Q[0], plain.nats_Q[0])
+    with pytest.raises(AssertionError, match="learnt no conditions"):
+        make_prior().condition(nothing_BAT)

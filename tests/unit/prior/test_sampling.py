@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from distill_ray.errors import CodeShapeError, ConfigError, UsageError
-from distill_ray.prior import CodePrior, SamplingConfig, sample_codes, stream_codes
+from distill_ray.prior import CodePrior, Guidance, SamplingConfig, sample_codes, stream_codes
 from distill_ray.prior.sampling import draw
 
 MakePrior = Callable[..., CodePrior]
@@ -217,3 +217,32 @@ def test_settings_next_to_nothing_are_greedy(sampling: dict[str, float]) -> None
     noise_BL = torch.rand(64, 2, generator=torch.Generator().manual_seed(1))
     drawn_BL = draw(logits_BLK, noise_BL, SamplingConfig(**sampling))
     assert torch.equal(drawn_BL, logits_BLK.argmax(dim=-1))
+
+
+@pytest.mark.parametrize("pattern", ["delay", "flatten"])
+def test_guidance_joins_the_logits_of_both_rows(make_prior: Callable[..., CodePrior], pattern: str) -> None:
+    prior = make_prior(pattern=pattern, controls=1)
+    assert prior.conditions is not None
+    torch.nn.init.normal_(prior.conditions.weight[1:].detach(), std=3.0)
+    condition_E = prior.condition(torch.tensor([[[0], [4]]]))[0, 0]
+
+    def drawn(scale: float | None, **request: Any) -> torch.Tensor:
+        guidance = None if scale is None else Guidance(condition_E=condition_E, scale=scale)
+        return sample_codes(prior, frames=20, batch=3, guidance=guidance, generator=seeded(), **request)
+
+    assert torch.equal(drawn(0.0), drawn(None))
+    assert not torch.equal(drawn(1.0), drawn(None))
+    # A scale next to 1 takes two rows and comes to the same.
+    assert (drawn(1.0 + 1e-7) == drawn(1.0)).float().mean() > 0.99
+    assert not torch.equal(drawn(4.0), drawn(1.0))
+    assert torch.equal(drawn(0.0, prompt_BQT=prompt(6)), drawn(None, prompt_BQT=prompt(6)))
+
+
+def test_each_level_has_its_temperature(make_prior: Callable[..., CodePrior]) -> None:
+    prior = make_prior()
+    hidden_BE = torch.randn(2, 32)
+    whole = prior.step_logits(hidden_BE, 0)
+    prior.temperature_Q.copy_(torch.tensor([1.0, 2.0, 0.5]))
+    halved = prior.step_logits(hidden_BE, 0)
+    assert torch.allclose(halved, whole * torch.tensor([1.0, 0.5, 2.0])[:, None])
+    assert "temperature_Q" not in prior.state_dict()

@@ -86,3 +86,19 @@ def test_validation_holds_every_frame_once(world_size: int) -> None:
 
 def test_a_rank_may_have_nothing_to_score() -> None:
     assert list(validation_windows(sequences()[1:2], 16, 4, rank=1, world_size=2)) == []
+
+
+def test_conditions_are_left_out_of_some_windows_and_all_of_some() -> None:
+    rows = [torch.cat((codes_QT, torch.full((2, codes_QT.shape[1]), 7))) for codes_QT in sequences()]
+    plain = CodeWindowSampler(sequences(), 16, seed=1)
+    sampler = CodeWindowSampler(rows, 16, seed=1, attributes=2)
+    batch = sampler.batch(5, 2000)
+    assert torch.equal(batch.codes_BQT, plain.batch(5, 2000).codes_BQT)  # the same windows
+    assert batch.conditions_BAT is not None
+    is_said_BA = batch.conditions_BAT[:, :, 0] == 7
+    assert torch.equal(batch.conditions_BAT, 7 * is_said_BA[:, :, None].expand(-1, -1, 16))
+    neither = (~is_said_BA).all(1).float().mean()
+    assert neither == pytest.approx(0.3 + 0.7 * 0.09, abs=0.04)
+    assert is_said_BA.float().mean() == pytest.approx(0.7 * 0.7, abs=0.04)
+    halves = [sampler.batch(5, 2000, rank=rank, world_size=2).conditions_BAT for rank in (0, 1)]
+    assert torch.equal(torch.cat(halves), batch.conditions_BAT)  # type: ignore[arg-type]
