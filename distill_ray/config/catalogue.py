@@ -41,14 +41,17 @@ SECTIONS: tuple[type[Section], ...] = (CorpusConfig, *CODEC, *PRIOR, SweepConfig
 
 OF_COMMAND: Mapping[str, tuple[type[Section], ...]] = {
     "prepare": (CorpusConfig,),
-    "train": CODEC,
-    "train-prior": PRIOR,
-    "tune": (SweepConfig, *CODEC),
-    "run": (SweepConfig, *CODEC, *PRIOR, GenerationSettings),
+    "train": (CorpusConfig, *CODEC),
+    "train-prior": (CorpusConfig, *PRIOR),
+    "tune": (CorpusConfig, SweepConfig, *CODEC),
+    "run": (CorpusConfig, SweepConfig, *CODEC, *PRIOR, GenerationSettings),
     "generate": GENERATION,
     "evaluate": (JudgeSettings, SamplingConfig),
 }
 """The sections whose flags are options of a command."""
+_NOT_OF_COMMAND: Mapping[str, tuple[str, ...]] = {
+    "train-prior": ("corpus.sample_rate", "corpus.channels"),  # its codec has them
+}
 
 _TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text"}
 
@@ -220,7 +223,13 @@ def options_of(command: str) -> tuple[Option, ...]:
 
     A setting that another one of the command `replaces` has none there.
     """
-    taken = [setting for section in OF_COMMAND[command] for setting in settings_of(section) if setting.flag]
+    others = _NOT_OF_COMMAND.get(command, ())
+    taken = [
+        setting
+        for section in OF_COMMAND[command]
+        for setting in settings_of(section)
+        if setting.flag and setting.key not in others
+    ]
     replaced = {setting.meta["replaces"] for setting in taken}
     by_flag: dict[str, list[Setting]] = {}
     for setting in taken:

@@ -7,6 +7,8 @@ from typing import ClassVar
 
 from distill_ray.config.setting import Section, setting
 
+VAL_FRACTION = "corpus.val_fraction"
+
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusConfig(Section):
@@ -26,6 +28,6 @@ class CorpusConfig(Section):
         high=2,
     )
     val_fraction: float = setting(
-        0.1, "share of files held out for validation; 0: none", flag="--val-fraction", low=0.0, high=0.9
+        0.1, "share of the audio held out for validation; 0: none", flag="--val-fraction", low=0.0, high=0.9
     )
     shard_mb: int = setting(64, "size of a shard that files share, in MB", low=1, high=4096)

@@ -85,7 +85,7 @@ class PrepareReport:
         if self.channels == 1:
             return (
                 f"{_files(self.mixed)} of {self.files} {have} several channels, which are mixed to one; "
-                "`distill-ray prepare --channels 2` keeps two"
+                "--channels 2 of prepare, train and run keeps two"
             )
         return (
             f"{_files(self.mixed)} of {self.files} {have} more than two channels; {kept} first two are kept"

@@ -25,7 +25,7 @@ from distill_ray.pipeline.stages.prepare import Prepare
 from distill_ray.pipeline.stages.prior import Prior
 from distill_ray.pipeline.stages.samples import Samples
 from distill_ray.report.write import report_run
-from distill_ray.runs.inputs import given_settings
+from distill_ray.runs.inputs import given_settings, refuse_split
 from distill_ray.runs.workspace import Place, ResultFolder, result_folder
 from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.storage.filesystem import absolute
@@ -110,6 +110,8 @@ def run_everything(
     CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
     """
     given = given_settings(config_file, overrides)
+    if len(sources) == 1:
+        refuse_split(sources[0], overrides)
     if resume is not None and out is not None:
         raise UsageError(f"--resume {resume} goes on in that folder; leave out --out")
     place = resume or out or free_folder(name or default_name)

@@ -45,6 +45,7 @@ from distill_ray.runs.inputs import (
     idle_settings,
     on_report,
     on_stage,
+    refuse_split,
     refuse_with_resume,
 )
 from distill_ray.runs.reports import CodecReport, PriorReport
@@ -133,6 +134,7 @@ def train_codec(
     StorageError where a URI could not be written in the end.
     """
     given = given_settings(config_file, overrides)
+    refuse_split(data, overrides)
     if resume is not None:
         refuse_with_resume(out)
     with contextlib.ExitStack() as stack:
@@ -242,6 +244,7 @@ def train_code_prior(
     StorageError where a URI could not be written in the end.
     """
     given = given_settings(config_file, overrides)
+    refuse_split(data, overrides)
     file = open_model(model)
     with result_folder(run or file.prior_run, listener=listener, advice=BESIDE_MODEL) as results:
         folder = RunFolder(path=results.path, uri=results.uri, advice=BESIDE_MODEL)

@@ -7,12 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill_ray.config.cache import cache_root
+from distill_ray.config.catalogue import flag_of
+from distill_ray.config.corpus import VAL_FRACTION
 from distill_ray.config.resolve import BY_SIZE, SIZE, CorpusFacts, Resolved
 from distill_ray.config.toml import read_toml
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.errors import UsageError
+from distill_ray.errors import ConfigError, Problem, UsageError
 from distill_ray.events.records import Listener, Notice, StageProgress
 from distill_ray.runs.settings_file import OVERRIDES, without_run
+from distill_ray.storage.paths import AnyPath
 
 if TYPE_CHECKING:
     from distill_ray.corpus import Corpus, PrepareReport
@@ -32,6 +35,24 @@ def given_settings(config_file: Path | None, overrides: Mapping[str, object]) ->
     if SIZE in overrides and isinstance(chosen, tuple):
         settings = {key: value for key, value in settings.items() if key not in BY_SIZE or key in chosen}
     return {**settings, **overrides}
+
+
+def refuse_split(data: AnyPath, overrides: Mapping[str, object]) -> None:
+    """Raise ConfigError where a split is asked for of `data` that is a prepared corpus, which has its own.
+
+    A file of settings may serve runs on recordings and on corpora; only what the command says is refused.
+    """
+    if VAL_FRACTION not in overrides:
+        return
+    from distill_ray.corpus.manifest import read_manifest
+    from distill_ray.storage.storage import open_storage
+
+    if read_manifest(open_storage(data)) is not None:
+        message = (
+            f"{data} is a prepared corpus, which keeps the split that it was prepared with; leave "
+            "this out, or give the recordings"
+        )
+        raise ConfigError([Problem(VAL_FRACTION, message, flag_of(VAL_FRACTION))])
 
 
 def corpus_settings(given: Mapping[str, object]) -> dict[str, object]:

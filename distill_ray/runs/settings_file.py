@@ -10,7 +10,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from distill_ray.config.adversarial import AdversarialConfig
-from distill_ray.config.catalogue import flag_of
+from distill_ray.config.catalogue import flag_of, settings_of
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.resolve import RATES, SIZE
@@ -42,6 +42,9 @@ _PRIOR_BEFORE: dict[str, object] = {
     f"{PriorConfig.table}.controls": 0,
     f"{PriorConfig.table}.labels": 0,
 }
+
+# What a run prepared its recordings with where it recorded nothing of it.
+_CORPUS_DEFAULTS: dict[str, object] = {row.key: row.default for row in settings_of(CorpusConfig)}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,7 +78,7 @@ class Beginning:
     ) -> None:
         """Raise ConfigError where `given` has other values of settings that may not change."""
         # One settings file may serve every stage: the tables of the others are nothing to this one.
-        now = self.settings
+        now = _CORPUS_DEFAULTS | dict(self.settings)
         tables = {key.partition(".")[0] for key in now}
         fixed = [
             Problem(

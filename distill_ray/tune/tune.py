@@ -28,6 +28,7 @@ from distill_ray.runs.inputs import (
     given_settings,
     on_report,
     on_stage,
+    refuse_split,
     refuse_with_resume,
 )
 from distill_ray.runs.run_folder import Start, begun_by_size, new_run
@@ -82,6 +83,7 @@ def tune_codec(
     CancelledError after a second Ctrl-C. A trial that fails raises nothing.
     """
     given = given_settings(config_file, overrides)
+    refuse_split(data, overrides)
     if resume is not None:
         refuse_with_resume(out)
     place = resume if resume is not None else out

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+from distill_ray.config.corpus import VAL_FRACTION
 from distill_ray.events.records import PlannedStage
 from distill_ray.jsonable import jsonable
 from distill_ray.pipeline.record import PipelineRecord
@@ -37,8 +38,12 @@ class PipelineContext:
     samples: tuple[Path, ...] = ()
 
     def settings(self) -> dict[str, object]:
-        """Those of the trainings."""
-        return {key: value for key, value in self.record.settings.items() if not key.startswith(GENERATE)}
+        """Those of the trainings, which get a corpus that has its split."""
+        return {
+            key: value
+            for key, value in self.record.settings.items()
+            if not key.startswith(GENERATE) and key != VAL_FRACTION
+        }
 
     def report(self, stage: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """Take in what a stage has to report; returns it in the form that its record keeps."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from distill_ray.config.build import build_sections
@@ -11,7 +12,7 @@ from distill_ray.config.corpus import CorpusConfig
 from distill_ray.errors import CorpusError, UsageError
 from distill_ray.events.records import PlannedStage, StageProgress
 from distill_ray.pipeline.stages.context import PipelineContext, skipped, will_run
-from distill_ray.runs.inputs import on_report
+from distill_ray.runs.inputs import corpus_settings, on_report
 from distill_ray.storage.filesystem import joined
 
 if TYPE_CHECKING:
@@ -34,7 +35,7 @@ class Prepare:
 
     def decide(self, after: str | None) -> PlannedStage:
         record = self._context.record
-        given = _prepared(record.sources)
+        given = _prepared(record.sources, record.settings)
         if given is not None:
             self._context.corpus = given
             return skipped(self.name, f"{record.sources[0]} is a prepared corpus")
@@ -78,7 +79,7 @@ class Prepare:
         report = build_corpus(
             open_storage(self._place),
             self._hashed,
-            config=build_sections((CorpusConfig,), context.settings())[CorpusConfig],
+            config=_config(context.record.settings),
             on_progress=self._tell,
         )
         on_report(context.listener)(report)
@@ -103,15 +104,19 @@ class Prepare:
         self._context.listener(StageProgress(stage=self.name, done=done, total=total, note=note))
 
 
-def _prepared(sources: tuple[str, ...]) -> Corpus | None:
-    """The corpus that the only source is, if it is one."""
-    from distill_ray.corpus import open_corpus
+def _config(settings: Mapping[str, object]) -> CorpusConfig:
+    return build_sections((CorpusConfig,), settings)[CorpusConfig]
+
+
+def _prepared(sources: tuple[str, ...], settings: Mapping[str, object]) -> Corpus | None:
+    """The corpus that the only source is, if it is one. Raises CorpusError where it has another format."""
+    from distill_ray.corpus import ensure_corpus
     from distill_ray.corpus.manifest import read_manifest
     from distill_ray.storage.storage import open_storage
 
     if len(sources) != 1 or read_manifest(open_storage(sources[0])) is None:
         return None
-    return open_corpus(sources[0])
+    return ensure_corpus(sources[0], _config(settings), required=corpus_settings(settings))
 
 
 def _identity(hashed: HashedSources) -> str:

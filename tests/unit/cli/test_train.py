@@ -57,10 +57,14 @@ def test_every_option_of_train_arrives(calls, capsys):
         " --max-minutes 2.5 --batch-size 6 --lr 0.002 --seed 7 --num-workers 2 --gpus-per-worker 0"
         " --health-stop --health-floor 0.25 --health-patience 4 --health-warmup 1"
         " --address 1.2.3.4:6379 --out /o --name n --config c.toml --json"
+        " --channels 2 --sample-rate 48000 --val-fraction 0.2"
     )
     assert run(app, line.split()) == 4
     call = calls[0]
     assert call["overrides"] == {
+        "corpus.sample_rate": 48_000,
+        "corpus.channels": 2,
+        "corpus.val_fraction": 0.2,
         "model.size": "tiny",
         "model.codebook_size": 128,
         "model.num_quantizers": 4,

@@ -575,7 +575,7 @@ def test_what_somebody_should_know_is_said_once_each(tmp_path: Path, config: Cor
     assert "lose (copy).wav" in copy
     assert mixing == (
         "2 files of 6 have several channels, which are mixed to one; "
-        "`distill-ray prepare --channels 2` keeps two"
+        "--channels 2 of prepare, train and run keeps two"
     )
     assert short == (
         f"only {report.seconds_val:.1f} s are held out, so the choice of the best epoch and the ranks of a "

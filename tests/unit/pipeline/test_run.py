@@ -53,6 +53,7 @@ SETTINGS = {
     "generate.count": 2,
     "generate.seconds": 0.25,
 }
+ON_CORPUS = {key: value for key, value in SETTINGS.items() if key != "corpus.val_fraction"}
 NAMES = ("prepare", "tune", "prior", "samples")
 
 
@@ -208,7 +209,7 @@ def test_all_stages_run_in_order_and_end_in_one_file(run: Runner, trainings: Tra
     search, prior = (arguments for _, arguments in trainings.calls)
     assert (search["data"], search["out"].path, search["name"]) == (str(out / "corpus"), out / "search", "m")
     assert search["overrides"] == {
-        key: value for key, value in SETTINGS.items() if not key.startswith("generate.")
+        key: value for key, value in ON_CORPUS.items() if not key.startswith("generate.")
     }
     assert (prior["model"], prior["data"], prior["resume"]) == (
         out / "m.distill",
@@ -357,11 +358,37 @@ def test_a_prepared_corpus_is_used_where_it_is(run: Runner, trainings: Trainings
     run()
     trainings.names()
     corpus = tmp_path / "out" / "corpus"
-    report = run(sources=[str(corpus)], out=tmp_path / "other")
+    report = run(ON_CORPUS, sources=[str(corpus)], out=tmp_path / "other")
     assert run.planned()["prepare"] == f"skipped: {corpus} is a prepared corpus"
     assert trainings.calls[0][1]["data"] == str(corpus)
     assert report.to_json()["corpus"]["files"] == 3
     assert not (tmp_path / "other" / "corpus").exists()
+
+
+def test_recordings_are_prepared_as_the_command_says(run: Runner, trainings: Trainings) -> None:
+    asked = {"corpus.channels": 2, "corpus.sample_rate": 16_000, "corpus.val_fraction": 0.0}
+    report = run({**SETTINGS, **asked}).to_json()["corpus"]
+    assert (report["channels"], report["sample_rate"], report["files_val"]) == (2, 16_000, 0)
+    overrides = trainings.calls[0][1]["overrides"]
+    assert (overrides["corpus.channels"], overrides["corpus.sample_rate"]) == (2, 16_000)
+    assert "corpus.val_fraction" not in overrides  # what it is given is a corpus, with its split
+    with pytest.raises(ConfigError, match="where prepare is finished"):
+        run({**SETTINGS, **asked, "corpus.channels": 1})
+
+
+@pytest.mark.parametrize(
+    ("asked", "words"),
+    [
+        ({"corpus.val_fraction": 0.3}, r"--val-fraction .* is a prepared corpus, which keeps the split"),
+        ({"corpus.channels": 2}, "mono, but the settings are for 8000 Hz stereo; prepare it again with "),
+    ],
+)
+def test_a_prepared_corpus_is_what_it_is(
+    run: Runner, tmp_path: Path, asked: dict[str, object], words: str
+) -> None:
+    run()
+    with pytest.raises((ConfigError, CorpusError), match=words):
+        run({**ON_CORPUS, **asked}, sources=[str(tmp_path / "out" / "corpus")], out=tmp_path / "other")
 
 
 def test_a_codec_gets_no_prior_on_another_corpus(run: Runner, trainings: Trainings, tmp_path: Path) -> None:
@@ -369,7 +396,7 @@ def test_a_codec_gets_no_prior_on_another_corpus(run: Runner, trainings: Trainin
     with pytest.raises(TrainingError):
         run()
     with pytest.raises(TrainingError):
-        run(sources=[str(run.out / "corpus")], out=tmp_path / "other")
+        run(ON_CORPUS, sources=[str(run.out / "corpus")], out=tmp_path / "other")
     trainings.names()
     trainings.fails = None
     add(run.sources, 3)

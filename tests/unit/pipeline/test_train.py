@@ -209,3 +209,10 @@ def test_wrong_numbers_of_workers_and_wrong_settings_are_said_together(tmp_path:
         )
     flags = [problem.flag for problem in caught.value.problems]
     assert flags == ["--num-workers", "--gpus-per-worker", "--lr"]
+
+
+def test_a_prepared_corpus_keeps_its_split(tmp_path: Path) -> None:
+    training = PriorTraining(tmp_path)
+    with pytest.raises(ConfigError, match="is a prepared corpus, which keeps the split") as refused:
+        training(overrides={**PRIOR, "corpus.val_fraction": 0.3})
+    assert [each.flag for each in refused.value.problems] == ["--val-fraction"]

@@ -125,6 +125,7 @@ def test_the_settings_file_of_the_first_part_is_welcome_again(tmp_path: Path) ->
         ("model.codebook_size", 64),
         ("training.lr", 0.5),
         ("corpus.sample_rate", 44_100),
+        ("corpus.channels", 2),  # nothing was recorded of them: it was prepared with the default
         ("model.size", "base"),
     ],
 )
