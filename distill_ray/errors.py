@@ -26,9 +26,13 @@ from dataclasses import dataclass
 
 
 class DistillError(Exception):
-    """Root of the tree; `exit_code` is what the command line ends with."""
+    """Root of the tree; `exit_code` is what the command line ends with.
+
+    goes_on: whether the same command goes on where this ended it.
+    """
 
     exit_code = 1
+    goes_on = False
 
 
 class UsageError(DistillError):
@@ -107,3 +111,4 @@ class CancelledError(DistillError):
     """Stopped by Ctrl-C."""
 
     exit_code = 3
+    goes_on = True

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from distill_ray.cli import options
 from distill_ray.cli.places import check_places
 from distill_ray.errors import UsageError
 
@@ -67,6 +68,8 @@ def read_command(words: Sequence[str]) -> JobCommand:
     parser = parser_of(name)
     context = parser.make_context(f"distill-ray submit -- {name}", list(words[1:]))
     check_places(context.params)
+    if "data" in context.params:
+        options.data(context.params["data"], context.params["resume"] or None)
     given = frozenset(
         key for key in context.params if context.get_parameter_source(key).name == "COMMANDLINE"
     )

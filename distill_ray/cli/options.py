@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_ray.errors import ConfigError, Problem
+from distill_ray.errors import ConfigError, Problem, UsageError
 from distill_ray.uri import is_uri, parse_uri
 
 if TYPE_CHECKING:
@@ -19,6 +19,17 @@ if TYPE_CHECKING:
 _LONGEST_NAME = 100
 
 
+Data = Annotated[
+    str | None,
+    typer.Argument(
+        help="Prepared corpus or folder of audio; not needed with --resume.",
+        metavar="DATA",
+        show_default=False,
+    ),
+]
+New = Annotated[
+    bool, typer.Option("--new", help="Begin another run, also where the same one was interrupted.")
+]
 ConfigFile = Annotated[
     Path | None,
     typer.Option("--config", help="TOML file with settings; flags win.", metavar="F.toml"),
@@ -63,6 +74,13 @@ def worker_plan(num_workers: str, gpus_per_worker: float | None, address: str | 
     from distill_ray.runtime.plan import WorkerPlan
 
     return WorkerPlan(num_workers=count, min_workers=least, gpus_per_worker=gpus_per_worker, address=address)
+
+
+def data(given: str | None, resume: str | None) -> str:
+    """The recordings that a command names; "" where a resumed run knows its own. Raises UsageError."""
+    if given is None and resume is None:
+        raise UsageError("missing argument 'DATA': name a prepared corpus or a folder of audio")
+    return given or ""
 
 
 def run_name(name: str | None, data: str) -> str:

@@ -9,8 +9,11 @@ from __future__ import annotations
 import json
 import logging
 import os
+import shlex
+import signal
 import sys
 import tempfile
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -27,6 +30,8 @@ from distill_ray.foreign import ascii_controls, printable
 from distill_ray.jsonable import jsonable
 from distill_ray.uri import redacted
 
+_GO_ON = ("run", "train", "train-prior", "tune")
+"""The commands that, given again, go on where they were interrupted."""
 READER_GONE = 128 + 13  # SIGPIPE
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 _results: list[TextIO] = []  # the real stdout while a command runs; empty outside of one
@@ -106,18 +111,50 @@ def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
     if sys.stderr is None:  # closed, as some daemons do: progress and complaints have no reader
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
     try:
-        with _log_as_lines():
+        with _log_as_lines(), _ended_like_ctrl_c():
             code = app(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
     except DistillError as error:
-        return _fail(error, as_json)
+        code = _fail(error, as_json)
+        if error.goes_on:
+            _say_how_to_go_on(arguments)
+        return code
     except Exception as error:
         # New versions of Typer bring their own Click, so usage errors have no base to import for all of them.
         if hasattr(error, "format_message"):
             return _usage_error(error, as_json)
         return _unexpected(error, as_json)
     if code == _INTERRUPTED:
-        return _fail(CancelledError("cancelled by Ctrl-C"), as_json)
+        code = _fail(CancelledError("cancelled by Ctrl-C"), as_json)
+    if code == CancelledError.exit_code:
+        _say_how_to_go_on(arguments)
     return code if isinstance(code, int) else 0
+
+
+@contextmanager
+def _ended_like_ctrl_c() -> Iterator[None]:
+    """SIGTERM and SIGHUP end a command as Ctrl-C does, where it does not handle them itself."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
+    ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]  # not under nohup
+    for number in ours:
+        signal.signal(number, signal.default_int_handler)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+
+
+def _say_how_to_go_on(arguments: Sequence[str]) -> None:
+    """The one line that goes on with a command that was interrupted; not in a job, whose client has it."""
+    words = list(arguments)
+    if words[:1] not in ([name] for name in _GO_ON) or job_lines.wanted():
+        return
+    end = words.index("--") if "--" in words else len(words)
+    again = [word for place, word in enumerate(words) if word != "--new" or place > end]
+    say(f"go on with: {shlex.join(['distill-ray', *again])}")
 
 
 class _Lines(logging.Handler):

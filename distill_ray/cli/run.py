@@ -46,15 +46,17 @@ def command(
         str | None,
         typer.Option("--resume", help="Folder or URI of an earlier run to go on with.", show_default=False),
     ] = None,
+    new: options.New = False,
     with_report: options.WithReport = True,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
 ) -> None:
     """Do all of it: prepare the recordings, search for the best codec, train the prior, generate samples.
 
-    The same command with the same --out goes on where it was: what is done is not done again, and settings
-    that are not given again stay. --epochs and --max-minutes are the codec's (of each trial, and of the whole
-    search). --num-workers and --gpus-per-worker are for the prior, and for the codec with --no-tune.
+    The same command goes on where it was interrupted: what is done is not done again. With the same --out or
+    with --resume, settings that are not given again stay. --epochs and --max-minutes are the codec's (of each
+    trial, and of the whole search). --num-workers and --gpus-per-worker are for the prior, and for the codec
+    with --no-tune.
     """
     # Without workers the prior is trained in this process, wherever the search is.
     workers = options.worker_plan(num_workers, gpus_per_worker, None if num_workers == "0" else address)
@@ -77,6 +79,7 @@ def command(
             address=address,
             listener=view,
             trial_listener=trial_listener,
+            new=new,
             report=with_report,
         )
     document = report.to_json()

@@ -14,7 +14,7 @@ from distill_ray.cli.settings import Settings, takes_settings
 @takes_settings("train")
 def command(
     *,
-    data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
+    data: options.Data = None,
     out: Annotated[
         str | None,
         typer.Option("--out", "-o", help="Folder or URI for the run and its model.", show_default=False),
@@ -31,17 +31,20 @@ def command(
         str | None,
         typer.Option("--resume", help="Folder or URI of an interrupted run.", show_default=False),
     ] = None,
+    new: options.New = False,
     with_report: options.WithReport = True,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
 ) -> None:
     """Train the codec on recordings; what is left open is chosen from their number and length.
 
-    Ctrl-C ends the run after the current step and keeps a usable model; --resume goes on from there. A
-    resumed run may have another budget: its learning rate then follows that one, and rises if it is longer.
+    Ctrl-C ends the run after the current step and keeps a usable model; the same command goes on from there.
+    With --resume a run may get another budget: its learning rate then follows that one, and rises if it is
+    longer.
     """
     # A resumed run keeps the name that it has.
-    named = name if resume is not None and name is None else options.run_name(name, data)
+    source = options.data(data, resume)
+    named = name if resume is not None and name is None else options.run_name(name, source)
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
 
     from distill_ray.cli.attended import attended
@@ -57,6 +60,7 @@ def command(
             resume=resume,
             plan=plan,
             listener=view,
+            new=new,
             report=with_report,
         )
     document = report.to_json()

@@ -15,7 +15,7 @@ from distill_ray.cli.settings import Settings, takes_settings
 def command(
     *,
     model: Annotated[str, typer.Argument(help="The .distill file: a path or URI.", metavar="MODEL")],
-    data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
+    data: options.Data = None,
     settings: Settings,
     num_workers: options.NumWorkers = "auto",
     gpus_per_worker: options.GpusPerWorker = None,
@@ -24,11 +24,16 @@ def command(
     overwrite: Annotated[
         bool, typer.Option("--overwrite", help="Replace the prior that the file has.")
     ] = False,
+    new: options.New = False,
     with_report: options.WithReport = True,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Train the prior over the codec's codes and put it into the same file."""
+    """Train the prior over the codec's codes and put it into the same file.
+
+    Ctrl-C keeps a usable prior; the same command goes on from there.
+    """
+    options.data(data, "" if resume else None)
     plan = options.worker_plan(num_workers, gpus_per_worker, address)
 
     from distill_ray.cli.attended import attended
@@ -44,6 +49,7 @@ def command(
             listener=view,
             resume=resume,
             overwrite=overwrite,
+            new=new,
             report=with_report,
         )
     document = report.to_json()

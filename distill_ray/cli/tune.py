@@ -14,7 +14,7 @@ from distill_ray.cli.settings import Settings, takes_settings
 @takes_settings("tune")
 def command(
     *,
-    data: Annotated[str, typer.Argument(help="Prepared corpus or folder of audio.", metavar="DATA")],
+    data: options.Data = None,
     out: Annotated[
         str | None,
         typer.Option("--out", "-o", help="Folder for the search and its best model.", show_default=False),
@@ -29,6 +29,7 @@ def command(
         str | None,
         typer.Option("--resume", help="Folder of an interrupted search to go on with.", show_default=False),
     ] = None,
+    new: options.New = False,
     with_report: options.WithReport = True,
     config: options.ConfigFile = None,
     as_json: options.Json = False,
@@ -37,10 +38,12 @@ def command(
 
     Lower is better in the objective: the held-out reconstruction loss among the codecs within --max-kbps, or
     the bits that a prior needs (prior-bits). A trial whose codebooks collapse is ended early. --epochs is for
-    each trial, --max-minutes for all of them. Ctrl-C keeps what is done; --resume goes on from there.
+    each trial, --max-minutes for all of them. Ctrl-C keeps what is done; the same command goes on from
+    there.
     """
     # A resumed search keeps the name that it has.
-    named = name if resume is not None and name is None else options.run_name(name, data)
+    source = options.data(data, resume)
+    named = name if resume is not None and name is None else options.run_name(name, source)
 
     from distill_ray.cli.attended import attended
     from distill_ray.display import trial_listener
@@ -57,6 +60,7 @@ def command(
             address=address,
             listener=view,
             trial_listener=trial_listener,
+            new=new,
             report=with_report,
         )
     document = report.to_json()

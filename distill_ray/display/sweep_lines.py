@@ -83,7 +83,7 @@ def sweep_ending(event: SweepCompleteEvent, sweep: SweepHistory) -> list[str]:
     """Who has won, or what to do where nobody has."""
     spent = f"{figures.duration(event.elapsed_s)}, {figures.number(sweep.spent)} {sweep.unit}"
     if event.exit_reason == "cancelled":
-        head = f"search cancelled after {spent}; --resume goes on"
+        head = f"search cancelled after {spent}"
     elif event.exit_reason == "health":
         head = f"search ended without a healthy codec within the bit rate after {spent}"
     elif event.exit_reason == "failed":

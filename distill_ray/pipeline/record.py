@@ -6,8 +6,9 @@ finished stage there is what it was made from and its report. The file is replac
 
 from __future__ import annotations
 
+import contextlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,12 +17,14 @@ from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import ConfigError, Problem, UsageError
 from distill_ray.jsonable import jsonable, parse_json
 from distill_ray.regular_file import read_regular
-from distill_ray.runs.run_folder import numbered_folders
+from distill_ray.runs.run_folder import PIPELINE, newest_folders, numbered_folders
 from distill_ray.storage.atomic import atomic_file
 from distill_ray.storage.names import checked_name
 from distill_ray.storage.ownership import refuse_writable_by_others
 
-FILE = "pipeline.json"
+FILE = PIPELINE
+REPORT = "report"
+"""In `done`: the page was written, or could not be."""
 _VERSION = 1
 # The stages that a table of settings decides; with those of another table a finished stage stays as it is.
 _STAGES_OF = {
@@ -104,6 +107,18 @@ class PipelineRecord:
             self.sources = tuple(sources)
         self.settings.update(given)
 
+    def is_finished(self, *, report: bool) -> bool:
+        """Whether there is nothing to go on with; `report`: the page is wanted too."""
+        told = REPORT in self.done or (self.folder / "report.html").exists()
+        return "samples" in self.done and self.model.exists() and (told or not report)
+
+    def is_asked_again(
+        self, sources: Sequence[str], name: str, tune: bool, settings: Mapping[str, object]
+    ) -> bool:
+        """Whether it was begun by the same command. `settings` as a new record would have them."""
+        asked = (tuple(sources), name, tune, dict(settings))
+        return asked == (self.sources, self.name, self.tune, self.settings)
+
     def changed(self, given: Mapping[str, object], stage: str) -> dict[str, object]:
         """What `given` says otherwise than before of a stage that may have begun."""
         return {
@@ -157,6 +172,17 @@ def _names(document: Mapping[str, Any]) -> Iterator[object]:
     for made in document["stages"].get("samples", {}).get("sets", ()):
         yield made["folder"]
         yield from (file["name"] for file in made["files"])
+
+
+def newest_record(name: str, is_same: Callable[[PipelineRecord], bool]) -> PipelineRecord | None:
+    """The newest one of runs/NAME, runs/NAME-2, … that is the same; damaged ones are passed over."""
+    for path in newest_folders(name):
+        if (path / FILE).exists():
+            with contextlib.suppress(UsageError):
+                record = open_record(path, path)
+                if is_same(record):
+                    return record
+    return None
 
 
 def free_folder(name: str) -> Path:

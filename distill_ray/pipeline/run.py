@@ -7,6 +7,7 @@ the same folder, it goes on where it was, whatever ended it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -16,17 +17,27 @@ from typing import Any
 from distill_ray.config.catalogue import all_settings
 from distill_ray.config.check import without_search
 from distill_ray.errors import CancelledError, UsageError
-from distill_ray.events.records import PipelinePlan, PlannedStage
+from distill_ray.events.records import Notice, PipelinePlan, PlannedStage
 from distill_ray.pipeline.prologue import check_request
-from distill_ray.pipeline.record import FILE, PipelineRecord, free_folder, is_free, open_record
+from distill_ray.pipeline.record import (
+    FILE,
+    REPORT,
+    PipelineRecord,
+    free_folder,
+    is_free,
+    newest_record,
+    open_record,
+)
 from distill_ray.pipeline.stages.codec import Codec, Tune
 from distill_ray.pipeline.stages.context import PipelineContext, Stage
 from distill_ray.pipeline.stages.prepare import Prepare
 from distill_ray.pipeline.stages.prior import Prior
 from distill_ray.pipeline.stages.samples import Samples
 from distill_ray.report.write import report_run
+from distill_ray.runs.going_on import marking, tell_going_on
 from distill_ray.runs.inputs import given_settings, refuse_split
-from distill_ray.runs.workspace import Place, ResultFolder, result_folder
+from distill_ray.runs.run_folder import OtherOriginError, RunFolder
+from distill_ray.runs.workspace import BusyError, Place, ResultFolder, result_folder
 from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.storage.filesystem import absolute
 from distill_ray.training.worker import Listener
@@ -95,13 +106,15 @@ def run_everything(
     address: str | None,
     listener: Listener,
     trial_listener: TrialListener,
+    new: bool = False,
     report: bool = False,
 ) -> PipelineReport:
     """Make `OUT/NAME.distill` with codec and prior, and sounds in OUT/samples, of recordings.
 
     `out` is a folder or a URI. `overrides` are settings by dotted TOML key ("generate.count" and its kin
     among them) and win over `config_file`. `resume` is the place of an earlier call, as is an `out` that
-    holds one: its sources and settings stand where none are given. `tune` False trains one codec; None is
+    holds one: its sources and settings stand where none are given. Without either an unfinished run of the
+    same sources, name and settings goes on, unless `new`. `tune` False trains one codec; None is
     what the earlier call did, else a search. `default_name` is for a new run that gets no `name`. `plan` is
     for the trainings that are no trials, `address` the Ray cluster of the search. `report` writes report.html
     into the folder, unless the work is cancelled.
@@ -114,12 +127,60 @@ def run_everything(
         refuse_split(sources[0], overrides)
     if resume is not None and out is not None:
         raise UsageError(f"--resume {resume} goes on in that folder; leave out --out")
-    place = resume or out or free_folder(name or default_name)
-    if resume is None and not is_uri(place):
+    begin = functools.partial(
+        _run,
+        sources=sources,
+        overrides=overrides,
+        given=given,
+        name=name,
+        default_name=default_name,
+        tune=tune,
+        plan=plan,
+        address=address,
+        listener=listener,
+        trial_listener=trial_listener,
+        new=new,
+        report=report,
+    )
+    if resume is not None:
+        return begin(resume, is_there=True)
+    if out is not None:
+        return begin(out, is_there=False)
+    own = None if new else _unfinished(name or default_name, sources, overrides, given, tune, report)
+    if own is not None:
+        tell_going_on("run", own, listener)
+        try:
+            return begin(own, is_there=True)
+        except (OtherOriginError, BusyError) as error:
+            listener(Notice(level="info", message=f"{error}: this is a new run"))
+    return begin(free_folder(name or default_name), is_there=False)
+
+
+def _run(
+    place: Place,
+    *,
+    is_there: bool,
+    sources: Sequence[str],
+    overrides: Mapping[str, object],
+    given: Mapping[str, object],
+    name: str | None,
+    default_name: str,
+    tune: bool | None,
+    plan: WorkerPlan,
+    address: str | None,
+    listener: Listener,
+    trial_listener: TrialListener,
+    new: bool,
+    report: bool,
+) -> PipelineReport:
+    """`run_everything` at `place`, which must hold a run where `is_there`."""
+    if not is_there and not is_uri(place):
         _refuse_foreign(Path(place).expanduser(), place)  # before a lock is put there
-    with result_folder(place, listener=listener) as results:
+    with result_folder(place, listener=listener) as results, marking(RunFolder(path=results.path)):
         listener = results.attended(listener)
-        if resume is not None or (results.path / FILE).exists():
+        if new and (results.path / FILE).exists():
+            raise UsageError(f"{results.shown} holds a run, and --new begins another: choose another --out")
+        if is_there or (results.path / FILE).exists():
             record = open_record(results.path, results.shown)
         else:
             _refuse_foreign(results.path, results.shown)
@@ -149,7 +210,27 @@ def run_everything(
         )
         if not report or _EXIT_REASONS[done.exit_code] == "cancelled":
             return done
-        return replace(done, report_path=_report(context, done))
+        with _telling(context, "the report"):
+            page = _report(context, done)
+        record.finish(REPORT, {"path": page and str(page)})
+        return replace(done, report_path=page)
+
+
+def _unfinished(
+    name: str,
+    sources: Sequence[str],
+    overrides: Mapping[str, object],
+    given: Mapping[str, object],
+    tune: bool | None,
+    report: bool,
+) -> Path | None:
+    """The folder of the newest run of the same command, unless that is finished."""
+    searches = tune is not False
+    settings = {**_defaults(), **(given if searches else without_search(given, overrides))}
+    own = newest_record(
+        name, lambda record: record.is_asked_again(_absolute(sources), name, searches, settings)
+    )
+    return own.folder if own is not None and not own.is_finished(report=report) else None
 
 
 def _report(context: PipelineContext, done: PipelineReport) -> Path | str | None:
@@ -216,15 +297,19 @@ def _refuse_foreign(path: Path, shown: Place) -> None:
 def _new_record(results: ResultFolder, name: str, tune: bool, sources: Sequence[str]) -> PipelineRecord:
     if not sources:
         raise UsageError("no source was given; name a folder of recordings or audio files")
-    settings = {row.key: row.meta["run_default"] for row in all_settings() if row.meta["run_default"]}
     return PipelineRecord(
         folder=results.path,
         shown=results.shown,
         name=name,
         tune=tune,
         sources=_absolute(sources),
-        settings=settings,
+        settings=_defaults(),
     )
+
+
+def _defaults() -> dict[str, object]:
+    """The settings that `run` has of its own."""
+    return {row.key: row.meta["run_default"] for row in all_settings() if row.meta["run_default"]}
 
 
 def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
@@ -234,10 +319,8 @@ def _absolute(sources: Sequence[str]) -> tuple[str, ...]:
 
 @contextlib.contextmanager
 def _telling(context: PipelineContext, where: str) -> Iterator[None]:
-    """Say of Ctrl-C outside of a training how to go on."""
+    """Say of Ctrl-C outside of a training where it came."""
     try:
         yield
     except KeyboardInterrupt:
-        raise CancelledError(
-            f"stopped at {where}; --resume {context.results.shown} goes on from there"
-        ) from None
+        raise CancelledError(f"stopped at {where}; {context.results.shown} keeps what is done") from None

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -37,6 +36,14 @@ from distill_ray.pipeline.prologue import Ready, check_request, ready
 from distill_ray.report.write import report_run
 from distill_ray.runs.carried_codes import CarriedCodes
 from distill_ray.runs.export import corpus_codes, corpus_record, export_codec, export_prior
+from distill_ray.runs.going_on import (
+    Asked,
+    carry_out,
+    is_asked_again,
+    marking,
+    recorded_data,
+    tell_going_on,
+)
 from distill_ray.runs.inputs import (
     corpus_facts,
     corpus_mapper,
@@ -53,7 +60,6 @@ from distill_ray.runs.run_folder import (
     RunFolder,
     Start,
     new_prior_run,
-    new_run,
     resumed_run,
 )
 from distill_ray.runs.samples import SampleKeeper
@@ -63,7 +69,6 @@ from distill_ray.runs.workspace import (
     ModelFile,
     Place,
     ResultFolder,
-    enter_free_folder,
     open_model,
     result_folder,
 )
@@ -114,7 +119,7 @@ _PRIOR_SHOWN = (
 
 def train_codec(
     *,
-    data: str,
+    data: str | None,
     overrides: Mapping[str, object],
     config_file: Path | None,
     out: Place | ResultFolder | None,
@@ -122,13 +127,16 @@ def train_codec(
     resume: Place | ResultFolder | None,
     plan: WorkerPlan,
     listener: Listener,
+    new: bool = False,
     report: bool = False,
 ) -> CodecReport:
     """Train a codec on `data` (a prepared corpus or a folder of audio) and write `OUT/NAME.distill`.
 
     `overrides` are settings by dotted TOML key and win over `config_file`. `resume` is the folder of an
     interrupted run, which keeps its settings; only its budget and health rule may change. It and
-    `out` are paths or URIs. `report` writes report.html into the run's folder, unless it is cancelled.
+    `out` are paths or URIs. Without it an unfinished run of the same name, settings and recordings goes on,
+    unless `new`. `data` may be None where the run that goes on has recorded it. `report` writes report.html
+    into the run's folder, unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     StorageError where a URI could not be written in the end.
@@ -137,25 +145,27 @@ def train_codec(
     refuse_split(data, overrides)
     if resume is not None:
         refuse_with_resume(out)
-    with contextlib.ExitStack() as stack:
-        place = resume if resume is not None else out
-        if place is None:
-            results = enter_free_folder(stack, name or "distill", listener)
-        else:
-            results = stack.enter_context(result_folder(place, listener=listener))
-        folder = RunFolder(path=results.path, uri=results.uri)
-        if resume is None:
-            start = new_run(folder, given)
-        else:
-            start = resumed_run(folder, given, table="training")
-            start.refuse_renaming(name, what="run")
-        listener = results.attended(listener)
-        with SampleKeeper(listener, results.path) as keeper:
-            trained = _train_codec(start, results, data=data, name=name, plan=plan, listener=keeper)
+
+    def work(results: ResultFolder, start: Start[RunFolder]) -> CodecReport:
+        heard = results.attended(listener)
+        found = recorded_data(start, data)
+        with SampleKeeper(heard, results.path) as keeper:
+            trained = _train_codec(start, results, data=found, name=name, plan=plan, listener=keeper)
         if not report or trained.completed.exit_reason == "cancelled":
             return trained
-        page = report_run(results.path, listener)
+        page = report_run(results.path, heard)
         return replace(trained, report_path=page and results.shown_as(page))
+
+    asked = Asked(
+        kind=RunFolder,
+        given=given,
+        name=name,
+        out=out,
+        resume=resume,
+        new=new,
+        resumed=functools.partial(resumed_run, table=TrainingConfig.table),
+    )
+    return carry_out(asked, work, listener)
 
 
 def _train_codec(
@@ -191,7 +201,7 @@ def _train_codec(
         name = start.identity.get("name", name or "distill")
         start.record(
             dotted(resolved.config),
-            {"name": name, "size": resolved.size, "corpus": corpus.digest},
+            {"name": name, "size": resolved.size, "corpus": corpus.digest, "data": absolute(data)},
             overrides=resolved.overrides,
             corpus=said,
         )
@@ -223,12 +233,13 @@ def _train_codec(
 def train_code_prior(
     *,
     model: Place,
-    data: str,
+    data: str | None,
     overrides: Mapping[str, object],
     config_file: Path | None,
     plan: WorkerPlan,
     listener: Listener,
     resume: bool = False,
+    new: bool = False,
     overwrite: bool = False,
     run: ResultFolder | None = None,
     report: bool = False,
@@ -236,8 +247,10 @@ def train_code_prior(
     """Train a prior on the codes that `model` gives `data`, and put it into the same file.
 
     The run is kept in `run`, by default in `MODEL.prior/` beside the model, which is a path or a URI;
-    `resume` goes on with an interrupted one. A prior that the file has is replaced only with `overwrite` or
-    `resume`. `report` writes report.html into the run's folder, unless it is cancelled.
+    `resume` goes on with an interrupted one, and so does the same call again, unless `new`, which begins
+    another in its place. A prior that the file has is replaced only with `overwrite`, or where its training
+    was interrupted. `data` may be None where the run that goes on has recorded it. `report` writes
+    report.html into the run's folder, unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError where it was stopped within its first epoch and the file has a prior, which stays,
@@ -248,19 +261,40 @@ def train_code_prior(
     file = open_model(model)
     with result_folder(run or file.prior_run, listener=listener, advice=BESIDE_MODEL) as results:
         folder = RunFolder(path=results.path, uri=results.uri, advice=BESIDE_MODEL)
-        if resume:
-            start = resumed_run(folder, given, table="prior_training")
-        else:
-            settle(folder.checkpoints, folder.checkpoints_uri)
-            start = new_prior_run(folder, given)
-            if not overwrite:
-                file.refuse_replacing()
+        start = _prior_start(folder, file, given, resume=resume, new=new, overwrite=overwrite, tell=listener)
         listener = results.attended(listener)
-        trained = _train_code_prior(start, file, data=data, plan=plan, listener=listener)
-        if not report or trained.completed.exit_reason == "cancelled":
-            return trained
-        page = report_run(results.path, listener, model=file.path, sounds=_REPORT_SOUNDS)
-        return replace(trained, report_path=page and results.shown_as(page))
+        with marking(folder):
+            found = recorded_data(start, data)
+            trained = _train_code_prior(start, file, data=found, plan=plan, listener=listener)
+            if not report or trained.completed.exit_reason == "cancelled":
+                return trained
+            page = report_run(results.path, listener, model=file.path, sounds=_REPORT_SOUNDS)
+            return replace(trained, report_path=page and results.shown_as(page))
+
+
+def _prior_start(
+    folder: RunFolder,
+    file: ModelFile,
+    given: Mapping[str, object],
+    *,
+    resume: bool,
+    new: bool,
+    overwrite: bool,
+    tell: Listener,
+) -> Start[RunFolder]:
+    """What the prior's run begins with; the other arguments as in `train_code_prior`."""
+    table = PriorTrainingConfig.table
+    if resume:
+        return resumed_run(folder, given, table=table)
+    settle(folder.checkpoints, folder.checkpoints_uri)
+    unfinished = folder.is_begun and not folder.is_finished
+    if unfinished and not new and is_asked_again(folder, given, table=table):
+        tell_going_on("training of the prior", folder.shown, tell)
+        return resumed_run(folder, given, table=table)
+    start = new_prior_run(folder, given, new=new)
+    if not overwrite and not (new and unfinished):
+        file.refuse_replacing()
+    return start
 
 
 def _train_code_prior(
@@ -292,7 +326,7 @@ def _train_code_prior(
         )
         start.record(
             dotted(resolved.config),
-            {"corpus": corpus.digest, "codec": codec_hash},
+            {"corpus": corpus.digest, "codec": codec_hash, "data": absolute(data)},
             overrides=resolved.overrides,
             corpus=corpus_settings(start.settings),
         )
@@ -385,10 +419,9 @@ def _keep_former_prior(file: ModelFile, completed: PriorTrainingCompleteEvent, l
     """
     if not completed.epochs_trained:
         raise CancelledError(
-            f"stopped within the first epoch: {file.shown} and the prior that it has are as they were; "
-            "--resume goes on"
+            f"stopped within the first epoch: {file.shown} and the prior that it has are as they were"
         )
-    listener(Notice(level="info", message=f"the prior that {file.shown} has is kept; --resume goes on"))
+    listener(Notice(level="info", message=f"the prior that {file.shown} has is kept"))
 
 
 def _shown(

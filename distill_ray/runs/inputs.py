@@ -37,12 +37,12 @@ def given_settings(config_file: Path | None, overrides: Mapping[str, object]) ->
     return {**settings, **overrides}
 
 
-def refuse_split(data: AnyPath, overrides: Mapping[str, object]) -> None:
+def refuse_split(data: AnyPath | None, overrides: Mapping[str, object]) -> None:
     """Raise ConfigError where a split is asked for of `data` that is a prepared corpus, which has its own.
 
     A file of settings may serve runs on recordings and on corpora; only what the command says is refused.
     """
-    if VAL_FRACTION not in overrides:
+    if data is None or VAL_FRACTION not in overrides:
         return
     from distill_ray.corpus.manifest import read_manifest
     from distill_ray.storage.storage import open_storage

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import os
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -42,6 +43,9 @@ _MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_s
 
 
 ANOTHER_OUT = "choose another --out"
+PIPELINE = "pipeline.json"
+"""What `distill-ray run` records of itself (`pipeline/record.py`)."""
+_ENDS = ("completed", "early_stop", "health")
 # What runs and searches put beside their settings file: with that, it is theirs to replace and remove.
 _RESULTS = (
     "ray",
@@ -96,6 +100,14 @@ class RunFolder:
         """Whether it holds a run or a search."""
         return any((self.path / name).exists() for name in (RUN_SETTINGS, SEARCH_SETTINGS))
 
+    @property
+    def is_finished(self) -> bool:
+        """Whether there is nothing to go on with: it has ended by itself, and its model is there."""
+        if end_of(self.path) not in _ENDS:
+            return False
+        name = read_settings(self.path / self.settings_file).identity.get("name")
+        return name is None or (self.path / f"{name}.distill").exists()
+
     def refuse_foreign(self) -> None:
         """Raise UsageError where a new run would write into, or remove, what is of no run."""
         for name in _RESULTS:
@@ -118,6 +130,10 @@ class RunFolder:
             )
 
 
+class OtherOriginError(UsageError):
+    """A run or search was made from something else than what it shall go on with."""
+
+
 @dataclass(frozen=True, kw_only=True)
 class Start(Beginning, Generic[FolderT]):
     """What a run or search begins with; `replaces`: a new run takes the place of a finished one."""
@@ -129,9 +145,9 @@ class Start(Beginning, Generic[FolderT]):
         """Raise UsageError where the resumed one was made from something else."""
         other, folder = self.other(identity), self.folder
         if other is not None:
-            raise UsageError(
+            raise OtherOriginError(
                 f"the {folder.what} in {folder.shown} was made from another {other}; "
-                f"resume it with the one it began with, or start a new {folder.what}"
+                f"go on with the one it began with, or begin another {folder.what} (--new)"
             )
 
     def record(
@@ -201,20 +217,31 @@ def numbered_folders(name: str) -> Iterator[Path]:
     return ((Path("runs") / each).resolve() for each in names)
 
 
+def newest_folders(name: str) -> list[Path]:
+    """Those of runs/NAME, runs/NAME-2, … that there are, the highest number first."""
+    number = re.compile(re.escape(name) + r"(?:-([1-9]\d{0,8}))?")
+    runs = Path("runs").resolve()
+    found = [(number.fullmatch(path.name), path) for path in (runs.iterdir() if runs.is_dir() else ())]
+    numbered = sorted(((int(match[1] or 1), path) for match, path in found if match), reverse=True)
+    return [path for _, path in numbered]
+
+
 def free_folders(name: str) -> Iterator[RunFolder]:
-    """Those of runs/NAME, runs/NAME-2, … that hold neither run nor search."""
+    """Those of runs/NAME, runs/NAME-2, … that hold neither run nor search, be it as parts of a pipeline."""
     folders = (RunFolder(path=path) for path in numbered_folders(name))
-    return (folder for folder in folders if not folder.is_taken)
+    return (folder for folder in folders if not folder.is_taken and not (folder.path / PIPELINE).exists())
 
 
-def new_prior_run(folder: RunFolder, given: Mapping[str, object]) -> Start[RunFolder]:
-    """A prior run in `folder`, taking the place of a finished one; its newest checkpoint must be in `path`.
+def new_prior_run(folder: RunFolder, given: Mapping[str, object], *, new: bool = False) -> Start[RunFolder]:
+    """A prior run in `folder`, taking the place of a finished one, or with `new` of any; its newest
+    checkpoint must be in `path`.
 
     Raises UsageError where an unfinished one is there: its training would be lost.
     """
-    if folder.is_begun and was_cut(folder.path):
+    if not new and folder.is_begun and was_cut(folder.path):
         raise UsageError(
-            f"{folder.shown} holds an interrupted prior run; go on with --resume, or remove that folder first"
+            f"{folder.shown} holds an interrupted prior run of other settings; go on with --resume, or begin "
+            "another with --new, which takes its place"
         )
     if not folder.is_begun:
         folder.refuse_foreign()
@@ -269,12 +296,13 @@ def _may_change(key: str) -> bool:
 
 def was_cut(path: Path) -> bool:
     """Whether the run in `path` has a checkpoint of before its end."""
-    progress = path / "checkpoints" / "latest" / "progress.json"
+    return end_of(path) not in (None, *_ENDS)
+
+
+def end_of(path: Path) -> str | None:
+    """How the run in `path` had ended at its newest checkpoint, "" where it had not, None without one."""
     try:
-        return parse_json(read_regular(progress)).get("ended") not in (
-            "completed",
-            "early_stop",
-            "health",
-        )
+        found = parse_json(read_regular(path / "checkpoints" / "latest" / "progress.json")).get("ended")
     except (OSError, ValueError, AttributeError):
-        return False  # nothing there that a new run could lose
+        return None  # nothing there that a new run could lose
+    return found if isinstance(found, str) else ""

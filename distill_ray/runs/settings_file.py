@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -64,6 +64,14 @@ class Beginning:
     def other(self, identity: Mapping[str, str]) -> str | None:
         """What of `identity` the resumed one was made from another of."""
         return next((key for key, value in identity.items() if self.identity.get(key, value) != value), None)
+
+    def is_asked_again(self, given: Mapping[str, object], *, free: Collection[str] = ()) -> bool:
+        """Whether it was begun with just these settings; those in `free` may be others."""
+        now, asked = self.settings, given.keys() - set(free)
+        tables = {key.partition(".")[0] for key in now}  # of others only the keys are recorded
+        return asked == self.overrides - set(free) and all(
+            key.partition(".")[0] not in tables or _same(now.get(key), given[key]) for key in asked
+        )
 
     def refuse_renaming(self, name: str | None, *, what: str) -> None:
         """Raise UsageError where a name is given that is not that of the resumed one."""

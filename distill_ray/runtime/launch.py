@@ -62,7 +62,7 @@ def launch(
             final, carried_out = train(loop, run_dir, checkpoints_uri, resolved, listener, interrupts)
     except KeyboardInterrupt:
         checkpoint = settle(run_dir / "checkpoints")
-        kept = f"the newest checkpoint is {checkpoint}" if checkpoint else "there is no checkpoint yet"
+        kept = "its newest checkpoint is kept" if checkpoint else "there is no checkpoint yet"
         raise CancelledError(f"the training was stopped at once; {kept}") from None
     return LaunchResult(final=final, checkpoint=settle(run_dir / "checkpoints"), plan=carried_out)
 

@@ -90,10 +90,7 @@ class SweepRun:
                 self._attend(fit)
             except RayError as error:
                 self._abort(fit)
-                where = self._storage.parent
-                raise ClusterError(
-                    f"the Ray that the search ran on was lost ({meaning(error)}); go on with --resume {where}"
-                ) from error
+                raise ClusterError(f"the Ray that the search ran on was lost ({meaning(error)})") from error
             except BaseException:
                 self._abort(fit)
                 raise

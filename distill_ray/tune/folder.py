@@ -17,7 +17,7 @@ from typing import Any, ClassVar
 
 from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import CheckpointError, UsageError
-from distill_ray.jsonable import jsonable
+from distill_ray.jsonable import jsonable, parse_json
 from distill_ray.regular_file import read_regular
 from distill_ray.runs.run_folder import RunFolder, Start
 from distill_ray.runs.settings_file import (
@@ -30,6 +30,8 @@ from distill_ray.storage.checkpoints import ray_storage
 from distill_ray.storage.ownership import refuse_writable_by_others
 from distill_ray.tune.trial import ROUNDS, TrialRecord, from_json, to_json
 
+_LEADERBOARD = "leaderboard.json"
+
 
 @dataclass(frozen=True, kw_only=True)
 class SweepFolder(RunFolder):
@@ -37,6 +39,15 @@ class SweepFolder(RunFolder):
 
     what: ClassVar[str] = "search"
     settings_file: ClassVar[str] = SEARCH_SETTINGS
+
+    @property
+    def is_finished(self) -> bool:
+        """Whether it has ended by itself, with or without a winner."""
+        try:
+            reason = parse_json(read_regular(self.path / _LEADERBOARD)).get("exit_reason")
+        except (OSError, ValueError, AttributeError):
+            return False
+        return reason in ("completed", "health", "failed")
 
     @property
     def ray_storage(self) -> Path:
@@ -59,7 +70,7 @@ class SweepFolder(RunFolder):
 
     def write_leaderboard(self, document: Mapping[str, Any]) -> None:
         """The search's result as JSON. Raises CheckpointError."""
-        self._write(self.path / "leaderboard.json", json.dumps(jsonable(document), indent=1) + "\n")
+        self._write(self.path / _LEADERBOARD, json.dumps(jsonable(document), indent=1) + "\n")
 
     def _write(self, path: Path, text: str) -> None:
         with atomic_file(path, error=CheckpointError) as file:

@@ -6,7 +6,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import functools
 import time
 from collections.abc import Mapping
@@ -17,11 +16,13 @@ from typing import TYPE_CHECKING
 from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import Resolved, dotted
+from distill_ray.config.sweep import RESOURCES
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import CancelledError
 from distill_ray.events.records import Notice, ShownSetting, SweepCompleteEvent, SweepStarted
 from distill_ray.report.write import report_run
 from distill_ray.runs.export import corpus_record
+from distill_ray.runs.going_on import Asked, carry_out, recorded_data
 from distill_ray.runs.inputs import (
     corpus_facts,
     corpus_settings,
@@ -31,10 +32,11 @@ from distill_ray.runs.inputs import (
     refuse_split,
     refuse_with_resume,
 )
-from distill_ray.runs.run_folder import Start, begun_by_size, new_run
+from distill_ray.runs.run_folder import Start, begun_by_size
 from distill_ray.runs.shown import shown_settings
-from distill_ray.runs.workspace import Place, ResultFolder, enter_free_folder, result_folder
+from distill_ray.runs.workspace import Place, ResultFolder
 from distill_ray.runtime.interrupt import Interrupts
+from distill_ray.storage.filesystem import absolute
 from distill_ray.training.worker import Listener
 from distill_ray.tune.finalists import chosen_finalists
 from distill_ray.tune.folder import SweepFolder, resumed_sweep
@@ -60,7 +62,7 @@ _OWN_TABLES = ("prior", "prior_training")  # of short priors: recorded, as trial
 
 def tune_codec(
     *,
-    data: str,
+    data: str | None,
     overrides: Mapping[str, object],
     config_file: Path | None,
     out: Place | ResultFolder | None,
@@ -69,15 +71,18 @@ def tune_codec(
     address: str | None,
     listener: Listener,
     trial_listener: TrialListener | None = None,
+    new: bool = False,
     report: bool = False,
 ) -> SweepReport:
     """Search for the best codec for `data` (a prepared corpus or a folder of audio): `OUT/NAME.distill`.
 
     `overrides` are settings by dotted TOML key ("sweep.codebook_sizes", "training.epochs") and win over
     `config_file`. `resume` is the folder of an interrupted search, which keeps its settings: finished trials
-    are kept, others go on from their checkpoints. `address`: the Ray cluster to use, else RAY_ADDRESS, else a
-    private Ray on this machine. `trial_listener` makes the listener of a trial in the trial's own process.
-    `report` writes report.html into the search's folder, unless it is cancelled.
+    are kept, others go on from their checkpoints. Without it an unfinished search of the same name, settings
+    and recordings goes on, unless `new`. `data` may be None where the search that goes on has recorded it.
+    `address`: the Ray cluster to use, else RAY_ADDRESS, else a private Ray on this machine. `trial_listener`
+    makes the listener of a trial in the trial's own process. `report` writes report.html into the search's
+    folder, unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, ClusterError and TrainingError for what failed,
     CancelledError after a second Ctrl-C. A trial that fails raises nothing.
@@ -86,35 +91,37 @@ def tune_codec(
     refuse_split(data, overrides)
     if resume is not None:
         refuse_with_resume(out)
-    place = resume if resume is not None else out
-    with contextlib.ExitStack() as stack:
-        if place is None:
-            results = enter_free_folder(stack, name or "distill", listener)
-        else:
-            results = stack.enter_context(result_folder(place, listener=listener))
-        folder = SweepFolder(path=results.path, uri=results.uri)
-        if resume is None:
-            start = new_run(folder, given)
-        else:
-            start = resumed_sweep(folder, given)
-            start.refuse_renaming(name, what="search")
-        listener = results.attended(listener)
+
+    def work(results: ResultFolder, start: Start[SweepFolder]) -> SweepReport:
+        heard, found = results.attended(listener), recorded_data(start, data)
         searched = _tune(
             start,
-            data=data,
+            data=found,
             name=name,
             address=address,
-            listener=listener,
+            listener=heard,
             trial_listener=trial_listener,
         )
         wanted = report and searched.exit_reason != "cancelled"
-        page = report_run(results.path, listener, data=data) if wanted else None
+        page = report_run(results.path, heard, data=found) if wanted else None
         return replace(
             searched,
             output_dir=results.shown,
             model_path=searched.model_path and results.shown_as(Path(searched.model_path)),
             report_path=page and results.shown_as(page),
         )
+
+    asked = Asked(
+        kind=SweepFolder,
+        given=given,
+        name=name,
+        out=out,
+        resume=resume,
+        new=new,
+        resumed=resumed_sweep,
+        free=RESOURCES,
+    )
+    return carry_out(asked, work, listener)
 
 
 def _tune(
@@ -201,7 +208,7 @@ class _Search:
                 self._train(ledger, interrupts)
         except KeyboardInterrupt:
             raise CancelledError(
-                f"the search was stopped at once; go on with --resume {self.start.folder.shown}"
+                "the search was stopped at once; its trials keep their checkpoints"
             ) from None
         finished = not interrupts.requested()
         if finished and sweep.objective == "prior-bits":
@@ -233,6 +240,7 @@ class _Search:
             "name": self.name,
             "size": "" if sweep.sizes else self.planner.size,
             "corpus": self.corpus.digest,
+            "data": absolute(self.data),
         }
         self.start.record(
             own | self.planner.shared() | priors, identity, overrides=self.start.overrides, corpus=self.said

@@ -11,6 +11,7 @@ from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import UsageError
 from distill_ray.events.records import PlannedStage
 from distill_ray.pipeline.stages.context import PipelineContext, manifest, skipped, will_run
+from distill_ray.runs.run_folder import OtherOriginError
 from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS
 from distill_ray.runs.workspace import ResultFolder
 from distill_ray.storage.atomic import atomic_file
@@ -81,7 +82,7 @@ class _CodecStage(ABC):
     def _refuse_other_corpus(self, done: Mapping[str, Any]) -> None:
         corpus = self._context.corpus
         if corpus is not None and corpus.digest != done["corpus"]:
-            raise UsageError(
+            raise OtherOriginError(
                 f"{corpus.uri} is not what the codec in {self._context.record.shown} was trained on; "
                 "begin a new run with another --out"
             )

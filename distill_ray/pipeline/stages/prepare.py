@@ -9,10 +9,11 @@ from typing import TYPE_CHECKING, Any
 
 from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
-from distill_ray.errors import CorpusError, UsageError
+from distill_ray.errors import CorpusError
 from distill_ray.events.records import PlannedStage, StageProgress
 from distill_ray.pipeline.stages.context import PipelineContext, skipped, will_run
 from distill_ray.runs.inputs import corpus_settings, on_report
+from distill_ray.runs.run_folder import OtherOriginError
 from distill_ray.storage.filesystem import joined
 
 if TYPE_CHECKING:
@@ -48,7 +49,7 @@ class Prepare:
             return will_run(self.name, "nothing is there yet")
         if done["sources_sha256"] != _identity(self._hashed):
             if self._later_begun:
-                raise UsageError(
+                raise OtherOriginError(
                     f"the recordings have changed since the run in {record.shown} was begun "
                     f"({done['sources_files']} then, {len(self._hashed.files)} now): put back what it was "
                     "begun with, or begin a new run with another --out"

@@ -103,7 +103,7 @@ def test_lines_that_cannot_be_sent(words, storage, said):
     assert said in str(caught.value)
 
 
-@pytest.mark.parametrize("words", ["train", "train birds --nope", "train birds --epochs many"])
+@pytest.mark.parametrize("words", ["train-prior", "train birds --nope", "train birds --epochs many"])
 def test_the_commands_own_parser_refuses(words):
     with pytest.raises(Exception) as caught:  # noqa: PT011 - Typer brings a Click of its own
         line(words)

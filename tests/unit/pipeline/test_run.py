@@ -270,13 +270,50 @@ def test_a_failed_stage_goes_on_and_the_earlier_ones_are_skipped(
     with pytest.raises((TrainingError, CancelledError)) as caught:
         run()
     if isinstance(error, KeyboardInterrupt):
-        assert f"--resume {run.out} goes on" in str(caught.value)
+        assert f"stopped at stage {stage}" in str(caught.value)
+    assert caught.value.goes_on
     trainings.names()
     trainings.fails = None
     assert states(run()) == ["skipped"] * NAMES.index(stage) + ["done"] * (4 - NAMES.index(stage))
     assert run.planned()[stage].startswith("runs: goes on with the ")
     (resumed,) = (call["resume"] for name, call in trainings.calls if name == stage)
     assert resumed is True if stage == "prior" else resumed.path == run.out / "search"
+
+
+def test_the_same_command_goes_on_without_out_until_it_is_finished(
+    run: Runner, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainings.fails_in, trainings.fails = "prior", KeyboardInterrupt()
+    with pytest.raises(CancelledError):
+        run(out=None)
+    other = {**SETTINGS, "prior_training.epochs": 4}
+    for changes in ({"settings": other}, {"new": True}):
+        with pytest.raises(CancelledError):
+            run(**{"out": None, **changes})
+    assert sorted(path.name for path in (tmp_path / "runs").iterdir()) == ["m", "m-2", "m-3"]
+    trainings.fails = None
+    trainings.names()
+    done = run(out=None)  # the newest of the same command, which --new had begun
+    assert (done.output_dir, trainings.names()) == (tmp_path / "runs" / "m-3", ["prior"])
+    notes = [event.message for event in run.events if isinstance(event, Notice)]
+    assert notes[0] == (f"going on with the unfinished run in {tmp_path}/runs/m-3; --new begins another one")
+    assert run(out=None).output_dir == tmp_path / "runs" / "m-4"
+    with pytest.raises(UsageError, match="holds a run, and --new begins another"):
+        run(out=tmp_path / "runs" / "m", new=True)
+
+
+def test_other_recordings_begin_another_run(
+    run: Runner, trainings: Trainings, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    trainings.fails_in, trainings.fails = "prior", KeyboardInterrupt()
+    with pytest.raises(CancelledError):
+        run(out=None)
+    trainings.fails = None
+    add(run.sources, 7)
+    assert run(out=None).output_dir == tmp_path / "runs" / "m-2"
+    assert any("the recordings have changed" in str(event) for event in run.events)
 
 
 def test_samples_that_were_cut_are_made_again(

@@ -15,7 +15,7 @@ from distill_ray.bundle import read_manifest, save_model_v2
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus import open_corpus, prepare_corpus
 from distill_ray.errors import CancelledError, ConfigError, CorpusError, UsageError
-from distill_ray.events.records import Event, Notice, RunStarted
+from distill_ray.events.records import Event, Notice, PriorEpochMetrics, RunStarted
 from distill_ray.pipeline.train import train_code_prior, train_codec
 from distill_ray.runs import workspace as results
 from distill_ray.runs.reports import PriorReport
@@ -139,15 +139,37 @@ def test_a_stop_within_the_first_epoch_keeps_the_prior_that_is_there_and_goes_on
     with pytest.raises(CancelledError) as caught:
         train(overwrite=True, overrides={**PRIOR, "prior_training.seed": 1})
     assert str(caught.value) == (
-        f"stopped within the first epoch: {train.model} and the prior that it has are as they were; "
-        "--resume goes on"
+        f"stopped within the first epoch: {train.model} and the prior that it has are as they were"
     )
     assert train.model.read_bytes() == before
     train.stops_at = None
-    with pytest.raises(UsageError, match="holds an interrupted prior run; go on with --resume"):
+    with pytest.raises(UsageError, match="holds an interrupted prior run of other settings; go on"):
         train()
-    assert train(resume=True, overrides={}).exit_code == 0
+    assert train(resume=True, overrides={}, data=None).exit_code == 0
     assert train.prior() not in (None, first)
+
+
+def test_the_same_training_goes_on_by_itself_and_new_takes_its_place(tmp_path: Path) -> None:
+    train = PriorTraining(tmp_path)
+    train.stops_at = PriorEpochMetrics
+    long = {**PRIOR, "prior_training.epochs": 3}
+    assert train(overrides=long).completed.exit_reason == "cancelled"
+    train.stops_at = None
+    done = train(overrides=long)
+    said = [event.message for event in train.seen if isinstance(event, Notice)]
+    assert said[0] == (
+        f"going on with the unfinished training of the prior in {tmp_path}/m.prior; --new begins another one"
+    )
+    (started,) = (event for event in train.seen if isinstance(event, RunStarted))
+    assert (started.first_epoch, done.completed.epochs_trained) == (2, 3)
+    with pytest.raises(UsageError, match="already has a prior; give --overwrite"):
+        train(overrides=long)  # it is finished
+    train.stops_at = PriorEpochMetrics
+    assert train(overrides=long, overwrite=True).completed.exit_reason == "cancelled"
+    train.stops_at = None
+    assert train(overrides=long, new=True).completed.epochs_trained == 3
+    (started,) = (event for event in train.seen if isinstance(event, RunStarted))
+    assert started.first_epoch == 1
 
 
 def test_a_prior_for_a_corpus_of_another_format_is_refused_with_what_to_do(tmp_path: Path) -> None:
