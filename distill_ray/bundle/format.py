@@ -26,6 +26,8 @@ VERSION = "2"
 NOUN = "a .distill file, as `distill-ray train` writes it"
 CODES = "codes"
 """Key of the metadata that says how far codes agree (`Manifest.code_agreement`)."""
+TEMPERATURES = "temperatures"
+"""Key of the prior's metadata with the temperatures of its levels (`PriorPart.temperatures`)."""
 CODEC_PREFIX = "vqvae."
 PRIOR_PREFIX = "prior."
 
@@ -42,6 +44,26 @@ class PriorPart:
     """`container.digest` of the config and the `prior.*` tensors."""
     codec_sha256: str
     """The codec hash of the file whose codes the prior learned."""
+
+    @property
+    def temperatures(self) -> tuple[float, ...]:
+        """Of each level; 1 where they were never set, as before 2026-11-30.
+
+        Raises BundleError where what the file says of them cannot be read.
+        """
+        found = self.metadata.get(TEMPERATURES) or [{"temperature": 1.0}] * self.config.num_quantizers
+        try:
+            values = tuple(float(level["temperature"]) for level in found)
+        except (TypeError, ValueError, KeyError) as error:
+            raise BundleError(
+                f"the model is not usable: prior_metadata.{TEMPERATURES} is damaged ({error!r})"
+            ) from error
+        if len(values) != self.config.num_quantizers or not all(1e-3 < value < 1e3 for value in values):
+            raise BundleError(
+                f"the model is not usable: prior_metadata.{TEMPERATURES} are not "
+                f"{self.config.num_quantizers} temperatures"
+            )
+        return values
 
     def to_json(self) -> dict[str, Any]:
         """The prior's keys of a manifest document, but for its sha256."""

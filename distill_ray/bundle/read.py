@@ -85,6 +85,7 @@ def load_model_v2(path: str | Path, *, device: str | torch.device = "cpu") -> Lo
         prior = None
         if manifest.prior is not None:
             prior = _load_prior(container, manifest, manifest.prior.config, device)
+            prior.temperature_Q.copy_(torch.tensor(manifest.prior.temperatures))
     return LoadedVQModel(
         model=model,
         metadata=manifest.metadata,

@@ -58,6 +58,8 @@ def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> 
     else:
         shape = f"{prior.config.num_layers} layers × {prior.config.hidden_size}, {prior.config.pattern}"
         yield "prior", f"{facts.prior_parameters / 1e6:.2f} M values, {shape}"
+        if any(value != 1.0 for value in prior.temperatures):
+            yield "temperatures", ", ".join(f"{value:.2f}" for value in prior.temperatures)
         below = prior.metadata.get("below_histogram")
         if below is not None:
             yield "prior's gain", f"{100 * below:.1f} % below the codes' histogram on held-out audio"

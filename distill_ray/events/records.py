@@ -198,6 +198,16 @@ class PriorEpochMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
+class LevelTemperature:
+    """As in `prior/calibration.py`."""
+
+    temperature: float
+    held_out_nats: float
+    nats_before: float
+    nats_after: float
+
+
+@dataclass(frozen=True, kw_only=True)
 class PriorTrainingCompleteEvent:
     """The end of prior training; `exit_reason` as in `TrainingCompleteEvent`.
 
@@ -218,6 +228,8 @@ class PriorTrainingCompleteEvent:
     histogram_bits_per_second: float | None = None
     memorization: dict[str, Any] | None = None
     """What `MemorizationReport.to_json` says at the end; None where nothing is held out."""
+    temperatures: tuple[LevelTemperature, ...] = ()
+    """Of each level; empty where nothing is held out."""
 
     @property
     def below_histogram(self) -> float | None:

@@ -223,6 +223,16 @@ class CodePrior(nn.Module):
         logits_BQK = logits_BX.view(logits_BX.shape[0], self.config.num_quantizers, -1)
         return logits_BQK / self.temperature_Q[:, None]
 
+    def logits(self, codes_BQT: Tensor, *, starts_B: Tensor | None = None) -> Tensor:
+        """logits_QBTK of every code of `codes_BQT`, given those before it, at temperature 1."""
+        batch, levels, frames = codes_BQT.shape
+        tokens_BLS = self.tokens(codes_BQT.long(), starts_B)
+        first_BL1 = self.first_tokens(batch, starts_B, codes_BQT.device)
+        hidden_BSE = self.hidden(torch.cat((first_BL1, tokens_BLS[:, :, :-1]), dim=2))
+        step_QT = self.pattern.step_index(frames, codes_BQT.device)
+        hidden_QNE = torch.stack([hidden_BSE[:, step_QT[level]].flatten(0, 1) for level in range(levels)])
+        return torch.bmm(hidden_QNE, self.heads_QKE.transpose(1, 2)).view(levels, batch, frames, -1)
+
     def _nats(self, hidden_BSE: Tensor, targets_BQT: Tensor) -> Tensor:
         """nats_BQ: negative log-likelihood of the targets, summed over frames; ignored ones count nothing."""
         levels = self.config.num_quantizers

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -88,6 +89,7 @@ def export_prior(
     Raises BundleError where the file's codec is not the one that gave the prior its codes.
     """
     from distill_ray.bundle import save_prior_to_model
+    from distill_ray.bundle.format import TEMPERATURES
     from distill_ray.prior import CodePrior
     from distill_ray.training.checkpoint import read_json, read_weights
 
@@ -107,6 +109,7 @@ def export_prior(
             "below_histogram": completed.below_histogram,
             "memorization_warnings": list(completed.memorization_warnings),
             "memorization": completed.memorization,
+            TEMPERATURES: [asdict(level) for level in completed.temperatures],
         },
     )
 

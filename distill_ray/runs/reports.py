@@ -90,6 +90,7 @@ class PriorReport:
             "learning_rate": self.config.training.lr,
             "memorization_warnings": list(done.memorization_warnings),
             "memorization": done.memorization,
+            "temperatures": [level.temperature for level in done.temperatures],
             "elapsed_s": done.elapsed_s,
             "exit_reason": done.exit_reason,
             "report_path": None if self.report_path is None else str(self.report_path),

@@ -8,7 +8,7 @@ Shapes: B windows, Q RVQ levels, T code frames, K codes, D code dimensions.
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -18,6 +18,7 @@ from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import prior_steps_per_epoch
 from distill_ray.events.records import (
     Event,
+    LevelTemperature,
     PriorEpochMetrics,
     PriorStepMetrics,
     PriorTrainingCompleteEvent,
@@ -34,6 +35,7 @@ from distill_ray.prior import (
     perplexity,
     sample_codes,
 )
+from distill_ray.prior.calibration import calibrate
 from distill_ray.prior.extraction import prompted_extraction
 from distill_ray.prior.histogram import LEAST_GAIN, histogram_nats
 from distill_ray.prior.windows import validation_windows
@@ -243,7 +245,11 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         figures = self.figures
         best_loss = min(progress.best_loss, figures.val_loss)
         memorization = None
+        temperatures: tuple[LevelTemperature, ...] = ()
         if self.worker.rank == 0 and self.val:
+            self.model.load_state_dict(self.best or self.model.state_dict())
+            self.model.eval()
+            temperatures = self._calibrated()
             report = self._copies()
             memorization = report.to_json()
             if report.is_memorizing:
@@ -261,6 +267,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             exit_reason=progress.ended,
             histogram_bits_per_second=self._histogram_bits(),
             memorization=memorization,
+            temperatures=temperatures,
         )
         if done.below_histogram is None or done.below_histogram >= LEAST_GAIN:
             return done
@@ -287,10 +294,20 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
     def _bits(self, loss: float) -> float:
         return bits_per_second(loss, self.frame_rate, self.config.model.num_quantizers)
 
+    @torch.no_grad()
+    def _calibrated(self) -> tuple[LevelTemperature, ...]:
+        """The temperatures of the best weights, by what each level of the held-out codes costs."""
+        shape, device = self.config.model, self.worker.device
+        sums_2Q = torch.zeros(2, shape.num_quantizers, dtype=torch.float64, device=device)
+        for windows in validation_windows(self.val, shape.training_frames, _VALIDATION_BATCH, device=device):
+            output = self.model(windows.codes_BQT, lengths_B=windows.lengths_B, starts_B=windows.starts_B)
+            sums_2Q += torch.stack([output.nats_Q, output.codes_Q]).double()
+        generator = torch.Generator().manual_seed(self.config.training.seed)
+        found = calibrate(self.model, sums_2Q[0] / sums_2Q[1], generator=generator)
+        return tuple(LevelTemperature(**asdict(level)) for level in found)
+
     def _copies(self) -> MemorizationReport:
         """What the best weights generate, compared with the training codes."""
-        self.model.load_state_dict(self.best or self.model.state_dict())
-        self.model.eval()
         generator = torch.Generator().manual_seed(self.config.training.seed)
         generated = sample_codes(
             self.model,
