@@ -19,6 +19,7 @@ from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import MODEL_BEFORE, VQVAEConfig
 from distill_ray.errors import BundleError
 from distill_ray.jsonable import jsonable
+from distill_ray.prior.controls import Controls
 from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
 FORMAT = "distill_model"
@@ -28,6 +29,8 @@ CODES = "codes"
 """Key of the metadata that says how far codes agree (`Manifest.code_agreement`)."""
 TEMPERATURES = "temperatures"
 """Key of the prior's metadata with the temperatures of its levels (`PriorPart.temperatures`)."""
+CONTROLS = "controls"
+"""Key of the prior's metadata with its labels and controls (`PriorPart.controls`)."""
 CODEC_PREFIX = "vqvae."
 PRIOR_PREFIX = "prior."
 
@@ -54,7 +57,7 @@ class PriorPart:
         found = self.metadata.get(TEMPERATURES) or [{"temperature": 1.0}] * self.config.num_quantizers
         try:
             values = tuple(float(level["temperature"]) for level in found)
-        except (TypeError, ValueError, KeyError) as error:
+        except (TypeError, ValueError, KeyError, OverflowError) as error:
             raise BundleError(
                 f"the model is not usable: prior_metadata.{TEMPERATURES} is damaged ({error!r})"
             ) from error
@@ -64,6 +67,20 @@ class PriorPart:
                 f"{self.config.num_quantizers} temperatures"
             )
         return values
+
+    @property
+    def controls(self) -> Controls | None:
+        """Labels and controls; None where it learnt none. Raises BundleError where they cannot be read."""
+        found = self.metadata.get(CONTROLS)
+        if not self.config.controls or found is None:
+            return None
+        try:
+            controls = Controls.from_json(found)
+        except ValueError as error:
+            raise BundleError(f"the model is not usable: prior_metadata.{CONTROLS}: {error}") from error
+        if (len(controls.labels), len(controls.scales)) != (self.config.labels, self.config.controls):
+            raise BundleError(f"the model is not usable: prior_metadata.{CONTROLS} is of another prior")
+        return controls
 
     def to_json(self) -> dict[str, Any]:
         """The prior's keys of a manifest document, but for its sha256."""

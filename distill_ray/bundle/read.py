@@ -22,6 +22,7 @@ from distill_ray.bundle.merge import check_digest, open_model
 from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import BundleError
+from distill_ray.prior.controls import Controls
 from distill_ray.vqvae import VQVAE
 from distill_ray.vqvae.health import LevelHealth
 
@@ -58,6 +59,8 @@ class LoadedVQModel:
     prior: CodePrior | None
     prior_config: PriorConfig | None
     prior_metadata: Mapping[str, Any] | None
+    controls: Controls | None
+    """What the prior can be asked for."""
     path: Path
     codec_sha256: str
     """The codec's identity, as `model_hash` gives it."""
@@ -94,6 +97,7 @@ def load_model_v2(path: str | Path, *, device: str | torch.device = "cpu") -> Lo
         prior=prior,
         prior_config=manifest.prior.config if manifest.prior else None,
         prior_metadata=manifest.prior.metadata if manifest.prior else None,
+        controls=manifest.prior.controls if manifest.prior else None,
         path=path,
         codec_sha256=manifest.codec_sha256,
     )

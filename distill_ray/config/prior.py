@@ -48,10 +48,11 @@ class PriorConfig(Section):
         0,
         f"how many of the controls {', '.join(CONTROLS)} the prior learns to follow; 0: none, and no labels",
         flag="--controls",
+        auto=True,
         low=0,
         high=len(CONTROLS),
     )
-    labels: int = setting(0, "names of folders that the prior learns as labels", low=0, high=MOST_LABELS)
+    labels: int = setting(0, "names of folders learnt as labels", auto=True, low=0, high=MOST_LABELS)
 
     def cross_checks(self) -> Iterator[Problem]:
         if self.labels and not self.controls:
@@ -62,6 +63,11 @@ class PriorConfig(Section):
             )
         elif (self.hidden_size // self.num_heads) % 2:
             yield self.problem("num_heads", "each head needs an even width (rotary positions)")
+
+    @property
+    def attributes(self) -> int:
+        """Conditions of a frame: the label and each control."""
+        return 1 + self.controls if self.controls else 0
 
     @property
     def condition_rows(self) -> int:

@@ -17,7 +17,13 @@ from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.build import build_sections, unknown_keys
 from distill_ray.config.catalogue import CODEC, PRIOR
 from distill_ray.config.health import HealthConfig
-from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
+from distill_ray.config.prior import (
+    CONTROLS,
+    MOST_LABELS,
+    PriorConfig,
+    PriorTrainConfig,
+    PriorTrainingConfig,
+)
 from distill_ray.config.setting import Section
 from distill_ray.config.vqvae import (
     SIZES,
@@ -196,10 +202,14 @@ def resolve_prior(
     *,
     file_count: int,
     train_frames: int,
+    labels: int = 0,
     overrides: Mapping[str, object],
     machine: MachineFacts = ONE_CPU,
 ) -> Resolved[PriorTrainConfig]:
-    """The prior run's configuration, for codes of `codec`. Raises ConfigError with every problem."""
+    """The prior run's configuration, for codes of `codec` of recordings with so many labels.
+
+    Raises ConfigError with every problem.
+    """
     given, accelerator = dict(overrides), machine.accelerator
     fixed = _of_codec(codec)
     seconds = train_frames / codec.frame_rate
@@ -217,8 +227,11 @@ def resolve_prior(
     }
     if codec.purpose == "generation":
         auto["prior_training.variants"] = _VARIANTS
+        auto["prior.controls"] = len(CONTROLS)
         if not accelerator:
             auto["prior_training.variant_steps"] = max(20, round(seconds * _CPU_STEPS_PER_VARIED_SECOND))
+    if given.get("prior.controls", auto.get("prior.controls")) and labels <= MOST_LABELS:
+        auto["prior.labels"] = labels
     problems = _fixed_by_data(given, auto, tuple(fixed))
     budgeted = has_budget(given, "prior_training")
     values = {**({} if budgeted else {"prior_training.epochs": 1}), **auto, **given}

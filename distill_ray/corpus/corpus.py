@@ -83,6 +83,12 @@ class Corpus:
         """The files of "train" or "val", in the order of their hashes."""
         return tuple(file for file in self.manifest.files if file.split == split)
 
+    @property
+    def labels(self) -> tuple[str, ...]:
+        """The labels of the training files, by name; none where all have the same."""
+        found = {file.label for file in self.files("train")}
+        return tuple(sorted(found - {""})) if len(found) > 1 else ()
+
     def seconds(self, split: str) -> float:
         """Seconds of audio in "train" or "val"."""
         return sum(file.samples for file in self.files(split)) / self.sample_rate

@@ -10,7 +10,7 @@ import hashlib
 import json
 import typing
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, fields
+from dataclasses import MISSING, asdict, dataclass, fields
 from functools import cached_property
 from typing import Any, TypeVar
 
@@ -28,7 +28,11 @@ SPLITS = ("train", "val")
 
 @dataclass(frozen=True, kw_only=True)
 class CorpusFile:
-    """One recording of the corpus; `path` is only for people, `sha256` of the source identifies it."""
+    """One recording of the corpus; `path` is only for people, `sha256` of the source identifies it.
+
+    label: the name of the folder that it lay in (`scan.py`); empty where there was none, and in corpora of
+    before 2026-11-30.
+    """
 
     path: str
     sha256: str
@@ -39,6 +43,7 @@ class CorpusFile:
     clipped: int
     shard: str
     start: int
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -156,11 +161,13 @@ Record = TypeVar("Record", CorpusFile, ShardInfo, RejectedFile, DuplicateFile)
 
 def _records(kind: type[Record], raw: list[Mapping[str, Any]]) -> tuple[Record, ...]:
     types = typing.get_type_hints(kind)
-    for record in raw:
+    later = {field.name: field.default for field in fields(kind) if field.default is not MISSING}
+    records = [{**later, **record} for record in raw]
+    for record in records:
         wrong = [field.name for field in fields(kind) if type(record[field.name]) is not types[field.name]]
         if wrong:
             raise ValueError(f"{kind.__name__} with a wrong {wrong[0]}")
-    return tuple(kind(**record) for record in raw)
+    return tuple(kind(**record) for record in records)
 
 
 def _positive(value: Any) -> int:

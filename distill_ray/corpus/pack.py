@@ -118,6 +118,7 @@ class _Packer(contextlib.ExitStack):
             clipped=decoder.clipped,
             shard=name,
             start=start,
+            label=source.found.label,
         )
 
     def shards(self) -> tuple[ShardInfo, ...]:

@@ -257,7 +257,8 @@ def _manifest(
     files: dict[str, CorpusFile] = {}
     for source in hashed.files:
         if source.sha256 in reusable:
-            files[source.sha256] = replace(reusable[source.sha256], path=source.found.shown)
+            found = source.found
+            files[source.sha256] = replace(reusable[source.sha256], path=found.shown, label=found.label)
     for result in packed:
         files.update({file.sha256: file for file in result.files})
     shards = {shard.name: shard for shard in previous.shards} if previous else {}

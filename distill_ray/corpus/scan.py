@@ -35,10 +35,15 @@ _RECORDINGS = AUDIO_SUFFIXES | UNREADABLE_SUFFIXES
 
 @dataclass(frozen=True, kw_only=True)
 class FoundFile:
-    """One file to try; `shown` is its path as printable text, below the source as the user wrote it."""
+    """One file to try; `shown` is its path as printable text, below the source as the user wrote it.
+
+    label: the sub-folder of the source that it is in, at whatever depth; for a file that is in none, the
+    source itself where it is one folder of several. Empty otherwise.
+    """
 
     path: Path
     shown: str
+    label: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -86,7 +91,10 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
         for path in _walk(source, unreadable):
             recordings += 1
             if path.suffix.lower() in AUDIO_SUFFIXES:
-                found.setdefault(os.path.realpath(path), FoundFile(path=path, shown=_shown(path)))
+                label = _label(path, source, alone=len(paths) == 1)
+                found.setdefault(
+                    os.path.realpath(path), FoundFile(path=path, shown=_shown(path), label=label)
+                )
             else:
                 foreign.setdefault(os.path.realpath(path), path)
         if (source / MANIFEST_NAME).exists():
@@ -154,6 +162,13 @@ def _walk(folder: Path, unreadable: list[RejectedFile]) -> Iterator[Path]:
         for name in sorted(files):
             if not name.startswith(".") and Path(name).suffix.lower() in _RECORDINGS:
                 yield Path(root, name)
+
+
+def _label(path: Path, source: Path, *, alone: bool) -> str:
+    folders = path.relative_to(source).parts[:-1]
+    if folders:
+        return _shown(Path(folders[0]))
+    return "" if alone else _shown(Path(source.resolve().name))
 
 
 def _shown(path: Path) -> str:

@@ -320,6 +320,7 @@ def _train_code_prior(
                 codec,
                 file_count=corpus.recordings,
                 train_frames=store.frames("train"),
+                labels=len(corpus.labels),
                 overrides=start.settings,
                 machine=found.machine,
             )

@@ -115,7 +115,11 @@ class CodeStore:
 
     def codes(self, split: str) -> list[Tensor]:
         """codes_QT of every file of a split."""
-        return [sequence.codes_QT for sequence in self.sequences if sequence.split == split]
+        return [sequence.codes_QT for sequence in self.of(split)]
+
+    def of(self, split: str) -> list[CodeSequence]:
+        """The files of a split."""
+        return [sequence for sequence in self.sequences if sequence.split == split]
 
     def frames(self, split: str) -> int:
         """Code frames of a split."""

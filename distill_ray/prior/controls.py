@@ -8,7 +8,7 @@ has learnt something. Nine steps of half a deviation are told apart.
 A sequence of codes carries, frame by frame, the rows of the prior's condition embedding that hold for it
 (`CodePrior`): row 0 says nothing, then come the labels, then nine rows for each control.
 
-Legend: A attributes (the label, then each control), F code frames.
+NumPy, no torch. Legend: A attributes (the label, then each control), F code frames.
 """
 
 from __future__ import annotations
@@ -22,8 +22,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
-from torch import Tensor
 
 from distill_ray.config.prior import CONTROL_STEPS, CONTROLS
 from distill_ray.errors import UsageError
@@ -79,7 +77,7 @@ class Controls:
         assert scale is not None, f"{name} is not offered"
         return float(np.interp(deviation, _DEVIATIONS, scale))
 
-    def rows(self, label: str, values_AF: npt.NDArray[np.float32]) -> Tensor:
+    def rows(self, label: str, values_AF: npt.NDArray[np.float32]) -> npt.NDArray[np.int16]:
         """int16 [A, F]: rows of the condition embedding for a recording of this label and these measures."""
         rows_AF = np.zeros((1 + len(self.scales), values_AF.shape[1]), dtype=np.int16)
         if label in self.labels:
@@ -90,14 +88,14 @@ class Controls:
             deviations_F = self.deviation(name, row_F)
             known_F = ~np.isnan(deviations_F)
             rows_AF[1 + place, known_F] = self._row(place, deviations_F[known_F])
-        return torch.from_numpy(rows_AF)
+        return rows_AF
 
-    def asked(self, label: str | None, like: Mapping[str, float]) -> Tensor:
-        """int64 [A]: the rows for what is asked for. Raises UsageError, naming what there is."""
+    def asked(self, label: str | None, like: Mapping[str, float]) -> npt.NDArray[np.int16]:
+        """int16 [A]: the rows for what is asked for. Raises UsageError, naming what there is."""
         if label is not None and label not in self.labels:
             known = ", ".join(self.labels) or "none: its recordings lay in no sub-folders"
             raise UsageError(f"the model has no label {label!r}; its labels are {known}")
-        rows_A = torch.zeros(1 + len(self.scales), dtype=torch.int64)
+        rows_A = np.zeros(1 + len(self.scales), dtype=np.int16)
         if label is not None:
             rows_A[0] = 1 + self.labels.index(label)
         for name, deviation in like.items():
@@ -110,7 +108,7 @@ class Controls:
                     "corpus's middle are the most"
                 )
             place = list(self.scales).index(name)
-            rows_A[1 + place] = int(self._row(place, np.array(deviation)))
+            rows_A[1 + place] = self._row(place, np.array(deviation))
         return rows_A
 
     def to_json(self) -> dict[str, Any]:
@@ -131,10 +129,10 @@ class Controls:
         read = {name: _checked_scale(name, scales[name]) for name in CONTROLS[: len(scales)]}
         return cls(labels=tuple(labels), scales=read)
 
-    def _row(self, place: int, deviations: npt.NDArray[np.float64]) -> npt.NDArray[np.int64]:
+    def _row(self, place: int, deviations: npt.NDArray[np.float64]) -> npt.NDArray[np.int16]:
         steps = np.clip(np.rint(deviations / _STEP), -(CONTROL_STEPS // 2), CONTROL_STEPS // 2)
         first = 1 + len(self.labels) + place * CONTROL_STEPS
-        return (first + CONTROL_STEPS // 2 + steps).astype(np.int64)
+        return (first + CONTROL_STEPS // 2 + steps).astype(np.int16)
 
 
 def in_unit(name: str, value: float) -> float:

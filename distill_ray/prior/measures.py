@@ -27,6 +27,8 @@ _FRAME_SECONDS = 2048 / 44_100
 _LOWEST_HZ, _BANDS = 50.0, 24
 _RANGE_DB = 50.0
 """Rises further below a sound's loudest frame are no onsets."""
+_SILENT_DB = -20.0
+"""Of a band's power, some 75 dB below that of a sine at full scale: nothing rises from below."""
 _RISE_DB = 3.0
 """Mean rise of the bands above the usual one nearby that makes an onset."""
 _NEARBY_SECONDS, _APART_SECONDS = 1.0, 0.12
@@ -144,10 +146,10 @@ def _bands(hertz_F: Tensor) -> Tensor:
 
 def _onsets(levels_BNM: Tensor, real_BN: Tensor, rate: float) -> Tensor:
     """1 in frames [B, N] where the bands rise most, further than usual nearby."""
-    loudest_B11 = levels_BNM.amax((1, 2), keepdim=True)
-    levels_BNM = torch.maximum(levels_BNM, loudest_B11 - _RANGE_DB)
+    floor_B11 = levels_BNM.amax((1, 2), keepdim=True).clamp(min=_SILENT_DB + _RANGE_DB) - _RANGE_DB
+    levels_BNM = torch.maximum(levels_BNM, floor_B11)
     # Silence comes before a sound: what begins at once begins with an onset.
-    before_B1M = (loudest_B11 - _RANGE_DB).expand(-1, 1, levels_BNM.shape[2])
+    before_B1M = floor_B11.expand(-1, 1, levels_BNM.shape[2])
     rise_BN = torch.diff(levels_BNM, dim=1, prepend=before_B1M).clamp(min=0).mean(2) * real_BN
     near, apart = (max(1, round(seconds * rate / 2)) for seconds in (_NEARBY_SECONDS, _APART_SECONDS))
     usual_BN = functional.avg_pool1d(

@@ -89,19 +89,20 @@ def export_prior(
     Raises BundleError where the file's codec is not the one that gave the prior its codes.
     """
     from distill_ray.bundle import save_prior_to_model
-    from distill_ray.bundle.format import TEMPERATURES
+    from distill_ray.bundle.format import CONTROLS, TEMPERATURES
     from distill_ray.prior import CodePrior
     from distill_ray.training.checkpoint import read_json, read_weights
 
     prior = CodePrior(config.model)
     prior.load_state_dict(read_weights(checkpoint / "best.safetensors"))
+    run = read_json(checkpoint / "run.json")
     save_prior_to_model(
         path,
         prior,
         codec_sha256=codec_sha256,
         prior_metadata={
             "corpus": corpus,
-            "loss_history": _history(read_json(checkpoint / "run.json")),
+            "loss_history": _history(run),
             "provenance": _provenance(path.stem, config.training.seed),
             "best_perplexity": completed.best_perplexity,
             "bits_per_second": completed.bits_per_second,
@@ -110,6 +111,7 @@ def export_prior(
             "memorization_warnings": list(completed.memorization_warnings),
             "memorization": completed.memorization,
             TEMPERATURES: [asdict(level) for level in completed.temperatures],
+            CONTROLS: run.get("controls"),
         },
     )
 

@@ -8,11 +8,13 @@ Shapes: B windows, Q RVQ levels, T code frames, K codes, D code dimensions.
 
 from __future__ import annotations
 
-from dataclasses import asdict, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
+from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import prior_steps_per_epoch
@@ -96,11 +98,23 @@ def train_prior(
     )
 
 
+@dataclass(kw_only=True)
+class PriorFigures(Figures):
+    """The same of a prior, and what its conditions mean (`Controls.to_json`); None: it learns none."""
+
+    controls: dict[str, Any] | None = None
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Self:
+        return super().from_json({"controls": None, **values})
+
+
 class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
     """A prior in training on one rank."""
 
     config: PriorTrainConfig
     model: CodePrior
+    figures: PriorFigures
 
     def __init__(
         self,
@@ -122,14 +136,14 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         # As many training recordings as held-out ones, to compare their losses.
         self.train_sample = self.train[:: max(1, len(self.train) // max(1, len(self.val)))]
         self.steps_per_epoch = prior_steps_per_epoch(config, store.frames("train"))
-        self.pool = CodePool(
-            self.train,
-            config,
-            recordings.retokeniser(training.seed, worker.device)
-            if recordings and training.variants
-            else None,
-            worker.device,
-        )
+        figures, sequences = PriorFigures(), self.train
+        retokeniser = None
+        if recordings is not None and (training.variants or shape.controls):
+            retokeniser = recordings.retokeniser(config, worker.device)
+            if retokeniser.conditions is not None:
+                figures.controls = retokeniser.conditions.controls.to_json()
+                sequences = retokeniser.conditions.below(store.of("train"))
+        self.pool = CodePool(sequences, config, retokeniser if training.variants else None, worker.device)
         torch.manual_seed(training.seed)
         model = CodePrior(shape)
         if codebooks_QKD is not None:
@@ -144,8 +158,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             worker,
             model=model,
             kept=model,
-            no_decay=model.embedding.parameters(),
-            figures=Figures(),
+            no_decay=[*model.embedding.parameters(), *(model.conditions or nn.Module()).parameters()],
+            figures=figures,
             sums=2,  # nats, codes
         )
 
@@ -158,7 +172,12 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         )
         self.wrapped.train()
         with torch.autocast(worker.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.wrapped(windows.codes_BQT, lengths_B=windows.lengths_B, starts_B=windows.starts_B)
+            output = self.wrapped(
+                windows.codes_BQT,
+                lengths_B=windows.lengths_B,
+                starts_B=windows.starts_B,
+                conditions_BAT=windows.conditions_BAT,
+            )
         output.loss.backward()
         self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
         row = torch.stack([output.nats_Q.sum(), output.codes_Q.sum()])

@@ -21,6 +21,7 @@ from torchaudio.functional import resample
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.corpus import PCM_SCALE, AudioStore, open_corpus
 from distill_ray.prior.windows import CodeWindowSampler
+from distill_ray.training.conditions import Conditions
 from distill_ray.vqvae import VQVAE, encode_long
 
 GAIN_DB = 4.0
@@ -43,8 +44,8 @@ class Recordings:
     corpus: str
     codec: VQVAE
 
-    def retokeniser(self, seed: int, device: torch.device) -> Retokeniser:
-        return Retokeniser(self.corpus, self.codec, seed=seed, device=device)
+    def retokeniser(self, config: PriorTrainConfig, device: torch.device) -> Retokeniser:
+        return Retokeniser(self.corpus, self.codec, config, device=device)
 
 
 class CodePool:
@@ -55,6 +56,8 @@ class CodePool:
 
     Recordings shorter than a training window are joined in random order, another one in every variant.
     Windows would end with them, and what comes after a one-shot would be anybody's guess: silence, for ever.
+
+    Where the prior learns conditions, all sequences have their rows below the codes (`conditions.py`).
     """
 
     def __init__(
@@ -65,6 +68,7 @@ class CodePool:
         device: torch.device,
     ) -> None:
         self._frames = config.model.training_frames
+        self._attributes = config.model.attributes
         self._training = config.training
         self._train = list(train) if retokeniser is None else self._joined(train, 0)
         self._retokeniser = retokeniser
@@ -83,7 +87,11 @@ class CodePool:
             self._variants = {number: made_before.get(number) or self._variant(number) for number in numbers}
             varied = [codes_QF for codes in self._variants.values() for codes_QF in codes]
             self._sampler = CodeWindowSampler(
-                [*self._train, *varied], self._frames, self._training.seed, device=self._device
+                [*self._train, *varied],
+                self._frames,
+                self._training.seed,
+                attributes=self._attributes,
+                device=self._device,
             )
         return self._sampler
 
@@ -108,15 +116,24 @@ class CodePool:
 class Retokeniser:
     """Makes variants of the training files of the corpus at URI `corpus`, by `codec` on `device`."""
 
-    def __init__(self, corpus: str, codec: VQVAE, *, seed: int, device: torch.device) -> None:
+    def __init__(self, uri: str, codec: VQVAE, config: PriorTrainConfig, *, device: torch.device) -> None:
+        corpus = open_corpus(uri)
         self._codec = codec.to(device).eval()
-        self._store = AudioStore(open_corpus(corpus), "train", device)
-        self._seed = seed
+        self._store = AudioStore(corpus, "train", device)
+        self._seed = config.training.seed
         self._groups = list(self._grouped())
+        self.conditions = (
+            Conditions(corpus, self._store, self._groups, config.model, codec.config)
+            if config.model.controls
+            else None
+        )
 
     @torch.no_grad()
     def variant(self, number: int) -> list[Tensor]:
-        """Codes int16 [Q, F] of every training file, in no order that matters; on the CPU."""
+        """Codes int16 [Q, F] of every training file, in no order that matters, on the CPU.
+
+        Where the prior learns conditions, their rows are below: [Q + A, F].
+        """
         rng = np.random.Generator(np.random.Philox(key=[self._seed + _SEED, number]))
         return [codes_QF for group in self._groups for codes_QF in self._encoded(group, rng)]
 
@@ -154,8 +171,14 @@ class Retokeniser:
         samples_B = lead_B + -(-lengths_B * speed[1] // speed[0])
         if len(files) == 1:
             audio_CT = leads_BCT[0, :, : int(samples_B[0])]
-            yield encode_long(self._codec, audio_CT, chunk_frames=_CHUNK_FRAMES).to(torch.int16)
+            codes = [encode_long(self._codec, audio_CT, chunk_frames=_CHUNK_FRAMES).to(torch.int16).cpu()]
+        else:
+            codes_BQF = self._codec.encode(leads_BCT).to(torch.int16).cpu()
+            frames_B = -(-samples_B // config.frame_hop)
+            codes = [codes_QF[:, :frames] for codes_QF, frames in zip(codes_BQF, frames_B, strict=True)]
+        if self.conditions is None:
+            yield from codes
             return
-        codes_BQF = self._codec.encode(leads_BCT).to(torch.int16).cpu()
-        for codes_QF, samples in zip(codes_BQF, samples_B.tolist(), strict=True):
-            yield codes_QF[:, : -(-samples // config.frame_hop)]
+        measured = self.conditions.measured(leads_BCT, samples_B)
+        for codes_QF, file, values_AF in zip(codes, files.tolist(), measured, strict=True):
+            yield self.conditions.rows_below(codes_QF, file, values_AF)

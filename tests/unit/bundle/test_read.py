@@ -11,11 +11,18 @@ import pytest
 import torch
 from safetensors.numpy import load_file
 
-from distill_ray.bundle import LoadedVQModel, load_model_v2, model_hash, read_manifest, verify
+from distill_ray.bundle import (
+    LoadedVQModel,
+    load_model_v2,
+    model_hash,
+    read_manifest,
+    save_model_v2,
+    verify,
+)
 from distill_ray.bundle.container import digest, open_container, write_container
 from distill_ray.bundle.format import FORMAT, VERSION
 from distill_ray.errors import BundleError
-from distill_ray.prior import CodePrior
+from distill_ray.prior import CodePrior, Controls
 from distill_ray.vqvae import VQVAE, LevelHealth
 
 
@@ -193,3 +200,60 @@ def test_damage_anywhere_is_noticed_or_harmless(full_file: Path) -> None:
             assert loaded.metadata == read_manifest(full_file).metadata
     assert refused > 0.97 * 2 * len(offsets)
     assert not any("\n" in sentence for sentence in sentences)
+
+
+def with_prior_metadata(path: Path, codec: VQVAE, prior: CodePrior, **metadata: Any) -> Path:
+    return save_model_v2(path, codec, metadata={}, codebook_health=(), prior=prior, prior_metadata=metadata)
+
+
+def test_temperatures_and_controls_come_back(
+    tmp_path: Path, make_codec: Callable[..., VQVAE], make_prior: Callable[..., CodePrior]
+) -> None:
+    controls = Controls(labels=("a", "b"), scales={"loudness": tuple(map(float, range(-40, -19)))})
+    path = with_prior_metadata(
+        tmp_path / "m.distill",
+        make_codec(),
+        make_prior(controls=1, labels=2),
+        temperatures=[{"temperature": 0.5}, {"temperature": 1.25}],
+        controls=controls.to_json(),
+    )
+    loaded = load_model_v2(path)
+    assert loaded.prior is not None
+    assert loaded.prior.temperature_Q.tolist() == [0.5, 1.25]
+    assert loaded.controls == controls
+
+
+def test_a_prior_of_before_has_temperatures_of_one_and_no_controls(
+    tmp_path: Path, make_codec: Callable[..., VQVAE], make_prior: Callable[..., CodePrior]
+) -> None:
+    loaded = load_model_v2(with_prior_metadata(tmp_path / "m.distill", make_codec(), make_prior()))
+    assert loaded.prior is not None
+    assert loaded.prior.temperature_Q.tolist() == [1.0, 1.0]
+    assert loaded.controls is None
+
+
+@pytest.mark.parametrize(
+    "metadata",
+    [
+        {"temperatures": "hot"},
+        {"temperatures": [1.0, 1.0]},
+        {"temperatures": [{"temperature": 1.0}]},
+        {"temperatures": [{"temperature": 0.0}, {"temperature": 1.0}]},
+        {"temperatures": [{"temperature": "nan"}, {"temperature": 1.0}]},
+        {"controls": []},
+        {"controls": {"labels": ["a"], "scales": {"loudness": None}}},
+        {"controls": {"labels": ["a", "b"], "scales": {}}},
+        {"controls": {"labels": ["a", "b"], "scales": {"loudness": [0.0]}}},
+    ],
+)
+def test_damaged_temperatures_and_controls_are_refused(
+    tmp_path: Path,
+    make_codec: Callable[..., VQVAE],
+    make_prior: Callable[..., CodePrior],
+    metadata: dict[str, Any],
+) -> None:
+    path = with_prior_metadata(
+        tmp_path / "m.distill", make_codec(), make_prior(controls=1, labels=2), **metadata
+    )
+    with pytest.raises(BundleError, match=r"prior_metadata\.(temperatures|controls)"):
+        load_model_v2(path)

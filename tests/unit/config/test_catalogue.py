@@ -125,6 +125,7 @@ def _resolved_differently() -> set[str]:
             VQVAEConfig(codebook_size=64, num_quantizers=4, codebook_dim=16, purpose="generation"),
             file_count=facts.file_count,
             train_frames=round(seconds * 86),
+            labels=2,
             overrides={f"prior_training.{key}": value for key, value in budget.items()},
             machine=MachineFacts(accelerator=gpu),
         ).config

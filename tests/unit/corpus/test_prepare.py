@@ -581,3 +581,27 @@ def test_what_somebody_should_know_is_said_once_each(tmp_path: Path, config: Cor
         f"only {report.seconds_val:.1f} s are held out, so the choice of the best epoch and the ranks of a "
         "search are partly chance; add recordings"
     )
+
+
+def test_labels_follow_the_folders_and_are_no_part_of_the_identity(
+    tmp_path: Path, config: CorpusConfig, write_tone: Callable[..., Path]
+) -> None:
+    for index in range(12):
+        write_tone(f"{'low' if index % 2 else 'high'}/{index}.wav", 1.0, seed=index)
+    out = tmp_path / "out"
+    first = prepare_corpus([tmp_path / "audio"], out, config=config)
+    corpus = open_corpus(out)
+    assert corpus.labels == ("high", "low")
+    assert {Path(file.path).parent.name == file.label for file in corpus.manifest.files} == {True}
+    # A corpus of before labels: it opens without, and a preparation that decodes nothing adds them.
+    document = json.loads((out / MANIFEST_NAME).read_text())
+    for file in document["files"]:
+        del file["label"]
+    (out / MANIFEST_NAME).write_text(json.dumps(document))
+    assert open_corpus(out).labels == ()
+    again = prepare_corpus([tmp_path / "audio"], out, config=config)
+    assert (again.decoded, again.digest) == (0, first.digest)
+    assert open_corpus(out).manifest == corpus.manifest
+    (tmp_path / "audio" / "low").rename(tmp_path / "audio" / "high" / "low")
+    prepare_corpus([tmp_path / "audio"], out, config=config)
+    assert open_corpus(out).labels == ()  # all have the same

@@ -199,3 +199,17 @@ def test_what_we_wrote_is_no_recording_unless_it_is_named(tmp_path: Path, known_
     assert ours.path == str(tmp_path / "out")
     assert ours.reason.startswith("distill-ray wrote what is in it")
     assert len(find_audio([tmp_path / "out" / "samples"]).files) == 1
+
+
+def test_files_are_labelled_by_their_folders(tmp_path: Path) -> None:
+    for name in ("kit/kicks/a.wav", "kit/kicks/soft/b.wav", "kit/c.wav", "field/d.wav"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+
+    def labels(*sources: str) -> dict[str, str]:
+        found = find_audio([tmp_path / source for source in sources]).files
+        return {file.path.name: file.label for file in found}
+
+    assert labels("kit") == {"a.wav": "kicks", "b.wav": "kicks", "c.wav": ""}
+    assert labels("kit", "field") == {"a.wav": "kicks", "b.wav": "kicks", "c.wav": "kit", "d.wav": "field"}
+    assert labels("kit/c.wav", "field") == {"c.wav": "", "d.wav": "field"}

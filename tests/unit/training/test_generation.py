@@ -73,9 +73,18 @@ def test_views_are_windows_a_little_later_and_at_another_level(corpus: Corpus, s
     assert torch.equal(VQBatches(store, plain, rank=0, world_size=1).batch(3).audio_BCT, windows)
 
 
+def prior_config(*, controls: int = 0, labels: int = 0, **training: int) -> PriorTrainConfig:
+    return PriorTrainConfig(
+        model=PriorConfig(
+            codebook_size=16, num_quantizers=2, context_frames=8, controls=controls, labels=labels
+        ),
+        training=PriorTrainingConfig(epochs=1, **training),  # type: ignore[arg-type]
+    )
+
+
 def test_variants_are_a_function_of_seed_and_number(corpus: Corpus, codec: VQVAE) -> None:
     def variant(number: int, seed: int = 0) -> list[torch.Tensor]:
-        return Retokeniser(corpus.uri, codec, seed=seed, device=CPU).variant(number)
+        return Retokeniser(corpus.uri, codec, prior_config(seed=seed), device=CPU).variant(number)
 
     first = variant(0)
     assert len(first) == len(corpus.files("train"))
@@ -89,11 +98,8 @@ def test_variants_are_a_function_of_seed_and_number(corpus: Corpus, codec: VQVAE
 
 
 def pool(corpus: Corpus, codec: VQVAE, *, variants: int) -> CodePool:
-    config = PriorTrainConfig(
-        model=PriorConfig(codebook_size=16, num_quantizers=2, context_frames=8),
-        training=PriorTrainingConfig(epochs=1, variants=variants, variant_steps=10),
-    )
-    retokeniser = Recordings(corpus=corpus.uri, codec=codec).retokeniser(0, CPU) if variants else None
+    config = prior_config(variants=variants, variant_steps=10)
+    retokeniser = Recordings(corpus=corpus.uri, codec=codec).retokeniser(config, CPU) if variants else None
     train = [torch.full((2, 5), number, dtype=torch.int16) for number in range(7)]
     return CodePool(train, config, retokeniser, CPU)
 
