@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from distill_ray.cli import options
-from distill_ray.cli.places import check_places
+from distill_ray.cli.places import check_places, expanded
 from distill_ray.errors import UsageError
 
 COMMANDS = ("train", "train-prior", "tune", "run")
@@ -67,9 +67,10 @@ def read_command(words: Sequence[str]) -> JobCommand:
         raise UsageError(f"{name!r} cannot be submitted; there are {', '.join(COMMANDS)} ({example})")
     parser = parser_of(name)
     context = parser.make_context(f"distill-ray submit -- {name}", list(words[1:]))
-    check_places(context.params)
-    if "data" in context.params:
-        options.data(context.params["data"], context.params["resume"] or None)
+    values = expanded(context.params)
+    check_places(values)
+    if "data" in values:
+        options.data(values["data"], values["resume"] or None)
     given = frozenset(
         key for key in context.params if context.get_parameter_source(key).name == "COMMANDLINE"
     )
@@ -79,7 +80,7 @@ def read_command(words: Sequence[str]) -> JobCommand:
     ):
         if key in given:
             raise UsageError(f"leave out {flag} after --: {instead}")
-    return JobCommand(name=name, parser=parser, values=context.params, given=given)
+    return JobCommand(name=name, parser=parser, values=values, given=given)
 
 
 def write_command(command: JobCommand, *, name: str, storage: str | None) -> JobLine:
@@ -153,7 +154,7 @@ def _results(
 
 def _content(path: Path) -> bytes:
     try:
-        return path.expanduser().read_bytes()
+        return path.read_bytes()
     except OSError as error:
         raise UsageError(f"--config {path} cannot be read: {error.strerror}") from None
 

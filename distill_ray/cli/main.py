@@ -20,7 +20,7 @@ from typer.core import TyperGroup
 
 from distill_ray import __version__
 from distill_ray.cli.output import only_results_on_stdout, run
-from distill_ray.cli.places import check_places
+from distill_ray.cli.places import check_places, expanded
 
 # In the order of the work; `train-prior` is the module `train_prior`.
 COMMANDS = {
@@ -101,8 +101,9 @@ def _isolated(function: Callable[..., None]) -> Callable[..., None]:
     @functools.wraps(function)
     def wrapper(*args: Any, **kwargs: Any) -> None:
         with only_results_on_stdout():
-            check_places(kwargs)
-            function(*args, **kwargs)
+            values = expanded(kwargs)
+            check_places(values)
+            function(*args, **values)
 
     return wrapper
 

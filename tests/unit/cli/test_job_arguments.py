@@ -167,3 +167,11 @@ def test_what_the_cluster_can_do(words):
 
 def test_all_that_can_be_submitted_are_commands():
     assert set(COMMANDS) <= set(ALL)
+
+
+def test_the_home_folder_is_meant_in_a_job_too(here, monkeypatch):
+    monkeypatch.setenv("HOME", str(here))
+    (here / "my.toml").write_text("[training]\nepochs = 1\n")
+    made = line("train ~/birds --config=~/my.toml --out=~/run", storage=None)
+    assert (made.reads, made.output) == ((f"{here}/birds",), f"{here}/run")
+    assert list(made.files.values()) == [b"[training]\nepochs = 1\n"]

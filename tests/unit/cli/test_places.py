@@ -6,11 +6,14 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+import soundfile
 
 from distill_ray.cli import jobs as commands
 from distill_ray.cli.main import app
 from distill_ray.cli.output import run
+from distill_ray.cli.places import expanded
 from distill_ray.errors import UsageError
 from distill_ray.jobs.address import dashboard_address
 from distill_ray.jobs.client import ClusterFacts
@@ -130,3 +133,41 @@ def test_a_path_may_look_a_little_like_a_uri(tmp_path: Path, monkeypatch, capsys
     (tmp_path / "music: me@work").mkdir()
     assert run(app, ["prepare", "music: me@work", "--out", "ds"]) == 2
     assert "credentials" not in capsys.readouterr().err
+
+
+def test_the_home_folder_is_meant_wherever_a_path_is_taken(tmp_path, monkeypatch, capsys):
+    """No shell expands the ~ of `--out=~/x`; whatever command gets it, nothing called ~ may be made or missed."""
+    home, here = tmp_path / "home", tmp_path / "here"
+    (home / "in").mkdir(parents=True)
+    here.mkdir()
+    soundfile.write(home / "in" / "a.wav", np.sin(np.arange(8_000) / 9), 8_000)
+    (home / "bad.toml").write_text("[training]\nepochs = -1\n")
+    monkeypatch.setenv("HOME", str(home))
+    monkeypatch.chdir(here)
+    assert run(app, ["prepare", "~/in", "--out=~/corpus"]) == 0
+    assert capsys.readouterr().out == f"{home}/corpus\n"
+    missing = [
+        "info ~/m.distill",
+        "generate ~/m.distill --out=~/x",
+        "encode ~/m.distill ~/in/a.wav -o ~/x",
+        "decode ~/m.distill ~/x -o ~/x.wav",
+        "bundle ~/m.distill --prior=~/m.distill --out=~/x",
+        "evaluate ~/m.distill ~/corpus",
+        "train-prior ~/m.distill ~/corpus",
+        "train ~/corpus --resume=~/m.distill",
+        "tune ~/corpus --resume=~/m.distill",
+        "run --resume=~/m.distill",
+        "report ~/m.distill",
+    ]
+    for line in missing:
+        assert run(app, line.split()) == 2
+        captured = capsys.readouterr()
+        assert f"{home}/m.distill" in captured.err, line
+    assert run(app, ["train", "~/in", "--config=~/bad.toml"]) == 2
+    assert "training.epochs" in capsys.readouterr().err
+    assert list(here.iterdir()) == []
+
+
+def test_what_is_no_path_keeps_its_tilde():
+    given = {"name": "~x", "words": ("~/a",), "env": ["A=~"], "sources": ["~nobody-at-all/a"], "count": 3}
+    assert expanded(given) == given
