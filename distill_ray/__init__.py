@@ -8,21 +8,12 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distill_ray.lazy import lazy_exports
+from distill_ray.version import __version__ as __version__
 
 if TYPE_CHECKING:
     from distill_ray.bundle import LoadedVQModel, load_model_v2, save_model_v2, save_prior_to_model
-    from distill_ray.corpus import ensure_corpus, open_corpus, prepare_corpus
     from distill_ray.errors import DistillError
-    from distill_ray.evaluate import evaluate_model
-    from distill_ray.generate import (
-        Model,
-        Sound,
-        decode_file,
-        encode_file,
-        generate_samples,
-        generate_stream,
-        load,
-    )
+    from distill_ray.generate import Model, Sound, load
     from distill_ray.prior import (
         CodePrior,
         PriorConfig,
@@ -33,6 +24,17 @@ if TYPE_CHECKING:
         get_adaptive_prior_config,
         unflatten_codes,
     )
+    from distill_ray.python.files import (
+        decode_file,
+        encode_file,
+        ensure_corpus,
+        evaluate_model,
+        generate_samples,
+        generate_stream,
+        open_corpus,
+        prepare_corpus,
+    )
+    from distill_ray.python.trainings import run, train
     from distill_ray.training import (
         PriorEpochMetrics,
         PriorStepMetrics,
@@ -45,22 +47,11 @@ if TYPE_CHECKING:
     )
     from distill_ray.vqvae import VQVAE, VQVAEConfig, get_adaptive_vqvae_config
 
-__version__ = "0.1.0"
 
 _WHERE = {
     "bundle": ("LoadedVQModel", "load_model_v2", "save_model_v2", "save_prior_to_model"),
-    "corpus": ("ensure_corpus", "open_corpus", "prepare_corpus"),
     "errors": ("DistillError",),
-    "evaluate": ("evaluate_model",),
-    "generate": (
-        "Model",
-        "Sound",
-        "decode_file",
-        "encode_file",
-        "generate_samples",
-        "generate_stream",
-        "load",
-    ),
+    "generate": ("Model", "Sound", "load"),
     "prior": (
         "CodePrior",
         "PriorConfig",
@@ -71,6 +62,17 @@ _WHERE = {
         "get_adaptive_prior_config",
         "unflatten_codes",
     ),
+    "python.files": (
+        "decode_file",
+        "encode_file",
+        "ensure_corpus",
+        "evaluate_model",
+        "generate_samples",
+        "generate_stream",
+        "open_corpus",
+        "prepare_corpus",
+    ),
+    "python.trainings": ("run", "train"),
     "training": (
         "PriorEpochMetrics",
         "PriorStepMetrics",
@@ -115,8 +117,10 @@ __all__ = [
     "load_model_v2",
     "open_corpus",
     "prepare_corpus",
+    "run",
     "save_model_v2",
     "save_prior_to_model",
+    "train",
     "train_prior",
     "train_vqvae",
     "unflatten_codes",
@@ -128,4 +132,4 @@ __getattr__ = lazy_exports(
 
 
 def __dir__() -> list[str]:
-    return sorted({*globals(), *__all__})
+    return sorted({*__all__, "__version__"})

@@ -19,6 +19,6 @@ def choose_device(name: str) -> torch.device:
         torch.empty(0, device=device)
     except (RuntimeError, AssertionError) as problem:  # AssertionError: torch built without CUDA
         raise UsageError(
-            f"there is no device {name!r} here; use --device cpu, or see `distill-ray doctor`"
+            f"there is no device {name!r} here; use cpu, or see `distill-ray doctor`"
         ) from problem
     return device

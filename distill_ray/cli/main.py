@@ -18,9 +18,9 @@ from typing import Annotated, Any
 import typer
 from typer.core import TyperGroup
 
-from distill_ray import __version__
 from distill_ray.cli.output import only_results_on_stdout, run
 from distill_ray.cli.places import check_places, expanded
+from distill_ray.version import __version__
 
 # In the order of the work; `train-prior` is the module `train_prior`.
 COMMANDS = {

@@ -22,7 +22,7 @@ from torch import Tensor
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.vqvae import VECTORS_PER_CODE
 from distill_ray.corpus import PCM_SCALE, Corpus, CorpusFile, iter_windows
-from distill_ray.errors import CorpusError
+from distill_ray.errors import CorpusError, UsageError
 from distill_ray.evaluate.judgement import CodeMeasures
 from distill_ray.evaluate.measures import SiSdr, SpectralMeasure, mel_distance, stft_distance
 from distill_ray.evaluate.report import DepthScores, EvaluationReport, FileScores, Scores
@@ -164,7 +164,8 @@ def _check_format(loaded: LoadedVQModel, corpus: Corpus) -> None:
 
 
 def _choose(corpus: Corpus, split: str) -> tuple[list[CorpusFile], str, list[str]]:
-    assert split in SPLITS, split
+    if split not in SPLITS:
+        raise UsageError(f"there is no split {split!r}; choose one of {', '.join(SPLITS)}")
     scored = corpus.validation_split if split == "val" else split
     files = [file for name in ("train", "val") if scored in (name, "all") for file in corpus.files(name)]
     if not files:

@@ -22,7 +22,7 @@ MOST_CHANNELS = 64
 """More rows than this are samples: the array has its axes the other way round."""
 
 
-def to_pcm(audio: ArrayLike | Tensor, sample_rate: int, config: VQVAEConfig) -> NDArray[np.int16]:
+def to_pcm(audio: ArrayLike | Tensor, sample_rate: float, config: VQVAEConfig) -> NDArray[np.int16]:
     """`audio` [T] or [C, T] as int16 [C', T'] at the rate and with the channels of `config`.
 
     Floats have full scale at ±1; integers at the limits of their type (uint8 around 128). Mono is the mean
@@ -30,11 +30,12 @@ def to_pcm(audio: ArrayLike | Tensor, sample_rate: int, config: VQVAEConfig) -> 
 
     Raises AudioError for another shape or type, no samples, a rate out of range, NaN or infinite samples.
     """
-    if not LEAST_RATE <= sample_rate <= GREATEST_RATE:
-        raise AudioError(f"sample_rate must be from {LEAST_RATE} to {GREATEST_RATE} Hz, not {sample_rate}")
+    rate = round(sample_rate) if isinstance(sample_rate, int | float | np.number) else 0
+    if not LEAST_RATE <= rate <= GREATEST_RATE:
+        raise AudioError(f"sample_rate must be from {LEAST_RATE} to {GREATEST_RATE} Hz, not {sample_rate!r}")
     signal_CT = _mixed(_floats(audio), config.channels)
-    if sample_rate != config.sample_rate:
-        resampler = load_resampling().StreamingResampler(sample_rate, config.sample_rate, config.channels)
+    if rate != config.sample_rate:
+        resampler = load_resampling().StreamingResampler(rate, config.sample_rate, config.channels)
         signal_CT = np.concatenate((resampler.push(signal_CT), resampler.finish()), axis=1)
     scaled_CT = np.rint(signal_CT * np.float32(PCM_SCALE))
     pcm_CT: NDArray[np.int16] = np.clip(scaled_CT, -PCM_SCALE, PCM_SCALE - 1).astype(np.int16)
@@ -48,7 +49,12 @@ def _floats(audio: ArrayLike | Tensor) -> NDArray[np.float32]:
         tensor = audio.detach().cpu()
         array = (tensor.float() if tensor.dtype == torch.bfloat16 else tensor).numpy()
     else:
-        array = np.asarray(audio)
+        try:
+            array = np.asarray(audio)
+        except ValueError as error:
+            raise AudioError(
+                f"audio must have the shape [samples] or [channels, samples] ({error})"
+            ) from None
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2:

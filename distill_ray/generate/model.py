@@ -7,6 +7,7 @@ Legend: C channels, T samples, Q RVQ levels, F code frames.
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import NamedTuple
 
@@ -15,10 +16,11 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
+from distill_ray.argument_names import names_arguments
 from distill_ray.bundle.device import choose_device
 from distill_ray.bundle.read import LoadedVQModel, load_model_v2
 from distill_ray.config.generation import GenerationSettings
-from distill_ray.errors import CodeShapeError
+from distill_ray.errors import AudioError, CodeShapeError
 from distill_ray.generate.arrays import to_pcm
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
@@ -40,6 +42,7 @@ class Sound(NamedTuple):
         """Its length."""
         return self.audio_CT.shape[1] / self.sample_rate
 
+    @names_arguments
     def save(self, path: AnyPath) -> Path:
         """Write it as wav, flac, ogg or mp3, by the suffix; returns the path.
 
@@ -76,6 +79,7 @@ class Model:
         """Whether it can generate."""
         return self.loaded.prior is not None
 
+    @names_arguments
     def generate(
         self,
         seconds: float = 10.0,
@@ -96,8 +100,8 @@ class Model:
         """
         settings = GenerationSettings(seconds=seconds, seed=seed)
         sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
-        if isinstance(prompt, tuple):
-            source = to_pcm(*prompt, self.loaded.vqvae_config)
+        if prompt is not None and not isinstance(prompt, str | os.PathLike):
+            source = to_pcm(*_with_rate(prompt), self.loaded.vqvae_config)
             request = make_request(self.loaded, settings, sampling, source)
         else:
             path = None if prompt is None else as_path(prompt)
@@ -105,6 +109,7 @@ class Model:
         codes_QF = request.codes(0, _ignore)[0].cpu()
         return self._decoded(codes_QF, request.samples)
 
+    @names_arguments
     def encode(self, audio: ArrayLike | Tensor, sample_rate: int, *, levels: int | None = None) -> Tensor:
         """Codes int64 [Q, F] of `audio` [T] or [C, T], with the first `levels` RVQ levels.
 
@@ -118,6 +123,7 @@ class Model:
         pcm_CT = to_pcm(audio, sample_rate, self.loaded.vqvae_config)
         return encode_blocks(self.loaded.model, [pcm_CT], levels=levels).codes_QF
 
+    @names_arguments
     def decode(self, codes: ArrayLike | Tensor, *, samples: int | None = None) -> Sound:
         """The sound of `codes` [Q, F], of the first Q levels; `samples` cuts it to the length of what was
         encoded, at most F · `frame_hop`, which is the default.
@@ -125,7 +131,7 @@ class Model:
         Raises CodeShapeError for codes of another shape, type or range than the model's.
         """
         config = self.loaded.vqvae_config
-        codes_QF = codes if isinstance(codes, Tensor) else torch.from_numpy(np.asarray(codes))
+        codes_QF = codes if isinstance(codes, Tensor) else _as_tensor(codes)
         if codes_QF.ndim != 2 or not 1 <= codes_QF.shape[0] <= config.num_quantizers or not codes_QF.shape[1]:
             raise CodeShapeError(
                 f"codes must have the shape [levels, frames] with 1 to {config.num_quantizers} levels, "
@@ -160,6 +166,7 @@ class Model:
         )
 
 
+@names_arguments
 def load(path: AnyPath, *, device: str = "auto") -> Model:
     """The model of a `.distill` file, ready to generate, encode and decode.
 
@@ -167,6 +174,21 @@ def load(path: AnyPath, *, device: str = "auto") -> Model:
     cannot be used and UsageError for a device that is not there.
     """
     return Model(load_model_v2(as_path(path), device=choose_device(device)))
+
+
+def _with_rate(prompt: object) -> tuple[ArrayLike | Tensor, int]:
+    if isinstance(prompt, tuple) and len(prompt) == 2:
+        return prompt
+    raise AudioError("prompt must be a path, or audio and its rate: prompt=(audio, sample_rate)")
+
+
+def _as_tensor(codes: ArrayLike) -> Tensor:
+    try:
+        codes_QF = np.asarray(codes)
+        unsigned = np.issubdtype(codes_QF.dtype, np.unsignedinteger)
+        return torch.from_numpy(codes_QF.astype(np.int64) if unsigned else codes_QF)
+    except (TypeError, ValueError) as error:
+        raise CodeShapeError(f"codes must be integers of shape [levels, frames] ({error})") from None
 
 
 def _ignore(frame: int) -> None:

@@ -68,7 +68,8 @@ class CodePattern:
     def lay_out(self, codes_BQT: Tensor, special: int) -> Tensor:
         """tokens_BQS: the codes at their steps, `special` where a level has none."""
         batch, levels, frames = codes_BQT.shape
-        assert levels == self.num_quantizers, "the codes have another number of levels than the pattern"
+        if levels != self.num_quantizers:
+            raise CodeShapeError(f"codes have {levels} levels, and the prior {self.num_quantizers}")
         tokens_BQS = codes_BQT.new_full((batch, levels, self.steps(frames)), special)
         step_BQT = self.step_index(frames, codes_BQT.device).expand(batch, -1, -1)
         return tokens_BQS.scatter(2, step_BQT, codes_BQT)
@@ -86,7 +87,14 @@ def code_pattern(name: str, num_quantizers: int) -> CodePattern:
 
 
 def flatten_codes(codes_BQT: Tensor) -> Tensor:
-    """flat_BS, S = T * Q: frame by frame, coarse levels first within a frame."""
+    """flat_BS, S = T * Q: frame by frame, coarse levels first within a frame.
+
+    Raises CodeShapeError for codes of another shape than [B, Q, T].
+    """
+    if codes_BQT.ndim != 3:
+        raise CodeShapeError(
+            f"codes must have the shape [batch, levels, frames], not {list(codes_BQT.shape)}"
+        )
     return codes_BQT.transpose(1, 2).flatten(1)
 
 

@@ -19,7 +19,6 @@ from typing import Any
 import jinja2
 from markupsafe import Markup
 
-import distill_ray
 from distill_ray.foreign import printable
 from distill_ray.jsonable import jsonable
 from distill_ray.report.facts import ReportFacts, Sound, SoundGroup
@@ -28,6 +27,7 @@ from distill_ray.report.parts import Part, parts
 from distill_ray.report.players import Players
 from distill_ray.report.plots import SPECTROGRAM_BOX, Plots
 from distill_ray.uri import redacted
+from distill_ray.version import __version__
 
 MOST_AUDIO_BYTES = 12 << 20
 """Of base64, so that a page with its pictures and tables stays below 15 MB."""
@@ -107,7 +107,7 @@ def _render(facts: ReportFacts, made: tuple[Part, ...]) -> str:
     css, script = ((folder / name).read_text("utf-8") for name in ("page.css", "page.js"))
     return environment.get_template("page.html.j2").render(
         page=_Titled(title=facts.title, kind=facts.kind, parts=made),
-        version=distill_ray.__version__,
+        version=__version__,
         css=Markup(css),  # noqa: S704 - a file of this package
         script=Markup(script),  # noqa: S704 - a file of this package
         policy=_policy(css, script),

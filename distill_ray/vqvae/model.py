@@ -33,7 +33,16 @@ class VQVAE(nn.Module):
         Args:
             audio_BCT: floats in [-1, 1]; T is a multiple of `config.frame_hop`.
             depth_B: int64, RVQ levels in use for each item, 1…Q; None uses all.
+
+        Raises:
+            UsageError: audio of another shape.
         """
+        channels, hop = self.config.channels, self.config.frame_hop
+        if audio_BCT.ndim != 3 or audio_BCT.shape[1] != channels or audio_BCT.shape[2] % hop:
+            raise UsageError(
+                f"audio of shape {tuple(audio_BCT.shape)} cannot be trained on: this model takes "
+                f"[batch, {channels}, samples] with a multiple of {hop} samples"
+            )
         return self.reconstruct(self.encoder(audio_BCT), depth_B)
 
     def reconstruct(self, latent_BFL: Tensor, depth_B: Tensor | None = None) -> VQVAEOutput:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+import distill_ray
+
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
 AGEING = re.compile(r"\b(today|yesterday|nowadays)\b", re.IGNORECASE)
@@ -41,3 +43,8 @@ def test_decisions_are_numbered_once() -> None:
     numbers = [path.name[:4] for path in (DOCS / "decisions").glob("[0-9]*.md")]
     assert len(numbers) == len(set(numbers))
     assert len(numbers) >= 19
+
+
+def test_the_page_on_python_has_every_public_name() -> None:
+    page = (DOCS / "python.md").read_text("utf-8")
+    assert [name for name in distill_ray.__all__ if f"`{name}`" not in page] == []

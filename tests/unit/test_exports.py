@@ -37,7 +37,7 @@ PROMISED = {
 }
 UNEXPORTED = [
     f"distill_ray.{name}"
-    for name in ("display", "events", "jobs", "pipeline", "runs", "runtime", "storage", "tune")
+    for name in ("display", "events", "jobs", "pipeline", "python", "runs", "runtime", "storage", "tune")
 ]
 PACKAGES = ["distill_ray", *PROMISED, "distill_ray.corpus", "distill_ray.generate", "distill_ray.evaluate"]
 

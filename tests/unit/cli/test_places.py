@@ -136,7 +136,7 @@ def test_a_path_may_look_a_little_like_a_uri(tmp_path: Path, monkeypatch, capsys
 
 
 def test_the_home_folder_is_meant_wherever_a_path_is_taken(tmp_path, monkeypatch, capsys):
-    """No shell expands the ~ of `--out=~/x`; whatever command gets it, nothing called ~ may be made or missed."""
+    """No shell expands the ~ of `--out=~/x`: no command may make or miss something called ~ for it."""
     home, here = tmp_path / "home", tmp_path / "here"
     (home / "in").mkdir(parents=True)
     here.mkdir()

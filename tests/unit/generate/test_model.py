@@ -11,7 +11,7 @@ import torch
 
 import distill_ray
 from distill_ray.bundle import LoadedVQModel
-from distill_ray.errors import AudioError, BundleError, CodeShapeError, ConfigError
+from distill_ray.errors import AudioError, BundleError, CodeShapeError, ConfigError, UsageError
 from distill_ray.generate import encode_file, generate_samples, load_codes
 from distill_ray.generate.arrays import to_pcm
 from distill_ray.generate.model import Model, Sound, load
@@ -91,6 +91,8 @@ def test_a_sound_saves_itself_and_says_what_it_is(tmp_path: Path, model: Model) 
         (np.full(100, np.nan), RATE, "NaN or infinite"),
         (np.array(["a", "b"]), RATE, "of floats or integers"),
         (np.zeros(100), 10, "sample_rate must be from 1000"),
+        (np.zeros(100), "8000", "sample_rate must be from 1000 to 768000 Hz, not '8000'"),
+        ([[1, 2], [3]], RATE, r"shape \[samples\] or \[channels, samples\]"),
     ],
 )
 def test_audio_that_cannot_be_used(model: Model, audio: Any, rate: int, words: str) -> None:
@@ -105,6 +107,8 @@ def test_audio_that_cannot_be_used(model: Model, audio: Any, rate: int, words: s
         (torch.zeros(4, 5, dtype=torch.long), r"not \[4, 5\]"),
         (torch.zeros(3, 5), "must be integers, not torch.float32"),
         (torch.full((3, 5), 16), "from 0 to 15"),
+        ([[0, 1], [0]], r"integers of shape \[levels, frames\]"),
+        ("x", r"integers of shape \[levels, frames\]"),
     ],
 )
 def test_codes_that_do_not_fit(model: Model, codes: torch.Tensor, words: str) -> None:
@@ -123,10 +127,36 @@ def test_messages_name_arguments(make_loaded: MakeLoaded, model: Model) -> None:
         Model(make_loaded(prior=False)).generate(0.1)
 
 
+def test_codes_may_be_lists_and_unsigned(model: Model) -> None:
+    expected = model.decode(torch.zeros(3, 2, dtype=torch.long)).audio_CT
+    for codes in ([[0, 0]] * 3, np.zeros((3, 2), np.uint16), np.zeros((3, 2), np.uint8)):
+        assert torch.equal(model.decode(codes).audio_CT, expected)
+
+
+@pytest.mark.parametrize("prompt", [np.zeros(100), (np.zeros(100),), 3])
+def test_a_prompt_that_is_none(model: Model, prompt: Any) -> None:
+    with pytest.raises(AudioError, match=r"prompt=\(audio, sample_rate\)"):
+        model.generate(0.1, prompt=prompt)
+
+
+def test_functions_on_files_name_arguments(tmp_path: Path, model: Model, make_audio: MakeAudio) -> None:
+    path, out = make_audio(0.3), tmp_path / "a.codes"
+    distill_ray.encode_file(model.loaded, path, out)
+    with pytest.raises(UsageError, match="give overwrite=True to replace it"):
+        distill_ray.encode_file(model.loaded, path, out)
+    with pytest.raises(ConfigError, match=r"^levels: 9 is not from 1 to the model's 3$"):
+        distill_ray.encode_file(model.loaded, path, out, levels=9, overwrite=True)
+    with pytest.raises(ConfigError, match=r"^count: 0 is below"):
+        distill_ray.generate_samples(model.loaded, count=0, out_dir=tmp_path)
+    with pytest.raises(ConfigError, match=r"^seconds: '10' is not a number"):
+        model.generate("10")  # type: ignore[arg-type]
+
+
 def test_home_is_expanded(model: Model, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("HOME", str(model.loaded.path.parent))
     assert load(f"~/{model.loaded.path.name}").loaded.codec_sha256 == model.loaded.codec_sha256
 
 
 def test_the_package_lists_its_public_names() -> None:
-    assert {"load", "Model", "train_vqvae"} <= set(dir(distill_ray))
+    assert {*distill_ray.__all__, "__version__"} == set(dir(distill_ray))
+    assert {"load", "train", "run", "Model"} <= set(distill_ray.__all__)
