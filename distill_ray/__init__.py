@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     )
     from distill_ray.python.files import (
         decode_file,
+        decode_folder,
         encode_file,
+        encode_folder,
         ensure_corpus,
         evaluate_model,
         generate_samples,
@@ -64,7 +66,9 @@ _WHERE = {
     ),
     "python.files": (
         "decode_file",
+        "decode_folder",
         "encode_file",
+        "encode_folder",
         "ensure_corpus",
         "evaluate_model",
         "generate_samples",
@@ -104,7 +108,9 @@ __all__ = [
     "VQVAEConfig",
     "check_memorization",
     "decode_file",
+    "decode_folder",
     "encode_file",
+    "encode_folder",
     "ensure_corpus",
     "evaluate_model",
     "extract_code_sequences",

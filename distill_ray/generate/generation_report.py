@@ -1,10 +1,12 @@
-"""What the commands of this package report; standard library only."""
+"""What the commands of this package report."""
 
 from __future__ import annotations
 
 import dataclasses
 from dataclasses import dataclass
 from typing import Any
+
+from distill_ray.corpus.manifest import RejectedFile
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -54,6 +56,11 @@ class CodesReport:
     """What was encoded otherwise than the file has it."""
     elapsed_s: float
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The file that was written."""
+        return (self.codes,)
+
     def to_json(self) -> dict[str, Any]:
         """The JSON document of `distill-ray encode --json`."""
         return _document(self)
@@ -73,11 +80,50 @@ class AudioReport:
     channels: int
     elapsed_s: float
 
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The file that was written."""
+        return (self.audio,)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Nothing: what is decoded is what the codes say."""
+        return ()
+
     def to_json(self) -> dict[str, Any]:
         """The JSON document of `distill-ray decode --json`."""
         return _document(self)
 
 
-def _document(report: GenerationReport | CodesReport | AudioReport) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class FolderReport:
+    """The result of `encode_folder` and `decode_folder`: a report for each file, and what was no use."""
+
+    model: str
+    folder: str
+    output_dir: str
+    files: tuple[CodesReport | AudioReport, ...]
+    rejected: tuple[RejectedFile, ...]
+    seconds: float
+    """Of audio, all files together."""
+    elapsed_s: float
+
+    @property
+    def made(self) -> tuple[str, ...]:
+        """The files that were written."""
+        return tuple(path for each in self.files for path in each.made)
+
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """What somebody should know, in a sentence each."""
+        told = [f"{bad.path} is left out: {bad.reason}" for bad in self.rejected]
+        return (*told, *(warning for each in self.files for warning in each.warnings))
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document of `distill-ray encode FOLDER --json` and `decode FOLDER --json`."""
+        return {**_document(self), "files": [each.to_json() for each in self.files]}
+
+
+def _document(report: GenerationReport | CodesReport | AudioReport | FolderReport) -> dict[str, Any]:
     fields = dataclasses.asdict(report)
     return {"model_path": fields.pop("model"), **fields}

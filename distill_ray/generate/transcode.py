@@ -41,7 +41,7 @@ def encode_file(
     config = loaded.vqvae_config
     audio, out = as_path(audio), as_path(out)
     check_output(out, audio, loaded.path, overwrite=overwrite)
-    levels = config.num_quantizers if levels is None else _checked_levels(levels, config.num_quantizers)
+    levels = config.num_quantizers if levels is None else checked_levels(levels, config.num_quantizers)
     decoder = AudioDecoder(audio, sample_rate=config.sample_rate, channels=config.channels)
     total = _expected_frames(audio, config.frame_rate)
 
@@ -81,7 +81,8 @@ def encode_file(
     )
 
 
-def _checked_levels(levels: int, most: int) -> int:
+def checked_levels(levels: int, most: int) -> int:
+    """`levels` of a codec that has `most`. Raises ConfigError."""
     if not 1 <= levels <= most:
         raise ConfigError([Problem("levels", f"{levels} is not from 1 to the model's {most}", "--levels")])
     return levels

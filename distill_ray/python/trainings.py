@@ -33,6 +33,7 @@ def train(
     minutes: float | None = None,
     out: AnyPath | None = None,
     name: str | None = None,
+    new: bool = False,
     progress: bool = True,
     report: bool = True,
     **settings: object,
@@ -40,8 +41,9 @@ def train(
     """Train a codec on a folder of recordings or a prepared corpus, as `distill-ray train` does.
 
     minutes: for the training; None chooses its length from the recordings. out: the run's folder, by default
-    the first free one of runs/NAME. settings: the options of the command by name, such as `size="tiny"`,
-    `channels=2`, `epochs=3`, `codebook_size=128`; `docs/commands.md` lists them. progress: show it on stderr.
+    the first free one of runs/NAME, or that of the same call that was interrupted, unless `new`. settings:
+    the options of the command by name, such as `size="tiny"`, `channels=2`, `epochs=3`, `codebook_size=128`;
+    `docs/commands.md` lists them. progress: show it on stderr.
 
     Ctrl-C ends the training with a usable model. Raises UsageError and its kinds for what cannot be used, and
     TrainingError for what failed.
@@ -61,6 +63,7 @@ def train(
             resume=None,
             plan=WorkerPlan(),
             listener=view,
+            new=new,
             report=report,
         )
     if progress:
@@ -75,6 +78,7 @@ def run(
     minutes: float | None = None,
     out: AnyPath | None = None,
     name: str | None = None,
+    new: bool = False,
     tune: bool = True,
     progress: bool = True,
     report: bool = True,
@@ -83,9 +87,9 @@ def run(
     """Everything from recordings to a model that generates, as `distill-ray run` does.
 
     sources: a folder, several, or one prepared corpus. minutes: what the option --max-minutes says. out: the
-    folder of it all, by default the first free one of runs/NAME; given again, the run in it goes on. tune:
-    whether to search for the codec. settings: the options of the command by name, such as `size="tiny"`,
-    `prior_minutes=5`, `samples=4`; `docs/commands.md` lists them. progress: show it on stderr.
+    folder of it all, by default the first free one of runs/NAME; an interrupted run of the same call goes on,
+    unless `new`. tune: whether to search for the codec. settings: the options of the command by name, such as
+    `size="tiny"`, `prior_minutes=5`, `samples=4`; `docs/commands.md` lists them. progress: show it on stderr.
 
     Raises UsageError and its kinds for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError for Ctrl-C before there is a model; what is done is kept in all cases.
@@ -112,6 +116,7 @@ def run(
             address=None,
             listener=view,
             trial_listener=trial_listener,
+            new=new,
             report=report,
         )
     if done.model_path is None:
