@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -100,7 +100,7 @@ def command(
     title = f"{len(report.files)} files of {report.split}, {report.seconds:.1f} s at {report.sample_rate} Hz"
     for warning in report.warnings:
         display.warn(warning)
-    tables = [
+    tables: list[Any] = [
         table(title, DEPTH_HEADER, report.depth_rows()),
         health_table(report.health, "Codebook use in these files", agreement=report.codes),
     ]

@@ -62,7 +62,7 @@ def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> 
             yield "temperatures", ", ".join(f"{value:.2f}" for value in prior.temperatures)
         below = prior.metadata.get("below_histogram")
         if below is not None:
-            yield "prior's gain", f"{100 * below:.1f} % below the codes' histogram on held-out audio"
+            yield "prior's gain", f"{below:.1%} below the codes' histogram on held-out audio"
     yield from _listed("corpus", metadata.get("corpus"))
     yield from _listed("training", metadata.get("training"))
     yield from _listed("provenance", metadata.get("provenance"))

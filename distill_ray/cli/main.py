@@ -86,6 +86,11 @@ class LazyCommands(TyperGroup):
 
     def resolve_command(self, ctx: Any, args: list[str]) -> Any:
         name = args[0]
+        if name == "help" and len(args) == 1:
+            typer.echo(ctx.get_help())
+            ctx.exit()
+        if name == "help":  # `help train` is `train --help`
+            name, args = args[1], [args[1], "--help"]
         if name in COMMANDS or name.startswith("-"):
             return super().resolve_command(ctx, args)
         close = difflib.get_close_matches(name, COMMANDS, n=1)
@@ -112,7 +117,6 @@ def _isolated(function: Callable[..., None]) -> Callable[..., None]:
 app = typer.Typer(
     cls=LazyCommands,
     no_args_is_help=True,
-    add_completion=False,
     rich_markup_mode=None,
     pretty_exceptions_enable=False,
     context_settings=_HELP_NAMES,
@@ -129,13 +133,15 @@ def _show_version(asked: bool) -> None:
 def distill_ray(
     version: Annotated[
         bool,
-        typer.Option("--version", help="Show the version.", callback=_show_version, is_eager=True),
+        typer.Option("--version", "-V", help="Show the version.", callback=_show_version, is_eager=True),
     ] = False,
 ) -> None:
     """Distil a folder of recordings into one file that generates, encodes and continues audio.
 
     prepare (optional) → train → train-prior → generate. Progress goes to stderr; stdout carries the
     resulting path, or one JSON document with --json.
+
+    `distill-ray help COMMAND` shows a command's options, --install-completion makes the shell complete them.
 
     Exit codes: 0 done, 1 failed, 2 usage or input, 3 cancelled by Ctrl-C, 4 stopped by the health rule.
     """

@@ -44,14 +44,22 @@ def command(
         int,
         typer.Option(
             "--sounds",
-            help="New sounds of a prior of which there are none [at least 0; default 2].",
+            help="New sounds of a prior of which there are none [0 to 24; default 2].",
+            metavar="N",
             min=0,
             max=24,
             show_default=False,
         ),
     ] = 2,
     seed: Annotated[
-        int, typer.Option("--seed", help="Of the new sounds [default 0].", min=0, show_default=False)
+        int,
+        typer.Option(
+            "--seed",
+            help="Of the new sounds [at least 0; default 0].",
+            metavar="N",
+            min=0,
+            show_default=False,
+        ),
     ] = 0,
     judge: Annotated[
         bool,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
@@ -19,7 +20,7 @@ from distill_ray.display.plain import PlainRenderer
 from distill_ray.events.records import Event
 from distill_ray.foreign import printable_fields
 
-_PLAIN_WIDTH = 110  # of tables in a log file, whose reader has no terminal width
+_PLAIN_WIDTH = 110  # of tables in a log file without COLUMNS, whose reader has no terminal width
 
 
 class Renderer(Protocol):
@@ -101,7 +102,8 @@ class _Console(Console):
 
 def stderr_console() -> Console:
     """A console on stderr; Rich itself honours NO_COLOR and TERM."""
-    return _Console(stderr=True, width=None if sys.stderr.isatty() else _PLAIN_WIDTH, highlight=False)
+    known = sys.stderr.isatty() or os.environ.get("COLUMNS", "").isdigit()
+    return _Console(stderr=True, width=None if known else _PLAIN_WIDTH, highlight=False)
 
 
 def _renderer_for(console: Console) -> Renderer:

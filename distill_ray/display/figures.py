@@ -35,7 +35,7 @@ def number(value: float) -> str:
 
 
 def percent(share: float) -> str:
-    return f"{100 * share:.0f} %" if math.isfinite(share) else "–"
+    return f"{share:.0%}" if math.isfinite(share) else "–"
 
 
 def count(amount: int, noun: str) -> str:
@@ -54,7 +54,7 @@ def throughput(event: VQStepMetrics | PriorStepMetrics) -> str:
 
 
 def worst_level(health: tuple[LevelHealth, ...]) -> str:
-    """ "worst level 2: 41 % used"; empty without levels."""
+    """ "worst level 2: 41% used"; empty without levels."""
     if not health:
         return ""
     level = min(range(len(health)), key=lambda index: health[index].utilization)

@@ -65,7 +65,7 @@ def _outcome(history: RunHistory) -> Iterator[tuple[str, object]]:
         yield "best perplexity", f"{figures.number(done.best_perplexity)} (epoch {done.best_epoch}, kept)"
         yield "held-out cost", f"{figures.number(done.bits_per_second)} bits per second of audio"
         if done.below_histogram is not None:
-            yield "below the codes' histogram", f"{100 * done.below_histogram:.1f} %"
+            yield "below the codes' histogram", f"{done.below_histogram:.1%}"
         yield "throughput", f"{figures.number(done.codes_per_second)} codes per second"
         yield "time", figures.duration(done.elapsed_s)
     elif history.started is not None:

@@ -14,6 +14,7 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_ray.display import figures
+from distill_ray.display.fitting import FittedTable
 from distill_ray.display.sweep import ENDED, RUNNING, SweepHistory
 from distill_ray.display.sweep_lines import candidate_words, described, winning
 from distill_ray.display.tables import facts, settings_table, table, warning_line
@@ -44,8 +45,9 @@ _COLUMNS = (
     "state",
 )
 _LEFT = ("trial", "state", "why not")
-_NARROW = 100  # columns of a terminal that has no room for everything: below it these are left out
-_LEFT_OUT_IN_NARROW = ("mel", "seconds")
+_LEAST_OF_TRIALS = ("mel", "{unit}", "worst level", "kbps", "epoch", "held-out")
+_LEAST_OF_CANDIDATES = ("mel", "front", "held-out", "kbps", "trial")
+_LOWER = "lower is better: objective, held-out and mel"
 _NARROW_PADDING = (0, 1, 0, 0)
 _WINNER_STYLE = "bold green"
 
@@ -60,18 +62,17 @@ class Leaderboard:
     def view(self, *, rows: int, width: int) -> RenderableType:
         """The trials that fit into `rows` lines of `width` columns, and what all of them come to."""
         shown = self._sweep.shown(rows)
-        names = tuple(name for name in _COLUMNS if width >= _NARROW or name not in _LEFT_OUT_IN_NARROW)
-        made = _right_aligned(table("", _headings(names, self._sweep), ()))
+        made = _right_aligned(table("", _headings(_COLUMNS, self._sweep), ()))
         made.title, made.show_edge, made.padding = None, False, _NARROW_PADDING
         for column in made.columns[:-1]:
             column.no_wrap = True
         for trial in shown:
             cells = _trial_cells(trial, self._sweep)
             cells["state"].no_wrap, cells["state"].overflow = True, "ellipsis"
-            made.add_row(*(cells[name] for name in names))
+            made.add_row(*cells.values())
         left_out = len(self._sweep.trials) - len(shown)
         more = [Text(f"and {left_out} more", style="dim")] if left_out else []
-        return Group(self, made, *more)
+        return Group(self, _fitted(made, self._sweep), *more)
 
     def __rich__(self) -> Text:
         """The line above the table, made anew at every redraw, so that its time goes on."""
@@ -88,6 +89,7 @@ def trial_table(sweep: SweepHistory) -> Table:
     """One row a trial, best first, without the reasons, for which there is no room beside the figures."""
     made = _right_aligned(table("Trials", _headings(_COLUMNS, sweep), ()))
     made.padding = _NARROW_PADDING
+    made.caption, made.caption_justify = _LOWER, "left"
     for trial in sweep.ranked():
         state = Text(trial.state, style=STATE_STYLES.get(trial.state, ""))
         cells = {**_trial_cells(trial, sweep), "state": state}
@@ -100,17 +102,21 @@ def sweep_report(sweep: SweepHistory) -> Iterator[RenderableType]:
     if sweep.started is not None and sweep.started.settings:
         yield settings_table(sweep.started.settings)
     if sweep.trials:
-        yield trial_table(sweep)
+        yield _fitted(trial_table(sweep), sweep)
         reasons = [(trial.trial, trial.reason) for trial in sweep.ranked() if trial.reason]
         if reasons:
             yield facts("Reasons", reasons)
     done = sweep.complete
     if done is not None and done.candidates:
         trained = {trial.trial: trial.rvq_levels for trial in sweep.trials.values()}
-        yield candidate_table(done.candidates, trained)
+        yield FittedTable(candidate_table(done.candidates, trained), _LEAST_OF_CANDIDATES)
     yield facts("Search", list(_outcome(sweep)))
     if done is not None and done.advice:
         yield warning_line(done.advice)
+
+
+def _fitted(made: Table, sweep: SweepHistory) -> FittedTable:
+    return FittedTable(made, [name.format(unit=sweep.unit) for name in _LEAST_OF_TRIALS])
 
 
 def candidate_table(candidates: Sequence[CandidateRow], trained: Mapping[str, int]) -> Table:
@@ -120,6 +126,7 @@ def candidate_table(candidates: Sequence[CandidateRow], trained: Mapping[str, in
     """
     columns = ("", "trial", "K", "Q", "kbps", "objective", "held-out", "mel", "front", "why not")
     made = _right_aligned(table("Candidates", columns, ()))
+    made.caption, made.caption_justify = _LOWER, "left"
     for row in sorted(candidates, key=_candidate_rank):
         style = _WINNER_STYLE if row.chosen else "" if row.eligible else "dim"
         cells = (

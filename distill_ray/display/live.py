@@ -11,9 +11,11 @@ import time
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
+from rich.table import Column
 from rich.text import Text
 
 from distill_ray.display import figures
+from distill_ray.display.fitting import fitted
 from distill_ray.display.leaderboard import Leaderboard
 from distill_ray.display.plain import epoch_line, opening_lines, stage_line
 from distill_ray.display.sweep import SweepHistory
@@ -38,6 +40,7 @@ from distill_ray.events.records import (
 from distill_ray.vqvae.health import LevelHealth
 
 _AROUND_TRIALS = 5  # heading, column names, their rule, "and N more", and the line of the cursor
+_WIDEST_BAR, _BESIDE_BAR = 40, 8  # columns; beside a bar its percentage and the gaps stand
 _WORTH_A_LINE = ("collapsed", "pruned", "failed", "retrying")
 
 
@@ -47,8 +50,9 @@ class LiveRenderer:
     def __init__(self, console: Console) -> None:
         self._console = console
         self._live: Live | None = None
-        self._run = _bars()
-        self._stages = _bars()
+        self._bar_width = min(_WIDEST_BAR, console.width // 6)
+        self._run = _bars(self._bar_width)
+        self._stages = _bars(self._bar_width)
         self._tasks: dict[str, TaskID] = {}
         self._losses = ""
         self._health: tuple[LevelHealth, ...] = ()
@@ -95,7 +99,7 @@ class LiveRenderer:
         elif isinstance(event, VQEpochMetrics | PriorEpochMetrics):
             if isinstance(event, VQEpochMetrics):
                 self._health = event.codebook_health
-            return [epoch_line(event)]
+            return [epoch_line(event, self._console.width)]
         elif isinstance(event, StageProgress):
             return self._stage(event)
         elif isinstance(event, TrainingCompleteEvent | PriorTrainingCompleteEvent):
@@ -129,17 +133,29 @@ class LiveRenderer:
         self._losses, self._health = "", ()
 
     def _step(self, event: VQStepMetrics | PriorStepMetrics) -> None:
-        rates = f"{figures.number(event.steps_per_second)} steps/s  {figures.throughput(event)}"
-        self._bar(self._run, "run", self._label(event.epoch), event.fraction, 1.0, rates + _eta(event.eta_s))
+        label = self._label(event.epoch)
+        rates = [
+            (2, f"{figures.number(event.steps_per_second)} steps/s"),
+            (1, figures.throughput(event)),
+            (0, f"ETA {figures.duration(event.eta_s)}"),
+        ]
+        room = self._console.width - len(label) - self._bar_width - _BESIDE_BAR
+        self._bar(self._run, "run", label, event.fraction, 1.0, fitted(rates, room))
         steps = f"{event.epoch_step}/{event.steps_per_epoch}"
         self._bar(self._run, "epoch", "  this epoch", event.epoch_step, event.steps_per_epoch, steps)
-        parts = [f"loss {figures.number(event.loss)}"]
-        if isinstance(event, VQStepMetrics):
-            parts.append(figures.losses(event.losses))
-        parts += [f"lr {event.lr:.2e}", f"gradient {figures.number(event.grad_norm)}"]
+        terms = event.losses if isinstance(event, VQStepMetrics) else {}
+        parts = [
+            (0, f"loss {figures.number(event.loss)}"),
+            *(
+                (4 + number, figures.losses({name: value}))
+                for number, (name, value) in enumerate(terms.items())
+            ),
+            (2, f"lr {event.lr:.2e}"),
+            (3, f"gradient {figures.number(event.grad_norm)}"),
+        ]
         if event.skipped_steps:
-            parts.append(f"{figures.count(event.skipped_steps, 'step')} skipped")
-        self._losses = "  ".join(parts)
+            parts.append((1, f"{figures.count(event.skipped_steps, 'step')} skipped"))
+        self._losses = fitted(parts, self._console.width)
 
     def _stage(self, event: StageProgress) -> list[str]:
         if event.done >= event.total:
@@ -163,15 +179,13 @@ class LiveRenderer:
         bars.update(self._tasks[key], description=label, completed=done, total=total, note=note)
 
 
-def _bars() -> Progress:
+def _bars(bar_width: int) -> Progress:
     # markup=False: labels and notes carry names from outside.
     return Progress(
-        TextColumn("{task.description}", markup=False),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %", markup=False),
-        TextColumn("{task.fields[note]}", markup=False),
+        TextColumn("{task.description}", markup=False, table_column=Column(no_wrap=True)),
+        BarColumn(bar_width=bar_width),
+        TextColumn("{task.percentage:>3.0f}%", markup=False),
+        TextColumn(
+            "{task.fields[note]}", markup=False, table_column=Column(no_wrap=True, overflow="ellipsis")
+        ),
     )
-
-
-def _eta(seconds: float | None) -> str:
-    return f"  ETA {figures.duration(seconds)}"

@@ -9,6 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from distill_ray.display import figures
+from distill_ray.display.fitting import fitted
 from distill_ray.display.sweep import SweepHistory
 from distill_ray.display.sweep_lines import (
     plan_lines,
@@ -126,35 +127,37 @@ def opening_lines(event: RunStarted) -> list[str]:
 def step_line(event: VQStepMetrics | PriorStepMetrics) -> str:
     terms = f"  {figures.losses(event.losses)}" if isinstance(event, VQStepMetrics) else ""
     return (
-        f"{100 * event.fraction:3.0f} %  epoch {event.epoch}  step {event.epoch_step}/{event.steps_per_epoch}"
+        f"{event.fraction:4.0%}  epoch {event.epoch}  step {event.epoch_step}/{event.steps_per_epoch}"
         f"  loss {figures.number(event.loss)}{terms}  {figures.number(event.steps_per_second)} steps/s"
         f"  {figures.throughput(event)}  ETA {figures.duration(event.eta_s)}"
     )
 
 
-def epoch_line(event: VQEpochMetrics | PriorEpochMetrics) -> str:
+def epoch_line(event: VQEpochMetrics | PriorEpochMetrics, width: int | None = None) -> str:
+    """The figures of an epoch, as many as `width` has room for; lower losses are better."""
     head = f"epoch {event.epoch}" + (f"/{event.epochs}" if event.epochs else "")
     if isinstance(event, VQEpochMetrics):
+        reseeded = f"{figures.count(event.reseeded_codes, 'code')} re-seeded" if event.reseeded_codes else ""
         parts = [
-            f"train {figures.number(event.train_loss)}",
-            f"held-out {figures.number(event.val_loss)}",
-            f"best {figures.number(event.best_val_loss)} (epoch {event.best_epoch})",
-            figures.worst_level(event.codebook_health),
-            f"{figures.count(event.reseeded_codes, 'code')} re-seeded" if event.reseeded_codes else "",
-            f"{figures.number(event.audio_seconds_per_second)} audio-s/s",
+            (2, f"train {figures.number(event.train_loss)}"),
+            (0, f"held-out {figures.number(event.val_loss)}"),
+            (1, f"best {figures.number(event.best_val_loss)} (epoch {event.best_epoch})"),
+            (4, figures.worst_level(event.codebook_health)),
+            (6, reseeded),
+            (5, f"{figures.number(event.audio_seconds_per_second)} audio-s/s"),
         ]
     else:
         parts = [
-            f"train {figures.number(event.train_loss)}",
-            f"held-out {figures.number(event.val_loss)}",
-            f"perplexity {figures.number(event.val_perplexity)}",
-            f"best {figures.number(event.best_perplexity)} (epoch {event.best_epoch})",
-            f"{figures.number(event.bits_per_second)} bits/s",
-            f"{figures.number(event.codes_per_second)} codes/s",
+            (2, f"train {figures.number(event.train_loss)}"),
+            (4, f"held-out {figures.number(event.val_loss)}"),
+            (0, f"perplexity {figures.number(event.val_perplexity)}"),
+            (1, f"best {figures.number(event.best_perplexity)} (epoch {event.best_epoch})"),
+            (5, f"{figures.number(event.bits_per_second)} bits/s"),
+            (6, f"{figures.number(event.codes_per_second)} codes/s"),
         ]
     if event.skipped_steps:
-        parts.append(f"{figures.count(event.skipped_steps, 'step')} skipped")
-    return "  ".join([head, *filter(None, parts), figures.duration(event.elapsed_s)])
+        parts.append((0, f"{figures.count(event.skipped_steps, 'step')} skipped"))
+    return fitted([(0, head), *parts, (3, figures.duration(event.elapsed_s))], width)
 
 
 def stage_line(event: StageProgress) -> str:

@@ -7,6 +7,7 @@ never read as markup, and passes `printable`, so that nothing in it is read by t
 from __future__ import annotations
 
 import io
+import shutil
 from collections.abc import Sequence
 
 from rich import box
@@ -15,12 +16,15 @@ from rich.table import Table
 from rich.text import Text
 
 from distill_ray.display import figures
+from distill_ray.display.fitting import FittedTable
 from distill_ray.events.records import ShownSetting
 from distill_ray.foreign import printable
 from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
 WARNING_STYLE = "yellow"
 _TEXT_WIDTH = 110
+_LEAST_OF_HEALTH = ("±3 dB", "−1 ×", "kept at ¼ frame", "entropy", "dead codes")
+_HEALTH_CAPTION = "higher is better, but of dead codes"
 
 
 def table(title: str, columns: Sequence[str | Text], rows: Sequence[Sequence[object]]) -> Table:
@@ -41,8 +45,9 @@ def table(title: str, columns: Sequence[str | Text], rows: Sequence[Sequence[obj
 
 
 def as_lines(parts: Sequence[RenderableType]) -> list[str]:
-    """The parts without colours, for a result on stdout."""
-    console = Console(file=io.StringIO(), width=_TEXT_WIDTH, highlight=False, color_system=None)
+    """The parts without colours, for a result on stdout: as wide as the terminal, or as COLUMNS says."""
+    width = shutil.get_terminal_size((_TEXT_WIDTH, 24)).columns
+    console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
     with console.capture() as captured:
         for part in parts:
             console.print(part)
@@ -54,10 +59,10 @@ def health_table(
     title: str = "Codebook health",
     *,
     agreement: CodeAgreement | None = None,
-) -> Table:
+) -> FittedTable:
     """One row for each RVQ level, coloured by its utilization; with `agreement`, how many of its codes stay
     the same in held-out audio that is shifted by a quarter of a code frame, flipped, and changed by 3 dB.
-    It fits into 80 columns.
+    It fits into 80 columns, and loses some in fewer.
     """
     kept = () if agreement is None else (agreement.shift_quarter, agreement.polarity, agreement.gain_3db)
     names = ("kept at\n¼ frame", "\n−1 ×", "\n±3 dB") if kept else ()
@@ -76,7 +81,8 @@ def health_table(
             f"{item.entropy:.3f}",
             *(figures.percent(shares[level]) for shares in kept),
         )
-    return made
+    made.caption, made.caption_justify = _HEALTH_CAPTION, "left"
+    return FittedTable(made, _LEAST_OF_HEALTH)
 
 
 def settings_table(settings: Sequence[ShownSetting]) -> Table:

@@ -50,7 +50,7 @@ def test_help_names_every_command_and_the_exit_codes():
 
 
 def test_version():
-    assert run("--version").stdout == f"distill-ray {__version__}\n"
+    assert run("--version").stdout == run("-V").stdout == f"distill-ray {__version__}\n"
 
 
 @pytest.mark.parametrize("name", COMMANDS)
@@ -70,9 +70,31 @@ def test_an_unknown_command_is_a_usage_error():
 
 
 def test_a_name_like_no_command_is_answered_with_all_of_them():
-    done = run("help")
+    done = run("zzz")
     assert done.returncode == 2
-    assert "no such command 'help'; there are prepare, train, " in done.stderr
+    assert "no such command 'zzz'; there are prepare, train, " in done.stderr
+
+
+def test_help_is_a_word_too():
+    assert run("help").stdout == run("--help").stdout
+    assert run("help", "encode").stdout == run("encode", "--help").stdout
+    assert "no such command 'nothing'" in run("help", "nothing").stderr
+
+
+def test_help_says_what_a_number_may_be():
+    text = run("report", "--help").stdout
+    assert "range>" not in text
+    assert "[0 to 24; default 2]" in " ".join(text.split())
+
+
+def test_shells_complete_commands_and_options(monkeypatch):
+    monkeypatch.setenv("_DISTILL_RAY_COMPLETE", "complete_bash")
+    monkeypatch.setenv("COMP_WORDS", "distill-ray tr")
+    monkeypatch.setenv("COMP_CWORD", "1")
+    assert run().stdout.split() == ["train", "train-prior"]
+    monkeypatch.setenv("COMP_WORDS", "distill-ray train --ch")
+    monkeypatch.setenv("COMP_CWORD", "2")
+    assert run().stdout.split() == ["--channels"]
 
 
 def test_no_command_is_a_usage_error_with_the_help():

@@ -59,7 +59,7 @@ def on_terminal(**environment: str) -> str:
 def test_a_terminal_gets_the_live_view():
     drawn = on_terminal(TERM="xterm-256color")
     assert "\x1b[?25l" in drawn
-    assert " 25 %" in drawn
+    assert " 25%" in drawn
     assert "\x1b[33mlook out" in drawn
 
 

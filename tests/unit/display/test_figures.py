@@ -44,5 +44,5 @@ def test_counts_have_a_plural():
 def test_the_worst_level_is_the_least_used_one():
     used = [0.9, 0.2, 0.4]
     health = tuple(LevelHealth(utilization=u, perplexity=1.0, dead_codes=0, entropy=0.5) for u in used)
-    assert figures.worst_level(health) == "worst level 1: 20 % used"
+    assert figures.worst_level(health) == "worst level 1: 20% used"
     assert figures.worst_level(()) == ""

@@ -36,7 +36,7 @@ def test_the_final_report_has_everything(pipe, started, epoch, complete):
     assert ["throughput", "34.5", "seconds", "of", "audio", "per", "second"] in lines
     assert ["time", "1:02:05"] in lines
     assert ["model", "/runs/birds.distill"] in lines
-    assert ["2", "10", "%", "low", "4.0", "58", "0.333"] in lines
+    assert ["2", "10%", "low", "4.0", "58", "0.333"] in lines
     assert text.splitlines()[-1] == "warning: RVQ level 2 uses 10% of its codes"
 
 

@@ -37,9 +37,9 @@ def test_a_line_a_trial_with_its_figures(history):
     assert heading.strip() == "search birds  1 running, 2 of 3 ended  1:05  1,211 GPU s"
     assert words(names) == "trial K Q kbps epoch objective held-out mel worst level GPU s state"
     assert [words(row) for row in rows] == [
-        "k64-q8 64 8 4.134 10/10 21.5 20.5 2.25 7: 42 % 1,200 completed",
-        "k256-q8 256 8 5.513 1/10 – – – – 0 running 10 %",
-        "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12 % 11 collapsed level 3: utilization 0.12 < 0…",
+        "k64-q8 64 8 4.134 10/10 21.5 20.5 2.25 7: 42% 1,200 completed",
+        "k256-q8 256 8 5.513 1/10 – – – – 0 running 10%",
+        "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12% 11 collapsed level 3: utilization 0.12 < 0…",
     ]
 
 
@@ -54,7 +54,7 @@ def test_a_narrow_terminal_gets_whole_cells_and_fewer_columns(history):
     text = shown(Leaderboard(history, 0.0).view(rows=20, width=80), width=80)
     lines = text.splitlines()[1:]
     assert words(lines[0]) == "trial K Q kbps epoch objective held-out worst level state"
-    assert words(lines[-1]).startswith("k1024-q8 1024 8 6.891 5/10 20 19.5 3: 12 % col")
+    assert words(lines[-1]).startswith("k1024-q8 1024 8 6.891 5/10 20 19.5 3: 12% col")
     assert [line for line in lines[:-1] if "…" in line] == []
     assert max(map(len, lines)) <= 80
 
@@ -71,9 +71,9 @@ def test_utilization_has_the_colour_of_health(history):
         Leaderboard(history, 0.0).view(rows=9, width=120), force_terminal=True, color_system="standard"
     )
     by_trial = {words(line).partition(" ")[0]: line for line in text.splitlines()}
-    assert re.search("\x1b\\[33m *7: 42 %\x1b", by_trial["k64-q8"])
-    assert re.search("\x1b\\[31m *3: 12 %\x1b", by_trial["k1024-q8"])
-    assert re.search("\x1b\\[36mrunning 10 % *\x1b", by_trial["k256-q8"])
+    assert re.search("\x1b\\[33m *7: 42%\x1b", by_trial["k64-q8"])
+    assert re.search("\x1b\\[31m *3: 12%\x1b", by_trial["k1024-q8"])
+    assert re.search("\x1b\\[36mrunning 10% *\x1b", by_trial["k256-q8"])
 
 
 def test_candidates_are_ordered_and_marked(candidates):
@@ -102,7 +102,7 @@ def test_the_report_has_reasons_definition_and_cost(history, sweep_complete):
     text = shown(*sweep_report(history))
     lines = [words(line) for line in text.splitlines()]
     assert "size tiny (override)" in lines
-    assert "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12 % 11 collapsed" in lines
+    assert "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12% 11 collapsed" in lines
     assert "k1024-q8 collapsed level 3: utilization 0.12 < 0.30 for 3 reports" in lines
     assert "ended completed" in lines
     assert "winner 64 codes × 8 levels, 4.134 kbps (trial k64-q8), objective 20.5" in lines
@@ -120,7 +120,7 @@ def test_a_search_on_cpus_reports_seconds_of_trials(history, sweep_complete):
     lines = [words(line) for line in text.splitlines()]
     assert lines[0] == "search birds 1 running, 2 of 3 ended 0 s 90 trial s"
     assert "trial K Q kbps epoch objective held-out mel worst level trial s state" in lines
-    assert "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12 % 30 collapsed" in lines
+    assert "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12% 30 collapsed" in lines
     assert "trial seconds 90" in lines
     assert "GPU" not in text
 

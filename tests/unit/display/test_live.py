@@ -29,9 +29,9 @@ def test_the_view_has_bars_rates_losses_and_health(renderer, started, step, epoc
     text = drawn(renderer)
     first, second, third = text.splitlines()[:3]
     assert first.startswith("epoch 1/3")
-    assert " 25 %" in first
+    assert " 25%" in first
     assert "1.75 steps/s  33.2 audio-s/s  ETA 1:15" in first
-    assert " 75 %" in second
+    assert " 75%" in second
     assert "15/20" in second
     assert third.split("  ") == [
         "loss 123.4",
@@ -40,7 +40,7 @@ def test_the_view_has_bars_rates_losses_and_health(renderer, started, step, epoc
         "lr 1.00e-03",
         "gradient 3.25",
     ]
-    assert re.search(r"2\s+10 %\s+low\s+4.0\s+58\s+0.333", text)
+    assert re.search(r"2\s+10%\s+low\s+4.0\s+58\s+0.333", text)
 
 
 def test_a_time_budget_is_named(renderer, started, step):
@@ -58,7 +58,7 @@ def test_the_prior_shows_codes(renderer, prior_step):
 def test_a_stage_has_a_bar_until_it_is_done(renderer, terminal):
     renderer.show(StageProgress(stage="prepare", done=3, total=12, note="decoding [red].wav"), ())
     assert "3/12  decoding [red].wav" in drawn(renderer)
-    assert " 25 %" in drawn(renderer)
+    assert " 25%" in drawn(renderer)
     renderer.show(StageProgress(stage="prepare", done=12, total=12), ())
     assert drawn(renderer).strip() == ""
     assert "prepare: 12 of 12" in terminal.file.getvalue()

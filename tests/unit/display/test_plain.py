@@ -32,7 +32,7 @@ def lines(console) -> list[str]:
 def test_an_epoch_is_one_line_with_its_worst_level(renderer, pipe, epoch):
     renderer.show(epoch(), ())
     assert lines(pipe) == [
-        "epoch 1/3  train 99  held-out 101.5  best 100.2 (epoch 1)  worst level 2: 10 % used"
+        "epoch 1/3  train 99  held-out 101.5  best 100.2 (epoch 1)  worst level 2: 10% used"
         "  4 codes re-seeded  33 audio-s/s  1:05"
     ]
 
@@ -133,17 +133,17 @@ def test_a_search_is_told_in_lines(renderer, pipe, clock, sweep, sweep_complete)
             "after 5 epochs",
             "held-out 19.5",
             "mel 2",
-            "worst level 3: 12 % used",
+            "worst level 3: 12% used",
             "11 GPU s",
             "(1 of 3 ended, 1 running)",
         ],
-        ["trial k256-q8: running 10 %", "256 codes × 8 levels", "5.513 kbps", "(1 of 3 ended, 2 running)"],
+        ["trial k256-q8: running 10%", "256 codes × 8 levels", "5.513 kbps", "(1 of 3 ended, 2 running)"],
         [
             "trial k64-q8: completed",
             "after 10 epochs",
             "held-out 20.5",
             "mel 2.25",
-            "worst level 7: 42 % used",
+            "worst level 7: 42% used",
             "1,200 GPU s",
             "(2 of 3 ended, 1 running)",
         ],

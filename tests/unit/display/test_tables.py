@@ -23,9 +23,9 @@ def test_health_is_coloured_by_utilization(terminal, health):
     lines = shown(terminal, health_table(health)).splitlines()
     rows = [line for line in lines if words(line)[:1] and words(line)[0] in "012"]
     assert [words(row) for row in rows] == [
-        ["0", "50", "%", "good", "40.2", "32", "0.912"],
-        ["1", "30", "%", "fair", "20.0", "45", "0.700"],
-        ["2", "10", "%", "low", "4.0", "58", "0.333"],
+        ["0", "50%", "good", "40.2", "32", "0.912"],
+        ["1", "30%", "fair", "20.0", "45", "0.700"],
+        ["2", "10%", "low", "4.0", "58", "0.333"],
     ]
     for row, colour in zip(rows, ("\x1b[32m", "\x1b[33m", "\x1b[31m"), strict=True):
         assert row.count(colour) == 2, "the share and its word"
@@ -40,7 +40,7 @@ def test_health_with_agreement_fits_into_80_columns(health):
     assert all(len(line) <= 80 for line in text.splitlines())
     for name in ("utilization", "perplexity", "entropy", "¼ frame", "−1 ×", "±3 dB"):
         assert name in text, "a column's name is not broken"
-    assert ["2", "10", "%", "low", "4.0", "58", "0.333", *["100", "%"] * 3] in map(words, text.splitlines())
+    assert ["2", "10%", "low", "4.0", "58", "0.333", *["100%"] * 3] in map(words, text.splitlines())
 
 
 def test_long_paths_are_folded_not_cut(pipe):

@@ -1,0 +1,87 @@
+"""What of a line or a table is left out where a terminal is too narrow for it: the least important first.
+
+A log file has no width, so its lines are whole.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from rich.console import Console, ConsoleOptions, RenderResult
+from rich.measure import Measurement
+from rich.table import Column, Table
+
+GAP = "  "
+_LEAST_TEXT = 12
+
+
+def fitted(parts: Sequence[tuple[int, str]], width: int | None) -> str:
+    """The texts in their order; those of the greatest number go first where `width` is too small.
+
+    Number 0 always stays, and of a wide terminal (None) everything does.
+    """
+    kept = [part for part in parts if part[1]]
+    while width is not None and len(_joined(kept)) > width and max(kept)[0] > 0:
+        kept.remove(max(kept, key=lambda part: part[0]))
+    return _joined(kept)
+
+
+def _joined(parts: Sequence[tuple[int, str]]) -> str:
+    return GAP.join(text for _, text in parts)
+
+
+def heading(column: Column) -> str:
+    """What stands over a column, on one line."""
+    return " ".join(str(column.header).split())
+
+
+class FittedTable:
+    """`table`, of which the columns `least` (headings, the least important first) go where it is too wide."""
+
+    def __init__(self, table: Table, least: Sequence[str]) -> None:
+        self.table = table
+        self._least = least
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        yield self.fitting(console, options)
+
+    def __rich_measure__(self, console: Console, options: ConsoleOptions) -> Measurement:
+        return Measurement.get(console, options, self.fitting(console, options))
+
+    def fitting(self, console: Console, options: ConsoleOptions) -> Table:
+        """The table with as many columns as there is room for."""
+        made = self.table
+        for name in self._least:
+            if _needed(made, console, options) <= options.max_width:
+                break
+            others = [column.header for column in made.columns if heading(column) != name]
+            made = _with_columns(made, others)
+        return made
+
+
+def _needed(table: Table, console: Console, options: ConsoleOptions) -> int:
+    """Its width with figures unbroken, and texts that wrap as narrow as can be read."""
+    made = _with_columns(table, [column.header for column in table.columns])
+    for column in made.columns:
+        if not column.no_wrap and column.justify == "left":
+            column.max_width = _LEAST_TEXT
+    return Measurement.get(console, options.update(max_width=1_000), made).maximum
+
+
+def _with_columns(table: Table, names: Sequence[object]) -> Table:
+    kept = [column for column in table.columns if column.header in names]
+    made = Table(
+        *(column.copy() for column in kept),
+        title=table.title,
+        title_justify=table.title_justify,
+        caption=table.caption,
+        caption_justify=table.caption_justify,
+        box=table.box,
+        padding=table.padding,
+        pad_edge=table.pad_edge,
+        show_header=table.show_header,
+        show_edge=table.show_edge,
+    )
+    for row, cells in zip(table.rows, zip(*(column.cells for column in kept), strict=True), strict=True):
+        made.add_row(*cells, style=row.style)
+    return made

@@ -1,0 +1,93 @@
+"""At 60, 80 and 120 columns nothing wraps in the middle of a figure; in a pipe COLUMNS holds."""
+
+from __future__ import annotations
+
+import io
+import re
+from pathlib import Path
+
+import pytest
+from rich.console import Console
+
+from distill_ray.display.display import stderr_console
+from distill_ray.display.fitting import fitted
+from distill_ray.display.leaderboard import sweep_report
+from distill_ray.display.live import LiveRenderer
+from distill_ray.display.plain import epoch_line
+from distill_ray.display.sweep import SweepHistory
+from distill_ray.display.tables import as_lines, health_table, table
+from distill_ray.vqvae.health import CodeAgreement
+
+WIDTHS = (60, 80, 120)
+
+
+def test_the_least_important_goes_first() -> None:
+    parts = [(0, "head"), (2, "second"), (1, "first"), (3, ""), (0, "end")]
+    assert fitted(parts, None) == "head  second  first  end"
+    assert fitted(parts, 20) == "head  first  end"
+    assert fitted(parts, 5) == "head  end"
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_epoch_is_one_line(epoch, width):
+    line = epoch_line(epoch(), width)
+    assert len(line) <= width
+    assert "held-out 101.5" in line
+    assert ("worst level" in line) == (width >= 120)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_bars_stay_bars(started, step, width):
+    console = Console(file=io.StringIO(), force_terminal=True, width=width)
+    renderer = LiveRenderer(console)
+    for event in (started(epochs=None, max_minutes=10.0), step(5)):
+        renderer.show(event, ())
+    renderer.close()
+    flat = Console(file=io.StringIO(), width=width)
+    flat.print(renderer.view())
+    first, second, third = flat.file.getvalue().splitlines()
+    assert re.search(r"min [━╸╺ ]{10,}8% ", first)
+    assert first.rstrip().endswith("ETA 1:15")
+    assert "…" not in first + second + third
+    assert "loss 123.4" in third
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_tables_lose_columns_and_break_no_heading(health, sweep, sweep_complete, width):
+    console = Console(file=io.StringIO(), width=width)
+    history = SweepHistory()
+    for event in (*sweep, sweep_complete):
+        history.add(event)
+    fields = ("shift_eighth", "shift_quarter", "shift_half", "polarity", "gain_3db")
+    agreement = CodeAgreement(**dict.fromkeys(fields, (1.0, 1.0, 1.0)))
+    for part in (*sweep_report(history), health_table(health, agreement=agreement)):
+        console.print(part)
+    text = console.file.getvalue()
+    assert all(len(line) <= width for line in text.splitlines())
+    for name in ("utilization", "perplexity", "objective", "state", "K", "Q"):
+        assert re.search(rf"(?<!\S){name}(?!\S)", text), name
+    assert "10%" in text
+    assert ("±3 dB" in text) == (width >= 80)
+    assert "lower is better: objective, held-out and mel" in text
+    assert "higher is better, but of dead codes" in text
+
+
+def test_a_pipe_is_as_wide_as_columns_says(monkeypatch, capsys):
+    monkeypatch.delenv("COLUMNS", raising=False)
+    assert stderr_console().width == 110
+    monkeypatch.setenv("COLUMNS", "60")
+    assert stderr_console().width == 60
+    lines = as_lines([table("", ("what",), [("a long text " * 20,)])])
+    assert max(map(len, lines)) <= 60
+
+
+def test_a_share_is_spelled_one_way():
+    """ "53%" and never "53 %" in what the program says."""
+    root = Path(__file__).parents[3] / "distill_ray"
+    found = [
+        f"{path}: {line.strip()}"
+        for path in root.rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if re.search(r"""["'][^"']*\} %""", line)
+    ]
+    assert found == []
