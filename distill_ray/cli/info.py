@@ -60,6 +60,10 @@ def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> 
         yield "prior", f"{facts.prior_parameters / 1e6:.2f} M values, {shape}"
         if any(value != 1.0 for value in prior.temperatures):
             yield "temperatures", ", ".join(f"{value:.2f}" for value in prior.temperatures)
+        controls = prior.controls
+        yield "controls", "none" if controls is None else ", ".join(controls.offered) or "none"
+        if controls is not None and controls.labels:
+            yield "labels", ", ".join(controls.labels)
         below = prior.metadata.get("below_histogram")
         if below is not None:
             yield "prior's gain", f"{below:.1%} below the codes' histogram on held-out audio"

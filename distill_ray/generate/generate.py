@@ -24,6 +24,7 @@ from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.generation_report import GenerationReport
 from distill_ray.generate.request import Request, make_request
+from distill_ray.generate.wish import Wish, followed
 from distill_ray.prior import SamplingConfig
 from distill_ray.storage.ours import make_marked_folder
 from distill_ray.storage.output_file import check_output
@@ -31,6 +32,10 @@ from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
 
 Progress = Callable[[StageProgress], None]
+Accepts = Callable[[Path, float], bool]
+"""Whether a sound that was written, with so many seconds of prompt, may stay."""
+MOST_DRAWS = 8
+"""How often a sound is drawn until it is accepted."""
 
 
 def generate_samples(
@@ -41,6 +46,8 @@ def generate_samples(
     sampling: SamplingConfig | None = None,
     seed: int = 0,
     prompt: AnyPath | None = None,
+    wish: Wish | None = None,
+    accepts: Accepts | None = None,
     out_dir: AnyPath,
     audio_format: str = "wav",
     overwrite: bool = False,
@@ -52,8 +59,12 @@ def generate_samples(
     file (`bird.flac`) is the one sound's own file, and its ending the format. Sound i depends on the model,
     the settings, `seed` and the kind of device, and not on `count`.
 
-    Raises BundleError where the model has no prior, ConfigError for settings out of range, UsageError where a
-    file is an input, exists and is not to be overwritten or cannot be written, AudioError for a prompt that
+    wish: what they are asked to be like. accepts: asked about every sound that was written; one that it does
+    not accept is drawn again.
+
+    Raises BundleError where the model has no prior, ConfigError for settings out of range, UsageError where
+    a file is an input, exists and is not to be overwritten or cannot be written, for a wish that the model
+    cannot follow, and where no draw of a sound was accepted, AudioError for a prompt that
     cannot be used, that is shorter than a code frame or that leaves nothing to generate, and CancelledError
     after Ctrl-C, which leaves the sounds that were made.
     """
@@ -67,10 +78,12 @@ def generate_samples(
     inputs = [loaded.path, *([] if prompt is None else [prompt])]
     for path in files:
         check_output(path, *inputs, overwrite=overwrite, otherwise="choose another --seed or --out")
-    request = make_request(loaded, settings, sampling, prompt)
+    request = make_request(loaded, settings, sampling, prompt, wish)
     config, samples = loaded.vqvae_config, request.samples
+    prompt_seconds = request.prompt_frames / config.frame_rate
     _make_folder(files[0].parent)
-    _write_sounds(loaded, request, files, on_progress)
+    drawn = _write_sounds(loaded, request, files, accepts, on_progress)
+    measured = [followed(loaded, wish, path, prompt_seconds) for path in files] if wish else []
     elapsed = time.monotonic() - began
     return GenerationReport(
         model=str(loaded.path),
@@ -86,7 +99,11 @@ def generate_samples(
         top_k=request.sampling.top_k,
         top_p=request.sampling.top_p,
         prompt=None if prompt is None else str(prompt),
-        prompt_seconds=request.prompt_frames / config.frame_rate,
+        prompt_seconds=prompt_seconds,
+        label=wish.label if wish else None,
+        guidance=wish.guidance if wish else None,
+        controls=tuple(measured),
+        draws=tuple(drawn),
         device=str(loaded.device),
         elapsed_s=elapsed,
         audio_seconds_per_second=len(files) * samples / config.sample_rate / elapsed,
@@ -118,19 +135,45 @@ def _make_folder(folder: Path) -> None:
 
 
 def _write_sounds(
-    loaded: LoadedVQModel, request: Request, files: Sequence[Path], on_progress: Progress | None
-) -> None:
-    config, made = loaded.vqvae_config, 0
+    loaded: LoadedVQModel,
+    request: Request,
+    files: Sequence[Path],
+    accepts: Accepts | None,
+    on_progress: Progress | None,
+) -> list[int]:
+    """How often each was drawn."""
+    config = loaded.vqvae_config
+    prompt_seconds = request.prompt_frames / config.frame_rate
+    draws: list[int] = []
+
+    def write(path: Path, codes_QF: Tensor) -> bool:
+        blocks = decode_blocks(loaded.model, [codes_QF], request.samples, chunk_frames=CHUNK_FRAMES)
+        write_audio(path, blocks, sample_rate=config.sample_rate, channels=config.channels)
+        return accepts is None or accepts(path, prompt_seconds)
+
     try:
         for path, codes_QF in zip(files, _sampled(request, len(files), on_progress), strict=True):
-            blocks = decode_blocks(loaded.model, [codes_QF], request.samples, chunk_frames=CHUNK_FRAMES)
-            write_audio(path, blocks, sample_rate=config.sample_rate, channels=config.channels)
-            made += 1
+            number, attempt = len(draws), 1
+            accepted = write(path, codes_QF)
+            while not accepted and attempt < MOST_DRAWS:
+                group, row = divmod(number, request.batch)
+                again_BQF = request.codes(group, lambda frame: None, attempt=attempt)
+                accepted = write(path, again_BQF[row].cpu())
+                attempt += 1
+            if not accepted:
+                path.unlink()
+                raise UsageError(
+                    f"{path.name} was drawn {MOST_DRAWS} times and copied a training recording each time "
+                    f"({number} of {len(files)} sounds were made before it); train the prior on more audio "
+                    "or for less time, or leave out --novel"
+                )
+            draws.append(attempt)
     except KeyboardInterrupt:
         raise CancelledError(
-            f"cancelled by Ctrl-C with {made} of {len(files)} sounds made in {files[0].parent}; with "
+            f"cancelled by Ctrl-C with {len(draws)} of {len(files)} sounds made in {files[0].parent}; with "
             "--overwrite the same command makes all anew"
         ) from None
+    return draws
 
 
 def _sampled(request: Request, count: int, on_progress: Progress | None) -> Iterator[Tensor]:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from distill_ray.generate.wish import Followed
 
 from distill_ray.corpus.manifest import RejectedFile
 
@@ -28,6 +32,13 @@ class GenerationReport:
     prompt: str | None
     prompt_seconds: float
     """How much of each file is the prompt."""
+    label: str | None
+    guidance: float | None
+    """None where nothing was asked for."""
+    controls: tuple[Mapping[str, Followed], ...]
+    """What became of each control in each file; empty where nothing was asked for."""
+    draws: tuple[int, ...]
+    """How often each file was drawn until it was accepted."""
     device: str
     elapsed_s: float
     audio_seconds_per_second: float

@@ -8,6 +8,7 @@ Legend: C channels, T samples, Q RVQ levels, F code frames.
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import NamedTuple
 
@@ -19,13 +20,14 @@ from torch import Tensor
 from distill_ray.argument_names import names_arguments
 from distill_ray.bundle.device import choose_device
 from distill_ray.bundle.read import LoadedVQModel, load_model_v2
-from distill_ray.config.generation import GenerationSettings
+from distill_ray.config.generation import GUIDANCE, GenerationSettings
 from distill_ray.errors import AudioError, CodeShapeError
 from distill_ray.generate.arrays import to_pcm
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
 from distill_ray.generate.request import make_request
-from distill_ray.prior import SamplingConfig
+from distill_ray.generate.wish import Wish
+from distill_ray.prior import Controls, SamplingConfig
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
 
@@ -79,6 +81,11 @@ class Model:
         """Whether it can generate."""
         return self.loaded.prior is not None
 
+    @property
+    def controls(self) -> Controls | None:
+        """The labels and controls that `generate` can be asked for; None where the prior has learnt none."""
+        return self.loaded.controls
+
     @names_arguments
     def generate(
         self,
@@ -88,24 +95,31 @@ class Model:
         temperature: float = 1.0,
         top_k: int = 0,
         top_p: float = 1.0,
+        start: str = "middle",
+        like: Mapping[str, float] | None = None,
+        label: str | None = None,
+        guidance: float = GUIDANCE,
         prompt: AnyPath | tuple[ArrayLike | Tensor, int] | None = None,
     ) -> Sound:
-        """One new sound of exactly round(seconds · sample_rate) samples; the first one of `generate --seed`.
+        """A sound of round(seconds · sample_rate) samples: the first one of `generate --seed`.
 
-        `prompt` is a file, or audio and its rate (see `encode`); the sound begins with it.
+        `prompt` is a file, or audio and its rate (see `encode`); the sound begins with it. `like` has
+        controls in standard deviations from the corpus's middle (`{"brightness": 1.0}`), `label` the name of
+        a folder of the recordings, `guidance` how firmly both are followed; `controls` says what there is.
 
-        Raises BundleError where the model has no prior, ConfigError for settings out of range, and
-        AudioError for a prompt that cannot be used, that is shorter than a code frame or that leaves nothing
-        to generate.
+        Raises BundleError where the model has no prior, ConfigError for settings out of range, UsageError
+        for a wish that it cannot follow, and AudioError for a prompt that cannot be used, that is shorter
+        than a code frame or that leaves nothing to generate.
         """
         settings = GenerationSettings(seconds=seconds, seed=seed)
-        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p, start=start)
+        wish = Wish(label=label, like=like or {}, guidance=guidance)
         if prompt is not None and not isinstance(prompt, str | os.PathLike):
             source = to_pcm(*_with_rate(prompt), self.loaded.vqvae_config)
-            request = make_request(self.loaded, settings, sampling, source)
+            request = make_request(self.loaded, settings, sampling, source, wish)
         else:
             path = None if prompt is None else as_path(prompt)
-            request = make_request(self.loaded, settings, sampling, path)
+            request = make_request(self.loaded, settings, sampling, path, wish)
         codes_QF = request.codes(0, _ignore)[0].cpu()
         return self._decoded(codes_QF, request.samples)
 

@@ -23,7 +23,8 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus.decode import AudioDecoder, PcmBlock
 from distill_ray.errors import AudioError, BundleError
 from distill_ray.generate.chunks import EncodedAudio, encode_blocks
-from distill_ray.prior import CodePrior, SamplingConfig, sample_codes, stream_codes
+from distill_ray.generate.wish import Wish
+from distill_ray.prior import CodePrior, Guidance, SamplingConfig, sample_codes, stream_codes
 
 # Sounds are sampled in batches of a fixed size, the last one filled up: the rounding of a matrix product
 # depends on its size, and a sound must not depend on how many others were asked for. A GPU is as quick with
@@ -46,6 +47,8 @@ class Request:
     frames: int
     """New ones of each sound, beside the prompt's."""
     batch: int
+    guidance: Guidance | None
+    """What is asked for."""
     unheard: int
     """Frames to draw first and leave out: a sound that begins in the middle of things has to find its way."""
 
@@ -54,8 +57,11 @@ class Request:
         """Frames that each sound begins with."""
         return 0 if self.prompt_QF is None else self.prompt_QF.shape[1]
 
-    def codes(self, group: int, on_frame: Callable[[int], None]) -> Tensor:
-        """codes_BQF of a group of sounds, prompt included; for `on_frame` see `sample_codes`."""
+    def codes(self, group: int, on_frame: Callable[[int], None], *, attempt: int = 0) -> Tensor:
+        """codes_BQF of a group of sounds, prompt included; for `on_frame` see `sample_codes`.
+
+        Each `attempt` gives others.
+        """
 
         def heard(frame: int) -> None:
             if frame > self.unheard:
@@ -66,8 +72,9 @@ class Request:
             frames=self.unheard + self.frames,
             batch=self.batch,
             prompt_BQT=self._prompt_BQF,
+            guidance=self.guidance,
             sampling=self.sampling,
-            generator=self._generator(group),
+            generator=self._generator(group, attempt),
             on_frame=heard,
         )
         return codes_BQF[:, :, self.unheard :]
@@ -79,6 +86,7 @@ class Request:
             frames=self.unheard + self.frames,
             batch=self.batch,
             prompt_BQT=self._prompt_BQF,
+            guidance=self.guidance,
             sampling=self.sampling,
             generator=self._generator(0),
         )
@@ -89,10 +97,20 @@ class Request:
     def _prompt_BQF(self) -> Tensor | None:
         return None if self.prompt_QF is None else self.prompt_QF[None]
 
-    def _generator(self, group: int) -> torch.Generator:
+    def _generator(self, group: int, attempt: int = 0) -> torch.Generator:
         # Hashed, because neighbouring seeds must not share sounds: seed 1, group 0 is not seed 0, group 1.
-        mixed = hashlib.sha256(f"{self.seed} {group}".encode()).digest()
+        again = f" {attempt}" if attempt else ""
+        mixed = hashlib.sha256(f"{self.seed} {group}{again}".encode()).digest()
         return torch.Generator().manual_seed(int.from_bytes(mixed[:8], "little") >> 1)
+
+
+def check_prior(loaded: LoadedVQModel) -> CodePrior:
+    """The model's prior. Raises BundleError where it has none."""
+    if loaded.prior is None:
+        raise BundleError(
+            f"{loaded.path} has no prior yet; train one with `distill-ray train-prior {loaded.path} DATA`"
+        )
+    return loaded.prior
 
 
 def make_request(
@@ -100,29 +118,30 @@ def make_request(
     settings: GenerationSettings,
     sampling: SamplingConfig | None,
     prompt: Path | PcmBlock | None,
+    wish: Wish | None = None,
 ) -> Request:
     """What `settings` ask of `loaded`; the prompt, a file or PCM [C, T] as the codec takes it, is encoded.
 
-    Raises BundleError where the model has no prior and AudioError for a prompt that cannot be used, that is
-    shorter than a code frame or that leaves nothing to generate.
+    Raises BundleError where the model has no prior, UsageError for a wish that it cannot follow, and
+    AudioError for a prompt that cannot be used, that is shorter than a code frame or that leaves nothing to
+    generate.
     """
-    if loaded.prior is None:
-        raise BundleError(
-            f"{loaded.path} has no prior yet; train one with `distill-ray train-prior {loaded.path} DATA`"
-        )
+    prior = check_prior(loaded)
+    guidance = None if wish is None else wish.guided(loaded)
     config = loaded.vqvae_config
     samples = max(1, round(settings.seconds * config.sample_rate))
     prompt_QF = None if prompt is None else _prompt_codes(loaded, config, prompt, samples)
     sampling = sampling or SamplingConfig()
     in_the_middle = prompt_QF is None and sampling.start == "middle"
     return Request(
-        prior=loaded.prior,
+        prior=prior,
         sampling=sampling,
         seed=settings.seed,
         samples=samples,
         prompt_QF=prompt_QF,
         frames=-(-samples // config.frame_hop) - (0 if prompt_QF is None else prompt_QF.shape[1]),
         batch=_BATCH.get(loaded.device.type, _BATCH_ELSEWHERE),
+        guidance=guidance,
         unheard=math.ceil(_UNHEARD_SECONDS * config.frame_rate) if in_the_middle else 0,
     )
 

@@ -16,6 +16,7 @@ from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.generation import StreamSettings
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.request import Request, make_request
+from distill_ray.generate.wish import Wish
 from distill_ray.prior import SamplingConfig
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
@@ -30,6 +31,7 @@ def generate_stream(
     sampling: SamplingConfig | None = None,
     seed: int = 0,
     prompt: AnyPath | None = None,
+    wish: Wish | None = None,
     block_frames: int = 32,
     on_progress: Progress | None = None,
 ) -> Iterator[Tensor]:
@@ -47,12 +49,12 @@ def generate_stream(
     anew, so smaller blocks come sooner and cost more in all. Nothing is drawn before it is asked for, and
     closing the iterator ends the work.
 
-    Raises, when called, ConfigError for settings out of range, BundleError where the model has no prior, and
-    AudioError for a prompt that cannot be used, that is shorter than a code frame or that leaves nothing to
-    generate.
+    Raises, when called, ConfigError for settings out of range, BundleError where the model has no prior,
+    UsageError for a wish that it cannot follow, and AudioError for a prompt that cannot be used, that is
+    shorter than a code frame or that leaves nothing to generate.
     """
     settings = StreamSettings(seconds=seconds, seed=seed, block_frames=block_frames)
-    request = make_request(loaded, settings, sampling, None if prompt is None else as_path(prompt))
+    request = make_request(loaded, settings, sampling, None if prompt is None else as_path(prompt), wish)
     codes_QF = _told(request, on_progress) if on_progress else request.first_codes()
     blocks_CT = decode_blocks(loaded.model, codes_QF, request.samples, chunk_frames=settings.block_frames)
     return (block_CT.cpu() for block_CT in blocks_CT)

@@ -21,9 +21,11 @@ from distill_ray.prior.sampling import sample_codes
 
 LEAST, MOST = 0.5, 2.0
 """Bounds of a temperature."""
-_ROUNDS = 6
+_ROUNDS = 8
 _SOUNDS = {"cpu": 8}
-_SOUNDS_ELSEWHERE = 32
+_SOUNDS_ELSEWHERE = 64
+_MEASURED = 2
+"""Times as many sounds tell the entropy before and after."""
 _LARGEST_STEP = 0.3
 _UNHEARD_SHARE = 0.2
 """Of a sound, from its beginning: it has to find its way first."""
@@ -48,16 +50,19 @@ def calibrate(
 
     held_out_nats_Q: mean nats a code of each level. `generator` is a CPU one. Newton's method on the
     logarithms of the temperatures, whose slopes are the variances of the logits; each round draws new sound.
+    What a level is fed with changes with the others, and sounds differ, so the steps become smaller
+    (Robbins and Monro 1951).
     """
     wanted_Q = held_out_nats_Q.double().cpu()
     prior.temperature_Q.fill_(1.0)
-    before_Q, slope_Q = _entropy(prior, generator)
+    before_Q, slope_Q = _entropy(prior, generator, _sounds(prior) * _MEASURED)
     found_Q = before_Q
-    for _ in range(_ROUNDS):
-        step_Q = (wanted_Q - found_Q) / slope_Q.clamp(min=1e-3)
+    for number in range(_ROUNDS):
+        step_Q = (wanted_Q - found_Q) / slope_Q.clamp(min=1e-3) / (1 + number / 2)
         logarithm_Q = prior.temperature_Q.double().cpu().log() + step_Q.clamp(-_LARGEST_STEP, _LARGEST_STEP)
         prior.temperature_Q.copy_(logarithm_Q.exp().clamp(LEAST, MOST))
-        found_Q, slope_Q = _entropy(prior, generator)
+        found_Q, slope_Q = _entropy(prior, generator, _sounds(prior))
+    found_Q, _ = _entropy(prior, generator, _sounds(prior) * _MEASURED)
     columns = (prior.temperature_Q, wanted_Q, before_Q, found_Q)
     return tuple(
         LevelTemperature(temperature=of, held_out_nats=held_out, nats_before=before, nats_after=after)
@@ -65,8 +70,12 @@ def calibrate(
     )
 
 
+def _sounds(prior: CodePrior) -> int:
+    return _SOUNDS.get(prior.temperature_Q.device.type, _SOUNDS_ELSEWHERE)
+
+
 @torch.inference_mode()
-def _entropy(prior: CodePrior, generator: torch.Generator) -> tuple[Tensor, Tensor]:
+def _entropy(prior: CodePrior, generator: torch.Generator, sounds: int) -> tuple[Tensor, Tensor]:
     """Mean nats of the distributions that codes of each level are drawn from, and how fast they rise with the
     logarithm of the level's temperature; float64 [Q] on the CPU.
     """
@@ -75,7 +84,7 @@ def _entropy(prior: CodePrior, generator: torch.Generator) -> tuple[Tensor, Tens
     codes_BQT = sample_codes(
         prior,
         frames=frames,
-        batch=_SOUNDS.get(device.type, _SOUNDS_ELSEWHERE),
+        batch=sounds,
         sampling=SamplingConfig(),
         generator=generator,
     )

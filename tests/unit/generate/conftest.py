@@ -15,7 +15,7 @@ import torch
 from distill_ray.bundle import LoadedVQModel, load_model_v2, save_model_v2
 from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import VQVAEConfig
-from distill_ray.prior import CodePrior
+from distill_ray.prior import CodePrior, Controls
 from distill_ray.vqvae import VQVAE
 
 RATE = 8_000
@@ -60,7 +60,9 @@ def make_audio(tmp_path: Path) -> Callable[..., Path]:
 def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
     """A model whose codebooks are started on music, with a prior unless `prior` is false."""
 
-    def make(*, seed: int = 0, prior: bool = True, **changes: Any) -> LoadedVQModel:
+    def make(
+        *, seed: int = 0, prior: bool = True, controls: Controls | None = None, **changes: Any
+    ) -> LoadedVQModel:
         torch.manual_seed(seed)
         codec = VQVAE(dataclasses.replace(CODEC, **changes))
         config = codec.config
@@ -77,8 +79,12 @@ def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
                 num_layers=1,
                 num_heads=2,
                 context_frames=16,
+                controls=len(controls.scales) if controls else 0,
+                labels=len(controls.labels) if controls else 0,
             )
         )
+        if own.conditions is not None:
+            torch.nn.init.normal_(own.conditions.weight[1:].detach(), std=2.0)
         with torch.no_grad():  # far from uniform, so that temperature and top-k make a difference
             own.heads_QKE.mul_(20)
         path = save_model_v2(
@@ -87,6 +93,7 @@ def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
             metadata={},
             codebook_health=(),
             prior=own if prior else None,
+            prior_metadata={"controls": None if controls is None else controls.to_json()},
         )
         return load_model_v2(path)
 
