@@ -101,6 +101,8 @@ class MachineFacts:
 
 
 ONE_CPU = MachineFacts()
+BUDGET = ("epochs", "max_minutes", "max_steps")
+"""The settings of a training that say when it ends."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -275,7 +277,7 @@ def fitting_heads(given: Mapping[str, object], sized: Mapping[str, Any]) -> dict
 
 def has_budget(given: Mapping[str, object], table: str) -> bool:
     """Whether the training of `table` is given an end."""
-    return any(given.get(f"{table}.{name}") is not None for name in ("epochs", "max_minutes"))
+    return any(given.get(f"{table}.{name}") is not None for name in BUDGET)
 
 
 def _of_codec(codec: VQVAEConfig) -> dict[str, object]:

@@ -175,6 +175,11 @@ class TrainingConfig(Section):
         low=1,
     )
     max_minutes: float | None = setting(None, "time budget in minutes", flag="--max-minutes", above=0.0)
+    max_steps: int | None = setting(
+        None,
+        "most steps of the codec; 0, in a search: as many as it says, so that its trials make equally many",
+        low=0,
+    )
     batch_size: int = setting(
         96, "training windows in a step, over all workers", flag="--batch-size", auto=True, low=1
     )
@@ -215,7 +220,7 @@ class TrainingConfig(Section):
     seed: int = setting(0, "seed of all that is random", flag="--seed", low=0, high=2**31 - 1)
 
     def cross_checks(self) -> Iterator[Problem]:
-        if self.epochs is None and self.max_minutes is None:
+        if self.epochs is None and self.max_minutes is None and self.max_steps is None:
             yield self.problem("epochs", "give a number of epochs or a time budget (--max-minutes)")
 
 

@@ -74,6 +74,8 @@ def described(event: TrialUpdate) -> str:
     state = event.state
     if state == "running" and event.fraction:
         state = f"running {figures.percent(event.fraction)}"
+        if event.eta_s is not None:
+            state += f", {figures.duration(event.eta_s)} left"
     if not event.reason:
         return state
     return event.reason if event.reason.startswith(event.state) else f"{state}: {event.reason}"

@@ -288,7 +288,8 @@ class TrialUpdate:
 
     `round`: "search", "shallower" (again, at fewer levels than had collapsed) or "final". `state`: "pending",
     "running", "completed", "collapsed" (health rule), "pruned" (scheduler), "failed", "retrying" or
-    "cancelled"; `reason` says why in words. `objective` is the figure that the trial is ranked by.
+    "cancelled"; `reason` says why in words. `objective` is the figure that the trial is ranked by. `epoch`:
+    the one that a running trial is in, else how many it has finished; `eta_s`: seconds left, as far as known.
     """
 
     trial: str
@@ -309,6 +310,7 @@ class TrialUpdate:
     gpu_seconds: float = 0.0
     elapsed_s: float = 0.0
     device: str = ""
+    eta_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -17,7 +17,7 @@ from typing import ClassVar, Generic, TypeVar
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
-from distill_ray.config.resolve import RATES, Resolved
+from distill_ray.config.resolve import BUDGET, RATES, Resolved
 from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.jsonable import parse_json
@@ -39,12 +39,14 @@ ConfigT = TypeVar("ConfigT", VQTrainConfig, PriorTrainConfig)
 FolderT = TypeVar("FolderT", bound="RunFolder")
 
 # What may change when a run goes on, as its health rule may; anything else would make it another run.
-_MAY_CHANGE = ("epochs", "max_minutes", "patience", "val_seconds", "checkpoint_seconds")
+_MAY_CHANGE = (*BUDGET, "patience", "val_seconds", "checkpoint_seconds")
 
 
 ANOTHER_OUT = "choose another --out"
 PIPELINE = "pipeline.json"
 """What `distill-ray run` records of itself (`pipeline/record.py`)."""
+ROUNDS_FILE = "rounds.json"
+"""What a search with a time budget has settled on (`tune/step_budget.py`)."""
 _ENDS = ("completed", "early_stop", "health")
 # What runs and searches put beside their settings file: with that, it is theirs to replace and remove.
 _RESULTS = (
@@ -52,6 +54,7 @@ _RESULTS = (
     "trials",
     "trials.parquet",
     "leaderboard.json",
+    ROUNDS_FILE,
     "events.jsonl",
     "error.log",
     "tensorboard",
@@ -262,7 +265,7 @@ def resumed_run(folder: RunFolder, given: Mapping[str, object], *, table: str) -
     refuse_writable_by_others(folder.path, folder.shown)
     begun = as_begun(read_settings(folder.path / RUN_SETTINGS), table)
     begun.refuse_changes(given, _may_change, what="run")
-    recorded, budget = dict(begun.settings), (f"{table}.epochs", f"{table}.max_minutes")
+    recorded, budget = dict(begun.settings), [f"{table}.{name}" for name in BUDGET]
     if any(key in given for key in budget):
         recorded = {key: value for key, value in recorded.items() if key not in budget}
     elif table == TrainingConfig.table:

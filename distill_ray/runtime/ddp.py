@@ -117,12 +117,15 @@ class DDPRun:
 
     def _attend(self, fit: _Fit, mailbox: Any) -> None:
         """Deliver events until the run ends; pass the first Ctrl-C on, and let the second abort."""
-        stop_passed_on = False
+        stop_passed_on, steps = False, 0
         with self._interrupts.abortable():
             fit.start()
             while fit.is_alive():
                 fit.join(_POLL_S)
                 fit.rank0 = self._deliver(mailbox)
+                if self._interrupts.steps() != steps:
+                    steps = self._interrupts.steps()
+                    mailbox.say_steps.remote(steps)
                 if self._interrupts.requested() and not stop_passed_on:
                     if fit.rank0 is None:
                         raise KeyboardInterrupt  # the loop has not begun: there is nothing to keep

@@ -35,6 +35,7 @@ class Mailbox:
         self._groups: dict[str, list[Any]] = {}
         self._stopped: set[str] = set()
         self._all_stopped = False
+        self._steps = 0
 
     def hello(self, sender: str, actor: Any) -> bool:
         """`sender` has begun in `actor`; answers whether it shall stop at once."""
@@ -45,10 +46,12 @@ class Mailbox:
         """The ranks of `sender` run in the placement group `group`."""
         self._groups.setdefault(sender, []).append(group)
 
-    def post(self, sender: str, records: list[Record]) -> bool:
-        """Add records of `sender`; answers whether it shall stop."""
+    def post(self, sender: str, records: list[Record]) -> tuple[bool, int]:
+        """Add records of `sender`; answers whether it shall stop, and after how many steps in all (0: nobody
+        has said).
+        """
         self._records.extend((sender, record) for record in records)
-        return self._stops(sender)
+        return self._stops(sender), self._steps
 
     def collect(self) -> list[tuple[str, Record]]:
         """(sender, record) since the last call; those of one sender in order."""
@@ -65,6 +68,10 @@ class Mailbox:
             self._all_stopped = True
         else:
             self._stopped.add(sender)
+
+    def say_steps(self, steps: int) -> None:
+        """Have every one make so many steps in all."""
+        self._steps = steps
 
     def actors(self) -> dict[str, Any]:
         """The actor that each sender began in last; some may have ended."""
@@ -87,7 +94,7 @@ def open_mailbox() -> Iterator[Any]:
 
 
 class Outbox:
-    """The side of `sender`: `post` returns at once, `stop_requested` reads the last answer."""
+    """The side of `sender`: `post` returns at once, `stop_requested` and `steps` read the last answer."""
 
     def __init__(self, mailbox: Any, sender: str) -> None:
         self._mailbox = mailbox
@@ -95,7 +102,7 @@ class Outbox:
         self._waiting: deque[Record] = deque()
         self._wake = threading.Event()
         self._closing = False
-        self._stop = False
+        self._stop, self._steps = False, 0
         self._thread = threading.Thread(target=self._exchange, name="outbox", daemon=True)
         self._thread.start()
 
@@ -105,6 +112,9 @@ class Outbox:
 
     def stop_requested(self) -> bool:
         return self._stop
+
+    def steps(self) -> int:
+        return self._steps
 
     def close(self, timeout_s: float = 10.0) -> None:
         """Send what is left and end the thread."""
@@ -119,7 +129,7 @@ class Outbox:
             closing = self._closing
             records = [self._waiting.popleft() for _ in range(len(self._waiting))]
             try:
-                self._stop = ray.get(self._mailbox.post.remote(self._sender, records))
+                self._stop, self._steps = ray.get(self._mailbox.post.remote(self._sender, records))
             except RayError:
                 return  # the driver is gone, and Ray ends this worker
             if closing:
@@ -135,3 +145,6 @@ class RemoteStop(StopFlag):
 
     def requested(self) -> bool:
         return self._outbox.stop_requested()
+
+    def steps(self) -> int:
+        return self._outbox.steps()

@@ -8,24 +8,35 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, kw_only=True)
 class Budget:
-    """Epochs, minutes, or both: whichever ends first."""
+    """Epochs, minutes, steps: whichever ends first. 0 `max_steps` are still to be said, and use up nothing
+    until then.
+    """
 
     steps_per_epoch: int
     epochs: int | None
     max_minutes: float | None
+    max_steps: int | None = None
 
     def __post_init__(self) -> None:
-        assert self.epochs is not None or self.max_minutes is not None
+        assert (self.epochs, self.max_minutes, self.max_steps) != (None, None, None)
+
+    @property
+    def steps(self) -> int | None:
+        """After how many it is over; None where steps do not end it, or are still to be said."""
+        ends = [self.max_steps] if self.max_steps else []
+        if self.epochs is not None:
+            ends.append(self.epochs * self.steps_per_epoch)
+        return min(ends, default=None)
 
     def fraction(self, step: int, elapsed_s: float) -> float:
         """The share of the budget used after `step` steps and `elapsed_s` seconds; 1 or more: over."""
-        by_steps = step / (self.epochs * self.steps_per_epoch) if self.epochs is not None else 0.0
+        by_steps = step / self.steps if self.steps is not None else 0.0
         by_time = elapsed_s / (60.0 * self.max_minutes) if self.max_minutes is not None else 0.0
         return max(by_steps, by_time)
 
     def __str__(self) -> str:
         """ "3 epochs", "1 minute" or "3 epochs or 2.5 minutes"."""
-        limits = (("epoch", self.epochs), ("minute", self.max_minutes))
+        limits = (("epoch", self.epochs), ("minute", self.max_minutes), ("step", self.max_steps))
         return " or ".join(
             f"{limit:g} {unit}{'' if limit == 1 else 's'}" for unit, limit in limits if limit is not None
         )
@@ -35,8 +46,8 @@ class Budget:
         ends = []
         if self.max_minutes is not None:
             ends.append(60.0 * self.max_minutes - elapsed_s)
-        if self.epochs is not None and seconds_per_step is not None:
-            ends.append((self.epochs * self.steps_per_epoch - step) * seconds_per_step)
+        if self.steps is not None and seconds_per_step is not None:
+            ends.append((self.steps - step) * seconds_per_step)
         return max(0.0, min(ends)) if ends else None
 
 

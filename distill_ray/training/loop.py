@@ -8,7 +8,8 @@ figures.
 from __future__ import annotations
 
 import math
-from dataclasses import asdict, dataclass
+import time
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Protocol
 
@@ -21,6 +22,8 @@ from distill_ray.training.budget import Budget, Clock
 from distill_ray.training.worker import Worker
 
 _STEP_EVENT_SECONDS = 0.25
+# What a run shows of its pace before it waits to be told its number of steps, and how often it asks.
+_PACE_STEPS, _PACE_SECONDS, _WAIT_SECONDS = 6, 3.0, 0.05
 # Ranks agree on time and stop flags this often: each agreement makes the host wait for a GPU.
 _GPU_SYNC_STEPS = 10
 
@@ -133,6 +136,8 @@ class _Loop:
         self._task = task
         self._worker = worker
         self._budget = budget
+        self._first_done: float | None = None
+        self._steps_are_said = budget.max_steps == 0
         self._settings = settings
         self._progress = progress
         self._clock = Clock(progress.elapsed_s, progress.training_s)
@@ -149,6 +154,7 @@ class _Loop:
         while True:
             if progress.step % self._sync_steps == 0 or progress.step == self._first_step:
                 self._agree()
+            self._wait_for_steps()
             fraction = self._budget.fraction(progress.step, self._elapsed)
             progress.ended = self._reason_to_end(fraction)
             if progress.ended:
@@ -159,6 +165,25 @@ class _Loop:
             self._after_step()
         self._finish()
         return progress
+
+    def _wait_for_steps(self) -> None:
+        """Where others say how many steps are made: do not run ahead of them once the pace has shown
+        (collective).
+        """
+        if not self._steps_are_said or self._progress.step == self._first_step:
+            return
+        if self._first_done is None:
+            self._first_done = self._elapsed
+        shown = self._progress.step - self._first_step >= _PACE_STEPS
+        while (
+            self._budget.max_steps == 0
+            and shown
+            and self._elapsed - self._first_done >= _PACE_SECONDS
+            and not self._stopping
+        ):
+            self._clock.pause()
+            time.sleep(_WAIT_SECONDS)
+            self._agree()
 
     def _reason_to_end(self, fraction: float) -> str:
         """Why no further step is made; "" where one is."""
@@ -233,15 +258,19 @@ class _Loop:
         return lambda folder: write_checkpoint(folder, task, progress)
 
     def _agree(self) -> None:
-        """Take rank 0's elapsed seconds, and whether any rank was asked to stop (collective)."""
+        """Take rank 0's elapsed seconds and number of steps, and whether any rank was asked to stop
+        (collective).
+        """
         worker = self._worker
         self._elapsed, self._stopping = self._clock.elapsed(), worker.stop_requested()
-        if worker.world_size == 1:
-            return
-        own = [self._elapsed if worker.rank == 0 else 0.0, float(self._stopping)]
-        shared = worker.all_reduce(torch.tensor(own, dtype=torch.float64).to(worker.device))
-        self._elapsed, stops = shared.tolist()
-        self._stopping = stops > 0
+        said = worker.steps_said() if self._steps_are_said else 0
+        if worker.world_size > 1:
+            own = [self._elapsed, float(said)] if worker.rank == 0 else [0.0, 0.0]
+            sums = torch.tensor([*own, float(self._stopping)], dtype=torch.float64)
+            self._elapsed, steps, stops = worker.all_reduce(sums.to(worker.device)).tolist()
+            self._stopping, said = stops > 0, round(steps)
+        if self._steps_are_said:
+            self._budget = replace(self._budget, max_steps=said)
 
 
 def write_checkpoint(folder: Path, task: Task, progress: Progress) -> None:

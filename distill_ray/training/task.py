@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import dotted
-from distill_ray.config.vqvae import VQTrainConfig
+from distill_ray.config.vqvae import TrainingConfig, VQTrainConfig
 from distill_ray.errors import TrainingError
 from distill_ray.events.records import (
     Event,
@@ -160,7 +160,10 @@ class ModelTask(ABC, Generic[CompletedT]):
     def budget(self) -> Budget:
         training = self.config.training
         return Budget(
-            steps_per_epoch=self.steps_per_epoch, epochs=training.epochs, max_minutes=training.max_minutes
+            steps_per_epoch=self.steps_per_epoch,
+            epochs=training.epochs,
+            max_minutes=training.max_minutes,
+            max_steps=training.max_steps if isinstance(training, TrainingConfig) else None,
         )
 
     def lr_scale(self, step: int, fraction: float) -> float:
@@ -219,6 +222,7 @@ class ModelTask(ABC, Generic[CompletedT]):
                 self.budget(),
                 epochs=recorded[f"{table}.epochs"],
                 max_minutes=recorded[f"{table}.max_minutes"],
+                max_steps=recorded.get(f"{table}.max_steps"),
             )
 
         checkpoint.guarded(folder / "state.pt", load)
@@ -272,7 +276,7 @@ def run_task(
     if not amounts.val_files:
         worker.emit(task.warn(_NO_HELD_OUT))
     budget = task.budget()
-    if task.resumed_budget not in (None, budget):
+    if task.resumed_budget not in (None, budget) and budget.max_steps is None:
         worker.emit(task.warn(_new_budget(task, progress)))
     loop_settings = LoopSettings(patience=training.patience, checkpoint_seconds=training.checkpoint_seconds)
     completed = task.completed(run_loop(task, worker, budget, loop_settings, progress))

@@ -409,6 +409,7 @@ def _pays_off(config: VQTrainConfig, steps_per_epoch: int) -> bool:
     training = config.training
     seconds = math.inf if training.max_minutes is None else training.max_minutes * 60
     steps = math.inf if training.epochs is None else training.epochs * steps_per_epoch
+    steps = min(steps, training.max_steps or math.inf)
     return min(seconds * _SAVED_SHARE, steps * _SAVED_SECONDS) > _COMPILE_SECONDS
 
 

@@ -74,6 +74,10 @@ class Worker(Protocol):
         """Whether this rank was asked to stop; the loop agrees on it with the others."""
         ...
 
+    def steps_said(self) -> int:
+        """How many steps this rank was told to make in all; 0 as long as nobody has said. The loop agrees."""
+        ...
+
 
 class StopFlag:
     """Set by a signal handler, read by the loop."""
@@ -86,6 +90,10 @@ class StopFlag:
 
     def requested(self) -> bool:
         return self._event.is_set()
+
+    def steps(self) -> int:
+        """How many steps are to be made in all, where somebody else says that; 0 as long as nobody has."""
+        return 0
 
 
 class LocalWorker:
@@ -131,6 +139,9 @@ class LocalWorker:
 
     def stop_requested(self) -> bool:
         return self._stop.requested()
+
+    def steps_said(self) -> int:
+        return self._stop.steps()
 
     def finish(self) -> None:
         """The loop has ended. Raises CheckpointError where its last checkpoint was not kept here."""

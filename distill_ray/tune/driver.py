@@ -33,6 +33,7 @@ from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.ray_tune import TuneThread
 from distill_ray.tune.rounds import Rounds
 from distill_ray.tune.run_trial import BEGUN, FAILED, TrialHome, TrialTask, reports_before
+from distill_ray.tune.step_budget import Settled, StepBudget
 from distill_ray.tune.trial import TrialSpec
 from distill_ray.uri import redacted
 from distill_ray.vqvae.health import Collapse
@@ -44,7 +45,8 @@ _ABORT_PATIENCE_S = 10.0
 class SweepRun:
     """One go at a search: runs what the ledger has not finished until no round is left.
 
-    `task` makes ready what a trial does (and its folder); `concurrent` trials run at a time.
+    `task` makes ready what a trial does (and its folder); `concurrent` trials run at a time. `steps` says how
+    many each makes where time is short; `settle` hears once what it has settled on.
     """
 
     def __init__(
@@ -58,6 +60,8 @@ class SweepRun:
         task: Callable[[TrialSpec], TrialTask],
         concurrent: int,
         interrupts: Interrupts,
+        steps: StepBudget | None = None,
+        settle: Callable[[Settled], None] = lambda settled: None,
     ) -> None:
         self._storage = storage
         self._sweep = sweep
@@ -67,6 +71,9 @@ class SweepRun:
         self._task = task
         self._concurrent = concurrent
         self._interrupts = interrupts
+        self._steps = steps
+        self._settle = settle
+        self._ended_trials = 0
         self._live: dict[str, TrialTask] = {}
         self._before: dict[str, list[Any]] = {}
         self._mailbox: Any = None
@@ -108,16 +115,32 @@ class SweepRun:
         if self._over and not self._live:
             return
         stop_passed_on = False
+        if self._steps is not None:
+            self._steps.begin()
         with self._interrupts.abortable():
             fit.start()
             while fit.is_alive():
                 fit.join(_POLL_S)
                 self._catch_up()
+                self._say_steps()
                 if self._interrupts.requested() and not stop_passed_on:
                     stop_passed_on = True
                     self._stop()
                 self._refill()
         self._catch_up()
+
+    def _say_steps(self) -> None:
+        """Tell the trials how many steps they make, as far as that has changed."""
+        if self._steps is None:
+            return
+        open_yet = self._steps.settled is None
+        news = self._steps.news(self._live, ended=self._ended_trials)
+        if news is not None:
+            self._mailbox.say_steps.remote(news.steps)
+            self._ledger.say_steps(news.steps)
+        if open_yet and self._steps.settled is not None:
+            self._rounds.take_only(self._steps.settled.trials)
+            self._settle(self._steps.settled)
 
     def _catch_up(self) -> None:
         """What trials said, and then which of them ended: a trial's end comes after its last word."""
@@ -141,6 +164,8 @@ class SweepRun:
                 file.write(redacted(record["trace"]).encode("utf-8", "backslashreplace"))
         else:
             self._ledger.take_event(trial, record)
+            if self._steps is not None:
+                self._steps.hear(trial, record)
 
     def _refill(self) -> None:
         """Make trials ready as long as there is room and the round has some."""
@@ -179,6 +204,7 @@ class SweepRun:
 
     def _leave(self, trial: str) -> None:
         del self._live[trial]
+        self._ended_trials += 1
         self._rounds.ended(next(record for record in self._ledger.records() if record.spec.id == trial))
 
     def _free(self, trial: str) -> None:

@@ -6,6 +6,7 @@ the records that it wrote (`folder.py`).
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
@@ -40,7 +41,10 @@ class _Trial:
 
     record: TrialRecord
     epochs: int | None = None
+    epoch: int = 0
+    steps_per_epoch: int = 0
     fraction: float = 0.0
+    eta_s: float | None = None
     device: str = ""
     since: float | None = None
     completed: TrainingCompleteEvent | None = None
@@ -67,6 +71,7 @@ class Ledger:
         self._save = save
         self._tell = tell
         self._clock = clock
+        self._steps = 0
         self._trials = {record.spec.id: _Trial(record=_waiting(record)) for record in records}
 
     def records(self) -> tuple[TrialRecord, ...]:
@@ -94,6 +99,7 @@ class Ledger:
         item = self._trials[trial]
         self._stop_clock(item)
         item.device, item.since, item.failure, item.completed = device, self._clock(), "", None
+        item.eta_s = None
         self._change(item, state="running", reason="", attempts=item.record.attempts + 1)
 
     def take_event(self, trial: str, record: Mapping[str, Any]) -> None:
@@ -102,7 +108,8 @@ class Ledger:
         if isinstance(event, RunStarted):
             item.epochs = event.epochs
         elif isinstance(event, VQStepMetrics):
-            item.fraction = event.fraction
+            item.fraction, item.eta_s = event.fraction, event.eta_s
+            item.epoch, item.steps_per_epoch = event.epoch, event.steps_per_epoch
             self._tell(self._update(item))
         elif isinstance(event, VQEpochMetrics):
             self._count_time(item)
@@ -121,6 +128,10 @@ class Ledger:
         elif isinstance(event, TrainingCompleteEvent):
             item.completed = event
             item.fraction = 1.0 if event.exit_reason == "completed" else item.fraction
+
+    def say_steps(self, steps: int) -> None:
+        """Every trial makes so many."""
+        self._steps = steps
 
     def failed(self, trial: str, message: str) -> None:
         """Its loop has raised; `retrying` or `errored` follows."""
@@ -215,8 +226,8 @@ class Ledger:
             rvq_levels=spec.rvq_levels,
             kbps=record.kbps,
             reason=record.reason,
-            epoch=record.epochs,
-            epochs=item.epochs,
+            epoch=max(record.epochs, item.epoch) if record.state == "running" else record.epochs,
+            epochs=item.epochs or self._epochs(item),
             fraction=1.0 if record.state in FINISHED else item.fraction,
             val_loss=record.val_loss,
             mel=record.mel,
@@ -226,7 +237,14 @@ class Ledger:
             gpu_seconds=record.gpu_seconds + running * self._gpus,
             elapsed_s=record.elapsed_s + running,
             device=item.device,
+            eta_s=item.eta_s if record.state == "running" else None,
         )
+
+    def _epochs(self, item: _Trial) -> int | None:
+        """How many there are in the steps of a trial; the last one may be cut."""
+        if not self._steps or not item.steps_per_epoch:
+            return None
+        return math.ceil(self._steps / item.steps_per_epoch)
 
 
 def _waiting(record: TrialRecord) -> TrialRecord:

@@ -6,6 +6,7 @@ Pure but for Optuna's state; the same records give the same trials, so a resumed
 from __future__ import annotations
 
 import importlib.util
+import itertools
 import math
 from collections import deque
 from collections.abc import Callable, Collection, Sequence
@@ -52,6 +53,9 @@ class Rounds:
         if sweep.search == "optuna":
             self._optuna = _Optuna(sweep, seed, finished, objective)
             first = tuple(record.spec for record in records if record.spec.round == "search")
+        if sweep.max_minutes is not None and sweep.search == "grid":
+            first = spread(first)  # what is left out for lack of time lies between those that run
+        self._first = tuple(spec.id for spec in first)
         self._waiting = deque(spec for spec in first if spec.id not in done)
 
     def next(self, finished: Sequence[TrialRecord], live: Collection[str]) -> TrialSpec | None:
@@ -69,6 +73,16 @@ class Rounds:
         if self._waiting or (self._optuna is not None and self._optuna.wants_more(finished)):
             return True
         return bool(self._later(finished))
+
+    def take_only(self, trials: int) -> None:
+        """Leave out what the first round has beyond so many trials."""
+        if self._optuna is not None:
+            self._optuna.take_only(trials)
+            return
+        left_out = set(self._first[trials:])
+        self._waiting = deque(
+            spec for spec in self._waiting if spec.round != "search" or spec.id not in left_out
+        )
 
     def ended(self, record: TrialRecord) -> None:
         """A trial is done, finished or not."""
@@ -109,6 +123,10 @@ class _Optuna:
             evaluated_rewards=[value for _, value in known],
         )
 
+    def take_only(self, trials: int) -> None:
+        """Propose no more than so many trials."""
+        self._wanted = min(self._wanted, trials)
+
     def wants_more(self, finished: Sequence[TrialRecord]) -> bool:
         """Whether there were too few trials yet."""
         return sum(record.spec.round == "search" for record in finished) < self._wanted
@@ -143,6 +161,18 @@ class _Optuna:
     def _point(self, spec: TrialSpec) -> dict[str, object]:
         chosen = {CODEBOOK_SIZE: spec.codebook_size, RVQ_LEVELS: spec.rvq_levels, **spec.overrides}
         return {key: chosen[key] for key in search_space(self._sweep)}
+
+
+def spread(specs: Sequence[TrialSpec]) -> tuple[TrialSpec, ...]:
+    """The last one, the first one, and then always what halves the widest gap, so that whatever number of
+    them runs lies evenly; the last one, mostly the slowest, is among the first.
+    """
+    places = [len(specs) - 1, 0] if len(specs) > 1 else list(range(len(specs)))
+    while len(places) < len(specs):
+        known = sorted(places)
+        low, high = max(itertools.pairwise(known), key=lambda gap: gap[1] - gap[0])
+        places.append((low + high) // 2)
+    return tuple(specs[place] for place in places)
 
 
 def require_optuna() -> None:

@@ -206,6 +206,9 @@ class _RemoteInterrupts(Interrupts):
     def requested(self) -> bool:
         return self._outbox.stop_requested()
 
+    def steps(self) -> int:
+        return self._outbox.steps()
+
 
 def reports_before(run: RunFolder) -> list[tuple[LevelHealth, ...]]:
     """The health of each epoch that the newest checkpoint of a trial holds."""

@@ -1,7 +1,7 @@
 """From what the user said of a search to the settings of each of its trials, and to how many run at a time.
 
 All trials have equally long epochs (the longest that a codec of the search needs), so that equal epochs are
-equal steps, and an equal share of `--max-minutes`.
+equal steps; with `--max-minutes` they are told how many (`step_budget.py`).
 """
 
 from __future__ import annotations
@@ -46,6 +46,8 @@ TrialListener = Callable[[], AbstractContextManager[Listener]]
 
 _EPOCH_STEPS = "training.min_epoch_steps"
 _MINUTES = "training.max_minutes"
+MAX_STEPS = "training.max_steps"
+_SLACK = 2.0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -99,11 +101,13 @@ class TrialPlanner:
         self._machine = MachineFacts(accelerator=scale.gpus > 0, workers=scale.workers)
         self._shared = dict(settings.given)
         minutes = settings.sweep.max_minutes
-        if minutes is not None and not resumed:  # a resumed search has recorded its share
+        if minutes is not None and not resumed:
+            # Trials are told how many steps they make (`step_budget.py`); no trial may take far more time.
             waves = _waves(settings.sweep, scale.concurrent)
             own = self._shared.get(_MINUTES)
             assert own is None or isinstance(own, int | float)
-            self._shared[_MINUTES] = min(minutes / waves, own or math.inf)
+            self._shared[_MINUTES] = min(_SLACK * minutes / waves, own or math.inf)
+            self._shared[MAX_STEPS] = 0
         codecs = self._codecs()
         if not resumed:
             _check_rates([codec.config.model for codec in codecs], settings.sweep)
@@ -128,6 +132,11 @@ class TrialPlanner:
         settings = common_settings(dotted(codec.config) for codec in self._corners)
         searched = self._settings.sweep.searched
         return {key: value for key, value in settings.items() if key not in searched}
+
+    @property
+    def steps_are_said(self) -> bool:
+        """Whether the trials wait to be told how many steps they make."""
+        return self._shared.get(MAX_STEPS) == 0
 
     @property
     def size(self) -> str:
@@ -173,7 +182,8 @@ def settings_of_search(sweep: SweepConfig, planner: TrialPlanner) -> dict[str, o
     """What a summary shows of a search, by dotted key: what is tried and what all trials share."""
     values = {f"{sweep.table}.{key}": value for key, value in asdict(sweep).items()} | planner.shared()
     values[SIZE] = None if sweep.sizes else planner.size
-    return {key: values.get(key) for key in _SHOWN}
+    own = sweep.max_minutes is None  # else the time of a trial is its share of that of the search
+    return {key: values.get(key) for key in _SHOWN if own or key != _MINUTES}
 
 
 def _check_rates(codecs: Sequence[VQVAEConfig], sweep: SweepConfig) -> None:

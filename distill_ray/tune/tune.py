@@ -41,12 +41,13 @@ from distill_ray.training.worker import Listener
 from distill_ray.tune.finalists import chosen_finalists
 from distill_ray.tune.folder import SweepFolder, resumed_sweep
 from distill_ray.tune.ledger import Ledger
-from distill_ray.tune.machine import SearchMachine, find_machine
+from distill_ray.tune.machine import SearchMachine, TrialResources, find_machine
 from distill_ray.tune.ranking import advice, candidates, definition, winner
 from distill_ray.tune.rounds import Rounds, require_optuna
 from distill_ray.tune.search_report import SweepReport, provenance
 from distill_ray.tune.settings import SweepSettings, TrialListener, TrialPlanner, settings_of_search
 from distill_ray.tune.space import final_round_size, first_round_size
+from distill_ray.tune.step_budget import Settled, StepBudget, read_settled, write_settled
 from distill_ray.tune.table import write_trials
 from distill_ray.tune.trial import TrialSpec
 from distill_ray.tune.winner import ShortPrior, export_trial
@@ -57,6 +58,8 @@ if TYPE_CHECKING:
     from distill_ray.tune.run_trial import TrialTask
 
 _TABLE = "trials.parquet"
+_END_SHARE, _END_SECONDS = 0.06, 20.0
+"""Of a time budget: what the winner's file and the page take at most."""
 _OWN_TABLES = ("prior", "prior_training")  # of short priors: recorded, as trials do not
 
 
@@ -264,6 +267,7 @@ class _Search:
             from distill_ray.tune.run_trial import TrialHome
 
             scale = self.machine.trials_of(self.settings.sweep, session)
+            steps = self._step_budget(scale, rounds)
             SweepRun(
                 storage=self.start.folder.ray_storage,
                 sweep=self.settings.sweep,
@@ -273,6 +277,8 @@ class _Search:
                 task=self._task,
                 concurrent=scale.concurrent,
                 interrupts=interrupts,
+                steps=steps,
+                settle=functools.partial(self._settle, steps),
             ).run(
                 lambda mailbox: TrialHome(
                     name=self.name,
@@ -285,6 +291,28 @@ class _Search:
                     listener=self.trial_listener,
                 )
             )
+
+    def _step_budget(self, scale: TrialResources, rounds: Rounds) -> StepBudget | None:
+        """What tells the trials how many steps they make; None where epochs end them."""
+        minutes = self.settings.sweep.max_minutes
+        if minutes is None or not self.planner.steps_are_said:
+            return None
+        settled = read_settled(self.start.folder.path)
+        if settled is not None:
+            rounds.take_only(settled.trials)
+        seconds = 60.0 * minutes
+        return StepBudget(
+            sweep=self.settings.sweep,
+            concurrent=scale.concurrent,
+            ends_at=self.began + seconds - min(_END_SHARE * seconds, _END_SECONDS),
+            settled=settled,
+        )
+
+    def _settle(self, steps: StepBudget | None, settled: Settled) -> None:
+        write_settled(self.start.folder.path, settled)
+        notice = steps.notice() if steps is not None else None
+        if notice is not None:
+            self.listener(notice)
 
     def _resolved(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
         return self.planner.resolve(spec, begun_by_size(self.start.folder.trial(spec.id)))

@@ -6,8 +6,8 @@ from distill_ray.runtime.mailbox import RANK_0, Mailbox
 def test_records_leave_once_and_in_order() -> None:
     mailbox = Mailbox()
     assert mailbox.collect() == []
-    assert mailbox.post(RANK_0, [{"n": 1}, {"n": 2}]) is False
-    assert mailbox.post("k16-q2", [{"n": 3}]) is False
+    assert mailbox.post(RANK_0, [{"n": 1}, {"n": 2}]) == (False, 0)
+    assert mailbox.post("k16-q2", [{"n": 3}]) == (False, 0)
     assert mailbox.actors() == {}
     assert mailbox.hello(RANK_0, "its actor") is False
     assert mailbox.collect() == [(RANK_0, {"n": 1}), (RANK_0, {"n": 2}), ("k16-q2", {"n": 3})]
@@ -28,8 +28,16 @@ def test_groups_are_given_back_once() -> None:
 def test_the_request_to_stop_is_the_answer_to_a_post() -> None:
     mailbox = Mailbox()
     mailbox.request_stop("k16-q2")
-    assert mailbox.post("k16-q2", []) is True
+    assert mailbox.post("k16-q2", []) == (True, 0)
     assert mailbox.hello("k16-q2", "its actor") is True
-    assert mailbox.post("k32-q2", []) is False
+    assert mailbox.post("k32-q2", []) == (False, 0)
     mailbox.request_stop()
-    assert mailbox.post("k32-q2", []) is True
+    assert mailbox.post("k32-q2", []) == (True, 0)
+
+
+def test_the_number_of_steps_comes_with_every_answer() -> None:
+    mailbox = Mailbox()
+    mailbox.say_steps(40)
+    assert mailbox.post("k16-q2", []) == (False, 40)
+    mailbox.say_steps(38)
+    assert mailbox.post("k32-q2", []) == (False, 38)

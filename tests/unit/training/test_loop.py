@@ -13,7 +13,7 @@ import torch
 from distill_ray.errors import CheckpointError
 from distill_ray.events.records import Event, Notice
 from distill_ray.storage.atomic import WriteCheckpoint
-from distill_ray.training import checkpoint
+from distill_ray.training import checkpoint, loop
 from distill_ray.training.budget import Budget
 from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
 from distill_ray.training.worker import LocalWorker, StopFlag
@@ -111,6 +111,34 @@ def test_epochs_and_best(tmp_path: Path) -> None:
     assert task.epochs == [(1, 4), (2, 8), (3, 12)]
     assert task.best == [1, 2]
     assert (progress.best_loss, progress.best_epoch, progress.ended) == (1.0, 2, "completed")
+
+
+class Told(StopFlag):
+    """Says a number of steps when it has been asked so often."""
+
+    def __init__(self, after: int, steps: int) -> None:
+        super().__init__()
+        self.asked, self.after, self.said = 0, after, steps
+
+    def steps(self) -> int:
+        self.asked += 1
+        return self.said if self.asked > self.after else 0
+
+
+def test_a_run_that_is_told_its_steps_waits_for_them_and_ends_there_within_an_epoch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "_PACE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "_WAIT_SECONDS", 0.001)
+    task, told = CountingTask([3.0, 1.0, 2.0]), Told(after=60, steps=10)
+    worker = LocalWorker(tmp_path, device=torch.device("cpu"), stop=told)
+    budget = Budget(steps_per_epoch=STEPS, epochs=None, max_minutes=1e6, max_steps=0)
+    settings = LoopSettings(patience=0, checkpoint_seconds=1e9)
+    progress = run_loop(task, worker, budget, settings, restore(worker, task))
+    assert (progress.step, progress.epoch, progress.ended) == (10, 3, "completed")
+    assert task.fractions[:6] == pytest.approx([0.0] * 6, abs=1e-6)  # nobody had said before the seventh
+    assert task.fractions[6:] == [step / 10 for step in range(6, 10)]
+    assert told.asked > 60
 
 
 def test_a_diverged_epoch_is_recovered_from_at_its_end(tmp_path: Path) -> None:

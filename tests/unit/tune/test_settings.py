@@ -104,18 +104,20 @@ def test_a_rate_that_no_codec_can_keep_is_refused_before_anything_trains() -> No
     planner(sweep__max_kbps=1.0, resumed=True, **compression)
 
 
-def test_minutes_are_shared_by_what_runs_one_after_the_other() -> None:
+def test_trials_are_told_their_steps_and_none_takes_more_than_twice_its_share_of_the_minutes() -> None:
     spec = make_spec("search", 64, (2, 4, 8), {})
 
     def minutes(concurrent: int, resumed: bool = False, **given: Any) -> float | None:
         scale = TrialResources(concurrent=concurrent, gpus=0.0, workers=1, threads=1)
         made = planner(scale=scale, resumed=resumed, sweep__max_minutes=70.0, **given)
+        assert made.steps_are_said is not resumed
+        assert made.resolve(spec).config.training.max_steps == (None if resumed else 0)
         return made.resolve(spec).config.training.max_minutes
 
-    assert minutes(1) == 10.0  # five codebook sizes and two finalists
-    assert minutes(2) == 70.0 / 4
-    assert minutes(5) == 35.0
-    assert minutes(1, sweep__plan="grid") == 70.0 / 15
+    assert minutes(1) == 2 * 10.0  # five codebook sizes and two finalists
+    assert minutes(2) == 2 * 70.0 / 4
+    assert minutes(5) == 2 * 35.0
+    assert minutes(1, sweep__plan="grid") == 2 * 70.0 / 15
     assert minutes(1, training__max_minutes=3.0) == 3.0
     # What a resumed search recorded stands, however many run at a time now.
     assert minutes(2, resumed=True, training__max_minutes=10.0) == 10.0
@@ -203,12 +205,12 @@ def test_the_summary_shows_what_is_tried_and_what_trials_share() -> None:
     assert "lr" not in by_name  # which the search draws
 
 
-def test_two_time_budgets_of_a_search_have_two_names() -> None:
-    """Until ed010dd both were called max_minutes: 2.8 of the search and 0.4 of each trial in one table."""
+def test_a_search_shows_one_time_budget() -> None:
+    """Until ed010dd there were two called max_minutes: 2.8 of the search and 0.4 of each trial."""
     settings = SweepSettings.of({"sweep.max_minutes": 2.8, "prior_training.max_minutes": 0.5})
     made = TrialPlanner(settings, FACTS, ONE_AT_A_TIME, resumed=False, said=frozenset())
     rows = shown_settings(settings_of_search(settings.sweep, made), lambda key: "auto")
     names = [row.name for row in rows]
     assert len(names) == len(set(names))
     budgets = {row.name: row.value for row in rows if "max_minutes" in row.name}
-    assert budgets == {"sweep.max_minutes": "2.8", "training.max_minutes": "0.4"}
+    assert budgets == {"max_minutes": "2.8"}
