@@ -54,6 +54,15 @@ class PriorConfig(Section):
     )
     labels: int = setting(0, "names of folders learnt as labels", auto=True, low=0, high=MOST_LABELS)
 
+    masked_share: float = setting(
+        0.0,
+        "share of the training windows in which the prior learns to fill gaps, for fill, vary and loop; 0: none",
+        flag="--masked-share",
+        low=0.0,
+        high=0.5,
+        auto=True,
+    )
+
     def cross_checks(self) -> Iterator[Problem]:
         if self.labels and not self.controls:
             yield self.problem("labels", "labels are learnt with controls only")

@@ -8,16 +8,20 @@ stand where a level has no code yet; they are inputs only and have no output, so
     unknown  something came before that the model is not shown: first input of a window from the middle of a
              file and of a continued prompt; also frames past the end of a short file
 
-Sampling is in `sampling.py`; windows of codes come from `windows.py`.
+With a `masked_share` the same transformer also fills in: it sees whole frames, before and after, in which
+some codes are masked, and tells those of the coarsest masked level of each frame (`filled`, `masking.py`).
+
+Sampling is in `sampling.py` and `infill.py`; windows of codes come from `windows.py`.
 
 Legend: B batch, Q RVQ levels, K codebook size, T code frames, S sequence steps, L codes in a step (Q for
-delay, 1 for flatten), D code dimension, E hidden size, A attributes of a frame (label, then controls).
+delay, 1 for flatten), D code dimension, E hidden size, A attributes of a frame (label, then controls), M
+windows to fill in.
 """
 
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor, nn
@@ -37,7 +41,8 @@ class PriorOutput:
     loss: scalar with gradient: the mean over windows of each window's mean nats per code, so that the mean
     of equal shards is the value of the joined batch. Where all windows are full it is the mean per code.
     nats_Q, codes_Q: float32, detached: summed nats and number of codes of each level; add them up over
-    batches and ranks for exact means (`nats_Q.sum() / codes_Q.sum()`).
+    batches and ranks for exact means (`nats_Q.sum() / codes_Q.sum()`). Windows to fill in count in the loss
+    alone.
     """
 
     loss: Tensor
@@ -94,6 +99,13 @@ class CodePrior(nn.Module):
         nn.init.normal_(self.heads_QKE, std=0.02)
         if self.conditions is not None:  # what nobody has learnt yet adds nothing
             nn.init.zeros_(self.conditions.weight)
+        # A vector for masked codes of each level, and one for all frames of windows that are filled in; made
+        # last, so that the others start as they do without.
+        self.masks = (
+            nn.Embedding(config.num_quantizers + 1, config.hidden_size) if config.masked_share else None
+        )
+        if self.masks is not None:
+            nn.init.normal_(self.masks.weight, std=0.02)
 
     @property
     def context_steps(self) -> int:
@@ -129,13 +141,18 @@ class CodePrior(nn.Module):
         lengths_B: Tensor | None = None,
         starts_B: Tensor | None = None,
         conditions_BAT: Tensor | None = None,
+        masked_MQT: Tensor | None = None,
     ) -> PriorOutput:
         """The loss of predicting every code of the windows `codes_BQT` (any integer type).
 
         lengths_B: int64, frames of each window that are real (at least 1); the rest is padding of any
         content. None: all. starts_B: bool, whether the window begins where its recording begins. None: all.
         conditions_BAT: rows of the embedding of conditions that hold for each frame. None: nothing is said.
+        masked_MQT: bool, the codes that are masked in the last M windows (M < B), which are filled in instead
+        of continued.
         """
+        if masked_MQT is not None:
+            return self._with_masked(codes_BQT, masked_MQT, lengths_B, starts_B, conditions_BAT)
         batch, levels, frames = codes_BQT.shape
         codes_BQT = codes_BQT.long()
         targets_BQT = codes_BQT
@@ -159,6 +176,65 @@ class CodePrior(nn.Module):
         return PriorOutput(
             loss=loss, nats_Q=nats_BQ.detach().sum(dim=0), codes_Q=count_B.sum().float().expand(levels)
         )
+
+    def _with_masked(
+        self,
+        codes_BQT: Tensor,
+        masked_MQT: Tensor,
+        lengths_B: Tensor | None,
+        starts_B: Tensor | None,
+        conditions_BAT: Tensor | None,
+    ) -> PriorOutput:
+        batch = codes_BQT.shape[0]
+        first = batch - masked_MQT.shape[0]
+        assert first > 0, "some windows are continued in every step"
+        continued = self(
+            codes_BQT[:first],
+            lengths_B=None if lengths_B is None else lengths_B[:first],
+            starts_B=None if starts_B is None else starts_B[:first],
+            conditions_BAT=None if conditions_BAT is None else conditions_BAT[:first],
+        )
+        nats_M = self.masked_nats(
+            codes_BQT[first:], masked_MQT, None if lengths_B is None else lengths_B[first:]
+        )
+        return replace(continued, loss=(continued.loss * first + nats_M.sum()) / batch)
+
+    def masked_nats(self, codes_BQT: Tensor, masked_BQT: Tensor, lengths_B: Tensor | None = None) -> Tensor:
+        """nats_B: mean nats of the masked codes of the coarsest level that has some, window by window.
+
+        lengths_B: as for `forward`; nothing past it may be masked.
+        """
+        codes_BQT = codes_BQT.long()
+        inputs_BQT = codes_BQT
+        if lengths_B is not None:
+            padding_B1T = (
+                torch.arange(codes_BQT.shape[2], device=codes_BQT.device) >= lengths_B[:, None, None]
+            )
+            inputs_BQT = codes_BQT.masked_fill(padding_B1T, self.unknown)
+        level_B = masked_BQT.any(dim=2).int().argmax(dim=1)
+        level_B1T = level_B[:, None, None].expand(-1, 1, codes_BQT.shape[2])
+        masked_BT = masked_BQT.gather(1, level_B1T)[:, 0]
+        targets_BT = codes_BQT.gather(1, level_B1T)[:, 0].masked_fill(~masked_BT, IGNORED)
+        logits_BTK = torch.bmm(self.filled(inputs_BQT, masked_BQT), self.heads_QKE[level_B].transpose(1, 2))
+        nats_BT = functional.cross_entropy(
+            logits_BTK.transpose(1, 2).float(), targets_BT, ignore_index=IGNORED, reduction="none"
+        )
+        return nats_BT.sum(dim=1) / masked_BT.sum(dim=1)
+
+    def filled(self, codes_BQT: Tensor, masked_BQT: Tensor) -> Tensor:
+        """hidden_BTE of whole frames that see each other, before and after; masked codes are not looked at.
+
+        Made for windows of up to `config.training_frames`.
+        """
+        assert self.masks is not None, "this prior has not learnt to fill in"
+        levels = self.config.num_quantizers
+        embedded_BTE = self.masks.weight[levels].expand(codes_BQT.shape[0], codes_BQT.shape[2], -1)
+        for level in range(levels):
+            known_BTE = self.embedding(codes_BQT[:, level] + self._rows * level)
+            masked_BT1 = masked_BQT[:, level, :, None]
+            embedded_BTE = embedded_BTE + torch.where(masked_BT1, self.masks.weight[level], known_BTE)
+        hidden_BTE: Tensor = self.transformer(embedded_BTE, causal=False)
+        return hidden_BTE
 
     def tokens(self, codes_BQT: Tensor, starts_B: Tensor | None = None) -> Tensor:
         """tokens_BLS: the codes (and special tokens) laid out in the order of the pattern."""

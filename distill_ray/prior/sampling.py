@@ -237,14 +237,14 @@ class _Run:
         if self.sampling.temperature == 0.0:
             yield from repeat(torch.zeros(self.batch, slots, device=device), steps)
             return
-        rows = [torch.Generator().manual_seed(_row_seed(self.seed, row)) for row in range(self.batch)]
+        rows = [torch.Generator().manual_seed(row_seed(self.seed, row)) for row in range(self.batch)]
         for start in range(0, steps, NOISE_STEPS):
             count = min(NOISE_STEPS, steps - start)
             noise_BSL = torch.stack([torch.rand(count, slots, generator=row) for row in rows])
             yield from noise_BSL.to(device).unbind(1)
 
 
-def _row_seed(seed: int, row: int) -> int:
+def row_seed(seed: int, row: int) -> int:
     """A 63-bit mix of both (SplitMix64's finaliser), so that neighbouring rows share nothing."""
     mask = 2**64 - 1
     z = (seed + (row + 1) * 0x9E3779B97F4A7C15) & mask

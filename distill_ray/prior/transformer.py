@@ -4,7 +4,7 @@ Pre-norm blocks (RMSNorm, Zhang and Sennrich 2019) of rotary attention (Su et al
 2020), without biases. Attention is causal over a sliding window: a step sees itself and the window - 1 steps
 before it. That is the definition in both paths, so that decoding through `KVCache`, a ring of the last
 `window` steps, equals the uncached forward at any length, with bounded memory. Positions enter only as
-differences, so no length is too great.
+differences, so no length is too great. With `causal=False` all steps see each other instead.
 
 Dropout draws from torch's default generator of the device: seed that for a reproducible step.
 
@@ -99,15 +99,16 @@ class Attention(nn.Module):
         mask: Tensor | None,
         cache: KVCache | None,
         layer: int,
+        causal: bool,
     ) -> Tensor:
-        """`mask` [S, keys] bool; None means causal without a cache, and all that is cached with one."""
+        """`mask` [S, keys] bool; None means all, or what comes before where attention is `causal`."""
         batch, steps, _ = x_BSE.shape
         query, key, value = self.qkv(x_BSE).view(batch, steps, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key = _rotate(query, cos_SD, sin_SD), _rotate(key, cos_SD, sin_SD)
         if cache is not None:
             key, value = _through_cache(key, value, cache, layer)
         y_BHSD = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=cache is None and mask is None
+            query, key, value, attn_mask=mask, is_causal=causal and mask is None
         )
         y_BSE: Tensor = self.out(y_BHSD.transpose(1, 2).flatten(2))
         return y_BSE
@@ -167,8 +168,9 @@ class Block(nn.Module):
         mask: Tensor | None,
         cache: KVCache | None,
         layer: int,
+        causal: bool,
     ) -> Tensor:
-        y_BSE = self.attention(self.attention_norm(x_BSE), cos_SD, sin_SD, mask, cache, layer)
+        y_BSE = self.attention(self.attention_norm(x_BSE), cos_SD, sin_SD, mask, cache, layer, causal)
         x_BSE = x_BSE + self.dropout(y_BSE)
         z_BSE: Tensor = self.dropout(self.mlp(self.mlp_norm(x_BSE)))
         return x_BSE + z_BSE
@@ -215,13 +217,16 @@ class Transformer(nn.Module):
         """An empty cache for one batch of sequences."""
         return KVCache(len(self.blocks), self.window)
 
-    def forward(self, x_BSE: Tensor, cache: KVCache | None = None) -> Tensor:
-        """y_BSE of the steps `x_BSE`; with a cache they follow its steps and are added to it."""
+    def forward(self, x_BSE: Tensor, cache: KVCache | None = None, *, causal: bool = True) -> Tensor:
+        """y_BSE of the steps `x_BSE`; with a cache they follow its steps and are added to it.
+
+        causal: whether steps see only the `window` up to themselves; without, all see all (and no cache).
+        """
         steps, device = x_BSE.shape[1], x_BSE.device
         mask: Tensor | None = None
         if cache is None:
             cos_SD, sin_SD = self._rotary(steps, device)
-            if steps > self.window:
+            if causal and steps > self.window:
                 position = torch.arange(steps, device=device)
                 mask = _sees(position, position, self.window)
         else:
@@ -230,7 +235,7 @@ class Transformer(nn.Module):
                 mask = cache.visible(steps, device)
         x_BSE = self.dropout(x_BSE)
         for layer, block in enumerate(self.blocks):
-            x_BSE = block(x_BSE, cos_SD, sin_SD, mask, cache, layer)
+            x_BSE = block(x_BSE, cos_SD, sin_SD, mask, cache, layer, causal and cache is None)
         if cache is not None:
             cache.length += steps
         y_BSE: Tensor = self.norm(x_BSE)

@@ -6,8 +6,8 @@ sequence shorter than the window is used whole, padded behind its `length`.
 
 Where a prior learns conditions, sequences have their rows (`controls.py`) below the codes: [Q + A, F].
 
-Legend: B windows, Q RVQ levels, A attributes, T code frames of a window, N frames of all sequences end to
-end.
+Legend: B windows, M those to fill in, Q RVQ levels, A attributes, T code frames of a window, N frames of all
+sequences end to end.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 import torch
 from torch import Tensor
+
+from distill_ray.prior.masking import training_mask
 
 LEFT_OUT, ALL_LEFT_OUT = 0.3, 0.3
 """Shares of windows that a condition, and that all of them, are left out of."""
@@ -31,6 +33,7 @@ class CodeWindows:
     lengths_B: Tensor
     starts_B: Tensor
     conditions_BAT: Tensor | None = None
+    masked_MQT: Tensor | None = None
 
 
 class CodeWindowSampler:
@@ -43,6 +46,9 @@ class CodeWindowSampler:
     The last `attributes` rows of the sequences are conditions. A prior must do without each of them, and
     without all: each is left out of some windows, and all of some.
 
+    `masked_share` of the windows of a batch, and one of each rank at least, are to be filled in; they come
+    last.
+
     The codes stay on `device` as int16: four hours at 86 frames a second and 8 levels are 20 MB.
     """
 
@@ -53,11 +59,13 @@ class CodeWindowSampler:
         seed: int,
         *,
         attributes: int = 0,
+        masked_share: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
         assert sequences, "a sampler needs a sequence"
         self._seed = seed
         self._attributes = attributes
+        self._masked_share = masked_share
         self._codes = _EndToEnd(sequences, window_frames, torch.device(device))
 
     @property
@@ -69,18 +77,49 @@ class CodeWindowSampler:
         """Rank `rank`'s equal share of the batch of `step`; all ranks together make the one of one rank."""
         assert batch_size % world_size == 0, "ranks have equal shares"
         generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 0, step]))
-        share = batch_size // world_size
-        mine = slice(rank * share, (rank + 1) * share)
+        mine, masked = self._rows(batch_size, rank, world_size)
         frame_B = generator.integers(self.frames, size=batch_size)[mine]
         file_B = np.searchsorted(self._codes.ends_F, frame_B, side="right")
         centre_B = frame_B - self._codes.begins_F[file_B]
         last_B = np.maximum(self._codes.lengths_F[file_B] - self._codes.window, 0)
         windows = self._codes.gather(file_B, np.clip(centre_B - self._codes.window // 2, 0, last_B))
-        if not self._attributes:
-            return windows
-        left_out_BA = generator.random((batch_size, self._attributes)) < LEFT_OUT
-        left_out_BA |= generator.random((batch_size, 1)) < ALL_LEFT_OUT
-        return self._conditioned(windows, left_out_BA[mine])
+        if self._attributes:
+            left_out_BA = generator.random((batch_size, self._attributes)) < LEFT_OUT
+            left_out_BA |= generator.random((batch_size, 1)) < ALL_LEFT_OUT
+            windows = self._conditioned(windows, left_out_BA[mine])
+        if masked:
+            lengths_M = self._codes.lengths_F[file_B[-masked:]]
+            windows = replace(windows, masked_MQT=self._masks(step, mine[-masked:], lengths_M))
+        return windows
+
+    def _rows(self, batch_size: int, rank: int, world_size: int) -> tuple[np.ndarray, int]:
+        """The numbers of a rank's windows in the batch, and how many of them, the last, are to be filled in."""
+        share = batch_size // world_size
+        mine_B = np.arange(rank * share, (rank + 1) * share)
+        if not self._masked_share:
+            return mine_B, 0
+        most = max(world_size, round(self._masked_share * batch_size))
+        # Spread evenly, so that the number of ranks does not say which ones they are.
+        is_masked_B = np.diff(np.arange(batch_size + 1) * most // batch_size)[mine_B] > 0
+        assert not is_masked_B.all(), "some windows are continued in every step"
+        return mine_B[np.argsort(is_masked_B, kind="stable")], int(is_masked_B.sum())
+
+    def _masks(self, step: int, rows: np.ndarray, lengths: np.ndarray) -> Tensor:
+        """masked_MQT of the windows with these numbers in the batch, of recordings of these lengths."""
+        levels, frames = self._codes.levels - self._attributes, self._codes.window
+        return self._codes.sent(
+            np.stack(
+                [
+                    training_mask(
+                        np.random.Generator(np.random.Philox(key=self._seed, counter=[0, row + 1, 0, step])),
+                        levels,
+                        frames,
+                        min(length, frames),
+                    )
+                    for row, length in zip(rows.tolist(), lengths.tolist(), strict=True)
+                ]
+            )
+        )
 
     def _conditioned(self, windows: CodeWindows, left_out_BA: np.ndarray) -> CodeWindows:
         levels = windows.codes_BQT.shape[1] - self._attributes
@@ -124,6 +163,7 @@ class _EndToEnd:
         assert (self.lengths_F > 0).all(), "an empty sequence has no window"
         self.ends_F = self.lengths_F.cumsum()
         self.begins_F = self.ends_F - self.lengths_F
+        self.levels = sequences[0].shape[0]
         self._codes_QN = torch.cat([sequence.to(torch.int16) for sequence in sequences], dim=1).to(device)
 
     def gather(self, file_B: np.ndarray, start_B: np.ndarray) -> CodeWindows:

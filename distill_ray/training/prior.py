@@ -158,7 +158,12 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             worker,
             model=model,
             kept=model,
-            no_decay=[*model.embedding.parameters(), *(model.conditions or nn.Module()).parameters()],
+            no_decay=[
+                weight
+                for part in (model.embedding, model.conditions, model.masks)
+                if part is not None
+                for weight in part.parameters()
+            ],
             figures=figures,
             sums=2,  # nats, codes
         )
@@ -177,6 +182,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
                 lengths_B=windows.lengths_B,
                 starts_B=windows.starts_B,
                 conditions_BAT=windows.conditions_BAT,
+                masked_MQT=windows.masked_MQT,
             )
         output.loss.backward()
         self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))

@@ -68,6 +68,7 @@ class CodePool:
         device: torch.device,
     ) -> None:
         self._frames = config.model.training_frames
+        self._masked_share = config.model.masked_share
         self._attributes = config.model.attributes
         self._training = config.training
         self._train = list(train) if retokeniser is None else self._joined(train, 0)
@@ -91,6 +92,7 @@ class CodePool:
                 self._frames,
                 self._training.seed,
                 attributes=self._attributes,
+                masked_share=self._masked_share,
                 device=self._device,
             )
         return self._sampler

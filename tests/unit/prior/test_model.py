@@ -183,3 +183,43 @@ def test_conditions_act_from_the_frames_they_stand_at(make_prior: MakePrior, pat
     assert not torch.allclose(late.nats_Q[0], plain.nats_Q[0])
     with pytest.raises(AssertionError, match="learnt no conditions"):
         make_prior().condition(nothing_BAT)
+
+
+def masks(rows: int, frames: int) -> torch.Tensor:
+    masked_BQT = torch.zeros(rows, 3, frames, dtype=torch.bool)
+    masked_BQT[:, 1, 2:5] = True
+    masked_BQT[:, 2, 2:7] = True
+    return masked_BQT
+
+
+@torch.no_grad()
+def test_masked_codes_are_told_from_both_sides_and_not_looked_at(make_prior: MakePrior) -> None:
+    prior = make_prior(masked_share=0.25)
+    codes_BQT, masked_BQT = random_codes(1, 10), masks(1, 10)
+    hidden_BTE = prior.filled(codes_BQT, masked_BQT)
+    assert torch.equal(prior.filled(torch.where(masked_BQT, 0, codes_BQT), masked_BQT), hidden_BTE)
+    changed_BQT = codes_BQT.clone()
+    changed_BQT[0, 0, 9] = (changed_BQT[0, 0, 9] + 1) % 16
+    assert not torch.allclose(prior.filled(changed_BQT, masked_BQT)[0, 0], hidden_BTE[0, 0])
+    logits_TK = hidden_BTE[0, 2:5] @ prior.heads_QKE[1].T
+    nats = functional.cross_entropy(logits_TK, codes_BQT[0, 1, 2:5])
+    torch.testing.assert_close(prior.masked_nats(codes_BQT, masked_BQT), nats[None])
+
+
+@torch.no_grad()
+def test_the_last_windows_are_filled_in_and_count_as_windows_do(make_prior: MakePrior) -> None:
+    prior = make_prior(masked_share=0.25)
+    codes_BQT, masked_MQT = random_codes(4, 10), masks(1, 10)
+    lengths_B = torch.tensor([10, 10, 6, 8])
+    joined = prior(codes_BQT, lengths_B=lengths_B, masked_MQT=masked_MQT)
+    continued = prior(codes_BQT[:3], lengths_B=lengths_B[:3])
+    masked_nats = prior.masked_nats(codes_BQT[3:], masked_MQT, lengths_B[3:])
+    torch.testing.assert_close(joined.loss, (3 * continued.loss + masked_nats.sum()) / 4)
+    assert torch.equal(joined.nats_Q, continued.nats_Q)
+    assert joined.codes_Q.tolist() == [26.0] * 3
+
+
+def test_a_prior_that_learns_to_fill_starts_as_one_that_does_not(make_prior: MakePrior) -> None:
+    with_masks, without = make_prior(masked_share=0.25).state_dict(), make_prior().state_dict()
+    assert set(with_masks) - set(without) == {"masks.weight"}
+    assert all(torch.equal(with_masks[name], without[name]) for name in without)

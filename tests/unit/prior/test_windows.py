@@ -102,3 +102,23 @@ def test_conditions_are_left_out_of_some_windows_and_all_of_some() -> None:
     assert is_said_BA.float().mean() == pytest.approx(0.7 * 0.7, abs=0.04)
     halves = [sampler.batch(5, 2000, rank=rank, world_size=2).conditions_BAT for rank in (0, 1)]
     assert torch.equal(torch.cat(halves), batch.conditions_BAT)  # type: ignore[arg-type]
+
+
+def test_a_share_of_the_windows_is_masked_whatever_the_number_of_ranks() -> None:
+    sequences = [torch.randint(16, (3, length)).to(torch.int16) for length in (90, 40, 5)]
+    sampler = CodeWindowSampler(sequences, 12, 7, masked_share=0.25)
+    plain = CodeWindowSampler(sequences, 12, 7)
+    whole, unmasked = sampler.batch(3, 16), plain.batch(3, 16)
+    assert whole.masked_MQT is not None
+    assert unmasked.masked_MQT is None
+    assert whole.masked_MQT.shape == (4, 3, 12)
+    assert whole.masked_MQT.any(dim=2).any(dim=1).all()
+    reach_MT = torch.arange(12) < whole.lengths_B[-4:, None]
+    assert not (whole.masked_MQT & ~reach_MT[:, None]).any()
+    halves = [sampler.batch(3, 16, rank=rank, world_size=2) for rank in (0, 1)]
+    joined_BQT = torch.cat([half.codes_BQT[:6] for half in halves] + [half.codes_BQT[6:] for half in halves])
+    assert torch.equal(joined_BQT, whole.codes_BQT)
+    masks = [half.masked_MQT for half in halves if half.masked_MQT is not None]
+    assert torch.equal(torch.cat(masks), whole.masked_MQT)
+    rows = sorted(map(str, whole.codes_BQT.tolist()))
+    assert rows == sorted(map(str, unmasked.codes_BQT.tolist()))
