@@ -56,7 +56,7 @@ class PriorConfig(Section):
 
     masked_share: float = setting(
         0.0,
-        "share of the training windows in which the prior learns to fill gaps, for fill, vary and loop; 0: none",
+        "share of the windows that teach to fill gaps, for fill, vary and loop; 0: none",
         flag="--masked-share",
         low=0.0,
         high=0.5,

@@ -188,7 +188,7 @@ class CodePrior(nn.Module):
         batch = codes_BQT.shape[0]
         first = batch - masked_MQT.shape[0]
         assert first > 0, "some windows are continued in every step"
-        continued = self(
+        continued: PriorOutput = self(
             codes_BQT[:first],
             lengths_B=None if lengths_B is None else lengths_B[:first],
             starts_B=None if starts_B is None else starts_B[:first],

@@ -93,7 +93,7 @@ class CodeWindowSampler:
         return windows
 
     def _rows(self, batch_size: int, rank: int, world_size: int) -> tuple[np.ndarray, int]:
-        """The numbers of a rank's windows in the batch, and how many of them, the last, are to be filled in."""
+        """The numbers of a rank's windows in the batch, and how many of them, the last, are masked."""
         share = batch_size // world_size
         mine_B = np.arange(rank * share, (rank + 1) * share)
         if not self._masked_share:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import prior_steps_per_epoch

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import itertools
+
 import numpy as np
 import pytest
 
@@ -49,7 +51,7 @@ def test_a_stronger_variation_takes_what_a_weaker_one_does_and_more() -> None:
         kept_depths(np.random.default_rng(5), LEVELS, FRAMES, strength=strength, span=9.0)
         for strength in (0.2, 0.4, 0.8)
     ]
-    for weak_T, strong_T in zip(depths, depths[1:], strict=False):
+    for weak_T, strong_T in itertools.pairwise(depths):
         assert (strong_T <= weak_T).all()
     # In stretches: neighbours are alike.
     assert np.abs(np.diff(depths[1])).mean() < 0.4
