@@ -214,4 +214,5 @@ def _level_health(level: Any, where: Path) -> LevelHealth:
         perplexity=fields.number("perplexity"),
         dead_codes=fields.value("dead_codes", int, "a whole number"),
         entropy=fields.number("entropy"),
+        **{name: fields.number(name) for name in ("kept", "gain") if level.get(name) is not None},
     )

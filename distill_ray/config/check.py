@@ -15,7 +15,7 @@ from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.resolve import Training, fitting_heads, has_budget
 from distill_ray.config.setting import Section
-from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.sweep import SweepConfig, with_search_defaults
 from distill_ray.config.vqvae import TrainingConfig
 from distill_ray.errors import ConfigError, Problem
 
@@ -34,7 +34,7 @@ def check_settings(
     if command == "train" or not tune:
         found += _codec(given)
     elif command in ("tune", "run"):
-        found += _search(given)
+        found += _search(with_search_defaults(given))
     if command in ("train-prior", "run"):
         found += _prior(given)
     if command == "run":
@@ -92,7 +92,7 @@ def _search(given: Mapping[str, object]) -> list[Problem]:
         sweep, problems = SweepConfig(), list(error.problems)
     problems += _searched_twice(given, sweep)
     problems += _codec({key: value for key, value in given.items() if key not in sweep.searched})
-    if sweep.objective == "prior-bits":
+    if sweep.objective != "reconstruction":
         problems += _prior(given)
     return problems
 

@@ -26,5 +26,23 @@ class HealthConfig(Section):
     floor: float = setting(
         0.3, "a level below this value has collapsed", flag="--health-floor", low=0.0, high=1.0
     )
+    kept_floor: float = setting(
+        0.0,
+        "a level has collapsed that keeps a smaller share of its codes when audio is shifted by a quarter of "
+        "a code frame; 0: not judged, as for purpose compression",
+        flag="--kept-floor",
+        auto=True,
+        low=0.0,
+        high=1.0,
+    )
+    gain_floor: float = setting(
+        0.0,
+        "a level has collapsed of which a search's short prior saves a smaller share of the histogram's "
+        "cost; 0: not judged, as for purpose compression",
+        flag="--gain-floor",
+        auto=True,
+        low=0.0,
+        high=1.0,
+    )
     patience: int = setting(3, "reports in a row below the floor", flag="--health-patience", low=1)
     warmup: int = setting(2, "first reports that are not counted", flag="--health-warmup", low=0)

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -14,7 +14,11 @@ from distill_ray.config.vqvae import SIZES, SizeConfig, TrainingConfig, VQVAECon
 from distill_ray.errors import ConfigError, Problem
 
 PLANS = ("depth", "grid")
-OBJECTIVES = ("reconstruction", "prior-bits")
+OBJECTIVES = ("generation", "reconstruction", "prior-bits")
+GENERATION_SIZES, GENERATION_STRIDES = (256, 512, 1024), (4, 8, 16)
+"""What a search for generation tries where nothing is said: at any sample rate, strides of 4, 8 and 16 give
+about 43, 22 and 11 code frames a second.
+"""
 RESOURCES = ("sweep.gpus_per_trial", "sweep.workers_per_trial", "sweep.max_concurrent")
 """On how much of a machine a search runs, not what comes out: these may change when it goes on."""
 
@@ -30,12 +34,19 @@ class SweepConfig(Section):
 
     codebook_sizes: tuple[int, ...] = setting(
         (64, 128, 256, 512, 1024),
-        "codebook sizes to try",
+        "codebook sizes to try; for generation 256,512,1024",
         flag="--codebook-sizes",
         replaces="model.codebook_size",
     )
     rvq_levels: tuple[int, ...] = setting(
         (2, 4, 8), "RVQ depths to try", flag="--rvq-levels", replaces="model.num_quantizers"
+    )
+    strides: tuple[int, ...] = setting(
+        (),
+        "STFT frames for one code frame to try; for generation 4,8,16: some 43, 22 and 11 code frames a "
+        "second",
+        flag="--strides",
+        replaces="model.stride",
     )
     commitment_weights: tuple[float, ...] = setting((), "commitment weights to try")
     lrs: tuple[float, ...] = setting((), "learning rates to try")
@@ -69,7 +80,18 @@ class SweepConfig(Section):
         6.0, "highest bit rate of a winner in kbit/s (nominal)", flag="--max-kbps", above=0.0
     )
     objective: str = setting(
-        "reconstruction", "measure by which trials are ranked", flag="--objective", choices=OBJECTIVES
+        "reconstruction",
+        "measure by which trials are ranked; generation: the judge's distance of what a short prior on each "
+        "codec generates, the default for --purpose generation",
+        flag="--objective",
+        auto=True,
+        choices=OBJECTIVES,
+    )
+    decoded_margin: float = setting(
+        0.5,
+        "for generation: how much larger than the least the distance of decoded held-out audio may be",
+        flag="--decoded-margin",
+        low=0.0,
     )
     scheduler: str = setting(
         "none",
@@ -96,7 +118,7 @@ class SweepConfig(Section):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("codebook_sizes", "rvq_levels", "commitment_weights", "lrs"):
+        for name in ("codebook_sizes", "rvq_levels", "strides", "commitment_weights", "lrs"):
             object.__setattr__(self, name, tuple(sorted(set(getattr(self, name)))))
         object.__setattr__(self, "sizes", tuple(size for size in SIZES if size in self.sizes))
 
@@ -116,6 +138,12 @@ class SweepConfig(Section):
                 yield from self._refused(name, section, field, value)
         for name, section, field in _RANGES:
             yield from self._range_problems(name, section, field)
+        if self.objective == "generation" and self.workers_per_trial > 1:
+            yield self.problem(
+                "workers_per_trial",
+                "with objective generation a trial is one process, which also trains its prior and "
+                "generates; leave it out, or use --objective reconstruction",
+            )
         if self.search != "grid" and self.trials is None and (self.lr_range or self.commitment_weight_range):
             yield self.problem("trials", f"say how many trials to draw from a range (--search {self.search})")
         yield from self._gpu_problems()
@@ -158,10 +186,25 @@ class SweepConfig(Section):
             yield self.problem("gpus_per_trial", f"{gpus:g} is neither a part of one GPU nor a whole number")
 
 
+def with_search_defaults(given: Mapping[str, object]) -> dict[str, object]:
+    """`given` with what a search takes by its purpose where nothing is said: objective, sizes and strides."""
+    values = dict(given)
+    generation = given.get("model.purpose", "generation") == "generation"
+    if generation and given.get("sweep.workers_per_trial", 1) == 1:
+        values.setdefault("sweep.objective", "generation")
+    if values.get("sweep.objective") != "generation":
+        return values
+    values.setdefault("sweep.codebook_sizes", GENERATION_SIZES)
+    if generation and not given.keys() & {"model.stride", "model.hop"}:
+        values.setdefault("sweep.strides", GENERATION_STRIDES)
+    return values
+
+
 # Lists and ranges, with the setting of a trial that their values are given to.
 _LISTS: tuple[tuple[str, type[Section], str], ...] = (
     ("codebook_sizes", VQVAEConfig, "codebook_size"),
     ("rvq_levels", VQVAEConfig, "num_quantizers"),
+    ("strides", VQVAEConfig, "stride"),
     ("commitment_weights", VQVAEConfig, "commitment_weight"),
     ("lrs", TrainingConfig, "lr"),
     ("sizes", SizeConfig, "size"),

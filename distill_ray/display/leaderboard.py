@@ -31,6 +31,8 @@ STATE_STYLES = {
     "failed": "bold red",
     "cancelled": "dim",
 }
+_JUDGED = ("kept", "below", "decoded")
+"""Of objective generation: codes kept at ¼ frame (worst level), bits below histogram, decoded distance."""
 _COLUMNS = (
     "trial",
     "K",
@@ -41,12 +43,13 @@ _COLUMNS = (
     "held-out",
     "mel",
     "worst level",
+    *_JUDGED,
     "seconds",  # headed by `SweepHistory.unit`
     "state",
 )
 _LEFT = ("trial", "state", "why not")
-_LEAST_OF_TRIALS = ("mel", "{unit}", "worst level", "kbps", "epoch", "held-out")
-_LEAST_OF_CANDIDATES = ("mel", "front", "held-out", "kbps", "trial")
+_LEAST_OF_TRIALS = ("mel", "{unit}", "below", "decoded", "worst level", "kbps", "epoch", "held-out")
+_LEAST_OF_CANDIDATES = ("mel", "front", "below", "held-out", "kbps", "trial")
 _LOWER = "lower is better: objective, held-out and mel"
 _NARROW_PADDING = (0, 1, 0, 0)
 _WINNER_STYLE = "bold green"
@@ -62,14 +65,15 @@ class Leaderboard:
     def view(self, *, rows: int, width: int) -> RenderableType:
         """The trials that fit into `rows` lines of `width` columns, and what all of them come to."""
         shown = self._sweep.shown(rows)
-        made = _right_aligned(table("", _headings(_COLUMNS, self._sweep), ()))
+        names = _columns(self._sweep)
+        made = _right_aligned(table("", _headings(names, self._sweep), ()))
         made.title, made.show_edge, made.padding = None, False, _NARROW_PADDING
         for column in made.columns[:-1]:
             column.no_wrap = True
         for trial in shown:
             cells = _trial_cells(trial, self._sweep)
             cells["state"].no_wrap, cells["state"].overflow = True, "ellipsis"
-            made.add_row(*cells.values())
+            made.add_row(*(cells[name] for name in names))
         left_out = len(self._sweep.trials) - len(shown)
         more = [Text(f"and {left_out} more", style="dim")] if left_out else []
         return Group(self, _fitted(made, self._sweep), *more)
@@ -87,14 +91,20 @@ class Leaderboard:
 
 def trial_table(sweep: SweepHistory) -> Table:
     """One row a trial, best first, without the reasons, for which there is no room beside the figures."""
-    made = _right_aligned(table("Trials", _headings(_COLUMNS, sweep), ()))
+    names = _columns(sweep)
+    made = _right_aligned(table("Trials", _headings(names, sweep), ()))
     made.padding = _NARROW_PADDING
     made.caption, made.caption_justify = _LOWER, "left"
     for trial in sweep.ranked():
         state = Text(trial.state, style=STATE_STYLES.get(trial.state, ""))
         cells = {**_trial_cells(trial, sweep), "state": state}
-        made.add_row(*cells.values())
+        made.add_row(*(cells[name] for name in names))
     return made
+
+
+def _columns(sweep: SweepHistory) -> tuple[str, ...]:
+    judged = sweep.started is not None and sweep.started.objective == "generation"
+    return tuple(name for name in _COLUMNS if judged or name not in _JUDGED)
 
 
 def sweep_report(sweep: SweepHistory) -> Iterator[RenderableType]:
@@ -124,7 +134,9 @@ def candidate_table(candidates: Sequence[CandidateRow], trained: Mapping[str, in
 
     `trained`: the levels that each trial was trained with, as one cut to fewer cannot win.
     """
-    columns = ("", "trial", "K", "Q", "kbps", "objective", "held-out", "mel", "front", "why not")
+    judged = any(row.generated is not None for row in candidates)
+    figures_of = ("below", "decoded") if judged else ("mel",)
+    columns = ("", "trial", "K", "Q", "kbps", "objective", "held-out", *figures_of, "front", "why not")
     made = _right_aligned(table("Candidates", columns, ()))
     made.caption, made.caption_justify = _LOWER, "left"
     for row in sorted(candidates, key=_candidate_rank):
@@ -137,7 +149,7 @@ def candidate_table(candidates: Sequence[CandidateRow], trained: Mapping[str, in
             figures.number(row.kbps),
             _figure(row.objective),
             figures.number(row.val_loss),
-            figures.number(row.mel),
+            *((_share(row.below_histogram), _figure(row.decoded)) if judged else (figures.number(row.mel),)),
             "front" if row.on_front else "",
             row.reason or _cut(row, trained),
         )
@@ -158,7 +170,9 @@ def _outcome(sweep: SweepHistory) -> Iterator[tuple[str, object]]:
         yield "objective", f"{sweep.started.objective}: {sweep.started.objective_definition}"
         yield "bit rate", f"at most {sweep.started.max_kbps:g} kbps"
     if done is not None and any(row.on_front for row in done.candidates):
-        yield "front", "no healthy candidate has both a lower bit rate and a lower held-out loss"
+        judged = sweep.started is not None and sweep.started.objective == "generation"
+        compared = "generated distance" if judged else "held-out loss"
+        yield "front", f"no healthy candidate has both a lower bit rate and a lower {compared}"
     yield sweep.unit.replace(" s", " seconds"), figures.number(sweep.spent)
     if done is not None:
         yield "time", figures.duration(done.elapsed_s)
@@ -193,6 +207,9 @@ def _trial_cells(trial: TrialUpdate, sweep: SweepHistory) -> dict[str, Text]:
         Text(_figure(trial.val_loss)),
         Text(_figure(trial.mel)),
         _worst_level(trial),
+        Text(_share(trial.worst_kept)),
+        Text(_share(trial.below_histogram)),
+        Text(_figure(trial.decoded)),
         Text(f"{sweep.spent_by(trial):,.0f}"),
         Text(described(trial), style=STATE_STYLES.get(trial.state, "")),
     )
@@ -219,6 +236,10 @@ def _right_aligned(made: Table) -> Table:
 def _candidate_rank(row: CandidateRow) -> tuple[bool, bool, float]:
     known = row.objective is not None and math.isfinite(row.objective)
     return (not row.eligible, not known, row.objective if known and row.objective is not None else row.kbps)
+
+
+def _share(value: float | None) -> str:
+    return "–" if value is None else figures.percent(value)
 
 
 def _figure(value: float | None) -> str:

@@ -147,6 +147,8 @@ def _health_scalars(event: VQEpochMetrics) -> Iterator[tuple[str, float, int]]:
         yield f"codebook/level_{level}/perplexity", item.perplexity, event.step
         yield f"codebook/level_{level}/dead_codes", item.dead_codes, event.step
         yield f"codebook/level_{level}/entropy", item.entropy, event.step
+        if item.kept is not None:
+            yield f"codebook/level_{level}/kept_at_quarter_frame", item.kept, event.step
 
 
 def _line(event: Event) -> bytes:

@@ -58,7 +58,7 @@ def trial_epoch_line(event: TrialUpdate) -> str:
 
 
 def trial_figures(event: TrialUpdate) -> list[str]:
-    """Held-out loss, mel and the worst level, as far as they are known."""
+    """Held-out loss, mel, the worst level and the judge's figures, as far as they are known."""
     parts = []
     if event.val_loss is not None:
         parts.append(f"held-out {figures.number(event.val_loss)}")
@@ -66,13 +66,25 @@ def trial_figures(event: TrialUpdate) -> list[str]:
         parts.append(f"mel {figures.number(event.mel)}")
     if event.worst_level is not None and event.worst_utilization is not None:
         parts.append(f"worst level {event.worst_level}: {figures.percent(event.worst_utilization)} used")
+    if event.worst_kept is not None:
+        parts.append(f"kept {figures.percent(event.worst_kept)}")
+    if event.below_histogram is not None:
+        parts.append(f"prior {figures.percent(event.below_histogram)} below histogram")
+    if event.generated is not None and event.decoded is not None:
+        parts.append(f"generated {figures.number(event.generated)} × the floor")
+        parts.append(f"decoded {figures.number(event.decoded)} ×")
     return parts
+
+
+_STAGES = {"encode": "encodes", "prior": "its prior", "generate": "generates", "judge": "is judged"}
 
 
 def described(event: TrialUpdate) -> str:
     """The state, how far a running trial is, and the reason, without saying a word twice."""
     state = event.state
-    if state == "running" and event.fraction:
+    if state == "running" and event.stage:
+        state = f"running: {_STAGES.get(event.stage, event.stage)}"
+    elif state == "running" and event.fraction:
         state = f"running {figures.percent(event.fraction)}"
         if event.eta_s is not None:
             state += f", {figures.duration(event.eta_s)} left"

@@ -66,6 +66,8 @@ def health_table(
     """
     kept = () if agreement is None else (agreement.shift_quarter, agreement.polarity, agreement.gain_3db)
     names = ("kept at\n¼ frame", "\n−1 ×", "\n±3 dB") if kept else ()
+    if not kept and any(item.kept is not None for item in health):  # while training
+        kept, names = (tuple(item.kept or 0.0 for item in health),), ("kept at\n¼ frame",)
     columns = ("level", "utilization", "", "perplexity", "dead\ncodes", "entropy", *names)
     made = table(title, [Text(name) for name in columns], ())
     made.padding = (0, 1, 0, 0)

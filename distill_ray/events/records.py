@@ -260,6 +260,38 @@ class AudioSample:
 
 
 @dataclass(frozen=True, kw_only=True)
+class GeneratedScore:
+    """What the judge says of a codec that uses its first `levels` RVQ levels only.
+
+    `generated`: the joint Fréchet distance to the training audio of what a short prior on its codes
+    generates; `decoded`: that of decoded held-out recordings. Both are ratios to the floor of interleaved
+    halves.
+    """
+
+    levels: int
+    generated: float
+    decoded: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class CodecJudged:
+    """A trial's codec after its short prior was trained and has generated.
+
+    `gains`: for each level the share of its histogram's cost that the prior saves; `scores`: one a depth,
+    none where the health rule found a level of which the prior learns nothing (`collapsed_level`, `reason`).
+    `copied`: whether what was generated is copied from training audio. Bits: of a second of held-out audio.
+    """
+
+    prior_bits_per_second: float
+    histogram_bits_per_second: float | None
+    gains: tuple[float, ...]
+    scores: tuple[GeneratedScore, ...]
+    copied: bool
+    collapsed_level: int | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class SweepStarted:
     """The first event of a search. `trials`: how many the first round has; `finalists`: of the last one.
 
@@ -290,6 +322,9 @@ class TrialUpdate:
     "running", "completed", "collapsed" (health rule), "pruned" (scheduler), "failed", "retrying" or
     "cancelled"; `reason` says why in words. `objective` is the figure that the trial is ranked by. `epoch`:
     the one that a running trial is in, else how many it has finished; `eta_s`: seconds left, as far as known.
+    For objective generation: `stage` is what a running trial does after its codec ("prior", "generate",
+    "judge"), `below_histogram` what its prior saves, `decoded` and `generated` as in `GeneratedScore`, of its
+    best depth. `worst_kept`: the least share of codes that a level keeps (`LevelHealth.kept`).
     """
 
     trial: str
@@ -311,14 +346,20 @@ class TrialUpdate:
     elapsed_s: float = 0.0
     device: str = ""
     eta_s: float | None = None
+    stage: str = ""
+    below_histogram: float | None = None
+    decoded: float | None = None
+    generated: float | None = None
+    worst_kept: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
 class CandidateRow:
     """A codec that a search could end with: a trial at one depth. Lower `objective` is better.
 
-    `eligible`: healthy, not ended early and within the rate limit; `reason` says why not. `on_front`: no
-    healthy candidate has both a lower rate and a lower held-out loss.
+    `eligible`: healthy, not ended early and within the rate limit, for objective generation also judged, no
+    copy and not much farther off when decoded than the best; `reason` says why not. `on_front`: no healthy
+    candidate has both a lower rate and a lower held-out loss. The judge's figures as in `TrialUpdate`.
     """
 
     trial: str
@@ -332,6 +373,9 @@ class CandidateRow:
     reason: str
     on_front: bool
     chosen: bool
+    decoded: float | None = None
+    generated: float | None = None
+    below_histogram: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -379,6 +423,7 @@ Event = (
     | PriorEpochMetrics
     | PriorTrainingCompleteEvent
     | AudioSample
+    | CodecJudged
     | SweepStarted
     | TrialUpdate
     | SweepCompleteEvent

@@ -16,17 +16,22 @@ LEAST_GAIN = 0.05
 """A prior that saves less of a histogram's cost generates noise."""
 
 
+def level_histogram_nats(train: Sequence[Tensor], held_out: Sequence[Tensor], codebook_size: int) -> Tensor:
+    """Mean nats [Q] of each level's codes of `held_out`; for the rest see `histogram_nats`."""
+    costs = []
+    for known_N, new_N in zip(_levels(train), _levels(held_out), strict=True):
+        counts_K = torch.bincount(known_N, minlength=codebook_size).double() + 0.5
+        costs.append(-(counts_K / counts_K.sum()).log()[new_N].mean())
+    return torch.stack(costs)
+
+
 def histogram_nats(train: Sequence[Tensor], held_out: Sequence[Tensor], codebook_size: int) -> float:
     """Mean nats of the codes of `held_out` ([Q, T] each) by each level's histogram of `train`.
 
     Every code counts half a time more than it came (Krichevsky and Trofimov 1981), so that a new one has
     a finite cost.
     """
-    costs = []
-    for known_N, new_N in zip(_levels(train), _levels(held_out), strict=True):
-        counts_K = torch.bincount(known_N, minlength=codebook_size).double() + 0.5
-        costs.append(-(counts_K / counts_K.sum()).log()[new_N].mean())
-    return float(torch.stack(costs).mean())
+    return float(level_histogram_nats(train, held_out, codebook_size).mean())
 
 
 def _levels(sequences: Sequence[Tensor]) -> Tensor:

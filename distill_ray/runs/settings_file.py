@@ -12,6 +12,7 @@ from pathlib import Path
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.catalogue import flag_of, settings_of
 from distill_ray.config.corpus import CorpusConfig
+from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.resolve import RATES, SIZE
 from distill_ray.config.toml import read_toml, write_toml
@@ -35,6 +36,8 @@ _BEFORE: dict[str, object] = {
     f"{AdversarialConfig.table}.banded": True,
     f"{AdversarialConfig.table}.periods": 5,
     f"{LossConfig.table}.consistency": 0.0,
+    f"{HealthConfig.table}.kept_floor": 0.0,
+    f"{HealthConfig.table}.gain_floor": 0.0,
 }
 # The same of priors' runs.
 _PRIOR_BEFORE: dict[str, object] = {

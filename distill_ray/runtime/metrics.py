@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill_ray.events.records import (
+    CodecJudged,
     Event,
     PriorEpochMetrics,
     PriorStepMetrics,
@@ -76,6 +77,21 @@ DECLARED: Mapping[str, Declared] = {
     "codebook_perplexity": Declared(meaning="exp of the entropy of use of an RVQ level's codes", tags=_LEVEL),
     "codebook_dead_codes": Declared(meaning="codes of an RVQ level not used in the epoch", tags=_LEVEL),
     "codebook_entropy_ratio": Declared(meaning="entropy of use of an RVQ level over its most", tags=_LEVEL),
+    "codebook_kept_ratio": Declared(
+        meaning="part of an RVQ level's codes that a shift by a quarter of a frame keeps", tags=_LEVEL
+    ),
+    "prior_gain_ratio": Declared(
+        meaning="part of the cost of an RVQ level's histogram that a search's short prior saves", tags=_LEVEL
+    ),
+    "prior_below_histogram_ratio": Declared(
+        meaning="part of the histogram's bits that a search's short prior saves"
+    ),
+    "judge_distance_ratio": Declared(
+        meaning="joint Fréchet distance to the training audio over the floor of its interleaved halves, of "
+        "what a search's trial generates or decodes",
+        tags=("what", "levels"),
+    ),
+    "judge_copied": Declared(meaning="1 where what a search's trial generates is copied, else 0"),
     "prior_perplexity": Declared(
         meaning="held-out perplexity per code (best: the lowest so far)", tags=("which",)
     ),
@@ -164,6 +180,8 @@ def figures(event: Event) -> Iterator[Figure]:
         yield from _of_step(event)
     elif isinstance(event, VQEpochMetrics | PriorEpochMetrics):
         yield from _of_epoch(event)
+    elif isinstance(event, CodecJudged):
+        yield from _of_judge(event)
 
 
 def _of_step(event: VQStepMetrics | PriorStepMetrics) -> Iterator[Figure]:
@@ -203,6 +221,22 @@ def _of_epoch(event: VQEpochMetrics | PriorEpochMetrics) -> Iterator[Figure]:
         yield Figure(metric="codebook_perplexity", value=health.perplexity, tags=tags)
         yield Figure(metric="codebook_dead_codes", value=health.dead_codes, tags=tags)
         yield Figure(metric="codebook_entropy_ratio", value=health.entropy, tags=tags)
+        if health.kept is not None:
+            yield Figure(metric="codebook_kept_ratio", value=health.kept, tags=tags)
+
+
+def _of_judge(event: CodecJudged) -> Iterator[Figure]:
+    for level, gain in enumerate(event.gains):
+        yield Figure(metric="prior_gain_ratio", value=gain, tags={"level": str(level)})
+    if event.histogram_bits_per_second is not None:
+        saved = 1.0 - event.prior_bits_per_second / event.histogram_bits_per_second
+        yield Figure(metric="prior_below_histogram_ratio", value=saved)
+    for score in event.scores:
+        for what, value in (("generated", score.generated), ("decoded", score.decoded)):
+            tags = {"what": what, "levels": str(score.levels)}
+            yield Figure(metric="judge_distance_ratio", value=value, tags=tags)
+    if event.scores:
+        yield Figure(metric="judge_copied", value=float(event.copied))
 
 
 def _loss(split: str, term: str, value: float) -> Figure:

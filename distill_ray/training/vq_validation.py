@@ -16,7 +16,7 @@ from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import PCM_SCALE, AudioStore, iter_windows
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import VQVAE, CodeAgreement, ReconstructionLoss, code_agreement
-from distill_ray.vqvae.agreement import AGREEMENT_SECONDS, AGREEMENT_WINDOWS
+from distill_ray.vqvae.agreement import AGREEMENT_SECONDS, AGREEMENT_WINDOWS, kept_at_quarter
 
 RECONSTRUCTION_TERMS = ("mel", "bands", "complex_stft", "waveform")
 _BATCH = 16
@@ -82,11 +82,21 @@ class HeldOut:
             return None
         model = VQVAE(self._model).to(self._worker.device).eval()
         model.load_state_dict(weights)
+        return code_agreement(model, self._excerpts())
+
+    def kept_codes(self, model: VQVAE) -> tuple[float, ...]:
+        """Each level's share of codes that a shift by a quarter of a frame keeps, as rank 0 measures it
+        (collective); empty where nothing is audible.
+        """
+        found_1Q = torch.full((1 + model.config.num_quantizers,), 0.0, device=self._worker.device)
+        if self._worker.rank == 0 and (kept := kept_at_quarter(model, self._excerpts())):
+            found_1Q.copy_(torch.tensor([1.0, *kept]))
+        measured, *shares = self._worker.all_reduce(found_1Q).tolist()
+        return tuple(shares) if measured else ()
+
+    def _excerpts(self) -> Iterator[Tensor]:
         hop = self._model.frame_hop
         samples = max(2, round(AGREEMENT_SECONDS * self._model.frame_rate)) * hop + hop // 2
-        return code_agreement(model, self._excerpts(samples))
-
-    def _excerpts(self, samples: int) -> Iterator[Tensor]:
         for window in iter_windows(self._store.lengths_N, samples, AGREEMENT_WINDOWS):
             file_1, start_1, valid_1 = np.array([[window.file], [window.start], [window.valid]], np.int64)
             yield self._store.gather(file_1, start_1, samples, valid_1).float() / PCM_SCALE

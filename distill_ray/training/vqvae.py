@@ -55,6 +55,7 @@ from distill_ray.vqvae import (
     kernels,
     utilization_warnings,
 )
+from distill_ray.vqvae.health import with_kept
 
 _INITIAL_VECTORS_PER_CODE = 8
 # What Triton takes to compile all kernels, and what they save of a second and of a step of 48 windows, 40 M
@@ -133,7 +134,10 @@ class VQFigures(Figures):
 
 
 def _levels(health: Iterable[Mapping[str, Any]]) -> tuple[LevelHealth, ...]:
-    return tuple(LevelHealth(**nan_for_null(level)) for level in health)
+    return tuple(
+        LevelHealth(**{**nan_for_null(level), **{key: level.get(key) for key in ("kept", "gain")}})
+        for level in health
+    )
 
 
 class VQTask(ModelTask[TrainingCompleteEvent]):
@@ -200,6 +204,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.excerpts = ExcerptDecoder(corpus) if samples and worker.rank == 0 else None
         self.depths = depths
         self.depth_scores: tuple[DepthScore, ...] = ()
+        self.kept_codes: tuple[float, ...] = ()
         self.waited_s = 0.0
         self.lr_factor = 1.0
         self.batch_seconds = training.batch_size * config.window_samples / config.model.sample_rate
@@ -268,6 +273,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             scores = self.held_out.score_depths(self.average.module, self.loss, self.depths, bf16=self.bf16)
         full = scores[self.config.model.num_quantizers]
         self.figures.val_loss, self.figures.val_losses = full.loss, full.terms
+        if self.config.model.purpose == "generation":
+            self.kept_codes = self.held_out.kept_codes(self.average.module)
         self.depth_scores = tuple(
             DepthScore(levels=depth, val_loss=scores[depth].loss, mel=scores[depth].terms["mel"])
             for depth in self.depths
@@ -300,7 +307,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         figures.train_loss, losses = self._means(sums)
         # The part of an epoch in which a time budget ends may be too short to measure health by itself.
         measured = progress.step - progress.epoch_start_step >= measurable_steps(self.config)
-        figures.codebook_health = codebook_health(self.codes.epoch_counts(with_previous=not measured))
+        counted = codebook_health(self.codes.epoch_counts(with_previous=not measured))
+        figures.codebook_health = with_kept(counted, self.kept_codes)
         warnings = utilization_warnings(figures.codebook_health)
         figures.warnings += [f"epoch {progress.epoch}: {text}" for text in warnings]
         event = VQEpochMetrics(

@@ -6,6 +6,7 @@ With objective "prior-bits" a prior is trained on the codes of each finalist.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -33,10 +34,10 @@ def chosen_finalists(
 ) -> tuple[Finalist, ...]:
     """The finalists, best first; empty as long as a trial of `records` has not finished.
 
-    reconstruction: the best eligible candidates, of each trial its best depth before a second one of any:
-    cutting costs some codecs more than others. prior-bits: those of the best codebook sizes, each at the
-    smallest depth that reconstructs as well as the worst of them. A finalist whose own training collapsed or
-    failed is out; the next best take over where that happened to all of them.
+    reconstruction and generation: the best eligible candidates, of each trial its best depth before a second
+    one of any: cutting costs some codecs more than others. prior-bits: those of the best codebook sizes, each
+    at the smallest depth that reconstructs as well as the worst of them. A finalist whose own training
+    collapsed or failed is out; the next best take over where that happened to all of them.
     """
     if any(record.state not in FINISHED for record in records):
         return ()
@@ -45,7 +46,8 @@ def chosen_finalists(
     trained = {
         row.trial for row in rows if row.eligible and row.rvq_levels == by_id[row.trial].spec.rvq_levels
     }
-    pool = sorted((row for row in rows if row.eligible and by_id[row.trial].spec.round != "final"), key=order)
+    place = functools.partial(order, objective=sweep.objective)
+    pool = sorted((row for row in rows if row.eligible and by_id[row.trial].spec.round != "final"), key=place)
     while pool:
         wave = [_finalist(row, by_id) for row in _best(pool, sweep)]
         standing = tuple(item for item in wave if item.record is None or item.spec.id in trained)
@@ -58,10 +60,11 @@ def chosen_finalists(
 
 def _best(pool: Sequence[CandidateRow], sweep: SweepConfig) -> tuple[CandidateRow, ...]:
     """The finalists of `pool`, which is sorted, best first."""
-    if sweep.objective == "reconstruction":
+    if sweep.objective != "prior-bits":
+        place = functools.partial(order, objective=sweep.objective)
         first = {row.trial: row for row in reversed(pool)}
         seconds = [row for row in pool if row is not first[row.trial]]
-        return (*sorted(first.values(), key=order), *seconds)[: sweep.finalists]
+        return (*sorted(first.values(), key=place), *seconds)[: sweep.finalists]
     best: dict[int, CandidateRow] = {}
     for row in pool:
         best.setdefault(row.codebook_size, row)

@@ -14,17 +14,19 @@ from typing import Any
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.events.records import (
+    CodecJudged,
     Event,
     RunStarted,
+    StageProgress,
     TrainingCompleteEvent,
     TrialUpdate,
     VQEpochMetrics,
     VQStepMetrics,
     from_record,
 )
-from distill_ray.tune.ranking import trial_objective
+from distill_ray.tune.ranking import best_generated, trial_objective
 from distill_ray.tune.trial import FINISHED, TrialRecord, TrialSpec
-from distill_ray.vqvae.health import Collapse, LevelHealth
+from distill_ray.vqvae.health import Collapse, LevelHealth, with_gains
 
 PRUNED = "ended early by asha"
 _STATES = {
@@ -48,6 +50,8 @@ class _Trial:
     device: str = ""
     since: float | None = None
     completed: TrainingCompleteEvent | None = None
+    judged: CodecJudged | None = None
+    stage: str = ""
     pruned: bool = False
     collapse: Collapse | None = None
     failure: str = ""
@@ -100,13 +104,16 @@ class Ledger:
         self._stop_clock(item)
         item.device, item.since, item.failure, item.completed = device, self._clock(), "", None
         item.eta_s = None
+        item.judged = None
         self._change(item, state="running", reason="", attempts=item.record.attempts + 1)
 
     def take_event(self, trial: str, record: Mapping[str, Any]) -> None:
         """An event of its loop."""
         item, event = self._trials[trial], from_record(record)
         if isinstance(event, RunStarted):
-            item.epochs = event.epochs
+            if event.kind == "vqvae":
+                item.epochs = event.epochs
+            item.stage = "" if event.kind == "vqvae" else "prior"
         elif isinstance(event, VQStepMetrics):
             item.fraction, item.eta_s = event.fraction, event.eta_s
             item.epoch, item.steps_per_epoch = event.epoch, event.steps_per_epoch
@@ -128,6 +135,19 @@ class Ledger:
         elif isinstance(event, TrainingCompleteEvent):
             item.completed = event
             item.fraction = 1.0 if event.exit_reason == "completed" else item.fraction
+        elif isinstance(event, StageProgress):
+            if event.stage != item.stage:
+                item.stage = event.stage
+                self._tell(self._update(item))
+        elif isinstance(event, CodecJudged):
+            item.judged = event
+            self._change(
+                item,
+                prior_bits_per_second=event.prior_bits_per_second,
+                histogram_bits_per_second=event.histogram_bits_per_second,
+                generated=event.scores,
+                copied=event.copied,
+            )
 
     def say_steps(self, steps: int) -> None:
         """Every trial makes so many."""
@@ -175,6 +195,7 @@ class Ledger:
                     "codebook_health": history[done.best_epoch - 1],
                     "newest_health": history[-1],
                 }
+        state, fields = self._judged(item, state, fields)
         if item.collapse is not None and state == "cancelled":
             state, collapse = "collapsed", item.collapse
         elif item.pruned and state == "cancelled":
@@ -183,12 +204,34 @@ class Ledger:
             fields |= {"reason": collapse.reason, "collapsed_level": collapse.level}
         self._change(item, **{"state": state, "reason": "", "collapsed_level": None, **fields})
 
+    def _judged(self, item: _Trial, state: str, fields: dict[str, object]) -> tuple[str, dict[str, object]]:
+        """How a trial ended whose codec did so well, by what came of its prior and its sounds."""
+        if state != "completed" or self._sweep.objective != "generation":
+            return state, fields
+        judged = item.judged
+        if judged is None:
+            return "cancelled", fields  # between its codec and the judge's word; it goes on there
+        health = fields.get("codebook_health", item.record.codebook_health)
+        assert isinstance(health, tuple)
+        if judged.gains and len(judged.gains) == len(health):
+            fields["codebook_health"] = with_gains(health, judged.gains)
+        if judged.reason:
+            return "collapsed", {
+                **fields,
+                "reason": judged.reason,
+                "collapsed_level": judged.collapsed_level,
+            }
+        return state, fields
+
     def rated(self, trial: str, bits_per_second: float) -> None:
         """Its short prior has been trained."""
         self._change(self._trials[trial], prior_bits_per_second=bits_per_second)
 
     def objective(self, record: TrialRecord) -> float | None:
         """What the trial is compared with others by."""
+        if self._sweep.objective == "generation":
+            best = best_generated(record, self._sweep)
+            return None if best is None else best.generated
         spec = record.spec
         return trial_objective(record.depth_scores, self._sweep, spec.codebook_size, record.frame_rate)
 
@@ -218,6 +261,7 @@ class Ledger:
     def _update(self, item: _Trial) -> TrialUpdate:
         record, spec = item.record, item.record.spec
         running = self._clock() - item.since if item.since is not None else 0.0
+        best = best_generated(record, self._sweep)
         return TrialUpdate(
             trial=spec.id,
             round=spec.round,
@@ -234,6 +278,11 @@ class Ledger:
             objective=self.objective(record),
             worst_level=record.worst_level,
             worst_utilization=record.worst_utilization,
+            worst_kept=record.worst_kept,
+            stage=item.stage if record.state == "running" else "",
+            below_histogram=record.below_histogram,
+            decoded=best.decoded if best is not None else None,
+            generated=best.generated if best is not None else None,
             gpu_seconds=record.gpu_seconds + running * self._gpus,
             elapsed_s=record.elapsed_s + running,
             device=item.device,

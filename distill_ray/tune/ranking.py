@@ -13,7 +13,7 @@ from collections.abc import Sequence
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.vqvae import LossConfig
-from distill_ray.events.records import CandidateRow, DepthScore
+from distill_ray.events.records import CandidateRow, DepthScore, GeneratedScore
 from distill_ray.tune.trial import FINISHED, TrialRecord, kbps
 from distill_ray.vqvae.health import HealthRule
 
@@ -41,9 +41,12 @@ def candidates(
     rows: list[CandidateRow] = []
     healthy: list[CandidateRow] = []
     as_trained: set[CandidateRow] = set()
+    margin = _Margin.of(records, sweep, rule)
     for record in records:
         for score in record.depth_scores:
-            illness, objection = _illness(record, score, rule), _objection(record, score, sweep)
+            illness = _illness(record, score, rule)
+            objection = _objection(record, score, sweep) or margin.objection(record, score)
+            judged = generated_at(record, score.levels)
             row = CandidateRow(
                 trial=record.spec.id,
                 codebook_size=record.spec.codebook_size,
@@ -56,38 +59,102 @@ def candidates(
                 reason=illness or objection,
                 on_front=False,
                 chosen=False,
+                decoded=judged.decoded if judged else None,
+                generated=judged.generated if judged else None,
+                below_histogram=record.below_histogram,
             )
             rows.append(row)
             if not illness:
                 healthy.append(row)
             if score.levels == record.spec.rvq_levels:
                 as_trained.add(row)
-    front = set(pareto_front(healthy))
+    front = set(pareto_front(healthy, sweep.objective))
     able = [row for row in as_trained if row.eligible and row.objective is not None]
-    best = min(able, key=lambda row: (row.objective, *order(row)), default=None)
+    best = min(able, key=lambda row: (row.objective, *order(row, sweep.objective)), default=None)
     marked = [dataclasses.replace(row, on_front=row in front, chosen=row is best) for row in rows]
-    return tuple(sorted(marked, key=lambda row: (not row.eligible, *order(row))))
+    return tuple(sorted(marked, key=lambda row: (not row.eligible, *order(row, sweep.objective))))
 
 
-def order(row: CandidateRow) -> tuple[float, float, str, int]:
-    """Sorts candidates by held-out loss, best first; then the lower rate, then the smaller id.
+def order(row: CandidateRow, objective: str = "reconstruction") -> tuple[float, float, str, int]:
+    """Sorts candidates by held-out loss, for generation by the generated distance, best first; then the lower
+    rate, then the smaller id.
 
     A retrained finalist takes the place that the trial it comes from has in the alphabet.
     """
-    loss = row.val_loss if math.isfinite(row.val_loss) else math.inf
-    return loss, row.kbps, row.trial.removeprefix("final-"), row.rvq_levels
+    return _compared(row, objective), row.kbps, row.trial.removeprefix("final-"), row.rvq_levels
 
 
-def pareto_front(rows: Sequence[CandidateRow]) -> tuple[CandidateRow, ...]:
-    """The rows that no other one beats in both rate and held-out loss, by rising rate.
+def _compared(row: CandidateRow, objective: str) -> float:
+    value = row.generated if objective == "generation" else row.val_loss
+    return value if value is not None and math.isfinite(value) else math.inf
+
+
+def pareto_front(rows: Sequence[CandidateRow], objective: str = "reconstruction") -> tuple[CandidateRow, ...]:
+    """The rows that no other one beats in both rate and what `order` compares, by rising rate.
 
     Of rows that are equal in both, the first by `order` is on the front.
     """
     front: list[CandidateRow] = []
-    for row in sorted(rows, key=lambda row: (row.kbps, order(row))):
-        if not front or row.val_loss < front[-1].val_loss:
+    for row in sorted(rows, key=lambda row: (row.kbps, order(row, objective))):
+        if not front or _compared(row, objective) < _compared(front[-1], objective):
             front.append(row)
     return tuple(front)
+
+
+def generated_at(record: TrialRecord, levels: int) -> GeneratedScore | None:
+    """The judge's word on a trial with its first `levels` levels."""
+    return next((score for score in record.generated if score.levels == levels), None)
+
+
+def best_generated(record: TrialRecord, sweep: SweepConfig) -> GeneratedScore | None:
+    """The judge's word on the depth within the rate limit that generates best; None where there is none."""
+    spec = record.spec
+    within = [
+        score
+        for score in record.generated
+        if math.isfinite(score.generated)
+        and _is_within(kbps(spec.codebook_size, score.levels, record.frame_rate), sweep)
+    ]
+    return min(within, key=lambda score: (score.generated, score.levels), default=None)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class _Margin:
+    """What objective generation has against a candidate. `least`: the smallest distance that decoded held-out
+    audio has among healthy candidates; None for other objectives, or before anything was judged.
+    """
+
+    sweep: SweepConfig
+    least: float | None
+
+    @classmethod
+    def of(cls, records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule) -> _Margin:
+        decoded = [
+            judged.decoded
+            for record in records
+            for score in record.depth_scores
+            if (judged := generated_at(record, score.levels)) is not None
+            and not _illness(record, score, rule)
+            and not _objection(record, score, sweep)
+            and math.isfinite(judged.decoded)
+        ]
+        return cls(sweep=sweep, least=min(decoded, default=None))
+
+    def objection(self, record: TrialRecord, score: DepthScore) -> str:
+        if self.sweep.objective != "generation":
+            return ""
+        judged = generated_at(record, score.levels)
+        if judged is None or self.least is None:
+            return "its sounds were not judged"
+        if record.copied:
+            return "what it generates is copied from training audio"
+        most = self.least * (1.0 + self.sweep.decoded_margin)
+        if judged.decoded <= most:
+            return ""
+        return (
+            f"decodes held-out audio to {judged.decoded:.2f} × the floor, over {most:.2f} "
+            f"(the best codec's {self.least:.2f} + {self.sweep.decoded_margin:.0%})"
+        )
 
 
 def winner(rows: Sequence[CandidateRow]) -> CandidateRow | None:
@@ -121,6 +188,14 @@ def definition(sweep: SweepConfig, loss: LossConfig | None = None) -> str:
         "weights of the best epoch, on the corpus's validation split by file)"
     )
     limits = f"codecs without a collapsed codebook at or below {sweep.max_kbps:g} kbit/s"
+    if sweep.objective == "generation":
+        return (
+            "the least joint Fréchet distance to the training audio (ratio to the floor of its interleaved "
+            "halves) of what a short prior on the codec's codes generates, among "
+            f"{limits} of which no level is lost to a shift by a quarter of a frame or to the prior, whose "
+            f"decoded held-out audio is at most {sweep.decoded_margin:.0%} farther off than the best one's, "
+            "and whose sounds are no copies"
+        )
     if sweep.objective == "reconstruction":
         return f"the lowest {measured} among {limits}; equal ones by the lower rate"
     return (
@@ -225,9 +300,11 @@ def _illness(record: TrialRecord, score: DepthScore, rule: HealthRule) -> str:
     if len(record.codebook_health) < score.levels:
         return "codebook health was not measured"
     for level, health in enumerate(record.codebook_health[: score.levels]):
-        value = rule.value(health)
-        if not value >= rule.floor:
-            return f"level {level}: {rule.measure} {value:.2f} < {rule.floor:.2f}"
+        low = rule.low(health)
+        if math.isnan(health.utilization):
+            return f"level {level}: its utilization is no number"
+        if low is not None:
+            return f"level {level}: {low.words}"
     return ""
 
 
@@ -241,6 +318,9 @@ def _objection(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> st
 
 def _objective(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> float | None:
     figure: float | None = score.val_loss
+    if sweep.objective == "generation":
+        judged = generated_at(record, score.levels)
+        figure = None if judged is None else judged.generated
     if sweep.objective == "prior-bits":
         # The prior was trained on the codes of all levels, so only that depth has the figure.
         figure = record.prior_bits_per_second if score.levels == record.spec.rvq_levels else None

@@ -22,8 +22,9 @@ from ray import tune
 from ray.util import get_current_placement_group
 
 from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import CheckpointError
-from distill_ray.events.records import Event, VQEpochMetrics, to_record
+from distill_ray.events.records import Event, TrainingCompleteEvent, VQEpochMetrics, to_record
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runs.workspace import result_folder
 from distill_ray.runtime.failure import LoopError
@@ -37,6 +38,7 @@ from distill_ray.runtime.ray_worker import Loop, StepThrottle
 from distill_ray.storage.uploaded import newest_checkpoint
 from distill_ray.training.worker import Listener, Worker
 from distill_ray.tune.ranking import trial_objective
+from distill_ray.tune.rating import TrialRater
 from distill_ray.tune.settings import TrialListener
 from distill_ray.vqvae.health import LevelHealth
 
@@ -45,22 +47,31 @@ BEGUN, FAILED = "begun", "failed"  # records of a trial that are not events, by 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialTask:
-    """What one trial does: `loop` in `folder`. `compared`:
-    schedulers may end it early.
+    """What one trial does: `loop`, the training of a codec of `config`, in `folder`. `depths`: what it is
+    scored at. `compared`: schedulers may end it early.
     """
 
     trial: str
-    codebook_size: int
-    frame_rate: float
+    config: VQTrainConfig
+    depths: tuple[int, ...]
     loop: Loop
     folder: RunFolder
     compared: bool
+
+    @property
+    def codebook_size(self) -> int:
+        return self.config.model.codebook_size
+
+    @property
+    def frame_rate(self) -> float:
+        return self.config.model.frame_rate
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrialHome:
     """What all trials of a search share. `name`: the search's; `gpus`: of a whole trial; `threads`: torch's
-    in a trial's process; `session_folder`: that of a private Ray.
+    in a trial's process; `session_folder`: that of a private Ray; `rater`: of trained codecs, for objective
+    generation.
     """
 
     name: str
@@ -71,6 +82,7 @@ class TrialHome:
     threads: int
     session_folder: Path | None
     listener: TrialListener | None
+    rater: TrialRater | None = None
 
 
 def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
@@ -118,14 +130,22 @@ def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox)
     private = home.session_folder is not None
     voice = with_metrics(voice, private=private, run=f"{home.name}/{task.trial}")
     if home.workers == 1:
-        train_here(
+        stop = RemoteStop(outbox)
+        done = train_here(
             task.loop,
             task.folder.checkpoints,
             task.folder.checkpoints_uri,
             device=None if home.gpus else torch.device("cpu"),
             listener=voice,
-            stop=RemoteStop(outbox),
+            stop=stop,
         )
+        if home.rater is None:
+            return
+        assert isinstance(done, TrainingCompleteEvent), done
+        if done.exit_reason in ("completed", "early_stop"):
+            judged = home.rater(done, task.folder, task.config, task.depths, listener=voice, stop=stop)
+            if judged is not None:
+                voice(judged)
         return
     from distill_ray.runtime.ddp import DDPRun
 

@@ -16,6 +16,8 @@ from distill_ray.config.build import build_sections
 from distill_ray.config.check import check_settings
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.resolve import (
+    GAIN_FLOOR,
+    KEPT_FLOOR,
     SIZE,
     CorpusFacts,
     MachineFacts,
@@ -24,7 +26,7 @@ from distill_ray.config.resolve import (
     resolve_vqvae,
     steps_per_epoch,
 )
-from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.sweep import SweepConfig, with_search_defaults
 from distill_ray.config.vqvae import LossConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem
 from distill_ray.events.records import Listener
@@ -36,6 +38,7 @@ from distill_ray.tune.space import (
     COMMITMENT_WEIGHT,
     LR,
     RVQ_LEVELS,
+    STRIDE,
     final_round_size,
     first_round_size,
 )
@@ -62,6 +65,7 @@ class SweepSettings:
     def of(cls, given: Mapping[str, object]) -> SweepSettings:
         """Check all that can be checked without the corpus. Raises ConfigError with every problem."""
         check_settings("tune", given)
+        given = {**_floors(given), **with_search_defaults(given)}
         sections = build_sections((SweepConfig, HealthConfig), {f"{HealthConfig.table}.stop": True, **given})
         sweep, health = sections[SweepConfig], sections[HealthConfig]
         shared = {
@@ -152,13 +156,18 @@ class TrialPlanner:
         """The configuration of each codec shape of the search, whatever the plan."""
         sweep = self._settings.sweep
         sizes: list[dict[str, object]] = [{SIZE: size} for size in sweep.sizes] or [{}]
-        shapes = itertools.product(sweep.codebook_sizes, sweep.rvq_levels, sizes)
-        return [self.resolve(make_spec("search", codes, (levels,), size)) for codes, levels, size in shapes]
+        strides: list[dict[str, object]] = [{STRIDE: stride} for stride in sweep.strides] or [{}]
+        shapes = itertools.product(sweep.codebook_sizes, sweep.rvq_levels, strides, sizes)
+        return [
+            self.resolve(make_spec("search", codes, (levels,), {**stride, **size}))
+            for codes, levels, stride, size in shapes
+        ]
 
 
 _SHOWN = (
     "sweep.codebook_sizes",
     "sweep.rvq_levels",
+    "sweep.strides",
     "sweep.sizes",
     "sweep.commitment_weights",
     "sweep.commitment_weight_range",
@@ -175,6 +184,8 @@ _SHOWN = (
     LR,
     "training.seed",
     "health.stop",
+    "health.kept_floor",
+    "health.gain_floor",
 )
 
 
@@ -184,6 +195,13 @@ def settings_of_search(sweep: SweepConfig, planner: TrialPlanner) -> dict[str, o
     values[SIZE] = None if sweep.sizes else planner.size
     own = sweep.max_minutes is None  # else the time of a trial is its share of that of the search
     return {key: values.get(key) for key in _SHOWN if own or key != _MINUTES}
+
+
+def _floors(given: Mapping[str, object]) -> dict[str, object]:
+    """Those of the health rule that only codecs for generation have; the rule is the whole search's."""
+    if given.get("model.purpose", "generation") != "generation":
+        return {}
+    return {f"{HealthConfig.table}.kept_floor": KEPT_FLOOR, f"{HealthConfig.table}.gain_floor": GAIN_FLOOR}
 
 
 def _check_rates(codecs: Sequence[VQVAEConfig], sweep: SweepConfig) -> None:

@@ -23,6 +23,7 @@ AUTO_TRIALS = 16
 
 CODEBOOK_SIZE = "model.codebook_size"
 RVQ_LEVELS = "model.num_quantizers"
+STRIDE = "model.stride"
 LR = "training.lr"
 COMMITMENT_WEIGHT = "model.commitment_weight"
 _DIGITS = 3  # significant ones of a drawn value, so that ids stay readable
@@ -50,6 +51,7 @@ def search_space(sweep: SweepConfig) -> dict[str, Choice | LogUniform]:
     if sweep.plan == "grid":
         space[RVQ_LEVELS] = Choice(values=sweep.rvq_levels)
     for key, values, ends in (
+        (STRIDE, sweep.strides, ()),
         (LR, sweep.lrs, sweep.lr_range),
         (COMMITMENT_WEIGHT, sweep.commitment_weights, sweep.commitment_weight_range),
         (SIZE, sweep.sizes, ()),

@@ -17,7 +17,7 @@ from typing import Any
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import CheckpointError
-from distill_ray.events.records import Notice
+from distill_ray.events.records import Notice, PriorEpochMetrics, PriorStepMetrics
 from distill_ray.jsonable import parse_json
 from distill_ray.regular_file import read_regular
 from distill_ray.report.numbers import count, duration
@@ -25,8 +25,11 @@ from distill_ray.runs.run_folder import ROUNDS_FILE
 from distill_ray.storage.atomic import atomic_file
 from distill_ray.tune.space import final_round_size, first_round_size
 
+CODEC_SHARE, PRIOR_SHARE = 0.6, 0.25
+"""Of a trial's time with objective generation; the rest is for its sounds and the judge."""
 LEAST_EPOCHS = 2
 """Of a trial that may be compared: after one, codebooks have hardly settled."""
+_OF_PRIORS = (PriorStepMetrics.__name__, PriorEpochMetrics.__name__)
 _LEAST_SECONDS, _LEAST_STEPS = 2.0, 3  # of a trial, before its pace is believed
 _ENDING = 0.06  # share of a trial's time that validation and its last checkpoint take
 _NEWS = 0.03  # a change of the number of steps that is worth saying
@@ -78,8 +81,8 @@ class StepBudget:
         self._began = self.clock()
 
     def hear(self, trial: str, record: Mapping[str, Any]) -> None:
-        """A moment of a trial's training."""
-        step = record.get("step")
+        """A moment of a trial's training; those of its short prior do not count."""
+        step = None if record.get("event") in _OF_PRIORS else record.get("step")
         if self.settled is not None or not isinstance(step, int):
             return
         self.steps_per_epoch = record.get("steps_per_epoch", self.steps_per_epoch)
@@ -126,7 +129,8 @@ class StepBudget:
         waves = math.ceil(trials / self.concurrent) + math.ceil(
             min(trials, final_round_size(self.sweep)) / self.concurrent
         )
-        seconds = (self.ends_at - self._began) / waves * (1.0 - _ENDING)
+        share = CODEC_SHARE if self.sweep.objective == "generation" else 1.0
+        seconds = (self.ends_at - self._began) / waves * (1.0 - _ENDING) * share
         return math.floor(
             min(
                 pace.first[0] + (seconds - (pace.first[1] - self._began)) / pace.seconds_per_step

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from distill_ray.errors import CheckpointError
-from distill_ray.events.records import DepthScore
+from distill_ray.events.records import DepthScore, GeneratedScore
 from distill_ray.jsonable import jsonable, parse_json
 from distill_ray.vqvae.health import LevelHealth
 
@@ -55,8 +55,9 @@ class TrialRecord:
 
     `depth_scores` and `codebook_health` are those of the best epoch, whose weights are kept;
     `newest_health` is that of the newest, which the health rule has judged.
-    `collapsed_level` (from 0) is the one that the health rule ended the trial for. `gpu_seconds`: wall
-    seconds × GPUs, over all attempts. Raises ValueError for an unknown state.
+    `collapsed_level` (from 0) is the one that the health rule ended the trial for. `generated` has the
+    judge's figures by depth, for objective generation. `gpu_seconds`: wall seconds × GPUs, over all attempts.
+    Raises ValueError for an unknown state.
     """
 
     spec: TrialSpec
@@ -71,6 +72,9 @@ class TrialRecord:
     newest_health: tuple[LevelHealth, ...] = ()
     collapsed_level: int | None = None
     prior_bits_per_second: float | None = None
+    histogram_bits_per_second: float | None = None
+    generated: tuple[GeneratedScore, ...] = ()
+    copied: bool = False
     gpu_seconds: float = 0.0
     elapsed_s: float = 0.0
     attempts: int = 1
@@ -91,6 +95,17 @@ class TrialRecord:
         return scores[-1].mel if scores and math.isfinite(scores[-1].mel) else None
 
     @property
+    def below_histogram(self) -> float | None:
+        """The share of the histogram's bits that the short prior saves."""
+        prior, histogram = self.prior_bits_per_second, self.histogram_bits_per_second
+        return None if prior is None or histogram is None else 1.0 - prior / histogram
+
+    @property
+    def worst_kept(self) -> float | None:
+        """The least share of codes that a level keeps at a shift by a quarter of a frame, newest epoch."""
+        return min((level.kept for level in self.newest_health if level.kept is not None), default=None)
+
+    @property
     def worst_level(self) -> int | None:
         """The level that uses the smallest part of its codes in the newest epoch."""
         health = self.newest_health
@@ -107,7 +122,7 @@ def kbps(codebook_size: int, levels: int, frame_rate: float) -> float:
     return levels * math.log2(codebook_size) * frame_rate / 1000.0
 
 
-_IN_ID = {"training.lr": "lr", "model.commitment_weight": "cw", "model.size": ""}
+_IN_ID = {"model.stride": "s", "training.lr": "lr", "model.commitment_weight": "cw", "model.size": ""}
 
 
 def make_spec(

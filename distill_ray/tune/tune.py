@@ -46,15 +46,17 @@ from distill_ray.tune.ranking import advice, candidates, definition, winner
 from distill_ray.tune.rounds import Rounds, require_optuna
 from distill_ray.tune.search_report import SweepReport, provenance
 from distill_ray.tune.settings import SweepSettings, TrialListener, TrialPlanner, settings_of_search
+from distill_ray.tune.short_prior import PriorTrainer, StageListener
 from distill_ray.tune.space import final_round_size, first_round_size
 from distill_ray.tune.step_budget import Settled, StepBudget, read_settled, write_settled
 from distill_ray.tune.table import write_trials
 from distill_ray.tune.trial import TrialSpec
-from distill_ray.tune.winner import ShortPrior, export_trial
+from distill_ray.tune.winner import export_trial, join_short_prior
 from distill_ray.vqvae.health import HealthRule
 
 if TYPE_CHECKING:
     from distill_ray.corpus import Corpus
+    from distill_ray.tune.rating import SoundJudge, TrialRater
     from distill_ray.tune.run_trial import TrialTask
 
 _TABLE = "trials.parquet"
@@ -215,7 +217,8 @@ class _Search:
             ) from None
         finished = not interrupts.requested()
         if finished and sweep.objective == "prior-bits":
-            finished = self._train_priors(ledger)
+            with interrupts.handling():
+                finished = self._train_priors(ledger, interrupts)
         report = self._report(ledger, finished)
         write_trials(self.start.folder.path / _TABLE, report.records, report.candidates)
         self.start.folder.write_leaderboard(report.to_json())
@@ -260,6 +263,7 @@ class _Search:
         )
         if not rounds.has_more(ledger.finished()):
             return
+        judge = self._judge()
         if self.machine.plan.address is None:
             self.listener(Notice(level="info", message="starting Ray on this machine (some 10 seconds)"))
         with self.machine.session() as session:
@@ -268,6 +272,7 @@ class _Search:
 
             scale = self.machine.trials_of(self.settings.sweep, session)
             steps = self._step_budget(scale, rounds)
+            rater = self._rater(judge) if judge is not None else None
             SweepRun(
                 storage=self.start.folder.ray_storage,
                 sweep=self.settings.sweep,
@@ -289,6 +294,7 @@ class _Search:
                     threads=scale.threads,
                     session_folder=session.folder,
                     listener=self.trial_listener,
+                    rater=rater,
                 )
             )
 
@@ -314,6 +320,39 @@ class _Search:
         if notice is not None:
             self.listener(notice)
 
+    def _judge(self) -> SoundJudge | None:
+        """What all trials are judged by, measured before the first of them; None for other objectives."""
+        if self.settings.sweep.objective != "generation":
+            return None
+        from distill_ray.tune.rating import CorpusJudge
+
+        return CorpusJudge.fit(
+            self.corpus,
+            seed=self.settings.seed,
+            accelerator=self.machine.trials.gpus > 0,
+            on_progress=self.listener,
+        )
+
+    def _rater(self, judge: SoundJudge) -> TrialRater:
+        """`judge` goes once to each node."""
+        import ray
+
+        from distill_ray.tune.rating import TrialRater
+
+        return TrialRater(
+            trainer=self._priors(),
+            rule=HealthRule.of(self.settings.health),
+            judge=functools.partial(ray.get, ray.put(judge)),
+        )
+
+    def _priors(self) -> PriorTrainer:
+        return PriorTrainer(
+            corpus=absolute(self.corpus.uri),
+            record=corpus_record(self.corpus, self.data),
+            settings=self.settings.given,
+            accelerator=self.machine.trials.gpus > 0,
+        )
+
     def _resolved(self, spec: TrialSpec) -> Resolved[VQTrainConfig]:
         return self.planner.resolve(spec, begun_by_size(self.start.folder.trial(spec.id)))
 
@@ -323,7 +362,6 @@ class _Search:
         from distill_ray.tune.run_trial import TrialTask
 
         resolved = self._resolved(spec)
-        model = resolved.config.model
         folder = self.start.folder.trial(spec.id)
         if not folder.is_begun:
             identity = {"name": spec.id, "size": resolved.size, "corpus": self.corpus.digest}
@@ -341,33 +379,30 @@ class _Search:
         )
         return TrialTask(
             trial=spec.id,
-            codebook_size=spec.codebook_size,
-            frame_rate=model.frame_rate,
+            config=resolved.config,
+            depths=spec.depths,
             loop=loop,
             folder=folder,
             compared=spec.round == "search",
         )
 
-    def _train_priors(self, ledger: Ledger) -> bool:
+    def _train_priors(self, ledger: Ledger, interrupts: Interrupts) -> bool:
         """Rate each finalist by a short prior; False where Ctrl-C came first."""
-        rule = HealthRule.of(self.settings.health)
-        short = ShortPrior(
-            corpus=self.corpus,
-            record=corpus_record(self.corpus, self.data),
-            settings=self.settings.given,
-            accelerator=self.machine.trials.gpus > 0,
-            listener=self.listener,
-            trial_listener=self.trial_listener,
-        )
+        rule, trainer = HealthRule.of(self.settings.health), self._priors()
         for finalist in chosen_finalists(ledger.finished(), self.settings.sweep, rule):
             record = finalist.record
             if record is None or record.prior_bits_per_second is not None:
                 continue
-            config = self._resolved(record.spec).config
-            rate = short.bits_per_second(record, self.start.folder.trial(record.spec.id), config)
-            if rate is None:
+            config, run = self._resolved(record.spec).config, self.start.folder.trial(record.spec.id)
+            model = run.path / f"{record.spec.id}.distill"
+            export_trial(record, run, model, config, trainer.record)
+            logs = contextlib.nullcontext(None) if self.trial_listener is None else self.trial_listener()
+            with logs as told, interrupts.abortable():
+                heard = StageListener(f"prior of {record.spec.id}", self.listener, told)
+                prior = trainer.train(model, run, config, listener=heard, stop=interrupts)
+            if prior is None:
                 return False
-            ledger.rated(record.spec.id, rate)
+            ledger.rated(record.spec.id, prior.completed.bits_per_second)
         return True
 
     def _report(self, ledger: Ledger, finished: bool) -> SweepReport:
@@ -405,6 +440,7 @@ class _Search:
             corpus_record(self.corpus, self.data),
             sweep=provenance(report, self.settings.health, seed=self.settings.seed, chosen=chosen),
         )
+        join_short_prior(self.start.folder.trial(chosen.trial), path)
         return replace(report, model_path=path)
 
     def _definition(self) -> str:

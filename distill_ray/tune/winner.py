@@ -1,37 +1,26 @@
-"""What comes after a search's trials: short priors for objective prior-bits, the winner's `.distill` file."""
+"""The winner's `.distill` file, and what `run` and `train-prior --resume` train on of its short prior."""
 
 from __future__ import annotations
 
-import contextlib
-import functools
 import math
+import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from distill_ray.config.prior import PriorTrainConfig
-from distill_ray.config.resolve import MachineFacts, resolve_prior
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import TrainingError
 from distill_ray.events.records import (
-    Event,
-    PriorEpochMetrics,
-    PriorTrainingCompleteEvent,
-    StageProgress,
     TrainingCompleteEvent,
 )
-from distill_ray.runs.export import corpus_codes, export_codec
+from distill_ray.runs.export import export_codec
 from distill_ray.runs.run_folder import RunFolder
-from distill_ray.runtime.launch import launch
-from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.storage.uploaded import newest_checkpoint
-from distill_ray.training.worker import Listener
-from distill_ray.tune.settings import TrialListener
+from distill_ray.tune.short_prior import PRIOR
 from distill_ray.tune.trial import TrialRecord
 
 if TYPE_CHECKING:
-    from distill_ray.corpus import Corpus
+    pass
 
 _SHARE = 4  # a short prior has one part in so many of a prior's automatic budget
 
@@ -83,84 +72,17 @@ def _number(value: float | None) -> float:
     return math.nan if value is None else value
 
 
-@dataclass(frozen=True, kw_only=True)
-class ShortPrior:
-    """Trains a short prior on the codes of a trial, in TRIAL/prior/; interrupted, it goes on from there."""
+def join_short_prior(trial: RunFolder, path: Path) -> None:
+    """Put the short prior of the winning trial, where it has one, into `path`, and its run beside it.
 
-    corpus: Corpus
-    record: Mapping[str, Any]
-    settings: Mapping[str, object]
-    accelerator: bool
-    listener: Listener
-    trial_listener: TrialListener | None
+    `train-prior PATH --resume` goes on with that run, as `run` does.
+    """
+    from distill_ray.bundle import bundle_models, read_manifest
 
-    def bits_per_second(self, trial: TrialRecord, run: RunFolder, config: VQTrainConfig) -> float | None:
-        """The held-out cost of a second of audio's codes; None where Ctrl-C came first."""
-        from distill_ray.bundle import load_model_v2
-        from distill_ray.training.prior import train_prior
-        from distill_ray.training.retokenise import Recordings
-
-        name, folder = f"prior of {trial.spec.id}", run.below("prior")
-        model = run.path / f"{trial.spec.id}.distill"
-        export_trial(trial, run, model, config, self.record)
-        loaded = load_model_v2(model)
-        store = corpus_codes(loaded, self.corpus, self.accelerator, on_progress=self._progress("encode"))
-        prior = self._config(config, store.frames("train"))
-        loop = functools.partial(
-            train_prior,
-            str(store.folder),
-            prior,
-            frame_rate=config.model.frame_rate,
-            codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
-            recordings=Recordings(corpus=self.corpus.uri, codec=loaded.model.cpu()),
-            name=name,
-            output_dir=str(folder.path),
-        )
-        with self._logs() as logs:
-            result = launch(
-                loop,
-                run_dir=folder.path,
-                plan=WorkerPlan(num_workers=0, gpus_per_worker=None if self.accelerator else 0),
-                listener=_ShortPriorListener(name, self.listener, logs),
-                checkpoints_uri=folder.checkpoints_uri,
-            )
-        done = result.final
-        assert isinstance(done, PriorTrainingCompleteEvent), done
-        return None if done.exit_reason == "cancelled" else done.bits_per_second
-
-    def _config(self, codec: VQTrainConfig, train_frames: int) -> PriorTrainConfig:
-        resolved = resolve_prior(
-            codec.model,
-            file_count=self.corpus.recordings,
-            train_frames=train_frames,
-            overrides=self.settings,
-            machine=MachineFacts(accelerator=self.accelerator),
-        )
-        training, budget = resolved.config.training, ("prior_training.epochs", "prior_training.max_minutes")
-        if training.epochs is not None and not any(key in self.settings for key in budget):
-            training = replace(training, epochs=math.ceil(training.epochs / _SHARE))
-        return replace(resolved.config, training=training)
-
-    def _progress(self, stage: str) -> Any:
-        return lambda done, total, note: self.listener(
-            StageProgress(stage=stage, done=done, total=total, note=note)
-        )
-
-    def _logs(self) -> Any:
-        return contextlib.nullcontext(None) if self.trial_listener is None else self.trial_listener()
-
-
-class _ShortPriorListener:
-    """A prior's events for its own logs, and its epochs as the progress of a stage of the search."""
-
-    def __init__(self, name: str, listener: Listener, logs: Listener | None) -> None:
-        self._name = name
-        self._listener = listener
-        self._logs = logs
-
-    def __call__(self, event: Event) -> None:
-        if self._logs is not None:
-            self._logs(event)
-        if isinstance(event, PriorEpochMetrics):
-            total = event.epochs or 0
-            self._listener(StageProgress(stage="prior", done=event.epoch, total=total, note=self._name))
+    model = trial.path / f"{trial.path.name}.distill"
+    if not model.exists() or not read_manifest(model).has_prior:
+        return
+    bundle_models(path, model, path, overwrite=True)
+    copied = path.with_suffix(".prior")
+    if not copied.exists():
+        shutil.copytree(trial.below(PRIOR).path, copied)

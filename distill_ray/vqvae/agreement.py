@@ -8,7 +8,7 @@ Shapes: B windows, C channels, T samples, Q RVQ levels, F code frames.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Protocol
 
 import torch
@@ -43,6 +43,16 @@ class Encoding(Protocol):
 
 
 @torch.no_grad()
+def kept_at_quarter(codec: Encoding, windows_BCT: Iterable[Tensor]) -> tuple[float, ...]:
+    """`CodeAgreement.shift_quarter` alone, in two encodings instead of seven; empty where nothing is audible.
+
+    For the arguments see `code_agreement`.
+    """
+    kept, counted = _kept(codec, windows_BCT, {"quarter": (_shift(codec.config.frame_hop // 4),)})
+    return tuple((kept["quarter"] / counted).tolist()) if counted else ()
+
+
+@torch.no_grad()
 def code_agreement(codec: Encoding, windows_BCT: Iterable[Tensor]) -> CodeAgreement | None:
     """Shares of codes that stay, level by level, over the audible frames of all windows.
 
@@ -53,18 +63,32 @@ def code_agreement(codec: Encoding, windows_BCT: Iterable[Tensor]) -> CodeAgreem
 
     Returns None where no frame is audible.
     """
+    hop, gain = codec.config.frame_hop, 10.0 ** (GAIN_DB / 20.0)
+    kept, counted = _kept(
+        codec,
+        windows_BCT,
+        {
+            "shift_eighth": (_shift(hop // 8),),
+            "shift_quarter": (_shift(hop // 4),),
+            "shift_half": (_shift(hop // 2),),
+            "polarity": (lambda audio_BCT, samples: -audio_BCT[..., :samples],),
+            "gain_3db": (
+                lambda audio_BCT, samples: gain * audio_BCT[..., :samples],
+                lambda audio_BCT, samples: audio_BCT[..., :samples] / gain,
+            ),
+        },
+    )
+    if not counted:
+        return None
+    return CodeAgreement(**{name: tuple((kept_Q / counted).tolist()) for name, kept_Q in kept.items()})
+
+
+_Changes = Mapping[str, tuple[Callable[[Tensor, int], Tensor], ...]]
+
+
+def _kept(codec: Encoding, windows_BCT: Iterable[Tensor], changes: _Changes) -> tuple[dict[str, Tensor], int]:
+    """How many codes of each level [Q] stay under each of `changes`, and of how many audible frames."""
     hop, levels = codec.config.frame_hop, codec.config.num_quantizers
-    gain = 10.0 ** (GAIN_DB / 20.0)
-    changes: dict[str, tuple[Callable[[Tensor, int], Tensor], ...]] = {
-        "shift_eighth": (_shift(hop // 8),),
-        "shift_quarter": (_shift(hop // 4),),
-        "shift_half": (_shift(hop // 2),),
-        "polarity": (lambda audio_BCT, samples: -audio_BCT[..., :samples],),
-        "gain_3db": (
-            lambda audio_BCT, samples: gain * audio_BCT[..., :samples],
-            lambda audio_BCT, samples: audio_BCT[..., :samples] / gain,
-        ),
-    }
     kept = {name: torch.zeros(levels, dtype=torch.float64) for name in changes}
     counted = 0
     for audio_BCT in windows_BCT:
@@ -78,9 +102,7 @@ def code_agreement(codec: Encoding, windows_BCT: Iterable[Tensor]) -> CodeAgreem
                 same_BQF = codec.encode(change(audio_BCT, samples)) == codes_BQF
                 same_Q = (same_BQF & audible_BF[:, None]).sum((0, 2))
                 kept[name] += same_Q.cpu().double() / len(ways)
-    if not counted:
-        return None
-    return CodeAgreement(**{name: tuple((kept_Q / counted).tolist()) for name, kept_Q in kept.items()})
+    return kept, counted
 
 
 def _shift(by: int) -> Callable[[Tensor, int], Tensor]:

@@ -41,7 +41,7 @@ def keys_of(command: str, given: dict[str, object], **asked: Any) -> set[str]:
     [
         ("train", True, {"sweep.finalists", "prior.num_layers", "generate.seconds"}),
         ("train-prior", True, {"sweep.finalists", "training.lr", "generate.seconds"}),
-        ("tune", True, {"prior.num_layers", "generate.seconds"}),
+        ("tune", True, {"generate.seconds"}),
         ("run", True, set()),
         ("run", False, {"sweep.finalists"}),
     ],
@@ -62,8 +62,9 @@ def test_unknown_keys_and_what_was_found_elsewhere_come_along(command: str) -> N
 def test_a_search_by_the_bits_of_priors_checks_the_priors_settings() -> None:
     """Hours before the first of them is trained."""
     given: dict[str, object] = {"prior.num_layers": 0}
-    check_settings("tune", given)
-    assert keys_of("tune", {**given, "sweep.objective": "prior-bits"}) == {"prior.num_layers"}
+    check_settings("tune", {**given, "sweep.objective": "reconstruction"})
+    for objective in ("prior-bits", "generation"):
+        assert keys_of("tune", {**given, "sweep.objective": objective}) == {"prior.num_layers"}
 
 
 FACTS = [

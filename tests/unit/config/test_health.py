@@ -5,7 +5,15 @@ from pathlib import Path
 import pytest
 
 from distill_ray.config.health import HealthConfig
-from distill_ray.config.resolve import CorpusFacts, Resolved, dotted, measurable_steps, resolve_vqvae
+from distill_ray.config.resolve import (
+    GAIN_FLOOR,
+    KEPT_FLOOR,
+    CorpusFacts,
+    Resolved,
+    dotted,
+    measurable_steps,
+    resolve_vqvae,
+)
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import ConfigError
@@ -27,7 +35,13 @@ def resolve(overrides: dict[str, object]) -> Resolved[VQTrainConfig]:
 def test_a_run_takes_the_rule_from_its_settings() -> None:
     resolved = resolve(GIVEN)
     assert resolved.config.health == HealthConfig(
-        stop=True, measure="entropy", floor=0.25, patience=4, warmup=0
+        stop=True,
+        measure="entropy",
+        floor=0.25,
+        patience=4,
+        warmup=0,
+        kept_floor=KEPT_FLOOR,
+        gain_floor=GAIN_FLOOR,
     )
     assert resolved.source("health.floor") == "override"
     free = resolve({})

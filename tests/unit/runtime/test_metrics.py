@@ -10,7 +10,9 @@ from typing import Any
 import pytest
 
 from distill_ray.events.records import (
+    CodecJudged,
     Event,
+    GeneratedScore,
     Notice,
     PriorEpochMetrics,
     PriorStepMetrics,
@@ -21,7 +23,7 @@ from distill_ray.events.records import (
 )
 from distill_ray.runtime import metrics
 from distill_ray.runtime.metrics import DECLARED, Figure, RayMetrics, figures, wanted, with_metrics
-from distill_ray.vqvae.health import codebook_health
+from distill_ray.vqvae.health import codebook_health, with_kept
 
 STARTED = RunStarted(
     kind="vqvae",
@@ -64,12 +66,19 @@ EPOCH = VQEpochMetrics(
     best_epoch=1,
     losses={"mel": 1.5},
     val_losses={"mel": 1.25},
-    codebook_health=codebook_health([[1, 1, 1, 1], [4, 0, 0, 0]]),
+    codebook_health=with_kept(codebook_health([[1, 1, 1, 1], [4, 0, 0, 0]]), (0.5, 0.25)),
     utilization_warnings=(),
     reseeded_codes=3,
     skipped_steps=2,
     audio_seconds_per_second=140.0,
     elapsed_s=1.0,
+)
+JUDGED = CodecJudged(
+    prior_bits_per_second=700.0,
+    histogram_bits_per_second=1000.0,
+    gains=(0.4, 0.1),
+    scores=(GeneratedScore(levels=2, generated=1.4, decoded=1.1),),
+    copied=False,
 )
 ENDED = TrainingCompleteEvent(
     epochs_completed=1,
@@ -150,12 +159,24 @@ def test_figures_of_a_prior() -> None:
 
 def test_every_figure_is_declared_with_its_tags_and_every_declared_metric_is_said() -> None:
     names = set()
-    for event in (STARTED, STEP, EPOCH, ENDED, PRIOR_STEP, PRIOR_EPOCH):
+    for event in (STARTED, STEP, EPOCH, ENDED, PRIOR_STEP, PRIOR_EPOCH, JUDGED):
         for figure in figures(event):
             names.add(figure.metric)
             assert tuple(figure.tags) == DECLARED[figure.metric].tags, figure
     assert names == set(DECLARED)
     assert not list(figures(Notice(level="info", message="nothing to count")))
+
+
+def test_the_judges_word_on_a_trial_is_exported() -> None:
+    said = {(each.metric, *each.tags.values()): each.value for each in figures(JUDGED)}
+    assert said == {
+        ("prior_gain_ratio", "0"): 0.4,
+        ("prior_gain_ratio", "1"): 0.1,
+        ("prior_below_histogram_ratio",): pytest.approx(0.3),
+        ("judge_distance_ratio", "generated", "2"): 1.4,
+        ("judge_distance_ratio", "decoded", "2"): 1.1,
+        ("judge_copied",): 0.0,
+    }
 
 
 def test_names_are_prometheus_names() -> None:

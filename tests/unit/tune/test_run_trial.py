@@ -6,12 +6,17 @@ from typing import Any
 import pytest
 
 from distill_ray.config.sweep import SweepConfig
+from distill_ray.config.vqvae import AugmentConfig, LossConfig, TrainingConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.events.records import Event, Notice
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runtime import metrics
 from distill_ray.training.worker import Worker
 from distill_ray.tune import run_trial as trial
 from distill_ray.tune.run_trial import TrialHome, TrialTask
+
+CONFIG = VQTrainConfig(
+    model=VQVAEConfig(), training=TrainingConfig(epochs=1), loss=LossConfig(), augment=AugmentConfig()
+)
 
 
 @pytest.mark.parametrize("workers", [1, 2])
@@ -49,8 +54,8 @@ def test_metrics_tell_the_trials_of_two_searches_apart(
     monkeypatch.setattr(trial.ray, "cluster_resources", dict)
     task = TrialTask(
         trial="k16-q2",
-        codebook_size=16,
-        frame_rate=62.5,
+        config=CONFIG,
+        depths=(2,),
         loop=loop,
         folder=RunFolder(path=tmp_path),
         compared=True,

@@ -109,7 +109,8 @@ def test_trials_are_told_their_steps_and_none_takes_more_than_twice_its_share_of
 
     def minutes(concurrent: int, resumed: bool = False, **given: Any) -> float | None:
         scale = TrialResources(concurrent=concurrent, gpus=0.0, workers=1, threads=1)
-        made = planner(scale=scale, resumed=resumed, sweep__max_minutes=70.0, **given)
+        given = {"sweep__max_minutes": 70.0, "model__purpose": "compression", **given}
+        made = planner(scale=scale, resumed=resumed, **given)
         assert made.steps_are_said is not resumed
         assert made.resolve(spec).config.training.max_steps == (None if resumed else 0)
         return made.resolve(spec).config.training.max_minutes
@@ -189,6 +190,7 @@ def test_the_summary_shows_what_is_tried_and_what_trials_share() -> None:
         "sweep.search": "random",
         "sweep.trials": 4,
         "model.size": "tiny",
+        "model.purpose": "compression",
     }
     settings = SweepSettings.of({**given, "model.commitment_weight": 0.5})
     made = TrialPlanner(settings, FACTS, ONE_AT_A_TIME, resumed=False, said=frozenset(given))
@@ -207,7 +209,8 @@ def test_the_summary_shows_what_is_tried_and_what_trials_share() -> None:
 
 def test_a_search_shows_one_time_budget() -> None:
     """Until ed010dd there were two called max_minutes: 2.8 of the search and 0.4 of each trial."""
-    settings = SweepSettings.of({"sweep.max_minutes": 2.8, "prior_training.max_minutes": 0.5})
+    given = {"sweep.max_minutes": 2.8, "prior_training.max_minutes": 0.5, "model.purpose": "compression"}
+    settings = SweepSettings.of(given)
     made = TrialPlanner(settings, FACTS, ONE_AT_A_TIME, resumed=False, said=frozenset())
     rows = shown_settings(settings_of_search(settings.sweep, made), lambda key: "auto")
     names = [row.name for row in rows]

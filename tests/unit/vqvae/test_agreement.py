@@ -7,6 +7,7 @@ from torch import Tensor
 
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import VQVAE, code_agreement
+from distill_ray.vqvae.agreement import kept_at_quarter
 
 HOP = 64
 
@@ -53,3 +54,9 @@ def test_codes_of_phases_do_not_survive_a_flip(config: VQVAEConfig, audio_BCT: T
     assert found is not None
     assert max(found.polarity) < 0.9
     assert all(0.0 <= share <= 1.0 for share in found.shift_half)
+
+
+def test_a_validation_measures_the_quarter_alone() -> None:
+    windows = [square_wave(20, HOP // 2)]
+    assert kept_at_quarter(Planted(), windows) == (1.0, 0.0)
+    assert kept_at_quarter(Planted(), [0.0 * windows[0]]) == ()

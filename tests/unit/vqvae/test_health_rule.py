@@ -168,3 +168,38 @@ def test_the_verdict_depends_on_the_reports_alone() -> None:
 def test_it_is_built_from_the_settings() -> None:
     config = HealthConfig(measure="entropy", floor=0.25, patience=4, warmup=1)
     assert HealthRule.of(config) == HealthRule(measure="entropy", floor=0.25, patience=4, warmup=1)
+
+
+def generation_level(kept: float | None = None, gain: float | None = None) -> LevelHealth:
+    return LevelHealth(utilization=1.0, perplexity=1.0, dead_codes=0, entropy=1.0, kept=kept, gain=gain)
+
+
+def test_codes_that_no_shift_survives_are_ill_however_evenly_they_are_used() -> None:
+    """Compression's codes: all in use, and 2 % of them kept at a quarter of a frame."""
+    used = HealthRule(measure="utilization", floor=0.3, patience=3, warmup=1, kept_floor=0.1)
+    history = [(generation_level(0.6), generation_level(0.02))] * 4
+    verdict = used.judge(history)
+    assert verdict is not None
+    assert verdict.reason == "collapsed level 1: codes kept at ¼ frame 0.02 < 0.10 for 3 reports"
+    assert used.judge(history[:3]) is None
+    assert used.judge([*history[:3], (generation_level(0.6), generation_level(0.1))]) is None
+    assert rule(patience=1).judge(history) is None  # purpose compression has no such floor
+    assert used.judge([(generation_level(None),)] * 9) is None
+
+
+def test_one_measure_does_not_hide_the_streak_of_another() -> None:
+    used = HealthRule(measure="utilization", floor=0.3, patience=3, warmup=0, kept_floor=0.1)
+    both = LevelHealth(utilization=0.1, perplexity=1.0, dead_codes=0, entropy=1.0, kept=0.05)
+    verdict = used.judge([(generation_level(0.05),), (generation_level(0.05),), (both,)])
+    assert verdict is not None
+    assert (verdict.measure, verdict.reports) == ("codes kept at ¼ frame", 3)
+
+
+def test_a_level_of_which_a_prior_learns_nothing_is_ill() -> None:
+    used = HealthRule(measure="utilization", floor=0.3, patience=3, warmup=0, gain_floor=0.02)
+    low = used.low(generation_level(gain=-0.01))
+    assert low is not None
+    assert low.words == "prior's gain -0.01 < 0.02"
+    assert used.low(generation_level(gain=0.02)) is None
+    assert used.low_gain(0.019) is not None
+    assert used.low_gain(0.02) is None
