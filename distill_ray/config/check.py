@@ -92,7 +92,7 @@ def _search(given: Mapping[str, object]) -> list[Problem]:
         sweep, problems = SweepConfig(), list(error.problems)
     problems += _searched_twice(given, sweep)
     problems += _codec({key: value for key, value in given.items() if key not in sweep.searched})
-    if sweep.objective != "reconstruction":
+    if given.get("sweep.objective", "reconstruction") != "reconstruction":
         problems += _prior(given)
     return problems
 

@@ -6,6 +6,7 @@ never read as markup, and passes `printable`, so that nothing in it is read by t
 
 from __future__ import annotations
 
+import math
 import io
 import shutil
 from collections.abc import Sequence
@@ -64,10 +65,12 @@ def health_table(
     the same in held-out audio that is shifted by a quarter of a code frame, flipped, and changed by 3 dB.
     It fits into 80 columns, and loses some in fewer.
     """
-    kept = () if agreement is None else (agreement.shift_quarter, agreement.polarity, agreement.gain_3db)
-    names = ("kept at\n¼ frame", "\n−1 ×", "\n±3 dB") if kept else ()
-    if not kept and any(item.kept is not None for item in health):  # while training
-        kept, names = (tuple(item.kept or 0.0 for item in health),), ("kept at\n¼ frame",)
+    kept: tuple[tuple[float, ...], ...] = ()
+    if agreement is not None:
+        kept = (agreement.shift_quarter, agreement.polarity, agreement.gain_3db)
+    elif any(item.kept is not None for item in health):  # while training
+        kept = (tuple(math.nan if item.kept is None else item.kept for item in health),)
+    names = ("kept at\n¼ frame", "\n−1 ×", "\n±3 dB")[: len(kept)]
     columns = ("level", "utilization", "", "perplexity", "dead\ncodes", "entropy", *names)
     made = table(title, [Text(name) for name in columns], ())
     made.padding = (0, 1, 0, 0)
