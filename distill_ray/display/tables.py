@@ -6,8 +6,8 @@ never read as markup, and passes `printable`, so that nothing in it is read by t
 
 from __future__ import annotations
 
-import math
 import io
+import math
 import shutil
 from collections.abc import Sequence
 
