@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from distill_ray.lazy import lazy_exports
+from distill_ray.threads import prepare_environment
 from distill_ray.version import __version__ as __version__
 
 if TYPE_CHECKING:
@@ -49,6 +50,8 @@ if TYPE_CHECKING:
     )
     from distill_ray.vqvae import VQVAE, VQVAEConfig, get_adaptive_vqvae_config
 
+
+prepare_environment()  # before anything imports torch
 
 _WHERE = {
     "bundle": ("LoadedVQModel", "load_model_v2", "save_model_v2", "save_prior_to_model"),

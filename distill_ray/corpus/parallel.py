@@ -7,12 +7,13 @@ another `Mapper`: `runtime/spread.py` has one that uses the nodes of a cluster.
 
 from __future__ import annotations
 
-import os
 import queue
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Protocol, TypeVar
+
+from distill_ray.threads import usable_cores
 
 Progress = Callable[[int, int, str], None]
 """Called in the caller's thread with files done, files in this phase, and what is being done."""
@@ -81,7 +82,7 @@ def in_threads(
     messages: queue.SimpleQueue[Future[Result] | None] = queue.SimpleQueue()
     job = Job(messages)
     done, running = 0, len(items)
-    with ThreadPoolExecutor(workers or min(MOST_WORKERS, os.cpu_count() or 1)) as pool:
+    with ThreadPoolExecutor(workers or min(MOST_WORKERS, usable_cores())) as pool:
         try:
             futures = [pool.submit(function, item, job) for item in items]
             for future in futures:

@@ -29,6 +29,7 @@ from distill_ray.generate.request import make_request
 from distill_ray.generate.wish import Wish
 from distill_ray.prior import Controls, SamplingConfig
 from distill_ray.storage.paths import AnyPath, as_path
+from distill_ray.threads import fit_threads
 from distill_ray.vqvae import decode_blocks
 
 
@@ -187,6 +188,7 @@ def load(path: AnyPath, *, device: str = "auto") -> Model:
     `device` is auto (a GPU where there is one), cpu, cuda or cuda:N. Raises BundleError for a file that
     cannot be used and UsageError for a device that is not there.
     """
+    fit_threads()
     return Model(load_model_v2(as_path(path), device=choose_device(device)))
 
 

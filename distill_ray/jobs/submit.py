@@ -25,6 +25,7 @@ from typing import Any
 from distill_ray.errors import ClusterError, UsageError
 from distill_ray.events.lines import EVENTS_VARIABLE
 from distill_ray.jobs.client import ClusterFacts, JobClient
+from distill_ray.threads import SLEEP
 from distill_ray.uri import redacted
 
 STOP_WITHIN_S = 600  # for the last step, checkpoint, export and upload
@@ -165,6 +166,7 @@ def _sent(client: JobClient, archive: bytes) -> str:
 
 def _environment(request: JobRequest) -> dict[str, str]:
     return {
+        **SLEEP,
         **request.environment,
         EVENTS_VARIABLE: "1",
         "RAY_JOB_STOP_WAIT_TIME_S": str(STOP_WITHIN_S),

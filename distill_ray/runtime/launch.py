@@ -22,6 +22,7 @@ from distill_ray.runtime.metrics import with_metrics
 from distill_ray.runtime.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
 from distill_ray.runtime.ray_session import ray_session
 from distill_ray.storage.uploaded import open_checkpoints, settle
+from distill_ray.threads import fit_threads
 from distill_ray.training.worker import Listener, LocalWorker, StopFlag, Worker
 
 
@@ -99,6 +100,7 @@ def _train_in_process(
     listener: Listener,
     interrupts: Interrupts,
 ) -> tuple[Event, ResolvedPlan]:
+    fit_threads()
     try:
         final = train_here(
             loop,

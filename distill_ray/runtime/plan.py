@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from distill_ray.errors import ClusterError, ConfigError, Problem
+from distill_ray.threads import usable_cores
 
 _MOST_RANKS_OF_A_CORE = 4
 """Each is a process with a torch of its own."""
@@ -117,7 +118,7 @@ def check_turns(workers: int, flags: str) -> None:
 
     More of them than cores are allowed: small machines test DDP so.
     """
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     if workers > _MOST_RANKS_OF_A_CORE * cores:
         raise ClusterError(
             f"{_workers(workers)} would take turns on this machine's {cores} cores: lower {flags} to at "

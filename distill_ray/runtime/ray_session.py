@@ -39,6 +39,7 @@ from distill_ray.runtime.ray_internals import (
     servers_in_own_groups,
     start_timed_out,
 )
+from distill_ray.threads import SLEEP
 
 # Read by Ray Train and Ray Tune in the driver, the controller and the workers; what the user has set stays.
 TRAIN_ENVIRONMENT = {
@@ -113,7 +114,7 @@ def ray_session(plan: ResolvedPlan, *, dashboard: bool = False, spare_cpus: int 
 
     Raises ClusterError where no Ray answers or none can be started, InstallationError where Ray is missing.
     """
-    with _environment(TRAIN_ENVIRONMENT, keep_existing=True), warnings.catch_warnings():
+    with _environment({**TRAIN_ENVIRONMENT, **SLEEP}, keep_existing=True), warnings.catch_warnings():
         warnings.filterwarnings("ignore", module=r"ray\.")  # its own deprecations are nothing to the user
         if _connected():
             yield _private or _describe(folder=None)
@@ -167,11 +168,20 @@ def _cluster(address: str) -> Iterator[Session]:
         loopback = _only_on_loopback(address)
     try:
         with _environment(_LOOPBACK if loopback else {}), _ray_setup(loopback=loopback):
-            _init(address=address)
+            _init(address=address, **_variables_of_workers())
         with _environment(_TRACKED, keep_existing=True), nothing_on_stdout():
             yield _describe(folder=None)
     finally:
         _shutdown()
+
+
+def _variables_of_workers() -> dict[str, Any]:
+    """What a cluster's workers start with. The workers of a submitted job get it from `jobs/submit.py`: Ray
+    refuses a variable from both.
+    """
+    if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ:
+        return {}
+    return {"runtime_env": {"env_vars": {name: os.environ[name] for name in SLEEP}}}
 
 
 def _start(folder: Path, **arguments: Any) -> None:

@@ -7,7 +7,6 @@ another form of checkpoint beside that of a run in one process.
 from __future__ import annotations
 
 import math
-import os
 import socket
 import time
 from collections.abc import Callable
@@ -28,6 +27,7 @@ from distill_ray.runtime.failure import LoopError
 from distill_ray.runtime.mailbox import RANK_0, Outbox, RemoteStop
 from distill_ray.storage.checkpoints import GIVE_SHARED, node_folder
 from distill_ray.storage.uploaded import open_checkpoints
+from distill_ray.threads import free_threads, usable_cores
 from distill_ray.training.worker import ProcessGroupWorker, Worker
 
 Loop = Callable[[Worker], Event]
@@ -56,8 +56,8 @@ def run_rank(task: RankTask) -> dict[str, Any]:
     Raises LoopError for every exception of the loop.
     """
     context = ray.train.get_context()
-    threads = task.threads or len(os.sched_getaffinity(0))
-    torch.set_num_threads(max(1, threads // context.get_local_world_size()))  # Ray has set OMP_NUM_THREADS=1
+    threads = max(1, (task.threads or usable_cores()) // context.get_local_world_size())
+    torch.set_num_threads(free_threads(threads))  # Ray has set OMP_NUM_THREADS=1
     if 0 < task.gpu_share < 1:
         torch.cuda.set_per_process_memory_fraction(task.gpu_share)
     outbox = None

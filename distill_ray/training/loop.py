@@ -19,6 +19,7 @@ from distill_ray.events.records import Event, Notice
 from distill_ray.storage.atomic import WriteCheckpoint
 from distill_ray.training import checkpoint
 from distill_ray.training.budget import Budget, Clock
+from distill_ray.training.slow_steps import SlowSteps
 from distill_ray.training.worker import Worker
 
 _STEP_EVENT_SECONDS = 0.25
@@ -146,6 +147,7 @@ class _Loop:
         self._saved_at = progress.elapsed_s  # not this rank's clock: ranks must save at the same steps
         self._shown_at = -math.inf
         self._elapsed = self._start_elapsed = self._clock.elapsed()
+        self._slow_steps = SlowSteps(on_cpu=worker.device.type == "cpu")
         self._stopping = False
         self._verdict = task.verdict()  # a run that had ended by it must not go on
 
@@ -162,6 +164,8 @@ class _Loop:
             self._clock.resume()
             self._task.train_step(progress.step, fraction)
             progress.step += 1
+            if (notice := self._slow_steps.after_step(self._clock.training())) is not None:
+                self._worker.emit(notice)
             self._after_step()
         self._finish()
         return progress

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 
@@ -11,6 +10,7 @@ from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError
 from distill_ray.runtime.plan import ResolvedPlan, WorkerPlan, check_turns, resolve_plan
 from distill_ray.runtime.ray_session import Session, ray_session
+from distill_ray.threads import usable_cores
 from distill_ray.tune.space import first_round_size
 
 
@@ -99,7 +99,7 @@ def find_machine(address: str | None, sweep: SweepConfig) -> Iterator[SearchMach
         return
     import torch
 
-    cores = len(os.sched_getaffinity(0))
+    cores = usable_cores()
     wanted = sweep.workers_per_trial * (sweep.max_concurrent or 1)
     resources = {"CPU": max(cores, wanted), "GPU": 0 if on_cpu else torch.cuda.device_count()}
     trials = TrialResources.of(sweep, resources, cores=cores, where="this machine")

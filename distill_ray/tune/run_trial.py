@@ -36,6 +36,7 @@ from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.ray_session import Session
 from distill_ray.runtime.ray_worker import Loop, StepThrottle
 from distill_ray.storage.uploaded import newest_checkpoint
+from distill_ray.threads import free_threads
 from distill_ray.training.worker import Listener, Worker
 from distill_ray.tune.ranking import trial_objective
 from distill_ray.tune.rating import TrialRater
@@ -94,7 +95,7 @@ def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
     actor = ray.get_runtime_context().current_actor
     if ray.get(home.mailbox.hello.remote(task.trial, actor)):
         return  # the search was stopped while this process started
-    torch.set_num_threads(home.threads)
+    torch.set_num_threads(free_threads(home.threads))
     if 0 < home.gpus < 1:
         torch.cuda.set_per_process_memory_fraction(home.gpus)
     outbox = Outbox(home.mailbox, task.trial)

@@ -99,7 +99,17 @@ MAY_IMPORT = {
     "python": {"bundle", "cli", "config", "corpus", "display", "evaluate", "generate", "pipeline", "runtime"}
     | {"runs", "storage"},
 }
-OF_THE_ROOT = {"argument_names", "errors", "foreign", "jsonable", "lazy", "regular_file", "uri", "version"}
+OF_THE_ROOT = {
+    "argument_names",
+    "errors",
+    "foreign",
+    "jsonable",
+    "lazy",
+    "regular_file",
+    "threads",
+    "uri",
+    "version",
+}
 ONLY_IN = {"ray": {"runtime", "jobs", "tune"}, "rich": {"display"}, "typer": {"cli"}}
 FILES = sorted(ROOT.rglob("*.py"))
 
