@@ -65,10 +65,15 @@ class RejectedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class DuplicateFile:
-    """A file whose content another file has already brought."""
+    """A file whose content another file has already brought.
+
+    sha256 and twin are the hashes of both where their bytes differ and their samples do not; empty otherwise.
+    """
 
     path: str
     same_as: str
+    sha256: str = ""
+    twin: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,9 +9,10 @@ not what has a name that shards do not have, and nothing behind a link.
 from __future__ import annotations
 
 import contextlib
+import functools
 import os
 import time
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -35,10 +36,13 @@ from distill_ray.corpus.prepare_report import PrepareReport, listing
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
 from distill_ray.corpus.shards import ShardReader, is_shard_name
 from distill_ray.corpus.split import assign_splits, keeps_off_share
+from distill_ray.corpus.twins import find_twins
 from distill_ray.errors import AudioError, CorpusError
 from distill_ray.storage.atomic import is_temporary
 from distill_ray.storage.names import shown_name
 from distill_ray.storage.storage import LOCK_NAME, Storage, open_storage
+
+_OPEN_SHARDS = 64
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -144,7 +148,8 @@ def build_corpus(
         previous = read_manifest(storage)
         _remove_unnamed(storage, previous)
         reusable = _reusable(storage, previous, config)
-        new = [file for file in hashed.files if file.sha256 not in reusable]
+        twins = _known_twins(previous, hashed, reusable)
+        new = [file for file in hashed.files if file.sha256 not in reusable and file.sha256 not in twins]
         try:
             with _torch_ready(new, config):
                 packed = mapper(
@@ -155,7 +160,7 @@ def build_corpus(
                     what="decoding",
                     on_progress=on_progress,
                 )
-            manifest = _manifest(storage, hashed, previous, reusable, packed, config)
+            manifest = _manifest(storage, hashed, previous, reusable, packed, twins, config)
             _refuse_unusable(manifest, hashed.sources, strict=strict)
             if manifest != previous:
                 write_manifest(storage, manifest)
@@ -169,7 +174,9 @@ def build_corpus(
     return _report(
         storage,
         manifest,
-        decoded=sum(len(result.files) for result in packed),
+        decoded=len(
+            {file.sha256 for result in packed for file in result.files} & join(manifest.files).keys()
+        ),
         removed=_removed(previous, hashed),
         config=config,
         elapsed_s=time.monotonic() - started,
@@ -251,6 +258,7 @@ def _manifest(
     previous: Manifest | None,
     reusable: dict[str, CorpusFile],
     packed: Sequence[Packed],
+    twins: Mapping[str, DuplicateFile],
     config: CorpusConfig,
 ) -> Manifest:
     before = {file.sha256: file for file in previous.files} if previous else {}
@@ -259,15 +267,21 @@ def _manifest(
         if source.sha256 in reusable:
             found = source.found
             files[source.sha256] = replace(reusable[source.sha256], path=found.shown, label=found.label)
-    for result in packed:
-        files.update({file.sha256: file for file in result.files})
+    new = {file.sha256: file for result in packed for file in result.files}
+    files.update(new)
     shards = {shard.name: shard for shard in previous.shards} if previous else {}
     shards.update({shard.name: shard for result in packed for shard in result.shards})
 
-    def audible(part: CorpusFile) -> bool:
-        shard = ShardReader(storage, shards[part.shard], channels=config.channels)
-        return is_audible(part, shard, config)
+    @functools.lru_cache(maxsize=_OPEN_SHARDS)
+    def shard(name: str) -> ShardReader:
+        return ShardReader(storage, shards[name], channels=config.channels)
 
+    def audible(part: CorpusFile) -> bool:
+        return is_audible(part, shard(part.shard), config)
+
+    told = find_twins(files, new, config.channels, shard)
+    for each in told:
+        del files[each.sha256]
     parts = parted(files, before, config, audible)
     files.update(parts)
     recorded = {digest: file.split for digest, file in (before | parts).items()}
@@ -281,8 +295,25 @@ def _manifest(
         files=tuple(replace(files[digest], split=splits[digest]) for digest in sorted(files)),
         shards=tuple(shards[name] for name in used),
         rejected=tuple(sorted(rejected, key=lambda bad: bad.path)),
-        duplicates=hashed.duplicates,
+        duplicates=(*hashed.duplicates, *sorted((*twins.values(), *told), key=lambda each: each.path)),
     )
+
+
+def _decoded(packed: Sequence[Packed]) -> set[str]:
+    return {file.sha256 for result in packed for file in result.files}
+
+
+def _known_twins(
+    previous: Manifest | None, hashed: HashedSources, reusable: Collection[str]
+) -> dict[str, DuplicateFile]:
+    """Files that are known to hold the samples of one that stays, by hash; they need not be decoded again."""
+    known = {each.sha256: each for each in previous.duplicates if each.sha256} if previous else {}
+    here = {file.sha256: file.found.shown for file in hashed.files}
+    return {
+        digest: replace(each, path=here[digest], same_as=here[each.twin])
+        for digest, each in known.items()
+        if digest in here and each.twin in here and each.twin in reusable
+    }
 
 
 def _removed(previous: Manifest | None, hashed: HashedSources) -> int:
