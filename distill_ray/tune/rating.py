@@ -25,7 +25,7 @@ from distill_ray.corpus import open_corpus
 from distill_ray.evaluate.copies import COPIES, CopyDetector
 from distill_ray.evaluate.corpus_reference import Piece, corpus_pieces, corpus_reference, piece_sounds
 from distill_ray.evaluate.extraction import corpus_copy_detector
-from distill_ray.evaluate.reference import Reference
+from distill_ray.evaluate.reference import FEWEST_WINDOWS, Reference
 from distill_ray.evaluate.sound import Sound
 from distill_ray.evaluate.windows import windows_of
 from distill_ray.events.records import (
@@ -121,7 +121,9 @@ class CorpusJudge:
     @torch.inference_mode()
     def _held_out(self, loaded: LoadedVQModel, depth: int) -> Iterator[Sound]:
         corpus = open_corpus(self.corpus)
-        pieces = corpus_pieces(corpus, corpus.validation_split)
+        held_out = self.reference.held_out
+        enough = held_out is not None and len(held_out.windows["short"]) >= FEWEST_WINDOWS
+        pieces = corpus_pieces(corpus, "val" if enough else "train")
         for sound in piece_sounds(corpus, pieces[:: 1 + int(_seconds(pieces, corpus) / _MOST_HELD_OUT)]):
             audio_1CT = sound.audio_CT[None].to(loaded.device)
             codes_1QF = loaded.model.encode(audio_1CT)[:, :depth]

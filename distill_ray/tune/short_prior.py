@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from distill_ray.config.prior import PriorTrainConfig
+from distill_ray.config.prior import PriorTrainConfig, PriorTrainingConfig
 from distill_ray.config.resolve import MachineFacts, has_budget, resolve_prior
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import open_corpus
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
 
 PRIOR = "prior"
 """The folder of a trial that it is kept in."""
+_BUDGET = tuple(f"{PriorTrainingConfig.table}.{name}" for name in ("epochs", "max_minutes"))
 _SHARE = 4  # a short prior has one part in so many of a prior's automatic budget
 
 
@@ -73,7 +74,7 @@ class PriorTrainer:
         minutes: float | None = None,
     ) -> ShortPrior | None:
         """The prior of the codec in file `model`, of the trial in `run`; it joins the file. None once
-        stopped. `minutes`: how long it trains, where the settings do not say; else a part of the automatic
+        stopped. `minutes`: how long it trains; else as the settings say, or for a part of the automatic
         budget.
 
         Raises what `train_prior` does.
@@ -121,21 +122,21 @@ class PriorTrainer:
             machine=MachineFacts(accelerator=self.accelerator),
         )
         training = resolved.config.training
-        if has_budget(self.settings, training.table):
-            return resolved.config
         if minutes is not None:
             training = replace(training, epochs=None, max_minutes=minutes)
-        elif training.epochs is not None:
+        elif training.epochs is not None and not has_budget(self.settings, training.table):
             training = replace(training, epochs=math.ceil(training.epochs / _SHARE))
         return replace(resolved.config, training=training)
 
     def _record(self, folder: RunFolder, config: PriorTrainConfig, identity: Mapping[str, str]) -> None:
-        """Make it a run that `train-prior --resume` takes over."""
+        """Make it a run that `train-prior --resume` takes over: with a budget of its own, so without this
+        one.
+        """
         from distill_ray.config.resolve import dotted
 
         if not folder.is_begun:
             Start(folder=folder, settings={}, overrides=frozenset()).record(
-                dotted(config),
+                {key: value for key, value in dotted(config).items() if key not in _BUDGET},
                 identity,
                 overrides=frozenset(),
                 corpus={},

@@ -19,7 +19,7 @@ from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.resolve import Resolved, dotted
 from distill_ray.config.sweep import RESOURCES
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.errors import CancelledError
+from distill_ray.errors import AudioError, CancelledError
 from distill_ray.events.records import Notice, ShownSetting, SweepCompleteEvent, SweepStarted
 from distill_ray.report.write import report_run
 from distill_ray.runs.export import corpus_record
@@ -157,6 +157,8 @@ def _tune(
             on_report=on_report(listener),
         )
         start.check({"corpus": corpus.digest})
+        accelerator = machine.trials.gpus > 0
+        settings, judge = _judged(settings, start, corpus, accelerator, listener)
         search = _Search(
             name=start.identity.get("name", name or "distill"),
             data=data,
@@ -175,8 +177,36 @@ def _tune(
             listener=listener,
             trial_listener=trial_listener,
             began=began,
+            judge=judge,
         )
         return search.run()
+
+
+def _judged(
+    settings: SweepSettings,
+    start: Start[SweepFolder],
+    corpus: Corpus,
+    accelerator: bool,
+    listener: Listener,
+) -> tuple[SweepSettings, SoundJudge | None]:
+    """What all trials are judged by, measured before the first of them; none for other objectives.
+
+    A corpus that is too short for it is searched by reconstruction, with a warning, where nobody asked for
+    objective generation; else raises AudioError.
+    """
+    if settings.sweep.objective != "generation":
+        return settings, None
+    from distill_ray.tune.rating import CorpusJudge
+
+    try:
+        return settings, CorpusJudge.fit(
+            corpus, seed=settings.seed, accelerator=accelerator, on_progress=listener
+        )
+    except AudioError as error:
+        if "sweep.objective" in start.settings:
+            raise
+        listener(Notice(level="warning", message=f"--objective reconstruction is taken: {error}"))
+        return SweepSettings.of({**start.settings, "sweep.objective": "reconstruction"}), None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -194,6 +224,7 @@ class _Search:
     listener: Listener
     trial_listener: TrialListener | None
     began: float
+    judge: SoundJudge | None
 
     def run(self) -> SweepReport:
         """Trials, short priors, the winner's file."""
@@ -264,7 +295,6 @@ class _Search:
         )
         if not rounds.has_more(ledger.finished()):
             return
-        judge = self._judge()
         if self.machine.plan.address is None:
             self.listener(Notice(level="info", message="starting Ray on this machine (some 10 seconds)"))
         with self.machine.session() as session:
@@ -273,7 +303,7 @@ class _Search:
 
             scale = self.machine.trials_of(self.settings.sweep, session)
             steps = self._step_budget(scale, rounds)
-            rater = self._rater(judge) if judge is not None else None
+            rater = self._rater(self.judge) if self.judge is not None else None
             SweepRun(
                 storage=self.start.folder.ray_storage,
                 sweep=self.settings.sweep,
@@ -320,19 +350,6 @@ class _Search:
         notice = steps.notice() if steps is not None else None
         if notice is not None:
             self.listener(notice)
-
-    def _judge(self) -> SoundJudge | None:
-        """What all trials are judged by, measured before the first of them; None for other objectives."""
-        if self.settings.sweep.objective != "generation":
-            return None
-        from distill_ray.tune.rating import CorpusJudge
-
-        return CorpusJudge.fit(
-            self.corpus,
-            seed=self.settings.seed,
-            accelerator=self.machine.trials.gpus > 0,
-            on_progress=self.listener,
-        )
 
     def _rater(self, judge: SoundJudge) -> TrialRater:
         """`judge` goes once to each node."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -83,6 +84,13 @@ def join_short_prior(trial: RunFolder, path: Path) -> None:
     if not model.exists() or not read_manifest(model).has_prior:
         return
     bundle_models(path, model, path, overwrite=True)
-    copied = path.with_suffix(".prior")
-    if not copied.exists():
-        shutil.copytree(trial.below(PRIOR).path, copied)
+    copy_prior_run(trial.below(PRIOR).path, path.with_suffix(".prior"))
+
+
+def copy_prior_run(source: Path, target: Path) -> None:
+    """The run of a prior, whole or not at all; a `target` that is there stays."""
+    if target.exists():
+        return
+    with tempfile.TemporaryDirectory(prefix=".prior-", dir=target.parent) as folder:
+        shutil.copytree(source, Path(folder) / "run", symlinks=True)
+        (Path(folder) / "run").rename(target)

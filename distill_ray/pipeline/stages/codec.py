@@ -125,6 +125,15 @@ class Tune(_CodecStage):
     def folder(self) -> Path:
         return self._context.record.folder / "search"
 
+    def _place(self) -> str:
+        """The codec with the short prior of its trial, which stage `prior` trains on."""
+        from distill_ray.tune.winner import copy_prior_run
+
+        codec, run = super()._place(), self.trained.with_suffix(".prior")
+        if run.exists() and "prior" not in self._context.record.done:
+            copy_prior_run(run, self._context.record.model.with_suffix(".prior"))
+        return codec
+
     def check(self, changed: Mapping[str, object]) -> None:
         """Raise ConfigError where the search that is begun cannot go on with `changed` settings."""
         from distill_ray.tune.folder import SweepFolder, resumed_sweep
