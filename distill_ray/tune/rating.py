@@ -51,6 +51,8 @@ _WINDOWS = {"cpu": 96, "cuda": 240}
 """Windows of 1.5 s that are generated and judged; from 240 on the judge tells tracks apart."""
 
 
+LEAST_PRIOR_STEPS = 100
+"""Of a prior that has learnt little by fewer, the codec is not to blame."""
 _MOST_HELD_OUT = 200.0
 """Seconds of held-out audio that are decoded and judged; of more, pieces spread evenly."""
 
@@ -191,7 +193,8 @@ class TrialRater:
         """What the prior has learnt of each level, and whether that is too little."""
         assert loaded.prior is not None, "it has just joined the file"
         train, held_out = prior.codes.codes("train"), prior.codes.codes("val")
-        gains = level_gains(loaded.prior, train, held_out) if held_out else ()
+        is_known = held_out and prior.completed.steps >= LEAST_PRIOR_STEPS
+        gains = level_gains(loaded.prior, train, held_out) if is_known else ()
         lows = [(level, self.rule.low_gain(gain)) for level, gain in enumerate(gains)]
         level, low = next(((level, low) for level, low in lows if low is not None), (0, None))
         return CodecJudged(
