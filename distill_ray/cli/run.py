@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from typing import Annotated
 
 import typer
@@ -54,10 +55,11 @@ def command(
     """Do all of it: prepare the recordings, search for the best codec, train the prior, generate samples.
 
     The same command goes on where it was interrupted: what is done is not done again. With the same --out or
-    with --resume, settings that are not given again stay. --epochs and --max-minutes are the codec's (of each
-    trial, and of the whole search). --num-workers and --gpus-per-worker are for the prior, and for the codec
-    with --no-tune.
+    with --resume, settings that are not given again stay. --max-minutes is for all of it, --epochs
+    for the codec, in a search each trial. --num-workers and --gpus-per-worker are for the prior, and for the
+    codec with --no-tune.
     """
+    began = time.monotonic()
     # Without workers the prior is trained in this process, wherever the search is.
     workers = options.worker_plan(num_workers, gpus_per_worker, None if num_workers == "0" else address)
 
@@ -80,6 +82,7 @@ def command(
             listener=view,
             trial_listener=trial_listener,
             new=new,
+            began=began,
             report=with_report,
         )
     document = report.to_json()

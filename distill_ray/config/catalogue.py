@@ -19,6 +19,7 @@ from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.generation import GenerationSettings, JudgeSettings, SamplingConfig
 from distill_ray.config.health import HealthConfig
+from distill_ray.config.pipeline import PipelineConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.setting import Section
 from distill_ray.config.sweep import SweepConfig
@@ -36,7 +37,15 @@ CODEC: tuple[type[Section], ...] = (
 )
 PRIOR: tuple[type[Section], ...] = (PriorConfig, PriorTrainingConfig)
 GENERATION: tuple[type[Section], ...] = (GenerationSettings, SamplingConfig)
-SECTIONS: tuple[type[Section], ...] = (CorpusConfig, *CODEC, *PRIOR, SweepConfig, *GENERATION, JudgeSettings)
+SECTIONS: tuple[type[Section], ...] = (
+    PipelineConfig,
+    CorpusConfig,
+    *CODEC,
+    *PRIOR,
+    SweepConfig,
+    *GENERATION,
+    JudgeSettings,
+)
 """All sections, in the order of the work."""
 
 OF_COMMAND: Mapping[str, tuple[type[Section], ...]] = {
@@ -44,7 +53,7 @@ OF_COMMAND: Mapping[str, tuple[type[Section], ...]] = {
     "train": (CorpusConfig, *CODEC),
     "train-prior": (CorpusConfig, *PRIOR),
     "tune": (CorpusConfig, SweepConfig, *CODEC),
-    "run": (CorpusConfig, SweepConfig, *CODEC, *PRIOR, GenerationSettings),
+    "run": (PipelineConfig, CorpusConfig, SweepConfig, *CODEC, *PRIOR, GenerationSettings),
     "generate": GENERATION,
     "evaluate": (JudgeSettings, SamplingConfig),
 }
@@ -267,11 +276,9 @@ def as_flagged(problem: Problem, command: str) -> Problem:
         return problem
     keys = {option.flag.partition("/")[0]: option.keys for option in options_of(command)}
     if command == "run":  # which without a search gives the value to what the search's setting replaces
-        keys |= {
-            each.flag: (each.key, each.meta["replaces"])
-            for each in settings_of(SweepConfig)
-            if each.meta["replaces"] and not each.is_list
-        }
+        for each in settings_of(SweepConfig):
+            if each.meta["replaces"] and not each.is_list:
+                keys[each.flag] = (*keys.get(each.flag, ()), each.key, each.meta["replaces"])
     flag = next((flag for flag, of in keys.items() if problem.key in of), None)
     return dataclasses.replace(problem, flag=flag)
 

@@ -12,6 +12,7 @@ from distill_ray.config.build import build_sections, unknown_keys
 from distill_ray.config.catalogue import CODEC, PRIOR, flag_of, settings_of
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.generation import GenerationSettings
+from distill_ray.config.pipeline import PipelineConfig
 from distill_ray.config.prior import PriorConfig, PriorTrainingConfig
 from distill_ray.config.resolve import Training, fitting_heads, has_budget
 from distill_ray.config.setting import Section
@@ -38,7 +39,8 @@ def check_settings(
     if command in ("train-prior", "run"):
         found += _prior(given)
     if command == "run":
-        found += _problems((GenerationSettings,), given)
+        found += _problems((GenerationSettings, PipelineConfig), given)
+        found += _prior_beyond_all(given)
     if found:
         raise ConfigError(list(dict.fromkeys(found)))
 
@@ -95,6 +97,15 @@ def _search(given: Mapping[str, object]) -> list[Problem]:
     if given.get("sweep.objective", "reconstruction") != "reconstruction":
         problems += _prior(given)
     return problems
+
+
+def _prior_beyond_all(given: Mapping[str, object]) -> Iterator[Problem]:
+    """A prior that would have the time of the whole command, or more."""
+    key = f"{PriorTrainingConfig.table}.max_minutes"
+    total, prior = given.get(f"{PipelineConfig.table}.max_minutes"), given.get(key)
+    if isinstance(total, int | float) and isinstance(prior, int | float) and 0.0 < total <= prior:
+        message = f"{prior:g} minutes for the prior leave nothing of the {total:g} of the whole run"
+        yield Problem(key, f"{message}; lower it, or raise --max-minutes", flag_of(key))
 
 
 def _searched_twice(given: Mapping[str, object], sweep: SweepConfig) -> Iterator[Problem]:

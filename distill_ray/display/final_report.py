@@ -14,6 +14,7 @@ from distill_ray.display.tables import facts, health_table, settings_table, warn
 from distill_ray.events.records import PriorTrainingCompleteEvent, TrainingCompleteEvent
 
 _REPLAYED = 24  # warnings repeated in the final report; a long run with a low level has one an epoch
+_ALONE = "Result"
 _TITLES = {"vqvae": "Codec", "prior": "Prior"}
 
 
@@ -25,7 +26,7 @@ def final_report(history: History, paths: Mapping[str, object]) -> Iterator[Rend
         yield from _run_report(run, _title(run), {})
     last = history.runs[-1]
     alone = len(history.runs) == 1 and history.sweep.started is None
-    yield from _run_report(last, "Result" if alone else _title(last), paths)
+    yield from _run_report(last, _ALONE if alone else _title(last), paths)
     warnings = history.warnings
     if len(warnings) > _REPLAYED:
         yield warning_line(f"{len(warnings) - _REPLAYED} earlier warnings are in the run's events.jsonl")
@@ -35,7 +36,8 @@ def final_report(history: History, paths: Mapping[str, object]) -> Iterator[Rend
 
 def _run_report(run: RunHistory, title: str, paths: Mapping[str, object]) -> Iterator[RenderableType]:
     if run.started is not None and run.started.settings:
-        yield settings_table(run.started.settings)
+        of = "Settings" if title == _ALONE else f"Settings of the {title.lower()}"
+        yield settings_table(run.started.settings, of)
     rows = [*_outcome(run), *paths.items()]
     if rows:
         yield facts(title, rows)
@@ -44,7 +46,7 @@ def _run_report(run: RunHistory, title: str, paths: Mapping[str, object]) -> Ite
 
 
 def _title(run: RunHistory) -> str:
-    return _TITLES.get(run.started.kind, "Result") if run.started is not None else "Result"
+    return _TITLES.get(run.started.kind, _ALONE) if run.started is not None else _ALONE
 
 
 def _outcome(history: RunHistory) -> Iterator[tuple[str, object]]:

@@ -110,7 +110,7 @@ def _columns(sweep: SweepHistory) -> tuple[str, ...]:
 def sweep_report(sweep: SweepHistory) -> Iterator[RenderableType]:
     """All that is worth keeping of a search: settings, trials, candidates and the outcome."""
     if sweep.started is not None and sweep.started.settings:
-        yield settings_table(sweep.started.settings)
+        yield settings_table(sweep.started.settings, "Settings of the search")
     if sweep.trials:
         yield _fitted(trial_table(sweep), sweep)
         reasons = [(trial.trial, trial.reason) for trial in sweep.ranked() if trial.reason]

@@ -123,10 +123,16 @@ def candidate_words(row: CandidateRow) -> str:
 
 
 def plan_lines(event: PipelinePlan) -> list[str]:
-    """One line a stage: will it run, and why."""
+    """One line a stage: will it run, how long it is expected to take, and why."""
     width = max((len(item.stage) for item in event.stages), default=0)
-    stages = (
-        f"  {item.stage:<{width}}  {'skipped ' if item.skipped else 'will run'}  {item.reason}"
+    times = [
+        "" if item.skipped or item.expected_s is None else f"about {figures.duration(item.expected_s)}"
         for item in event.stages
+    ]
+    column = max(map(len, times), default=0)
+    stages = (
+        f"  {item.stage:<{width}}  {'skipped ' if item.skipped else 'will run'}"
+        f"{f'  {time:<{column}}' if column else ''}  {item.reason}"
+        for item, time in zip(event.stages, times, strict=True)
     )
     return [f"stages of {event.output_dir}:", *stages]

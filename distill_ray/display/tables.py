@@ -90,8 +90,8 @@ def health_table(
     return FittedTable(made, _LEAST_OF_HEALTH)
 
 
-def settings_table(settings: Sequence[ShownSetting]) -> Table:
-    made = table("Settings", ("setting", "value", ""), ())
+def settings_table(settings: Sequence[ShownSetting], title: str = "Settings") -> Table:
+    made = table(title, ("setting", "value", ""), ())
     for item in settings:
         style = "bold" if item.source == "override" else "dim"
         made.add_row(_cell(item.name), _cell(item.value), Text(printable(f"({item.source})"), style=style))

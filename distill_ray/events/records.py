@@ -396,11 +396,14 @@ class SweepCompleteEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """One stage of `distill-ray run`; `skipped` with its `reason`."""
+    """One stage of `distill-ray run`; `skipped` with its `reason`. `expected_s`: seconds that it gets of the
+    time budget, or takes on this machine; None where that is not known.
+    """
 
     stage: str
     skipped: bool
     reason: str
+    expected_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -45,7 +45,8 @@ _STAGES_OF = {
 class PipelineRecord:
     """`tune`: whether there is a search, or one codec is trained. `done`: finished stages by name.
 
-    `shown` is what messages call the folder.
+    `shown` is what messages call the folder. `spent_s`: what earlier calls took. `no_search`: why there
+    is none although the command wants one.
     """
 
     folder: Path
@@ -55,6 +56,8 @@ class PipelineRecord:
     sources: tuple[str, ...]
     settings: dict[str, object]
     done: dict[str, dict[str, Any]] = field(default_factory=dict)
+    spent_s: float = 0.0
+    no_search: str = ""
 
     @property
     def model(self) -> Path:
@@ -75,6 +78,8 @@ class PipelineRecord:
             "sources": list(self.sources),
             "settings": jsonable(self.settings),
             "stages": self.done,
+            "spent_s": self.spent_s,
+            "no_search": self.no_search,
         }
         with atomic_file(self.folder / FILE, error=UsageError) as file:
             file.write(json.dumps(document, indent=1, ensure_ascii=False).encode() + b"\n")
@@ -155,6 +160,8 @@ def open_record(folder: Path, shown: Path | str) -> PipelineRecord:
                 for key, value in document["settings"].items()
             },
             done=dict(document["stages"]),
+            spent_s=float(document.get("spent_s", 0.0)),
+            no_search=str(document.get("no_search", "")),
         )
     except FileNotFoundError:
         raise UsageError(

@@ -17,7 +17,8 @@ from typing import Any
 from distill_ray.config.catalogue import all_settings
 from distill_ray.config.check import without_search
 from distill_ray.errors import CancelledError, UsageError
-from distill_ray.events.records import Notice, PipelinePlan, PlannedStage
+from distill_ray.events.records import Event, Notice, PipelinePlan, PlannedStage
+from distill_ray.pipeline.advice import Advice
 from distill_ray.pipeline.prologue import check_request
 from distill_ray.pipeline.record import (
     FILE,
@@ -28,6 +29,7 @@ from distill_ray.pipeline.record import (
     newest_record,
     open_record,
 )
+from distill_ray.pipeline.sharing import share_out
 from distill_ray.pipeline.stages.codec import Codec, Tune
 from distill_ray.pipeline.stages.context import PipelineContext, Stage
 from distill_ray.pipeline.stages.prepare import Prepare
@@ -108,6 +110,7 @@ def run_everything(
     trial_listener: TrialListener,
     new: bool = False,
     report: bool = False,
+    began: float | None = None,
 ) -> PipelineReport:
     """Make `OUT/NAME.distill` with codec and prior, and sounds in OUT/samples, of recordings.
 
@@ -117,7 +120,8 @@ def run_everything(
     same sources, name and settings goes on, unless `new`. `tune` False trains one codec; None is
     what the earlier call did, else a search. `default_name` is for a new run that gets no `name`. `plan` is
     for the trainings that are no trials, `address` the Ray cluster of the search. `report` writes report.html
-    into the folder, unless the work is cancelled.
+    into the folder, unless the work is cancelled. `began` is when the command did, by `time.monotonic`; its
+    time budget counts from then.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError for Ctrl-C outside of a training; what is done is kept in all cases.
@@ -141,6 +145,7 @@ def run_everything(
         trial_listener=trial_listener,
         new=new,
         report=report,
+        began=time.monotonic() if began is None else began,
     )
     if resume is not None:
         return begin(resume, is_there=True)
@@ -172,6 +177,7 @@ def _run(
     trial_listener: TrialListener,
     new: bool,
     report: bool,
+    began: float,
 ) -> PipelineReport:
     """`run_everything` at `place`, which must hold a run where `is_there`."""
     if not is_there and not is_uri(place):
@@ -193,7 +199,7 @@ def _run(
             listener=listener,
             trial_listener=trial_listener,
         )
-        codec = Tune(context) if record.tune else Codec(context)
+        codec = Tune(context) if record.tune and not record.no_search else Codec(context)
         prior = Prior(context)
         later_begun = codec.is_begun or codec.name in record.done
         if not later_begun and (name or _absolute(sources) not in ((), record.sources)):
@@ -203,11 +209,16 @@ def _run(
         changed = {stage: record.changed(given, stage) for stage in ("tune", "codec", "prior")}
         record.take(_absolute(sources), name, record.tune if tune is None else tune, given)
         check_request("run", record.settings, plan, tune=record.tune)
+        context.began = began
         for stage in (codec, prior):
             stage.check(changed[stage.name])
-        done = _carry_out(
-            context, (Prepare(context, later_begun=later_begun), codec, prior, Samples(context))
-        )
+        advice = Advice()
+        context.listener = both(listener, advice)
+        stages = (Prepare(context, later_begun=later_begun), codec, prior, Samples(context))
+        with _counting(context):
+            done = _carry_out(context, stages, report=report)
+        if not done.exit_code and (said := advice.sentence()):
+            listener(Notice(level="info", message=said))
         if not report or _EXIT_REASONS[done.exit_code] == "cancelled":
             return done
         with _telling(context, "the report"):
@@ -236,39 +247,52 @@ def _unfinished(
 def _report(context: PipelineContext, done: PipelineReport) -> Path | str | None:
     """Write report.html; what it is called. Its judging may take a share of what the stages took."""
     results, took = context.results, sum(stage.elapsed_s for stage in done.stages)
+    budget, limit = context.budget, max(_LEAST_JUDGING, _JUDGING_SHARE * took)
+    if budget is not None:
+        limit = max(0.0, budget.left_s)
     page = report_run(
         results.path,
         context.listener,
         data=context.corpus_uri(),
-        judge_seconds=max(_LEAST_JUDGING, _JUDGING_SHARE * took),
+        judge_seconds=limit,
     )
     return page and results.shown_as(page)
 
 
-def _carry_out(context: PipelineContext, stages: Sequence[Stage]) -> PipelineReport:
-    record = context.record
+def _outcome(item: PlannedStage, state: str, began: float) -> StageOutcome:
+    return StageOutcome(stage=item.stage, state=state, reason=item.reason, elapsed_s=time.monotonic() - began)
+
+
+def _carry_out(context: PipelineContext, stages: Sequence[Stage], *, report: bool) -> PipelineReport:
+    record, (prepare, *_) = context.record, stages
     with _telling(context, "the sources are read"):
         planned = _decide(stages)
     record.save()
-    context.listener(PipelinePlan(output_dir=str(record.folder), stages=planned))
-    outcomes: list[StageOutcome] = []
+    began = time.monotonic()
+    with _telling(context, "stage prepare"):
+        if planned[0].skipped:
+            prepare.skip()
+        else:
+            prepare.run()
+        shared = share_out(context, stages, planned, report=report)
+    record.save()
+    context.listener(PipelinePlan(output_dir=str(record.folder), stages=shared.planned))
+    state = "skipped" if planned[0].skipped else "done"
+    outcomes = [_outcome(planned[0], state, began)]
     exit_code = 0
-    for stage, item in zip(stages, planned, strict=True):
+    for stage, item in shared.work:
         began = time.monotonic()
         if exit_code:
             state = "not run"
-        elif item.skipped:
-            stage.skip()
+        elif stage is None or item.skipped:
+            if stage is not None:
+                stage.skip()
             state = "skipped"
         else:
             with _telling(context, f"stage {stage.name}"):
                 exit_code = stage.run()
             state = "ended" if exit_code else "done"
-        outcomes.append(
-            StageOutcome(
-                stage=stage.name, state=state, reason=item.reason, elapsed_s=time.monotonic() - began
-            )
-        )
+        outcomes.append(_outcome(item, state, began))
     return PipelineReport(
         output_dir=context.results.shown,
         model_path=context.results.shown_as(record.model) if record.model.exists() else None,
@@ -277,6 +301,29 @@ def _carry_out(context: PipelineContext, stages: Sequence[Stage]) -> PipelineRep
         samples=tuple(str(context.results.shown_as(path)) for path in context.samples),
         exit_code=exit_code,
     )
+
+
+@contextlib.contextmanager
+def _counting(context: PipelineContext) -> Iterator[None]:
+    """Keep what this call has taken for the next one, which has the rest of the budget."""
+    before = context.record.spent_s
+    try:
+        yield
+    finally:
+        if context.budget is not None:
+            context.record.spent_s = before + time.monotonic() - context.began
+            with contextlib.suppress(UsageError):
+                context.record.save()
+
+
+def both(*listeners: Listener) -> Listener:
+    """One that all of them hear."""
+
+    def hear(event: Event) -> None:
+        for listener in listeners:
+            listener(event)
+
+    return hear
 
 
 def _decide(stages: Sequence[Stage]) -> tuple[PlannedStage, ...]:

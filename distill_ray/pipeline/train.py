@@ -242,6 +242,7 @@ def train_code_prior(
     new: bool = False,
     overwrite: bool = False,
     run: ResultFolder | None = None,
+    minutes: Callable[[], float] | None = None,
     report: bool = False,
 ) -> PriorReport:
     """Train a prior on the codes that `model` gives `data`, and put it into the same file.
@@ -249,8 +250,9 @@ def train_code_prior(
     The run is kept in `run`, by default in `MODEL.prior/` beside the model, which is a path or a URI;
     `resume` goes on with an interrupted one, and so does the same call again, unless `new`, which begins
     another in its place. A prior that the file has is replaced only with `overwrite`, or where its training
-    was interrupted. `data` may be None where the run that goes on has recorded it. `report` writes
-    report.html into the run's folder, unless it is cancelled.
+    was interrupted. `data` may be None where the run that goes on has recorded it. `minutes`
+    is asked for the time budget once the codes are there. `report` writes report.html into the run's folder,
+    unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
     CancelledError where it was stopped within its first epoch and the file has a prior, which stays,
@@ -265,7 +267,9 @@ def train_code_prior(
         listener = results.attended(listener)
         with marking(folder):
             found = recorded_data(start, data)
-            trained = _train_code_prior(start, file, data=found, plan=plan, listener=listener)
+            trained = _train_code_prior(
+                start, file, data=found, plan=plan, listener=listener, minutes=minutes
+            )
             if not report or trained.completed.exit_reason == "cancelled":
                 return trained
             page = report_run(results.path, listener, model=file.path, sounds=_REPORT_SOUNDS)
@@ -298,7 +302,13 @@ def _prior_start(
 
 
 def _train_code_prior(
-    start: Start[RunFolder], file: ModelFile, *, data: str, plan: WorkerPlan, listener: Listener
+    start: Start[RunFolder],
+    file: ModelFile,
+    *,
+    data: str,
+    plan: WorkerPlan,
+    listener: Listener,
+    minutes: Callable[[], float] | None,
 ) -> PriorReport:
     from distill_ray.bundle import load_model_v2
     from distill_ray.storage.filesystem import absolute
@@ -315,13 +325,14 @@ def _train_code_prior(
         if not loaded.is_trained_on(corpus.digest):
             listener(Notice(level="warning", message=_OTHER_CORPUS))
         store = _codes(loaded, corpus, start, found, listener)
+        budget = {f"{PriorTrainingConfig.table}.max_minutes": minutes()} if minutes is not None else {}
         resolved = start.with_recorded_sources(
             resolve_prior(
                 codec,
                 file_count=corpus.recordings,
                 train_frames=store.frames("train"),
                 labels=len(corpus.labels),
-                overrides=start.settings,
+                overrides={**start.settings, **budget},
                 machine=found.machine,
             )
         )

@@ -146,7 +146,10 @@ class Tune(_CodecStage):
         from distill_ray.tune.tune import tune_codec
 
         context, settings = self._context, self._context.settings()
-        begun = self.is_begun
+        begun, budget = self.is_begun, context.budget
+        if budget is not None:
+            key = "sweep.max_minutes"
+            settings[key] = context.shortened(key, budget.codec_s)
         report = tune_codec(
             data=context.corpus_uri(),
             overrides={key: settings[key] for key in RESOURCES if key in settings} if begun else settings,
@@ -183,10 +186,14 @@ class Codec(_CodecStage):
     def run(self) -> int:
         from distill_ray.pipeline.train import train_codec
 
-        context, begun = self._context, self.is_begun
+        context, begun, budget = self._context, self.is_begun, self._context.budget
+        settings = {key: value for key, value in context.settings().items() if not key.startswith("sweep.")}
+        if budget is not None and not begun:  # what is begun keeps its share
+            key = "training.max_minutes"
+            settings[key] = context.shortened(key, budget.codec_s)
         report = train_codec(
             data=context.corpus_uri(),
-            overrides=context.settings(),
+            overrides=settings,
             config_file=None,
             out=None if begun else self._results,
             name=None if begun else context.record.name,

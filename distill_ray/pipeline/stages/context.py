@@ -8,8 +8,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
 from distill_ray.config.corpus import VAL_FRACTION
+from distill_ray.config.pipeline import PipelineConfig
 from distill_ray.events.records import PlannedStage
 from distill_ray.jsonable import jsonable
+from distill_ray.pipeline.budget import TimeBudget
 from distill_ray.pipeline.record import PipelineRecord
 from distill_ray.runs.workspace import ResultFolder
 from distill_ray.runtime.plan import WorkerPlan
@@ -25,7 +27,9 @@ GENERATE = "generate."
 
 @dataclass(kw_only=True)
 class PipelineContext:
-    """What the stages share. `corpus` is known once `prepare` was skipped or has run; `reports` by stage."""
+    """What the stages share. `corpus` and `budget` are known once `prepare` was skipped or has run;
+    `reports` by stage.
+    """
 
     results: ResultFolder
     record: PipelineRecord
@@ -34,6 +38,8 @@ class PipelineContext:
     listener: Listener
     trial_listener: TrialListener
     corpus: Corpus | None = None
+    budget: TimeBudget | None = None
+    began: float = 0.0
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: tuple[Path, ...] = ()
 
@@ -42,8 +48,14 @@ class PipelineContext:
         return {
             key: value
             for key, value in self.record.settings.items()
-            if not key.startswith(GENERATE) and key != VAL_FRACTION
+            if not key.startswith((GENERATE, f"{PipelineConfig.table}.")) and key != VAL_FRACTION
         }
+
+    def shortened(self, key: str, seconds: float) -> float:
+        """Minutes of a stage that gets `seconds` of the whole, or fewer where the setting `key` says so."""
+        given = self.record.settings.get(key)
+        minutes = max(0.001, round(seconds / 60.0, 3))  # as people read it in a table of settings
+        return min(minutes, given) if isinstance(given, int | float) else minutes
 
     def report(self, stage: str, document: Mapping[str, Any]) -> dict[str, Any]:
         """Take in what a stage has to report; returns it in the form that its record keeps."""

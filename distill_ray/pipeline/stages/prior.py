@@ -58,7 +58,8 @@ class Prior:
     def run(self) -> int:
         from distill_ray.pipeline.train import train_code_prior
 
-        context = self._context
+        context, budget = self._context, self._context.budget
+        key = "prior_training.max_minutes"
         report = train_code_prior(
             model=context.record.model,
             data=context.corpus_uri(),
@@ -68,6 +69,9 @@ class Prior:
             listener=context.listener,
             resume=self._folder.is_begun,
             run=context.results.below(self._folder.path.name),
+            minutes=None
+            if budget is None or self._folder.is_begun  # what is begun keeps its share
+            else lambda: context.shortened(key, budget.prior_left_s),
             overwrite=True,  # `decide` knows whether the one that is there stays
         )
         document = context.report(self.name, report.to_json())

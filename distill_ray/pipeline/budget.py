@@ -1,0 +1,132 @@
+"""How the one time budget of `distill-ray run` is shared out, and how long a run without one takes.
+
+Each stage gets its share of what is left when it begins, so that what an earlier one took too long or did not
+need is the later ones' loss or gain. `pace.py` measures what a step takes on this machine's CPUs.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.report.numbers import duration
+from distill_ray.tune.space import final_round_size, first_round_size
+from distill_ray.tune.step_budget import LEAST_EPOCHS
+
+TOTAL, PRIOR_MINUTES = "pipeline.max_minutes", "prior_training.max_minutes"
+_PRIOR_SHARE = 0.35
+"""Of the time of both trainings, unless --prior-minutes says otherwise; a search takes the codec's part."""
+_SOUNDS_SHARE, _PAGE_SHARE, _JUDGE_SHARE = 0.08, 0.03, 0.15
+"""Of the whole: the sounds, the page without its judge, and the judge at most."""
+_PRIOR_ENDING = 0.2
+"""Of the prior's time: its last validation, memorisation and writing the file."""
+_LEAST_S = 1.0
+_RAY_S, _TRIAL_S = 15.0, 10.0
+"""What starting Ray and each round of trials takes before the first step, about."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Steps:
+    """What a search would do: `per_epoch` steps of `seconds` each, of one trial with the machine for itself;
+    `concurrent` trials run at a time.
+    """
+
+    per_epoch: int
+    seconds: float
+    concurrent: int
+
+    def search_seconds(self, sweep: SweepConfig, *, trials: int, epochs: int) -> float:
+        """What a search of `trials` takes where each trains for so many epochs."""
+        waves = math.ceil(trials / self.concurrent) + math.ceil(
+            min(trials, final_round_size(sweep)) / self.concurrent
+        )
+        return _RAY_S + waves * (_TRIAL_S + epochs * self.per_epoch * self.seconds * self.concurrent)
+
+
+@dataclass(kw_only=True)
+class TimeBudget:
+    """`total_s` seconds for the whole command, of which `spent_s` went before `began` (by `clock`)."""
+
+    total_s: float
+    spent_s: float
+    began: float
+    prior_s: float | None = None
+    judge_s: float = 0.0
+    clock: Callable[[], float] = time.monotonic
+
+    @property
+    def left_s(self) -> float:
+        return self.total_s - self.spent_s - (self.clock() - self.began)
+
+    @property
+    def report_s(self) -> float:
+        """What the page takes, with its judge where there is time for it."""
+        page = _PAGE_SHARE * self.total_s
+        return page + (self.judge_s if self.judges else 0.0)
+
+    @property
+    def judges(self) -> bool:
+        """Whether there is time to judge the sounds."""
+        return self.judge_s <= _JUDGE_SHARE * self.total_s
+
+    @property
+    def sounds_s(self) -> float:
+        return _SOUNDS_SHARE * self.total_s
+
+    @property
+    def trainings_s(self) -> float:
+        """What is left for the trainings that have not begun."""
+        return max(0.0, self.left_s - self.report_s - self.sounds_s)
+
+    @property
+    def codec_s(self) -> float:
+        """For the search or the codec, as they begin."""
+        prior = self.prior_s if self.prior_s is not None else _PRIOR_SHARE * self.trainings_s
+        return max(_LEAST_S, self.trainings_s - prior)
+
+    @property
+    def prior_left_s(self) -> float:
+        """For the prior, as its first step begins."""
+        left = self.trainings_s if self.prior_s is None else min(self.prior_s, self.trainings_s)
+        return max(_LEAST_S, left * (1.0 - _PRIOR_ENDING))
+
+    def expected(self, codec: str) -> dict[str, float]:
+        """Seconds by stage, `codec` being the one that trains or searches for the codec."""
+        prior = self.trainings_s - self.codec_s
+        return {codec: self.codec_s, "prior": prior, "samples": self.sounds_s, "report": self.report_s}
+
+
+def least_search_seconds(sweep: SweepConfig) -> float:
+    """What the rounds of the smallest search take before their first steps, however fast the machine."""
+    return _RAY_S + _TRIAL_S * (1 + (final_round_size(sweep) > 0))
+
+
+def too_small_for(sweep: SweepConfig, steps: Steps, seconds: float) -> str:
+    """Why there is no search in so many seconds; "" where there is time for one."""
+    trials = min(first_round_size(sweep), max(2, steps.concurrent))
+    needed = steps.search_seconds(sweep, trials=trials, epochs=LEAST_EPOCHS)
+    if needed <= seconds:
+        return ""
+    return (
+        f"{trials} trials of {LEAST_EPOCHS} epochs take about {duration(needed)} here, and the budget leaves "
+        f"{duration(seconds)} for a search"
+    )
+
+
+def budget_of(
+    settings: Mapping[str, object], *, spent_s: float, began: float, judge_s: float
+) -> TimeBudget | None:
+    """The time budget that settings give, by dotted key; None without one."""
+    total, prior = settings.get(TOTAL), settings.get(PRIOR_MINUTES)
+    if not isinstance(total, int | float):
+        return None
+    return TimeBudget(
+        total_s=60.0 * total,
+        spent_s=spent_s,
+        began=began,
+        prior_s=60.0 * prior if isinstance(prior, int | float) else None,
+        judge_s=judge_s,
+    )

@@ -1,0 +1,113 @@
+"""One time budget for the whole of `run`."""
+
+from __future__ import annotations
+
+import pytest
+
+from distill_ray.config.check import check_settings
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.display.sweep_lines import plan_lines
+from distill_ray.errors import ConfigError
+from distill_ray.events.records import PipelinePlan, PlannedStage, PriorEpochMetrics, VQEpochMetrics
+from distill_ray.pipeline.advice import Advice
+from distill_ray.pipeline.budget import Steps, TimeBudget, budget_of, too_small_for
+
+
+def test_what_is_left_is_shared_by_what_is_still_to_come() -> None:
+    now = [100.0]
+    budget = TimeBudget(total_s=600.0, spent_s=0.0, began=100.0, judge_s=42.0, clock=lambda: now[0])
+    expected = budget.expected("codec")
+    assert sum(expected.values()) == pytest.approx(600.0)
+    assert expected["report"] == pytest.approx(18.0 + 42.0)
+    now[0] += 400.0  # prepare and codec took longer than expected: the prior gets what is left
+    assert budget.trainings_s == pytest.approx(200.0 - 60.0 - 48.0)
+    assert budget.prior_left_s == pytest.approx(0.8 * 92.0)
+    now[0] += 500.0
+    assert budget.prior_left_s == 1.0  # at least one step
+
+
+def test_a_resumed_run_has_what_its_earlier_part_left() -> None:
+    settings = {"pipeline.max_minutes": 10.0, "prior_training.max_minutes": 2.0}
+    budget = budget_of(settings, spent_s=240.0, began=0.0, judge_s=1e9)
+    assert budget is not None
+    budget.clock = lambda: 0.0
+    assert budget.left_s == 360.0
+    assert not budget.judges  # which would take more than its share
+    assert budget.expected("tune")["prior"] == pytest.approx(120.0)
+    assert budget_of({}, spent_s=0.0, began=0.0, judge_s=0.0) is None
+
+
+def test_a_search_is_left_out_where_two_trials_of_two_epochs_do_not_fit() -> None:
+    steps, sweep = Steps(per_epoch=100, seconds=0.1, concurrent=2), SweepConfig()
+    # Ray 15 s; one wave of trials and one of finalists, each 10 s and 200 steps of 0.2 s.
+    assert steps.search_seconds(sweep, trials=2, epochs=2) == pytest.approx(15 + 2 * (10 + 40))
+    assert too_small_for(sweep, steps, 115.0) == ""
+    assert too_small_for(sweep, steps, 100.0) == (
+        "2 trials of 2 epochs take about 1 min 55 s here, and the budget leaves 1 min 40 s for a search"
+    )
+
+
+def test_a_prior_that_would_take_it_all_is_refused() -> None:
+    check_settings("run", {"pipeline.max_minutes": 2.0, "prior_training.max_minutes": 0.5})
+    with pytest.raises(ConfigError) as caught:
+        check_settings("run", {"pipeline.max_minutes": 2.0, "prior_training.max_minutes": 3.0})
+    (problem,) = caught.value.problems
+    assert problem.key == "prior_training.max_minutes"
+    assert problem.message == (
+        "3 minutes for the prior leave nothing of the 2 of the whole run; lower it, or raise --max-minutes"
+    )
+
+
+def test_the_plan_has_a_column_of_expected_times() -> None:
+    stages = (
+        PlannedStage(stage="tune", skipped=True, reason="too little time"),
+        PlannedStage(stage="codec", skipped=False, reason="instead of a search", expected_s=83.0),
+    )
+    assert plan_lines(PipelinePlan(output_dir="o", stages=stages))[1:] == [
+        "  tune   skipped               too little time",
+        "  codec  will run  about 1:23  instead of a search",
+    ]
+
+
+def epoch(number: int, loss: float, *, prior: bool) -> VQEpochMetrics | PriorEpochMetrics:
+    common = {"epoch": number, "epochs": None, "step": 10 * number, "train_loss": loss, "val_loss": loss}
+    if prior:
+        return PriorEpochMetrics(
+            **common,  # type: ignore[arg-type]
+            val_perplexity=1.0,
+            best_perplexity=1.0,
+            best_epoch=1,
+            bits_per_second=1.0,
+            is_memorizing=False,
+            memorization_message="",
+            skipped_steps=0,
+            codes_per_second=1.0,
+            elapsed_s=1.0,
+        )
+    return VQEpochMetrics(
+        **common,  # type: ignore[arg-type]
+        best_val_loss=loss,
+        best_epoch=number,
+        losses={},
+        val_losses={},
+        codebook_health=(),
+        utilization_warnings=(),
+        reseeded_codes=0,
+        skipped_steps=0,
+        audio_seconds_per_second=1.0,
+        elapsed_s=1.0,
+    )
+
+
+def test_what_would_help_most_is_told_from_what_was_measured() -> None:
+    advice = Advice()
+    assert advice.sentence() == ""
+    for number, loss in enumerate([10.0, 8.0, 7.0, 6.3], 1):
+        advice(epoch(number, loss, prior=False))
+    for number, loss in enumerate([5.0, 4.0, 4.2, 4.4], 1):
+        advice(epoch(number, loss, prior=True))
+    said = advice.sentence().replace("\u00a0", "")
+    assert said == (
+        "what would help most: more audio, as the prior's held-out cost was lowest after 2 of 4 epochs; "
+        "longer, as the codec's held-out loss still fell by 10% in its last quarter"
+    )
