@@ -320,8 +320,7 @@ class TrialUpdate:
 
     `round`: "search", "shallower" (again, at fewer levels than had collapsed) or "final". `state`: "pending",
     "running", "completed", "collapsed" (health rule), "pruned" (scheduler), "failed", "retrying" or
-    "cancelled"; `reason` says why in words. `objective` is the figure that the trial is ranked by. `epoch`:
-    the one that a running trial is in, else how many it has finished; `eta_s`: seconds left, as far as known.
+    "cancelled"; `reason` says why in words. `objective` is the figure that the trial is ranked by.
     For objective generation: `stage` is what a running trial does after its codec ("prior", "generate",
     "judge"), `below_histogram` what its prior saves, `decoded` and `generated` as in `GeneratedScore`, of its
     best depth. `worst_kept`: the least share of codes that a level keeps (`LevelHealth.kept`).
@@ -396,9 +395,7 @@ class SweepCompleteEvent:
 
 @dataclass(frozen=True, kw_only=True)
 class PlannedStage:
-    """One stage of `distill-ray run`; `skipped` with its `reason`. `expected_s`: seconds that it gets of the
-    time budget, or takes on this machine; None where that is not known.
-    """
+    """One stage of `distill-ray run`; `skipped` with its `reason`. `expected_s`: seconds, where known."""
 
     stage: str
     skipped: bool
