@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from distill_ray.display.history import History
 from distill_ray.events import lines as job_lines
 from distill_ray.events.records import (
     Event,
@@ -42,6 +43,7 @@ class Attended:
     def __init__(self, display: Display | None, viewer: Listeners, logs: Listeners) -> None:
         self.display = display
         self._viewer = viewer
+        self._history = History() if display is None else display.history
         self._logs = logs
 
     def __enter__(self) -> Attended:
@@ -58,6 +60,8 @@ class Attended:
     def __call__(self, event: Event) -> None:
         self._viewer(_located(event))
         self._logs(event)
+        if self.display is None:
+            self._history.add(event)
 
     def final_report(self, paths: Mapping[str, object]) -> None:
         """The run's report and where its results are; a path is None where there is no such result."""
@@ -66,6 +70,11 @@ class Attended:
             self.display.final_report(paths)
         else:
             job_lines.say("report", paths)
+
+    @property
+    def warnings(self) -> list[str]:
+        """All that was said as a warning, each once."""
+        return list(dict.fromkeys(self._history.warnings))
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table for a person; a job's client gets the result document instead."""

@@ -85,7 +85,7 @@ def command(
             began=began,
             report=with_report,
         )
-    document = report.to_json()
+    document = {**report.to_json(), "warnings": view.warnings}
     paths = {
         "model": report.model_path,
         "samples": report.samples_dir,

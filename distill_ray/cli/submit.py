@@ -89,7 +89,7 @@ def command(
         cpus=entrypoint_cpus,
         gpus=entrypoint_gpus,
     )
-    job_id = submit_job(client, request, facts)
+    job_id = submit_job(client, request, facts, on_wait=say)
     say(f"job {job_id} at {client.address}: {spoken(line.arguments)}")
     if wait:
         jobs.watch(client, job_id, as_json=as_json, hint=jobs.cluster_options(address, token_file))

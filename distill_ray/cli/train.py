@@ -63,7 +63,7 @@ def command(
             new=new,
             report=with_report,
         )
-    document = report.to_json()
+    document = {**report.to_json(), "warnings": view.warnings}
     paths = {"run": document["output_dir"], "report": document["report_path"]}
     view.final_report({"model": document["model_path"], **paths})
     finish(document, result=document["model_path"], as_json=as_json, exit_code=report.exit_code)

@@ -52,6 +52,6 @@ def command(
             new=new,
             report=with_report,
         )
-    document = report.to_json()
+    document = {**report.to_json(), "warnings": view.warnings}
     view.final_report({"model": document["model_path"], "report": document["report_path"]})
     finish(document, result=document["model_path"], as_json=as_json, exit_code=report.exit_code)

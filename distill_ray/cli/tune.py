@@ -63,7 +63,7 @@ def command(
             new=new,
             report=with_report,
         )
-    document = report.to_json()
+    document = {**report.to_json(), "warnings": view.warnings}
     paths = {"search": document["output_dir"], "report": document["report_path"]}
     view.final_report({"model": report.model_path, **paths})
     finish(document, result=report.model_path, as_json=as_json, exit_code=report.exit_code)

@@ -12,7 +12,7 @@ import socket
 import ssl
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib import metadata
 from itertools import chain
@@ -27,6 +27,9 @@ from distill_ray.jsonable import parse_json
 # A dashboard needs milliseconds; with the start of Python, a user hears within 5 s.
 ANSWER_WITHIN_S = 3.0
 _CONNECT_LEAST_S = 1.0
+AGENT_WITHIN_S = 60.0
+_AGENT_PAUSE_S = 0.5
+_NO_AGENT = b"No available agent"
 WORK_WITHIN_S = 60.0  # uploads and submissions, whose answer waits for work on the cluster
 _OLDEST_PYTHON = (3, 11)
 _LOG_FOLLOWS = ", last available logs"
@@ -140,9 +143,21 @@ class JobClient:
         """Ask Ray to end the job: SIGTERM, and SIGKILL when the job's own waiting time is over."""
         self._of_job("POST", job_id, "/stop", within_s=WORK_WITHIN_S)
 
-    def submit(self, request: Mapping[str, Any]) -> str:
-        """Post a job (`request` is Ray's); returns its id. Raises UsageError where the id is taken."""
-        status, body = self._ask("POST", "/api/jobs/", json.dumps(request).encode(), WORK_WITHIN_S)
+    def submit(self, request: Mapping[str, Any], on_wait: Callable[[str], None] | None = None) -> str:
+        """Post a job (`request` is Ray's); returns its id. Raises UsageError where the id is taken.
+
+        A cluster that has just started has no agent yet that takes jobs: it is waited for, once said to
+        `on_wait`.
+        """
+        content, deadline = json.dumps(request).encode(), time.monotonic() + AGENT_WITHIN_S
+        while True:
+            status, body = self._ask("POST", "/api/jobs/", content, WORK_WITHIN_S)
+            if status < 500 or _NO_AGENT not in body or time.monotonic() > deadline:
+                break
+            if on_wait:
+                on_wait(f"the cluster at {self.address} is starting: waiting for the agent that takes jobs")
+                on_wait = None
+            time.sleep(_AGENT_PAUSE_S)
         if status != 200 and "already exists" in body.decode("utf-8", "replace"):
             name = request.get("submission_id")
             raise UsageError(f"the cluster already has a job named {name}; choose another --name")

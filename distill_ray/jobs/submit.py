@@ -16,7 +16,7 @@ import re
 import secrets
 import shlex
 import zipfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -59,8 +59,13 @@ class JobRequest:
     gpus: float | None = None
 
 
-def submit_job(client: JobClient, request: JobRequest, facts: ClusterFacts) -> str:
-    """Send the job; returns its id, which is its name.
+def submit_job(
+    client: JobClient,
+    request: JobRequest,
+    facts: ClusterFacts,
+    on_wait: Callable[[str], None] | None = None,
+) -> str:
+    """Send the job; returns its id, which is its name. `on_wait` hears why it takes long.
 
     Raises UsageError for a name that is taken or cannot be one and for a URI with credentials, ClusterError
     where the cluster has less than the entrypoint asks for or does not take the job.
@@ -91,7 +96,7 @@ def submit_job(client: JobClient, request: JobRequest, facts: ClusterFacts) -> s
         "entrypoint_num_cpus": request.cpus,
         "entrypoint_num_gpus": request.gpus,
     }
-    return client.submit({key: value for key, value in body.items() if value is not None})
+    return client.submit({key: value for key, value in body.items() if value is not None}, on_wait)
 
 
 def new_name(command: str) -> str:

@@ -146,7 +146,11 @@ def check_memorization(
     matches = _matches(generated, train, held_out)
     worst = max(matches, key=lambda match: match.match_share - match.held_out_share, default=None)
     by_match = worst is not None and worst.is_memorizing
-    sentences = []
+    sentences: list[str] = []
+    by_prompts = False
+    if extraction is not None and extraction.training_share is not None:
+        known, others = extraction.training_share, extraction.held_out_share or 0.0
+        by_prompts = known > others + CONTINUED_SHARE
     if gap is not None:
         much = "far fewer nats" if by_gap else "about as many nats"
         sentences.append(
@@ -157,14 +161,14 @@ def check_memorization(
         sentences.append(_match_sentence(worst, frame_rate))
     elif len(generated) and len(train) and len(held_out):
         sentences.append("what is held out, or generated, is too short to look for copies")
-    by_prompts = False
     if extraction is not None and extraction.training_share is not None:
-        known, others = extraction.training_share, extraction.held_out_share or 0.0
-        by_prompts = known > others + CONTINUED_SHARE
-        sentences.append(
+        said = (
             f"{known:.0%} of training prompts and {others:.0%} of held-out ones are continued as the "
             "recording is"
         )
+        # The cause of a verdict comes first.
+        first = by_prompts and not (by_gap or by_match)
+        sentences.insert(0 if first else len(sentences), said)
     if not sentences:
         sentences.append("nothing was held out, so memorisation cannot be judged")
     elif by_gap or by_match or by_prompts:

@@ -86,6 +86,7 @@ def test_every_option_of_its_own_arrives(pipeline, capsys):
     assert call["address"] == "1.2.3.4:6379"
     captured = capsys.readouterr()
     document = json.loads(captured.out)
+    assert document.pop("warnings") == []
     assert document == REPORT.to_json()
     assert (document["model_path"], document["tune"]["best"]) == ("/runs/b/b.distill", {"rvq_levels": 4})
     assert "  prepare  skipped   the corpus [is] there" in captured.err

@@ -84,7 +84,7 @@ def test_every_option_of_train_arrives(calls, capsys):
     assert (call["plan"].num_workers, call["plan"].gpus_per_worker) == (2, 0.0)
     assert call["plan"].address == "1.2.3.4:6379"
     captured = capsys.readouterr()
-    assert json.loads(captured.out) == DOCUMENT
+    assert json.loads(captured.out) == {**DOCUMENT, "warnings": ["mind [this]"]}
     assert "/runs/report.html" in captured.err
     # Once when it happened and once in the final report.
     assert captured.err.count("warning: mind [this]") == 2

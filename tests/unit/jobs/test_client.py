@@ -285,3 +285,24 @@ def test_another_python_is_worth_a_notice():
     same = ClusterFacts(ray_version=RAY, python_version=sys.version.split()[0], resources={})
     assert "3.99.1" in str(python_notice(other))
     assert python_notice(same) is None
+
+
+NO_AGENT = (500, "Traceback\nException: No available agent to submit job, please try again later.")
+
+
+def test_a_cluster_that_is_starting_is_waited_for_and_that_is_said(peer, monkeypatch):
+    answers = {"jobs": NO_AGENT}
+    client = peer(answers).client()
+    ready = (200, json.dumps({"submission_id": "a"}))
+    monkeypatch.setattr(job_client.time, "sleep", lambda _: answers.update(jobs=ready))
+    said: list[str] = []
+    assert client.submit({"submission_id": "a"}, said.append) == "a"
+    assert len(said) == 1
+    assert "is starting: waiting for the agent that takes jobs" in said[0]
+
+
+def test_an_agent_that_never_comes_is_waited_for_so_long_and_no_longer(peer, monkeypatch):
+    monkeypatch.setattr(job_client, "AGENT_WITHIN_S", 0.2)
+    monkeypatch.setattr(job_client, "_AGENT_PAUSE_S", 0.05)
+    with pytest.raises(ClusterError, match="answers 500: Exception: No available agent"):
+        peer({"jobs": NO_AGENT}).client().submit({"submission_id": "a"})

@@ -86,3 +86,18 @@ def test_training_prompts_convict_only_beyond_held_out_ones() -> None:
         held_out=Continuations(prompts=10, exact=0, alike=1),
     )
     assert check_memorization(extraction=more).is_memorizing
+
+
+def test_a_verdict_that_rests_on_prompts_begins_with_them() -> None:
+    found = SimpleNamespace(training_share=0.6, held_out_share=0.0)
+    codes = [torch.randint(0, 16, (2, 400), generator=torch.Generator().manual_seed(n)) for n in range(3)]
+    report = check_memorization(
+        generated=[codes[0]],
+        train=[codes[1]],
+        held_out=[codes[2]],
+        train_loss=1.0,
+        val_loss=1.0,
+        extraction=found,
+    )
+    assert report.is_memorizing
+    assert report.message.startswith("60% of training prompts and 0% of held-out ones are continued")
