@@ -8,8 +8,8 @@ from typing import ClassVar
 from distill_ray.config.setting import Section, setting
 
 AUDIO_FORMATS = ("wav", "flac", "ogg", "mp3")
-GUIDANCE = 2.0
-"""How firmly what is asked for is followed (`generate/wish.py`)."""
+GUIDANCE = 3.0
+"""How firmly what is asked for is followed (`generate/wish.py`); MusicGen's (Copet et al. 2023)."""
 
 
 @dataclass(frozen=True, kw_only=True)

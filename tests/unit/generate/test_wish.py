@@ -55,7 +55,7 @@ def test_what_is_asked_for_changes_the_sound_and_what_became_of_it_is_told(
     report = generate_samples(
         loaded, count=2, seconds=1.5, wish=Wish(like={"loudness": 1.0}), out_dir=tmp_path / "loud"
     )
-    assert (report.label, report.guidance, report.draws) == (None, 2.0, (1, 1))
+    assert (report.label, report.guidance, report.draws) == (None, 3.0, (1, 1))
     (first, second) = report.to_json()["controls"]
     assert set(first) == {"loudness", "brightness"}  # density is not offered
     assert first["loudness"]["asked"] == 1.0
