@@ -29,6 +29,7 @@ from distill_ray.evaluate import fingerprint
 from distill_ray.evaluate.fingerprint import COARSE, FINE_RATE, FRAMES, SPACING
 from distill_ray.evaluate.judgement import Copies, NearestMoment
 from distill_ray.evaluate.sound import Sound
+from distill_ray.prior.memorization import COPIES
 
 STEP_SECONDS = 0.5
 NEAREST_SHARE = 0.01
@@ -41,7 +42,7 @@ MOST_WINDOWS = 480
 STRETCH = 4
 """Windows in a row that are taken out of a recording at once for a calibration."""
 UNLIKELY = 0.05
-NO_COPIES, COPIES, UNJUDGED = "none found", "copies found", "cannot be judged"
+NO_COPIES, UNJUDGED = "none found", "cannot be judged"
 _CANDIDATES = 8
 _BLOCK = 4096
 _BATCH = 1024

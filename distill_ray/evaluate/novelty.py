@@ -14,11 +14,11 @@ from typing import Any
 
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.corpus import PCM_SCALE, Corpus, load_audio
-from distill_ray.evaluate.copies import COPIES
 from distill_ray.evaluate.extraction import corpus_copy_detector
 from distill_ray.evaluate.judgement import NearestMoment
 from distill_ray.evaluate.sound import Sound
 from distill_ray.events.records import StageProgress
+from distill_ray.prior.memorization import COPIES
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -35,6 +35,7 @@ from distill_ray.events.records import (
 from distill_ray.pipeline.prologue import Ready, check_request, ready
 from distill_ray.report.write import report_run
 from distill_ray.runs.carried_codes import CarriedCodes
+from distill_ray.runs.copies import judged_copies
 from distill_ray.runs.export import corpus_codes, corpus_record, export_codec, export_prior
 from distill_ray.runs.going_on import (
     Asked,
@@ -369,6 +370,8 @@ def _train_code_prior(
             corpus_record(corpus, data),
             codec_sha256=codec_hash,
         )
+        if completed.exit_reason != "cancelled":
+            completed = judged_copies(file.path, corpus, completed, listener)
         file.put()
     return PriorReport(model_path=file.shown, dataset=data, config=resolved.config, completed=completed)
 

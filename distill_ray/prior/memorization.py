@@ -1,10 +1,13 @@
-"""Whether a prior has memorised its training data: two kinds of evidence, numpy only.
+"""Whether a prior has memorised its training data: three kinds of evidence, numpy only.
 
 1. The train–validation gap. A prior that needs far fewer nats for codes that it was trained on than for
    held-out ones has learnt them by heart. How low either loss is says nothing: a repetitive or deterministic
    source makes both low, and that is generalisation.
 2. Runs of frames that generated codes share with training codes. Music repeats itself, so what counts is how
    much longer these runs are than those that held-out recordings share with the same training codes.
+
+3. The judge's copies (`evaluate/copies.py`) in sound that was generated, which every altered copy of a
+   recording would slip past in codes.
 
 Frames are compared in two views: by their first levels alone (near copies, whose fine levels differ) and by
 all levels (verbatim copies). A frame equal to the one before it is dropped first, so that silence and held
@@ -19,7 +22,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -38,6 +41,9 @@ LEAST_PIECE = 2 * RUN_MARGIN
 MATCH_SHARE = 0.05
 # Prompts count where this much more of the training ones than of the held-out ones come back.
 CONTINUED_SHARE = 0.1
+
+COPIES = "copies found"
+"""The judge's verdict that convicts."""
 
 Codes = npt.NDArray[np.integer]
 Hashes = npt.NDArray[np.uint64]
@@ -59,6 +65,19 @@ class ExtractionLike(Protocol):
 
     @property
     def held_out_share(self) -> float | None: ...
+
+
+class CopiesLike(Protocol):
+    """`evaluate.judgement.Copies`: the judge's verdict on generated sound."""
+
+    @property
+    def verdict(self) -> str: ...
+
+    @property
+    def share(self) -> float: ...
+
+    @property
+    def false_positive_rate(self) -> float | None: ...
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -106,6 +125,8 @@ class MemorizationReport:
     false_positive_rate: float | None = None
     exact_continuations: float | None = None
     held_out_continuations: float | None = None
+    copied_share: float | None = None
+    """Of generated seconds that the judge counts as copies."""
     matches: tuple[MatchReport, ...] = ()
 
     @property
@@ -113,7 +134,7 @@ class MemorizationReport:
         """In two or three words; that it cannot be judged where no piece of evidence was given."""
         if self.is_memorizing:
             return "memorised"
-        evidence = (self.gap, self.match_share, self.exact_continuations)
+        evidence = (self.gap, self.match_share, self.exact_continuations, self.copied_share)
         return "not memorised" if any(part is not None for part in evidence) else "cannot be judged"
 
     def to_json(self) -> dict[str, Any]:
@@ -132,14 +153,16 @@ def check_memorization(
     held_out: Sequence[ArrayLike] = (),
     frame_rate: float | None = None,
     extraction: ExtractionLike | None = None,
+    copies: CopiesLike | None = None,
 ) -> MemorizationReport:
     """Judge a prior by its losses, by what it generates, by how it continues; each may convict it.
 
     train_loss, val_loss: nats per code, both measured in eval mode on windows of the same kind.
     generated, train, held_out: codes [Q, T]; runs are looked for only where all three are given, as their
     length means nothing without held-out recordings to compare with. frame_rate: frames a second, for times
-    in the message. extraction: continuations of training and of held-out prompts. What cannot be judged is
-    said in the message and is not called memorising.
+    in the message. extraction: continuations of training and of held-out prompts. copies: what the judge
+    found in sound that it generated. What cannot be judged is said in the message and is not called
+    memorising.
     """
     gap = None if train_loss is None or val_loss is None else val_loss - train_loss
     by_gap = gap is not None and val_loss is not None and gap > max(GAP_NATS, GAP_SHARE * val_loss)
@@ -169,13 +192,16 @@ def check_memorization(
         # The cause of a verdict comes first.
         first = by_prompts and not (by_gap or by_match)
         sentences.insert(0 if first else len(sentences), said)
+    by_copies = copies is not None and copies.verdict == COPIES
+    if copies is not None:
+        sentences.append(_copies_sentence(copies))
     if not sentences:
         sentences.append("nothing was held out, so memorisation cannot be judged")
-    elif by_gap or by_match or by_prompts:
+    elif by_gap or by_match or by_prompts or by_copies:
         sentences.append("train it for less time, make it smaller or add audio")
     text = "; ".join(sentences)
     return MemorizationReport(
-        is_memorizing=by_gap or by_match or by_prompts,
+        is_memorizing=by_gap or by_match or by_prompts or by_copies,
         message=f"{text[0].upper()}{text[1:]}.",
         train_loss=train_loss,
         val_loss=val_loss,
@@ -186,8 +212,28 @@ def check_memorization(
         false_positive_rate=worst.false_positive_rate if worst else None,
         exact_continuations=extraction.training_share if extraction else None,
         held_out_continuations=extraction.held_out_share if extraction else None,
+        copied_share=copies.share if copies else None,
         matches=matches,
     )
+
+
+def with_copies(record: Mapping[str, Any], copies: CopiesLike) -> dict[str, Any]:
+    """A record that `MemorizationReport.to_json` made, with what the judge found since."""
+    found = check_memorization(copies=copies)
+    convicted = found.is_memorizing or record.get("is_memorizing") is True
+    return {
+        **record,
+        "verdict": "memorised" if convicted else record.get("verdict", found.verdict),
+        "is_memorizing": convicted,
+        "message": " ".join(filter(None, (record.get("message"), found.message))),
+        "copied_share": copies.share,
+    }
+
+
+def _copies_sentence(copies: CopiesLike) -> str:
+    rate = copies.false_positive_rate
+    beside = "" if rate is None else f", and {rate:.1%} of audio that copies nothing would"
+    return f"{copies.share:.1%} of generated seconds count as copies of the training audio{beside}"
 
 
 def _match_sentence(match: MatchReport, frame_rate: float | None) -> str:

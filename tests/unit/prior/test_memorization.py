@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.prior import CodePrior, PriorConfig, SamplingConfig, check_memorization, sample_codes
+from distill_ray.prior.memorization import with_copies
 
 Source = Callable[..., list[Tensor]]
 Fit = Callable[..., None]
@@ -231,3 +233,32 @@ def test_the_rate_of_false_positives_is_measured_on_held_out_halves() -> None:
     held_out[0] = train[1][:, 100:700]
     again = check_memorization(generated=[train[0][:, :500]], train=train, held_out=held_out)
     assert again.false_positive_rate == pytest.approx(1 / 6, abs=0.01)
+
+
+@dataclass(frozen=True)
+class Judged:
+    verdict: str
+    share: float
+    false_positive_rate: float | None = 0.01
+
+
+def test_copies_of_the_judge_convict() -> None:
+    guilty = check_memorization(train_loss=1.0, val_loss=1.05, copies=Judged("copies found", 0.3))
+    assert (guilty.is_memorizing, guilty.verdict, guilty.copied_share) == (True, "memorised", 0.3)
+    assert (
+        "30.0% of generated seconds count as copies of the training audio, and 1.0% of audio"
+        in guilty.message
+    )
+    innocent = check_memorization(copies=Judged("none found", 0.01))
+    assert (innocent.verdict, innocent.copied_share) == ("not memorised", 0.01)
+
+
+def test_a_record_takes_the_judges_word() -> None:
+    before = check_memorization(train_loss=1.0, val_loss=1.05).to_json()
+    after = with_copies(before, Judged("copies found", 0.3))
+    assert (after["verdict"], after["is_memorizing"], after["copied_share"]) == ("memorised", True, 0.3)
+    assert after["gap"] == before["gap"]
+    assert before["message"] in after["message"]
+    assert with_copies(before, Judged("none found", 0.0))["verdict"] == "not memorised"
+    convicted = check_memorization(train_loss=0.1, val_loss=3.0).to_json()
+    assert with_copies(convicted, Judged("none found", 0.0))["is_memorizing"] is True

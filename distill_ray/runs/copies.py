@@ -1,0 +1,67 @@
+"""What a finished prior generates, searched for copies of its training audio by the judge."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from distill_ray.errors import AudioError
+from distill_ray.events.records import Notice, PriorTrainingCompleteEvent
+
+if TYPE_CHECKING:
+    from distill_ray.bundle import LoadedVQModel
+    from distill_ray.corpus import Corpus
+    from distill_ray.evaluate.judgement import Copies
+    from distill_ray.training.worker import Listener
+
+_SOUNDS, _SECONDS = 8, 10.0
+_MOST_CORPUS_SECONDS = 4 * 3600.0
+"""Reading more than this takes too long for the end of a run; `evaluate --generated` looks at any amount."""
+
+
+def judged_copies(
+    model: Path, corpus: Corpus, completed: PriorTrainingCompleteEvent, listener: Listener
+) -> PriorTrainingCompleteEvent:
+    """`completed` with the judge's word in its memorisation record, which `model` gets too.
+
+    As it was where nothing is held out or the training audio is silent, too short or very long.
+    """
+    from distill_ray.bundle import load_model_v2, save_prior_to_model
+    from distill_ray.prior.memorization import with_copies
+
+    record = completed.memorization
+    if record is None or corpus.seconds("train") > _MOST_CORPUS_SECONDS:
+        return completed
+    loaded = load_model_v2(model)
+    assert loaded.prior is not None, "it was written with one"
+    try:
+        found = _found(loaded, corpus)
+    except AudioError:
+        return completed
+    judged = with_copies(record, found)
+    if judged["is_memorizing"] and not record.get("is_memorizing"):
+        listener(Notice(level="warning", message=judged["message"]))
+    metadata = {**(loaded.prior_metadata or {}), "memorization": judged}
+    save_prior_to_model(model, loaded.prior, prior_metadata=metadata, codec_sha256=loaded.codec_sha256)
+    return replace(completed, memorization=judged)
+
+
+def _found(loaded: LoadedVQModel, corpus: Corpus) -> Copies:
+    """On sounds drawn as `generate` draws them."""
+    import torch
+
+    from distill_ray.evaluate.extraction import corpus_copy_detector
+    from distill_ray.evaluate.sound import Sound
+    from distill_ray.prior import sample_codes
+
+    assert loaded.prior is not None
+    config = loaded.vqvae_config
+    frames = max(1, round(_SECONDS * config.frame_rate))
+    codes_BQF = sample_codes(
+        loaded.prior, frames=frames, batch=_SOUNDS, generator=torch.Generator().manual_seed(0)
+    )
+    with torch.inference_mode():
+        audio_BCT = loaded.model.decode(codes_BQF, frames * config.frame_hop).clamp(-1, 1)
+    sounds = [Sound(f"{number}", audio_CT, config.sample_rate) for number, audio_CT in enumerate(audio_BCT)]
+    return corpus_copy_detector(corpus).find(sounds)
