@@ -22,7 +22,7 @@ from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import open_corpus
-from distill_ray.evaluate.copies import COPIES, CopyDetector
+from distill_ray.evaluate.copies import CopyDetector
 from distill_ray.evaluate.corpus_reference import Piece, corpus_pieces, corpus_reference, piece_sounds
 from distill_ray.evaluate.extraction import corpus_copy_detector
 from distill_ray.evaluate.reference import FEWEST_WINDOWS, Reference
@@ -36,6 +36,7 @@ from distill_ray.events.records import (
 )
 from distill_ray.generate.request import make_request
 from distill_ray.prior.gains import level_gains
+from distill_ray.prior.memorization import COPIES
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.storage.filesystem import absolute
 from distill_ray.training.worker import Listener, StopFlag
