@@ -263,7 +263,7 @@ def _health_advice(
         return []
     smaller = max(16, min(record.spec.codebook_size for record in low.values()) // 2)
     return [
-        f"{len(low)} of {len(records)} trials had a codebook below the floor of {rule.floor:g}: try smaller "
+        f"{len(low)} of {len(records)} trials had a level below a floor of the health rule: try smaller "
         f"--codebook-sizes (such as {smaller}), fewer --rvq-levels or more audio, and leave re-seeding on "
         "(model.reseed_threshold above 0)"
     ]
