@@ -235,7 +235,8 @@ def test_advice_where_everything_collapsed(record: Any, rule: Any) -> None:
     ]
     text = advice(records, SweepConfig(), rule)
     assert text.startswith(
-        "2 of 2 trials had a level below a floor of the health rule: try smaller --codebook-sizes (such as 128)"
+        "2 of 2 trials had a level below a floor of the health rule: try smaller "
+        "--codebook-sizes (such as 128)"
     )
     assert "model.reseed_threshold above 0" in text
 
