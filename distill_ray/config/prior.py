@@ -48,7 +48,6 @@ class PriorConfig(Section):
         0,
         f"how many of the controls {', '.join(CONTROLS)} the prior learns to follow; 0: none, and no labels",
         flag="--controls",
-        auto=True,
         low=0,
         high=len(CONTROLS),
     )
@@ -60,6 +59,7 @@ class PriorConfig(Section):
         flag="--masked-share",
         low=0.0,
         high=0.5,
+        auto=True,
     )
 
     def cross_checks(self) -> Iterator[Problem]:

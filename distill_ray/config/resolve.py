@@ -18,7 +18,6 @@ from distill_ray.config.build import build_sections, unknown_keys
 from distill_ray.config.catalogue import CODEC, PRIOR
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import (
-    CONTROLS,
     MOST_LABELS,
     PriorConfig,
     PriorTrainConfig,
@@ -68,11 +67,16 @@ _AUTO_STEPS = {"vqvae": {True: 10_000, False: 2_000}, "prior": {True: 8_000, Fal
 _PASSES_UNVARIED, _MOST_PASSES = 150, 6_000
 _LEAST_STEPS = 1_000  # however little audio there is, and however many workers share a step
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
+# Code frames are four times as long as usual: in windows of 0.75 s most of them lie near an edge, which no
+# frame of a whole recording does.
+_LONGER = 2
+_COMPONENTS = 64
 # Variants of the recordings that a prior trains on beside them. Making one takes two cores about as long as
 # so many of their steps for each second of it, when it is to take a quarter of the time.
 _VARIANTS = 15
 _CPU_STEPS_PER_VARIED_SECOND = 0.27
 _LEAST_CONTEXT = 96
+_MASKED_SHARE = 0.2
 KEPT_FLOOR, GAIN_FLOOR = 0.1, 0.01
 """Floors of a level for generation (docs/measurements/2026-11-30-search.md has healthy and ill runs)."""
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
@@ -174,7 +178,7 @@ def resolve_vqvae(
         **({} if given.keys() & {"model.hop", "model.n_fft"} else _framing(facts.sample_rate)),
     }
     if purpose == "generation":
-        auto |= _for_generation(facts.train_seconds, accelerator=accelerator)
+        auto |= _for_generation(facts.train_seconds, facts.sample_rate, given, machine)
     if given.get("training.muon_rate") == 0:
         auto["training.head_rate"] = 1.0  # AdamW alone does not need a slow head
     known = {"model.sample_rate": facts.sample_rate, "model.channels": facts.channels}
@@ -182,6 +186,12 @@ def resolve_vqvae(
     problems = _fixed_by_data(given, auto, ("model.sample_rate", "model.channels"))
     budgeted = has_budget(given, "training")
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
+    if values.get("adversarial.enabled") is True and values.get("model.decoder_head") == "magnitudes":
+        message = (
+            "discriminators judge audio, and a decoder of magnitudes trains without; leave them out, or set "
+            'model.decoder_head to "directed"'
+        )
+        problems.append(Problem("adversarial.enabled", message, AdversarialConfig.flag("enabled")))
     built = build_sections(CODEC, values, [*problems, *unknown_keys(values)])
     config = VQTrainConfig(
         model=built[VQVAEConfig],
@@ -231,10 +241,11 @@ def resolve_prior(
     }
     if codec.purpose == "generation":
         auto["prior_training.variants"] = _VARIANTS
-        auto["prior.controls"] = len(CONTROLS)
+        if _windows_each(given, machine) > 1:
+            auto["prior.masked_share"] = _MASKED_SHARE
         if not accelerator:
             auto["prior_training.variant_steps"] = max(20, round(seconds * _CPU_STEPS_PER_VARIED_SECOND))
-    if given.get("prior.controls", auto.get("prior.controls")) and labels <= MOST_LABELS:
+    if given.get("prior.controls") and labels <= MOST_LABELS:
         auto["prior.labels"] = labels
     problems = _fixed_by_data(given, auto, tuple(fixed))
     budgeted = has_budget(given, "prior_training")
@@ -245,7 +256,7 @@ def resolve_prior(
         epochs = math.ceil(_AUTO_STEPS["prior"][accelerator] / prior_steps_per_epoch(config, train_frames))
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     _check_shared(PriorTrainingConfig, config.training.batch_size, machine)
-    if config.model.masked_share and config.training.batch_size < 2 * max(1, machine.workers):
+    if config.model.masked_share and _windows_each(dotted(config), machine) < 2:
         message = "a worker needs two windows or more, one to fill in; choose a greater batch or 0"
         raise ConfigError([Problem("prior.masked_share", message, PriorConfig.flag("masked_share"))])
     return Resolved(config=config, overrides=frozenset(given), size="")
@@ -330,29 +341,47 @@ def _pass_steps(config: VQTrainConfig, train_seconds: float) -> float:
     return train_seconds / (config.training.batch_size * config.training.window_seconds)
 
 
-def _framing(sample_rate: int | None) -> dict[str, object]:
+def _framing(sample_rate: int | None) -> dict[str, int]:
     """Hop and window at which there are 62 to 94 code frames a second at every rate, as at the default's."""
     usual = VQVAEConfig()
     times = 2.0 ** round(math.log2((sample_rate or usual.sample_rate) / usual.sample_rate))
     return {"model.hop": round(usual.hop * times), "model.n_fft": round(usual.n_fft * times)}
 
 
-def _for_generation(train_seconds: float, *, accelerator: bool) -> dict[str, object]:
+def _for_generation(
+    train_seconds: float, sample_rate: int | None, given: Mapping[str, object], machine: MachineFacts
+) -> dict[str, object]:
     """What a codec whose codes a prior is to learn has otherwise: few frames, and codes without phases.
 
     docs/measurements/2026-11-30-generation-codec.md has what was tried.
     """
-    seconds_by_codes = {1024: HOUR, 512: HOUR / 12} if accelerator else {}
+    seconds_by_codes = {1024: HOUR, 512: HOUR / 12} if machine.accelerator else {}
     codes = next((codes for codes, least in seconds_by_codes.items() if train_seconds >= least), 256)
+    judged = given.get("adversarial.enabled") is True
+    head = given.get("model.decoder_head", "directed" if judged else "magnitudes")
+    framing = _framing(sample_rate)
+    stride = 8
+    if head == "magnitudes":  # which tell partials apart by longer windows
+        framing, stride = {key: 2 * value for key, value in framing.items()}, 4
     return {
         "model.encoder_input": "magnitudes",
-        "model.stride": 8,
-        "model.num_quantizers": 6,
+        "model.decoder_head": head,
+        **({} if given.keys() & {"model.hop", "model.n_fft"} else framing),
+        "model.stride": stride,
+        # Codes of whole latents: their components are worth less and less, and need no projections.
+        **(
+            {"model.latent_dim": _COMPONENTS, "model.codebook_dim": _COMPONENTS}
+            if head == "magnitudes"
+            else {}
+        ),
+        "training.batch_size": _auto_batch(TrainingConfig.table, machine, longer=_LONGER),
+        "training.window_seconds": _LONGER * TrainingConfig.window_seconds,
+        "model.num_quantizers": 3 if head == "magnitudes" else 6,
         "model.codebook_size": codes,
         "loss.waveform": 0.0,
         "loss.phase_hz": 0.0,
-        "loss.consistency": 3.0,
-        "adversarial.enabled": accelerator,
+        "loss.consistency": 0.0 if head == "magnitudes" else 3.0,
+        "adversarial.enabled": machine.accelerator and head != "magnitudes",
         "adversarial.start": 0.2,
         "adversarial.judged_every": 8,
         "adversarial.periods": 2,
@@ -404,13 +433,22 @@ def _fixed_by_data(
     ]
 
 
-def _auto_batch(table: str, machine: MachineFacts) -> int:
+def _windows_each(given: Mapping[str, object], machine: MachineFacts) -> int:
+    """Windows of a step of the prior that each worker has."""
+    batch = given.get("prior_training.batch_size")
+    if not isinstance(batch, int):  # what is none is refused with the other settings
+        batch = _auto_batch(PriorTrainingConfig.table, machine)
+    return batch // max(1, machine.workers)
+
+
+def _auto_batch(table: str, machine: MachineFacts, *, longer: int = 1) -> int:
     """The least batch of enough windows for each worker that every allowed number of workers can share.
 
-    Where it would be over twice that many, it is left to `_check_shared` to say so.
+    `longer`: how many usual windows are in one. Where the batch would be over twice what is wanted, it is
+    left to `_check_shared` to say so.
     """
     workers = machine.workers
-    wanted = _BATCH[table][machine.accelerator] * max(1, workers)
+    wanted = _BATCH[table][machine.accelerator] // longer * max(1, workers)
     share = math.lcm(*range(machine.fewest_workers or workers, workers + 1)) if workers else 1
     batch = -(-wanted // share) * share
     return batch if batch <= 2 * wanted else wanted

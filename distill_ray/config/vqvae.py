@@ -53,7 +53,9 @@ class VQVAEConfig(Section):
     codebook_size: int = setting(
         256, "codes in each codebook", flag="--codebook-size", auto=True, low=16, high=16_384
     )
-    codebook_dim: int = setting(8, "dimension in which the nearest code is looked up", low=2, high=256)
+    codebook_dim: int = setting(
+        8, "dimension in which the nearest code is looked up", auto=True, low=2, high=256
+    )
     num_quantizers: int = setting(
         8, "RVQ levels of the codec", flag="--rvq-levels", auto=True, low=2, high=16
     )
@@ -89,8 +91,10 @@ class VQVAEConfig(Section):
     decoder_norm: bool = setting(True, "normalise the decoder's input")
     decoder_head: str = setting(
         "directed",
-        "form of the decoder's spectra: gains and directions, or compressed parts as in old files",
-        choices=("directed", "compressed"),
+        "what the decoder gives: gains and directions of spectra, magnitudes whose phases are found "
+        "afterwards, or compressed parts as in old files",
+        auto=True,
+        choices=("directed", "magnitudes", "compressed"),
     )
     dropout: float = setting(0.0, "dropout inside the blocks", low=0.0, high=0.9)
     n_fft: int = setting(1024, "STFT window in samples", auto=True, low=64, high=8192)
@@ -101,6 +105,8 @@ class VQVAEConfig(Section):
     def cross_checks(self) -> Iterator[Problem]:
         if self.n_fft % self.hop or self.n_fft < 2 * self.hop:
             yield self.problem("n_fft", f"{self.n_fft} is not a multiple of at least two hops ({self.hop})")
+        if self.decoder_head == "magnitudes" and self.encoder_input != "magnitudes":
+            yield self.problem("encoder_input", 'a decoder of magnitudes needs "magnitudes"')
         if (self.n_fft - self.hop) % 2:
             yield self.problem("hop", f"{self.n_fft} - {self.hop} must be even")
 
@@ -131,6 +137,9 @@ class LossConfig(Section):
         low=0.0,
     )
     waveform: float = setting(120.0, "weight of the waveform L1", auto=True, low=0.0)
+    magnitudes: float = setting(
+        10.0, "weight of the cost of log magnitudes, of a decoder that gives magnitudes", low=0.0
+    )
     codebook: float = setting(1.0, "weight of the codebook loss (gradient-learned codebooks)", low=0.0)
     consistency: float = setting(
         0.0,
@@ -183,7 +192,9 @@ class TrainingConfig(Section):
     batch_size: int = setting(
         96, "training windows in a step, over all workers", flag="--batch-size", auto=True, low=1
     )
-    window_seconds: float = setting(0.75, "length of a training window in seconds", low=0.05, high=30.0)
+    window_seconds: float = setting(
+        0.75, "length of a training window in seconds", auto=True, low=0.05, high=30.0
+    )
     lr: float = setting(1e-3, "peak learning rate", flag="--lr", auto=True, above=0.0, high=1.0)
     muon_rate: float = setting(
         2.0,

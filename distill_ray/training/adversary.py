@@ -17,7 +17,7 @@ from distill_ray.training.capture import Gradients
 from distill_ray.training.optimizer import Optimizer, lr_scale
 from distill_ray.training.vq_objective import AdversarialObjective
 from distill_ray.training.worker import Worker
-from distill_ray.vqvae import VQVAE, ReconstructionLoss
+from distill_ray.vqvae import VQVAE, CodecLoss
 from distill_ray.vqvae.discriminator import Discriminators
 
 
@@ -27,7 +27,7 @@ class Adversary:
     def __init__(
         self,
         model: VQVAE,
-        loss: ReconstructionLoss,
+        loss: CodecLoss,
         config: VQTrainConfig,
         worker: Worker,
         consistency_scale: Tensor | None = None,

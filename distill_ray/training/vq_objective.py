@@ -8,15 +8,13 @@ Shapes: B windows of this rank, C channels, T samples.
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.vqvae import LossConfig
-from distill_ray.training.vq_validation import RECONSTRUCTION_TERMS
-from distill_ray.vqvae import VQVAE, ReconstructionLoss, VQVAEOutput
+from distill_ray.vqvae import VQVAE, CodecLoss, VQVAEOutput
 from distill_ray.vqvae.adversarial import (
     adversarial_loss,
     balanced_gradient,
@@ -29,6 +27,8 @@ _UNSURE_FRAMES = 2
 """Code frames at the end of a view whose audio is not all of the window."""
 _TINY = 1e-8
 
+ADVERSARIAL_TERMS = ("adversarial", "feature_matching", "discriminator")
+
 # what to call backward on, the objective's terms, and what the codebooks are followed by
 Outcome = tuple[Tensor, Tensor, VQVAEOutput]
 
@@ -39,22 +39,15 @@ class Objective(nn.Module):
     `consistency_scale`: a number on the model's device, by which the weight of consistency is multiplied.
     """
 
-    terms: ClassVar[tuple[str, ...]] = (
-        "total",
-        *RECONSTRUCTION_TERMS,
-        "codebook",
-        "commitment",
-        "consistency",
-    )
-
     def __init__(
         self,
         model: VQVAE,
-        loss: ReconstructionLoss,
+        loss: CodecLoss,
         weights: LossConfig,
         consistency_scale: Tensor | None = None,
     ) -> None:
         super().__init__()
+        self.terms: tuple[str, ...] = ("total", *loss.terms, "codebook", "commitment", "consistency")
         self.model = model
         self.loss = loss
         self.codebook_weight = weights.codebook
@@ -74,7 +67,7 @@ class Objective(nn.Module):
         distances, from the first one on (`VQBatches.batch`).
         """
         output, consistency = self.reconstructed(audio_BCT, depth_B)
-        terms = self.loss(output.audio_BCT, audio_BCT[: len(depth_B)])
+        terms = self.loss(output.decoded, audio_BCT[: len(depth_B)])
         codes = self.of_codes(output, consistency)
         total = self.loss.total(terms) + codes
         return total, self.named(total, terms, output, consistency), output
@@ -106,7 +99,7 @@ class Objective(nn.Module):
     def named(
         self, total: Tensor, terms: Mapping[str, Tensor], output: VQVAEOutput, consistency: Tensor
     ) -> Tensor:
-        """`Objective.terms` as one tensor."""
+        """The first of `terms`, which all objectives have, as one tensor."""
         values = {
             **terms,
             "total": total,
@@ -114,7 +107,7 @@ class Objective(nn.Module):
             "commitment": output.commitment_loss,
             "consistency": consistency,
         }
-        return torch.stack([values[term].detach().float() for term in Objective.terms])
+        return torch.stack([values[term].detach().float() for term in self.terms if term in values])
 
 
 class AdversarialObjective(Objective):
@@ -131,17 +124,10 @@ class AdversarialObjective(Objective):
         learns: whether the discriminators get a gradient.
     """
 
-    terms: ClassVar[tuple[str, ...]] = (
-        *Objective.terms,
-        "adversarial",
-        "feature_matching",
-        "discriminator",
-    )
-
     def __init__(
         self,
         model: VQVAE,
-        loss: ReconstructionLoss,
+        loss: CodecLoss,
         weights: LossConfig,
         discriminators: Discriminators,
         settings: AdversarialConfig,
@@ -150,6 +136,7 @@ class AdversarialObjective(Objective):
         learns: bool,
     ) -> None:
         super().__init__(model, loss, weights, consistency_scale)
+        self.terms = (*self.terms, *ADVERSARIAL_TERMS)
         self.discriminators = discriminators
         self.settings = settings
         self.learns = learns

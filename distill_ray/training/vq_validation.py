@@ -15,16 +15,15 @@ from torch import Tensor
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import PCM_SCALE, AudioStore, iter_windows
 from distill_ray.training.worker import Worker
-from distill_ray.vqvae import VQVAE, CodeAgreement, ReconstructionLoss, code_agreement
+from distill_ray.vqvae import VQVAE, CodeAgreement, CodecLoss, code_agreement
 from distill_ray.vqvae.agreement import AGREEMENT_SECONDS, AGREEMENT_WINDOWS, kept_at_quarter
 
-RECONSTRUCTION_TERMS = ("mel", "bands", "complex_stft", "waveform")
 _BATCH = 16
 
 
 @dataclass(frozen=True, kw_only=True)
 class HeldOutScore:
-    """The weighted loss and each of `RECONSTRUCTION_TERMS`, means over windows."""
+    """The weighted loss and each of its terms, means over windows."""
 
     loss: float
     terms: dict[str, float]
@@ -42,14 +41,14 @@ class HeldOut:
         windows = list(iter_windows(store.lengths_N, config.window_samples, most))
         self._own = windows[worker.rank :: worker.world_size]
 
-    def score(self, model: VQVAE, loss: ReconstructionLoss, *, bf16: bool) -> tuple[float, dict[str, float]]:
+    def score(self, model: VQVAE, loss: CodecLoss, *, bf16: bool) -> tuple[float, dict[str, float]]:
         """The weighted loss and each of its terms at full depth, means over windows (collective)."""
         full = self.score_depths(model, loss, (), bf16=bf16)[model.config.num_quantizers]
         return full.loss, full.terms
 
     @torch.no_grad()
     def score_depths(
-        self, model: VQVAE, loss: ReconstructionLoss, depths: Iterable[int], *, bf16: bool
+        self, model: VQVAE, loss: CodecLoss, depths: Iterable[int], *, bf16: bool
     ) -> dict[int, HeldOutScore]:
         """The score at full depth and with the first levels only, for each of `depths` (collective).
 
@@ -57,21 +56,21 @@ class HeldOut:
         """
         device, full = self._worker.device, model.config.num_quantizers
         levels = sorted({*depths, full})
-        sums = torch.zeros(len(levels), len(RECONSTRUCTION_TERMS) + 1, dtype=torch.float64, device=device)
+        sums = torch.zeros(len(levels), len(loss.terms) + 1, dtype=torch.float64, device=device)
         for audio_BCT in self.windows():
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
                 output = model(audio_BCT)
                 for row, depth in enumerate(levels):
-                    decoded_BCT = output.audio_BCT
+                    decoded = output.decoded
                     if depth < full:
-                        decoded_BCT = model.decoder(model.quantizer.decode(output.codes_BQT[:, :depth]))
-                    terms = loss(decoded_BCT, audio_BCT)
-                    means = [loss.total(terms), *(terms[name] for name in RECONSTRUCTION_TERMS)]
+                        decoded = model.decoder.compared(model.quantizer.decode(output.codes_BQT[:, :depth]))
+                    terms = loss(decoded, audio_BCT)
+                    means = [loss.total(terms), *(terms[name] for name in loss.terms)]
                     sums[row] += torch.stack([value.double() for value in means]) * len(audio_BCT)
         count = self._worker.all_reduce(torch.tensor(float(len(self._own)), device=device)).item()
         rows = (self._worker.all_reduce(sums) / count).tolist()
         return {
-            depth: HeldOutScore(loss=total, terms=dict(zip(RECONSTRUCTION_TERMS, each, strict=True)))
+            depth: HeldOutScore(loss=total, terms=dict(zip(loss.terms, each, strict=True)))
             for depth, (total, *each) in zip(levels, rows, strict=True)
         }
 

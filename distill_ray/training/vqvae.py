@@ -42,7 +42,7 @@ from distill_ray.training.samples import ExcerptDecoder
 from distill_ray.training.task import Amounts, Figures, ModelTask, nan_for_null, run_task
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
-from distill_ray.training.vq_objective import AdversarialObjective, Objective
+from distill_ray.training.vq_objective import ADVERSARIAL_TERMS, Objective
 from distill_ray.training.vq_validation import HeldOut
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import (
@@ -50,8 +50,8 @@ from distill_ray.vqvae import (
     Collapse,
     HealthRule,
     LevelHealth,
-    ReconstructionLoss,
     codebook_health,
+    codec_loss,
     kernels,
     utilization_warnings,
 )
@@ -164,7 +164,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.steps_per_epoch = steps_per_epoch(config, corpus.seconds("train"))
         torch.manual_seed(training.seed)
         model = VQVAE(config.model).to(device)
-        self.loss = ReconstructionLoss(config.model, config.loss).to(device)
+        self.loss = codec_loss(config.model, config.loss).to(device)
         store = AudioStore(corpus, "train", device)
         self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size)
         held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
@@ -185,7 +185,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             if config.adversarial.enabled
             else None
         )
-        self.terms = AdversarialObjective.terms if self.adversary is not None else Objective.terms
+        self.plain_terms = objective.terms
+        self.terms = (*objective.terms, *(ADVERSARIAL_TERMS if self.adversary is not None else ()))
         self.average = WeightAverage(model, decay=training.ema_decay)
         super().__init__(
             config,
@@ -262,7 +263,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         """The mean total of the summed steps and the mean of each term, discriminators' where they judged."""
         *terms, judged, steps = sums
         (_, total), *named = zip(self.terms, terms, strict=True)
-        plain = len(Objective.terms) - 1
+        plain = len(self.plain_terms) - 1
         losses = {name: value / max(steps, 1.0) for name, value in named[:plain]}
         if judged:
             losses |= {name: value / judged for name, value in named[plain:]}
@@ -424,6 +425,9 @@ def _pays_off(config: VQTrainConfig, steps_per_epoch: int) -> bool:
 def _initialise(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:
     """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result."""
     frames = config.training.batch_size * config.window_frames
-    count = -(-_INITIAL_VECTORS_PER_CODE * config.model.codebook_size // frames)
+    wanted = _INITIAL_VECTORS_PER_CODE * config.model.codebook_size
+    if config.model.decoder_head == "magnitudes":
+        wanted *= 2  # the spectral basis is not learnt later
+    count = -(-wanted // frames)
     audio_BCT = torch.cat([batches.unchanged(step) for step in range(count)])
     model.initialise(audio_BCT, torch.Generator().manual_seed(config.training.seed))

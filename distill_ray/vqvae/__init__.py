@@ -1,7 +1,8 @@
 """The codec, without distribution: audio → RVQ codes → audio.
 
     spectral ─┬─► encoder ─► quantizer (kmeans) ─► decoder ─► model ─► streaming
-              └─► losses                           results, health
+              │                     phases ─► magnitudes ─┘     results, health
+              └─► losses ─► magnitude_loss
     blocks; kernels (Triton, where it runs); discriminator ─► adversarial
 
 Imports `config` and `errors` only; `training` turns it into a run, `bundle` stores it.
@@ -25,7 +26,8 @@ if TYPE_CHECKING:
         codebook_health,
         utilization_warnings,
     )
-    from distill_ray.vqvae.losses import ReconstructionLoss
+    from distill_ray.vqvae.losses import CodecLoss, ReconstructionLoss
+    from distill_ray.vqvae.magnitude_loss import codec_loss
     from distill_ray.vqvae.model import VQVAE
     from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
     from distill_ray.vqvae.results import VQVAEOutput
@@ -34,6 +36,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VQVAE",
     "CodeAgreement",
+    "CodecLoss",
     "Collapse",
     "HealthRule",
     "LevelHealth",
@@ -44,6 +47,7 @@ __all__ = [
     "VQVAEOutput",
     "code_agreement",
     "codebook_health",
+    "codec_loss",
     "decode_blocks",
     "encode_long",
     "get_adaptive_vqvae_config",
@@ -55,6 +59,7 @@ __getattr__ = lazy_exports(
     {
         "VQVAE": "distill_ray.vqvae.model",
         "CodeAgreement": "distill_ray.vqvae.health",
+        "CodecLoss": "distill_ray.vqvae.losses",
         "Collapse": "distill_ray.vqvae.health",
         "HealthRule": "distill_ray.vqvae.health",
         "LevelHealth": "distill_ray.vqvae.health",
@@ -65,6 +70,7 @@ __getattr__ = lazy_exports(
         "VQVAEOutput": "distill_ray.vqvae.results",
         "code_agreement": "distill_ray.vqvae.agreement",
         "codebook_health": "distill_ray.vqvae.health",
+        "codec_loss": "distill_ray.vqvae.magnitude_loss",
         "decode_blocks": "distill_ray.vqvae.streaming",
         "encode_long": "distill_ray.vqvae.streaming",
         "get_adaptive_vqvae_config": "distill_ray.config.resolve",

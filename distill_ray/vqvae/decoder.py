@@ -15,7 +15,14 @@ from torch.nn import functional
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
-from distill_ray.vqvae.spectral import DIRECTION_FLOOR, MAGNITUDE_FLOOR, Stft, directed, expand, limited
+from distill_ray.vqvae.magnitudes import (
+    Magnitudes,
+    Synthesis,
+    log_magnitudes,
+    raw_spread,
+    spectral_basis,
+)
+from distill_ray.vqvae.spectral import DIRECTION_FLOOR, Stft, directed, expand, limited
 
 GAIN_SHARE = 0.1
 """Of the usual start of matrices: at first gains are little more than their bias."""
@@ -48,12 +55,16 @@ class Decoder(nn.Module):
         )
         self.norm = nn.LayerNorm(config.width, eps=1e-6)
         self.directed = config.decoder_head == "directed"
+        self.magnitudes = config.decoder_head == "magnitudes"
         self.gains = config.channels * self.stft.bins
         self.head = nn.Linear(config.width, (3 if self.directed else 2) * self.gains)
         self.apply(init_linear)
-        if self.directed:
-            with torch.no_grad():
+        self.basis = spectral_basis(config)
+        with torch.no_grad():
+            if self.directed:
                 self.head.weight[: self.gains].mul_(GAIN_SHARE)
+            if self.magnitudes:
+                self.head.weight.zero_()
 
     @torch.no_grad()
     def start_from(self, audio_BCT: Tensor) -> None:
@@ -67,8 +78,18 @@ class Decoder(nn.Module):
             audio_BCT: recordings; T is a multiple of the hop.
         """
         if self.directed:
-            log_CK = (self.stft(audio_BCT).abs() + MAGNITUDE_FLOOR).log().mean((0, 2))
+            log_CK = log_magnitudes(self.stft(audio_BCT)).mean((0, 2))
             self.head.bias[: self.gains].copy_(log_CK.flatten() - math.log(self.stft.loudest))
+
+    @torch.no_grad()
+    def start_spread(self, audio_BCT: Tensor, latent_BFL: Tensor) -> None:
+        """Let the bias of a head of magnitudes give how far its medians are from recordings.
+
+        Args:
+            audio_BCT: as for `start_from`; latent_BFL: their quantised latents.
+        """
+        apart_BCSK = (log_magnitudes(self.stft(audio_BCT)) - self.spectra(latent_BFL).median_BCSK).abs()
+        self.head.bias[self.gains :].copy_(raw_spread(apart_BCSK.mean((0, 2))).flatten())
 
     @property
     def context_frames(self) -> int:
@@ -76,11 +97,38 @@ class Decoder(nn.Module):
         fine = len(self.fine) * REACH + -(-self.stft.padding // self.stft.hop)
         return len(self.coarse) * REACH + -(-fine // self.stride)
 
-    def forward(self, latent_BFL: Tensor) -> Tensor:
-        """Audio float32 [B, C, F · stride · hop], not clamped."""
+    def forward(self, latent_BFL: Tensor, frames: int | None = None) -> Tensor:
+        """Audio float32 [B, C, F · stride · hop], not clamped; `frames`: of the first F only."""
+        if self.magnitudes:
+            return self.synthesis().push(
+                self.spectra(latent_BFL)[:, :, : _times(frames, self.stride)], last=True
+            )
+        audio_BCT = self._synthesised(self._features(latent_BFL))
+        return audio_BCT[..., : _times(frames, self.stride * self.stft.hop)]
+
+    def compared(self, latent_BFL: Tensor) -> Tensor | Magnitudes:
+        """What a loss compares with a recording: audio as `forward` gives it, or magnitudes."""
+        if not self.magnitudes:
+            return self._synthesised(self._features(latent_BFL))
+        return self.spectra(latent_BFL)
+
+    def spectra(self, latent_BFL: Tensor) -> Magnitudes:
+        """The magnitudes of every frame, of a decoder of magnitudes."""
+        parts_BSE = self.head(self._features(latent_BFL)).float()
+        parts_BSE = parts_BSE.unflatten(2, (2, self.channels, self.stft.bins))
+        added_BCSK, spread_BCSK = parts_BSE.permute(2, 0, 3, 1, 4).unbind(0)
+        assert self.basis is not None
+        return Magnitudes.of(self.basis.log_magnitudes(latent_BFL) + added_BCSK, spread_BCSK)
+
+    def synthesis(self) -> Synthesis:
+        """What turns the magnitudes of one batch of sounds into audio, in order."""
+        return Synthesis(self.stft, self.channels, block=self.stride)
+
+    def _features(self, latent_BFL: Tensor) -> Tensor:
         coarse_BFW = self.coarse(self.embed_norm(self.embed(latent_BFL)))
         fine_BSW = self.fine(self.up(coarse_BFW).unflatten(2, (self.stride, -1)).flatten(1, 2))
-        return self._synthesised(self.norm(fine_BSW))
+        normed_BSW: Tensor = self.norm(fine_BSW)
+        return normed_BSW
 
     def _synthesised(self, fine_BSW: Tensor) -> Tensor:
         if self.directed and kernels.usable(fine_BSW):
@@ -104,3 +152,7 @@ class Decoder(nn.Module):
         parts = parts_BSE.unflatten(2, (self.channels, self.stft.bins, 2))
         spectra_BCSK = torch.view_as_complex(parts.transpose(1, 2).contiguous())
         return self.stft.inverse(expand(limited(spectra_BCSK, self.most), self.compression))
+
+
+def _times(frames: int | None, each: int) -> int | None:
+    return None if frames is None else frames * each

@@ -13,6 +13,7 @@ from torch.nn import functional
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
+from distill_ray.vqvae.magnitudes import log_magnitudes, spectral_basis
 from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft, compress
 
 
@@ -22,6 +23,9 @@ class Encoder(nn.Module):
     With `encoder_input` "magnitudes" phases are not seen, so that codes cannot say them; of two channels the
     magnitudes of mid and side are seen too, which hold the stereo image. All of the learned part runs at STFT
     frame rate or below, so that the work is matrix products.
+
+    Before a decoder of magnitudes it is the spectral basis alone (`basis.py`): what was learnt beside it made
+    codes that a prior predicts less well (docs/measurements/2026-11-30-magnitudes.md).
     """
 
     def __init__(self, config: VQVAEConfig) -> None:
@@ -29,8 +33,11 @@ class Encoder(nn.Module):
         self.stride = config.stride
         self.compression = config.compression
         self.stft = Stft(config.n_fft, config.hop)
-        blocks = config.encoder_blocks
         self.magnitudes = config.encoder_input == "magnitudes"
+        self.basis = spectral_basis(config)
+        if self.basis is not None:
+            return
+        blocks = config.encoder_blocks
         views = config.channels**2 if self.magnitudes else 2 * config.channels
         self.embed = nn.Linear(views * self.stft.bins, config.width)
         self.embed_norm = nn.LayerNorm(config.width, eps=1e-6)
@@ -50,11 +57,15 @@ class Encoder(nn.Module):
     @property
     def context_frames(self) -> int:
         """Code frames on each side that a latent vector depends on."""
-        fine = len(self.fine) * REACH + -(-self.stft.padding // self.stft.hop)
-        return len(self.coarse) * REACH + -(-fine // self.stride)
+        padding = -(-self.stft.padding // self.stft.hop)
+        if self.basis is not None:
+            return -(-padding // self.stride)
+        return len(self.coarse) * REACH + -(-(len(self.fine) * REACH + padding) // self.stride)
 
     def forward(self, audio_BCT: Tensor) -> Tensor:
         """Latents [B, F, L] of audio whose length is a multiple of hop · stride."""
+        if self.basis is not None:
+            return self.basis.latents(log_magnitudes(self.stft(audio_BCT)))
         fine_BSW = self.fine(self.embed_norm(self._embedded(audio_BCT)))
         # A convolution whose kernel equals its stride is a matrix product on joined frames.
         joined = fine_BSW.unflatten(1, (-1, self.stride)).flatten(2)

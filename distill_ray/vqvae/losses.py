@@ -13,10 +13,11 @@ Shapes: B batch, C channels (stereo adds mid and side), T samples, F frames, K f
 
 from __future__ import annotations
 
+import functools
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
@@ -44,13 +45,27 @@ MAGNITUDE_SHARE = 0.5
 """Weight of a bin's distance of magnitudes beside the mean distance of real and imaginary parts."""
 
 
-class ReconstructionLoss(nn.Module):
-    """How far a reconstruction is from its original.
+class CodecLoss(nn.Module):
+    """What a codec learns from: named terms of what its decoder gives, and their weighted sum."""
+
+    terms: ClassVar[tuple[str, ...]]
+    weights: LossConfig
+
+    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
+        """Weighted sum of the terms that `forward` gives."""
+        weighted: list[Tensor] = [getattr(self.weights, term) * terms[term] for term in self.terms]
+        return functools.reduce(torch.add, weighted)
+
+
+class ReconstructionLoss(CodecLoss):
+    """How far a reconstruction is from its original; a decoder of magnitudes has `magnitude_loss.py`.
 
     Args:
         config: for sample rate and compression exponent.
         weights: factors of `total`.
     """
+
+    terms = ("mel", "bands", "complex_stft", "waveform")
 
     def __init__(self, config: VQVAEConfig, weights: LossConfig) -> None:
         super().__init__()
@@ -83,15 +98,6 @@ class ReconstructionLoss(nn.Module):
             mel, bands, complex_stft = spectral(pred_BCT, target_BCT)
             waveform = functional.l1_loss(pred_BCT, target_BCT)
             return {"mel": mel, "bands": bands, "complex_stft": complex_stft, "waveform": waveform}
-
-    def total(self, terms: Mapping[str, Tensor]) -> Tensor:
-        """Weighted sum of the terms that `forward` gives."""
-        return (
-            self.weights.mel * terms["mel"]
-            + self.weights.bands * terms["bands"]
-            + self.weights.complex_stft * terms["complex_stft"]
-            + self.weights.waveform * terms["waveform"]
-        )
 
     def _plain(self, pred_BCT: Tensor, target_BCT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         mel, complex_stft = pred_BCT.new_zeros(()), pred_BCT.new_zeros(())

@@ -13,6 +13,7 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.vqvae.decoder import Decoder
 from distill_ray.vqvae.encoder import Encoder
+from distill_ray.vqvae.magnitudes import Synthesis, log_magnitudes
 from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
 from distill_ray.vqvae.results import VQVAEOutput
 
@@ -26,6 +27,11 @@ class VQVAE(nn.Module):
         self.encoder = Encoder(config)
         self.quantizer = ResidualVectorQuantizer(config)
         self.decoder = Decoder(config)
+        if (
+            self.encoder.basis is not None
+        ):  # latents that nothing moves need no other spaces to be looked up in
+            self.quantizer.project_in.requires_grad_(False)
+            self.quantizer.project_out.requires_grad_(False)
 
     def forward(self, audio_BCT: Tensor, depth_B: Tensor | None = None) -> VQVAEOutput:
         """Reconstruct audio for training.
@@ -49,7 +55,7 @@ class VQVAE(nn.Module):
         """Quantise and decode the encoder's latents for training; `depth_B` as for `forward`."""
         quantized = self.quantizer(latent_BFL, depth_B)
         return VQVAEOutput(
-            audio_BCT=self.decoder(quantized.latent_BFL),
+            decoded=self.decoder.compared(quantized.latent_BFL),
             codes_BQT=quantized.codes_BQT,
             commitment_loss=quantized.commitment_loss,
             codebook_loss=quantized.codebook_loss,
@@ -61,21 +67,27 @@ class VQVAE(nn.Module):
         """The matrices between hidden features, which hold most parameters: not those that take in or
         give out spectra, nor the quantiser's.
         """
-        outer = (self.encoder.embed, self.decoder.head)
+        outer = (getattr(self.encoder, "embed", None), self.decoder.head)
         parts = (*self.encoder.modules(), *self.decoder.modules())
         return [part.weight for part in parts if isinstance(part, nn.Linear) and part not in outer]
 
     @torch.no_grad()
     def initialise(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
-        """Start from a first batch: the codebooks by k-means on its latents, level by level, and the decoder
-        from its mean log spectrum.
+        """Start from a first batch: the spectral basis, the codebooks by k-means on its latents, level by
+        level, and the decoder from its mean log spectrum or from what the basis leaves uncertain.
 
         Args:
             audio_BCT: as for `forward`; the windows of all ranks in the same order everywhere.
             generator: CPU generator in the same state everywhere.
         """
-        self.quantizer.initialise(self.encoder(audio_BCT).float().flatten(0, 1), generator)
+        if self.encoder.basis is not None and self.decoder.basis is not None:
+            self.encoder.basis.fit(log_magnitudes(self.encoder.stft(audio_BCT)), generator)
+            self.decoder.basis.load_state_dict(self.encoder.basis.state_dict())
+        latent_BFL = self.encoder(audio_BCT).float()
+        self.quantizer.initialise(latent_BFL.flatten(0, 1), generator)
         self.decoder.start_from(audio_BCT)
+        if self.decoder.magnitudes:
+            self.decoder.start_spread(audio_BCT, self.quantizer(latent_BFL).latent_BFL)
 
     @torch.no_grad()
     def encode(self, audio_BCT: Tensor, num_quantizers: int | None = None) -> Tensor:
@@ -113,8 +125,23 @@ class VQVAE(nn.Module):
             UsageError: no frames, codes or levels that the model does not have, or a length out of range.
         """
         self.check_codes(codes_BQT, length)
-        audio_BCT: Tensor = self.decoder(self.quantizer.decode(codes_BQT))
+        frames = None if length is None else -(-length // self.config.frame_hop)
+        audio_BCT: Tensor = self.decoder(self.quantizer.decode(codes_BQT), frames)
         return audio_BCT[..., :length].clamp(-1.0, 1.0)
+
+    @torch.no_grad()
+    def decode_on(
+        self, codes_BQT: Tensor, frames: slice, synthesis: Synthesis, *, last: bool = False
+    ) -> Tensor:
+        """What `synthesis` can tell of the audio once it has `frames` of these codes, as `decode` gives it.
+
+        For a decoder of magnitudes; codes before and after `frames` are their context.
+        """
+        self.check_codes(codes_BQT)
+        stride = self.config.stride
+        magnitudes = self.decoder.spectra(self.quantizer.decode(codes_BQT))
+        part = magnitudes[:, :, frames.start * stride : frames.stop * stride]
+        return synthesis.push(part, last=last).clamp(-1.0, 1.0)
 
     def check_codes(self, codes_BQT: Tensor, length: int | None = None) -> None:
         """Raise the `UsageError` of `decode` where codes do not belong to this model."""

@@ -24,6 +24,8 @@ from distill_ray.vqvae.results import Quantization, QuantizerOutput
 
 MOST_CHANNELS = 256
 """Latent channels that the kernel of `kernels/rvq.py` holds in registers."""
+MOST_DIMENSIONS = 16
+"""Dimensions of a code that the kernels are measured with."""
 SMALLEST_EMA_COUNT = 1e-3
 """EMA rows with less weight than this keep their place: their mean is no longer known."""
 
@@ -93,7 +95,7 @@ class ResidualVectorQuantizer(nn.Module):
         with torch.autocast(latent_BFL.device.type, enabled=False):
             residual_NL = latent_BFL.float().reshape(batch * frames, width)
             used_QN = self._used(depth_B, levels, batch, frames, residual_NL.device)
-            if kernels.usable(residual_NL) and width <= MOST_CHANNELS:
+            if kernels.usable(residual_NL) and width <= MOST_CHANNELS and self.dim <= MOST_DIMENSIONS:
                 return self._fused(residual_NL, depth_B, levels, (batch, frames), used_QN)
             total_NL = torch.zeros_like(residual_NL)
             commitment, codebook = residual_NL.new_zeros(()), residual_NL.new_zeros(())
@@ -183,7 +185,7 @@ class ResidualVectorQuantizer(nn.Module):
     def ema_statistics(self, output: Quantization) -> Tensor:
         """Sum of the vectors that use each code, float32 [Q, K, D]; sum these over ranks."""
         codes_QN = output.codes_BQT.transpose(0, 1).flatten(1)
-        if kernels.usable(output.residuals_QND):
+        if kernels.usable(output.residuals_QND) and self.dim <= MOST_DIMENSIONS:
             from distill_ray.vqvae.kernels.rvq import statistics
 
             return statistics(codes_QN, output.residuals_QND, output.used_QN, self.size).sums_QKD

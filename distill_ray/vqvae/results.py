@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from distill_ray.vqvae.magnitudes import Magnitudes
+
 
 @dataclass(frozen=True, kw_only=True)
 class Quantization:
@@ -39,5 +41,11 @@ class QuantizerOutput(Quantization):
 class VQVAEOutput(Quantization):
     """A pass through the codec."""
 
-    audio_BCT: Tensor
-    """Reconstruction, float32, not clamped."""
+    decoded: Tensor | Magnitudes
+    """What the loss compares with the recording: audio [B, C, T], float32, not clamped, or magnitudes."""
+
+    @property
+    def audio_BCT(self) -> Tensor:
+        """The reconstruction of a decoder that gives audio."""
+        assert isinstance(self.decoded, Tensor)
+        return self.decoded

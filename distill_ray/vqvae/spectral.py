@@ -77,14 +77,18 @@ class Stft(nn.Module):
 
     def _overlap_add(self, frames: Tensor) -> Tensor:
         """Sum of frames [..., F, W] placed `hop` apart, without the padding: [..., F · hop]."""
+        return self.overlapped(frames)[..., self.padding : self.padding + frames.shape[-2] * self.hop]
+
+    def overlapped(self, frames: Tensor) -> Tensor:
+        """Sum of frames [..., F, W] placed `hop` apart: [..., (F + R - 1) · hop]."""
         count, hops = frames.shape[-2], self.n_fft // self.hop
         # Hop r of frame f belongs at position f + r. Rows of length F + R read with a stride of F + R - 1
         # shift row r by r places: one padded copy and one sum instead of a scatter.
         lead, places = frames.shape[:-2], count + hops - 1
         rows = frames.reshape(*lead, count, hops, self.hop).transpose(-3, -2)
         skewed = functional.pad(rows, (0, 0, 0, hops)).flatten(-3, -2)[..., : hops * places, :]
-        summed = skewed.reshape(*lead, hops, places, self.hop).sum(-3).flatten(-2)
-        return summed[..., self.padding : self.padding + count * self.hop]
+        summed: Tensor = skewed.reshape(*lead, hops, places, self.hop).sum(-3).flatten(-2)
+        return summed
 
 
 def compress(spectra: Tensor, exponent: float) -> Tensor:

@@ -83,6 +83,7 @@ def decode_blocks(
     The codes may be whole or arrive in blocks of any size: a block of audio is computed once the
     `chunk_frames` frames that it stands for and the `context_frames` after them are there, and no further
     codes are asked for before it is taken. However the codes are cut, the audio is the same to the last bit.
+    A decoder of magnitudes gives a frame's audio with the frame after it.
 
     Args:
         model: in eval mode, on any device.
@@ -101,28 +102,36 @@ def decode_blocks(
     hop, context = model.config.frame_hop, model.decoder.context_frames
     device = next(model.parameters()).device
     wanted = -(-samples // hop)  # frames
+    synthesis = model.decoder.synthesis() if model.decoder.magnitudes else None
     held: list[Tensor] = []  # consecutive blocks from frame `first` up to frame `come`
-    first = come = done = 0
+    first = come = done = told = 0
 
     def decode(stop: int) -> Tensor:
         """The audio of frames `done` to `stop`; forgets what no later frame depends on."""
-        nonlocal first, done
+        nonlocal first, done, told
         held_QF = torch.cat(held, dim=1) if len(held) > 1 else held[0]
         seen_start, seen_stop = max(0, done - context), min(come, stop + context)
-        audio_CT = model.decode(held_QF[None, :, seen_start - first : seen_stop - first].to(device))[0]
-        begin, end = done * hop - seen_start * hop, min(stop * hop, samples) - seen_start * hop
+        seen_BQF = held_QF[None, :, seen_start - first : seen_stop - first].to(device)
+        if synthesis is None:
+            begin, end = done * hop - seen_start * hop, min(stop * hop, samples) - seen_start * hop
+            audio_CT = model.decode(seen_BQF)[0, :, begin:end]
+        else:
+            own = slice(done - seen_start, min(stop, wanted) - seen_start)
+            audio_CT = model.decode_on(seen_BQF, own, synthesis, last=stop >= wanted)[0, :, : samples - told]
         forgotten = max(first, stop - context)
         held[:] = [held_QF[:, forgotten - first :]]
-        first, done = forgotten, stop
+        first, done, told = forgotten, stop, told + audio_CT.shape[1]
         if on_frames is not None:
             on_frames(done)
-        return audio_CT[:, begin:end]
+        return audio_CT
 
     for block_QF in blocks_QF:
         held.append(block_QF)
         come += block_QF.shape[1]
         while done < wanted and come >= done + chunk_frames + context:
-            yield decode(done + chunk_frames)
+            audio_CT = decode(done + chunk_frames)
+            if audio_CT.shape[1] > 0:
+                yield audio_CT
         if done >= wanted:
             return
     if samples > come * hop:

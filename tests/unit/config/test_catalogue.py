@@ -51,8 +51,7 @@ def test_the_flags_of_a_setting_by_command() -> None:
         "train-prior": "--max-minutes",
         "run": "--prior-minutes",
     }
-    edits = dict.fromkeys(("generate", "vary", "fill", "loop", "morph"), "-n")
-    assert setting_of("generate.count").flags == {"run": "--samples", **edits}
+    assert setting_of("generate.count").flags == {"run": "--samples", "generate": "-n"}
     assert setting_of("model.width").flags == {}
 
 
@@ -144,6 +143,8 @@ def test_automatic_is_what_is_chosen_for_a_run() -> None:
     elsewhere = {"model.size", "health.stop", "sweep.trials", "sweep.gpus_per_trial", "sweep.max_concurrent"}
     elsewhere.add("generate.seed")  # drawn by `generate`
     elsewhere.add("sweep.objective")  # by purpose
+    elsewhere |= {"adversarial.enabled", "loss.consistency"}  # by the decoder
+    elsewhere.add("prior.labels")  # with controls
     assert _resolved_differently() == declared - elsewhere
 
 

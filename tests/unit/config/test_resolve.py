@@ -108,9 +108,12 @@ def test_code_frames_are_as_long_at_every_sample_rate(rate: int, hop: int, frame
     assert (model.hop, model.n_fft) == (hop, 4 * hop)
     assert model.frame_rate == pytest.approx(frames, abs=0.1)
     model = resolve(facts=facts).config.model  # for generation
+    assert (model.hop, model.n_fft) == (2 * hop, 8 * hop)
+    assert model.frame_rate == pytest.approx(frames / 4, abs=0.1)
+    model = resolve({"model.decoder_head": "directed"}, facts=facts).config.model
     assert (model.hop, model.n_fft) == (hop, 4 * hop)
     assert model.frame_rate == pytest.approx(frames / 4, abs=0.1)
-    given = resolve({"model.hop": 512}, facts=facts).config.model
+    given = resolve({"model.hop": 512, "model.purpose": "compression"}, facts=facts).config.model
     assert (given.hop, given.n_fft) == (512, 1024)
 
 
@@ -125,12 +128,26 @@ def test_a_codec_is_for_generation_unless_something_else_is_asked_for() -> None:
     )
     assert not asked.adversarial.enabled
     on_gpu = resolve(accelerator=True).config
-    assert on_gpu.adversarial.enabled
-    assert (on_gpu.adversarial.start, on_gpu.model.codebook_size) == (0.2, 512)
+    assert (on_gpu.model.decoder_head, on_gpu.model.codebook_size) == ("magnitudes", 512)
+    assert (on_gpu.training.window_seconds, on_gpu.training.batch_size) == (1.5, 48)
+    assert (on_gpu.model.latent_dim, on_gpu.model.codebook_dim) == (64, 64)
+    assert not on_gpu.adversarial.enabled
     own = resolve({"loss.waveform": 30.0, "model.stride": 4}).config
     assert (own.loss.waveform, own.model.stride, own.model.encoder_input) == (30.0, 4, "magnitudes")
     with pytest.raises(ConfigError, match="generation, compression"):
         resolve({"model.purpose": "fun"})
+
+
+def test_discriminators_judge_a_decoder_of_audio() -> None:
+    judged = resolve({"adversarial.enabled": True}, accelerator=True).config
+    assert (judged.model.decoder_head, judged.model.stride, judged.adversarial.start) == ("directed", 8, 0.2)
+    assert judged.loss.consistency == 3.0
+    by_head = resolve({"model.decoder_head": "directed"}, accelerator=True).config
+    assert by_head.adversarial.enabled
+    with pytest.raises(ConfigError, match="a decoder of magnitudes trains without"):
+        resolve({"model.decoder_head": "magnitudes", "adversarial.enabled": True})
+    with pytest.raises(ConfigError, match='needs "magnitudes"'):
+        resolve({"model.encoder_input": "complex"})
 
 
 def test_the_prior_of_a_codec_for_generation_sees_as_many_seconds_and_altered_copies() -> None:
@@ -218,7 +235,7 @@ def test_size_from_the_file_wins_over_auto() -> None:
 
 def test_an_epoch_is_a_pass_and_measurable() -> None:
     small = resolve({"model.codebook_size": 16, "training.batch_size": 8}).config
-    assert steps_per_epoch(small, 600.0) == 100  # 600 s / (8 windows of 0.75 s)
+    assert steps_per_epoch(small, 600.0) == 50  # 600 s / (8 windows of 1.5 s)
     compression = {"model.purpose": "compression"}
     large = resolve({**compression, "model.codebook_size": 1024, "training.batch_size": 8}).config
     vectors = steps_per_epoch(large, 6.0) * 8 * large.window_frames
@@ -267,7 +284,8 @@ def test_tables_of_other_stages_are_left_alone_but_unknown_tables_are_not() -> N
 
 
 def test_batch_is_shared_by_the_workers() -> None:
-    assert resolve(workers=3).config.training.batch_size == 24
+    assert resolve(workers=3).config.training.batch_size == 12
+    assert resolve({"model.purpose": "compression"}, workers=3).config.training.batch_size == 24
     with pytest.raises(ConfigError, match="--batch-size"):
         resolve({"training.batch_size": 8}, workers=3)
 
@@ -302,7 +320,8 @@ def test_every_setting_by_its_key() -> None:
 
 def test_a_batch_is_shared_by_every_allowed_number_of_workers() -> None:
     def batch(workers: int, fewest: int, **given: int) -> int:
-        overrides = {f"training.{key}": value for key, value in given.items()}
+        overrides: dict[str, object] = {f"training.{key}": value for key, value in given.items()}
+        overrides["model.purpose"] = "compression"
         resolved = resolve_vqvae(
             FACTS, overrides=overrides, machine=MachineFacts(workers=workers, fewest_workers=fewest)
         )

@@ -95,7 +95,7 @@ def test_gradients_are_those_of_the_losses_written_out(small_config: Config, jud
     )
     for one, other in zip(of_model, expected, strict=True):
         assert torch.allclose(one, other, rtol=1e-3, atol=1e-5 + 1e-6 * other.abs().max().item())
-    named = dict(zip(AdversarialObjective.terms, terms.tolist(), strict=True))
+    named = dict(zip(step.objective.terms, terms.tolist(), strict=True))
     assert named["discriminator"] == pytest.approx(found.item(), rel=1e-5)
     assert named["feature_matching"] == pytest.approx(matching.item(), rel=1e-5)
     assert torch.equal(output.audio_BCT, again.audio_BCT)

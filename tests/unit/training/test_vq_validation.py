@@ -63,7 +63,7 @@ def test_windows_are_encoded_once_and_decoded_as_often_as_asked(task: VQTask) ->
 
     model = task.average.module
     model.encoder.register_forward_hook(counting("encoder"))
-    model.decoder.register_forward_hook(counting("decoder"))
+    model.decoder.fine.register_forward_hook(counting("decoder"))
     for depths, decodings in (((), 1), ((3,), 1), ((1, 2, 3), 3), ((1,), 2)):
         calls.update(encoder=0, decoder=0)
         task.held_out.score_depths(model, task.loss, depths, bf16=False)

@@ -1,0 +1,112 @@
+"""What a decoder without phases gives: for each frame and bin, what log magnitudes are to be expected.
+
+A code frame says little of a spectrum, so that most of its bins could be one thing or another. The decoder
+gives their median and how far they are from it on average: partials of a note come out as near certain, noise
+as spread, and what is drawn from both has a recording's texture, where the median alone is too smooth and too
+soft (docs/measurements/2026-11-30-magnitudes.md). `decoder.py` makes it, `losses.py` learns it, `phases.py`
+finds the phases.
+
+Shapes: B batch, C channels, S STFT frames, K frequency bins, T samples.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+
+from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.vqvae.basis import SpectralBasis
+from distill_ray.vqvae.phases import PhaseInverter
+from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft
+
+LEAST_LOG_SPREAD, MOST_LOG_SPREAD = -4.0, 0.5
+"""Natural logarithms of the spread, in nepers: 0.16 dB to 14 dB."""
+RAYLEIGH_SPREAD = 0.4840
+"""Mean distance from its median of the log magnitude, in nepers, of the bins of white noise."""
+_HALF_LOG_MEDIAN = 0.5 * math.log(math.log(2.0))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Magnitudes:
+    """Log magnitudes, those of `log_magnitudes`: their median and mean distance from it, [B, C, S, K]."""
+
+    median_BCSK: Tensor
+    log_spread_BCSK: Tensor
+
+    @classmethod
+    def of(cls, median_BCSK: Tensor, raw_BCSK: Tensor) -> Magnitudes:
+        """With spreads between the least and the most, of any numbers."""
+        span = MOST_LOG_SPREAD - LEAST_LOG_SPREAD
+        return cls(median_BCSK=median_BCSK, log_spread_BCSK=LEAST_LOG_SPREAD + span * torch.sigmoid(raw_BCSK))
+
+    def __getitem__(self, parts: tuple[slice, ...]) -> Magnitudes:
+        return Magnitudes(median_BCSK=self.median_BCSK[parts], log_spread_BCSK=self.log_spread_BCSK[parts])
+
+    def expected(self) -> Tensor:
+        """The mean magnitude [B, C, S, K] of what `drawn` draws, with the floor."""
+        half_BCSK = 0.5 / RAYLEIGH_SPREAD * self.log_spread_BCSK.exp()
+        log_mean_BCSK = torch.lgamma(1.0 + half_BCSK) - half_BCSK * math.log(math.log(2.0))
+        return (self.median_BCSK + log_mean_BCSK).exp()
+
+    def drawn(self, noise_CSK: Tensor, loudest: float) -> Tensor:
+        """Magnitudes [B, C, S, K] with noise of mean distance 1 from a median of 0; none above `loudest`."""
+        log_BCSK = self.median_BCSK + self.log_spread_BCSK.exp() * noise_CSK
+        return (log_BCSK.clamp(max=math.log(loudest)).exp() - MAGNITUDE_FLOOR).clamp(min=0.0)
+
+
+def raw_spread(spread: Tensor) -> Tensor:
+    """The numbers of which `Magnitudes.of` makes these spreads, in nepers."""
+    span = MOST_LOG_SPREAD - LEAST_LOG_SPREAD
+    return torch.logit((spread.log() - LEAST_LOG_SPREAD) / span, eps=0.02)
+
+
+def log_magnitudes(spectra: Tensor) -> Tensor:
+    """Natural logarithms of magnitudes, of complex spectra [..., K]; silence is that of the floor."""
+    return (spectra.abs() + MAGNITUDE_FLOOR).log()
+
+
+def spectral_basis(config: VQVAEConfig) -> SpectralBasis | None:
+    """The basis that the codec of `config` starts from: of a decoder of magnitudes."""
+    if config.decoder_head != "magnitudes":
+        return None
+    return SpectralBasis(
+        channels=config.channels,
+        bins=config.n_fft // 2 + 1,
+        stride=config.stride,
+        sample_rate=config.sample_rate,
+        latents=config.latent_dim,
+    )
+
+
+class Synthesis:
+    """Draws magnitudes and finds their phases, for one batch of sounds, a code frame at a time.
+
+    The draws are the same for every sound and every time, so that decoding is deterministic.
+    """
+
+    def __init__(self, stft: Stft, channels: int, *, block: int, seed: int = 0) -> None:
+        self._stft = stft
+        self._channels = channels
+        self._block = block
+        self._generator = torch.Generator().manual_seed(seed)
+        self._inverter = PhaseInverter(stft, block=block, look_ahead=block, seed=seed + 1)
+
+    @torch.no_grad()
+    def push(self, magnitudes: Magnitudes, *, last: bool = False) -> Tensor:
+        """Audio [B, C, T] that is settled by now, of the frames of whole blocks that come next."""
+        median_BCSK = magnitudes.median_BCSK
+        assert median_BCSK.shape[2] % self._block == 0
+        # Block by block, so that the numbers do not depend on how many come at once.
+        noise_CSK = torch.cat([self._noise() for _ in range(median_BCSK.shape[2] // self._block)], dim=1)
+        drawn_BCSK = magnitudes.drawn(noise_CSK.to(median_BCSK.device), self._stft.loudest)
+        return self._inverter.push(drawn_BCSK, last=last)
+
+    def _noise(self) -> Tensor:
+        """Log magnitudes of white noise, of median 0 and mean distance 1 from it: [C, block, K]."""
+        uniform_CSK = torch.rand(self._channels, self._block, self._stft.bins, generator=self._generator)
+        power_CSK = -torch.log1p(-uniform_CSK)  # of an exponential distribution
+        log_CSK = 0.5 * power_CSK.clamp(min=1e-12).log() - _HALF_LOG_MEDIAN
+        return log_CSK / RAYLEIGH_SPREAD
