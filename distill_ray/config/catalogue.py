@@ -55,11 +55,19 @@ OF_COMMAND: Mapping[str, tuple[type[Section], ...]] = {
     "tune": (CorpusConfig, SweepConfig, *CODEC),
     "run": (PipelineConfig, CorpusConfig, SweepConfig, *CODEC, *PRIOR, GenerationSettings),
     "generate": GENERATION,
+    "vary": GENERATION,
+    "fill": GENERATION,
+    "loop": GENERATION,
+    "morph": (GenerationSettings,),
     "evaluate": (JudgeSettings, SamplingConfig),
 }
 """The sections whose flags are options of a command."""
 _NOT_OF_COMMAND: Mapping[str, tuple[str, ...]] = {
     "train-prior": ("corpus.sample_rate", "corpus.channels"),  # its codec has them
+    "vary": ("generate.seconds", "sampling.start"),
+    "fill": ("generate.seconds", "sampling.start"),
+    "loop": ("sampling.start",),
+    "morph": ("generate.seconds",),
 }
 
 _TYPES = {int: "whole number", float: "number", bool: "true or false", str: "text"}

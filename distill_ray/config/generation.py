@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import ClassVar
 
 from distill_ray.config.setting import Section, setting
+from distill_ray.errors import Problem
 
 AUDIO_FORMATS = ("wav", "flac", "ogg", "mp3")
 GUIDANCE = 3.0
@@ -41,6 +43,41 @@ class StreamSettings(GenerationSettings):
     """The same for one sound that is played while it is made; its format and count are not used."""
 
     block_frames: int = setting(32, "code frames of a block", low=1, high=100_000)
+
+
+@dataclass(frozen=True, kw_only=True)
+class VarySettings(Section):
+    """How far a variation goes (`generate/vary.py`)."""
+
+    table: ClassVar[str] = "vary"
+
+    strength: float = setting(
+        0.5, "share of the codes that are drawn anew", flag="--strength", low=0.0, high=1.0
+    )
+
+
+@dataclass(frozen=True, kw_only=True)
+class FillSettings(Section):
+    """The gap that is filled, in seconds (`generate/fill.py`)."""
+
+    table: ClassVar[str] = "fill"
+
+    start: float = setting(0.0, "where the gap begins", flag="--from", low=0.0)
+    stop: float = setting(0.0, "where the gap ends", flag="--to", low=0.0)
+    decoded: bool = setting(False, "the rest as the codec decodes it, too", flag="--decoded")
+
+    def cross_checks(self) -> Iterator[Problem]:
+        if self.start >= self.stop:
+            yield self.problem("start", f"{self.start:g} s is not before the end, {self.stop:g} s")
+
+
+@dataclass(frozen=True, kw_only=True)
+class MorphSettings(Section):
+    """How two recordings are mixed (`generate/morph.py`)."""
+
+    table: ClassVar[str] = "morph"
+
+    at: float | None = setting(None, "one mixture throughout", flag="--at", low=0.0, high=1.0)
 
 
 @dataclass(frozen=True, kw_only=True)

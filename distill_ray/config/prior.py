@@ -59,7 +59,6 @@ class PriorConfig(Section):
         flag="--masked-share",
         low=0.0,
         high=0.5,
-        auto=True,
     )
 
     def cross_checks(self) -> Iterator[Problem]:

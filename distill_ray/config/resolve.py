@@ -76,7 +76,6 @@ _COMPONENTS = 64
 _VARIANTS = 15
 _CPU_STEPS_PER_VARIED_SECOND = 0.27
 _LEAST_CONTEXT = 96
-_MASKED_SHARE = 0.2
 KEPT_FLOOR, GAIN_FLOOR = 0.1, 0.01
 """Floors of a level for generation (docs/measurements/2026-11-30-search.md has healthy and ill runs)."""
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
@@ -241,8 +240,6 @@ def resolve_prior(
     }
     if codec.purpose == "generation":
         auto["prior_training.variants"] = _VARIANTS
-        if _windows_each(given, machine) > 1:
-            auto["prior.masked_share"] = _MASKED_SHARE
         if not accelerator:
             auto["prior_training.variant_steps"] = max(20, round(seconds * _CPU_STEPS_PER_VARIED_SECOND))
     if given.get("prior.controls") and labels <= MOST_LABELS:
@@ -256,7 +253,7 @@ def resolve_prior(
         epochs = math.ceil(_AUTO_STEPS["prior"][accelerator] / prior_steps_per_epoch(config, train_frames))
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     _check_shared(PriorTrainingConfig, config.training.batch_size, machine)
-    if config.model.masked_share and _windows_each(dotted(config), machine) < 2:
+    if config.model.masked_share and config.training.batch_size < 2 * max(1, machine.workers):
         message = "a worker needs two windows or more, one to fill in; choose a greater batch or 0"
         raise ConfigError([Problem("prior.masked_share", message, PriorConfig.flag("masked_share"))])
     return Resolved(config=config, overrides=frozenset(given), size="")
@@ -431,14 +428,6 @@ def _fixed_by_data(
         for key in keys
         if key in given and key in auto and given[key] != auto[key]
     ]
-
-
-def _windows_each(given: Mapping[str, object], machine: MachineFacts) -> int:
-    """Windows of a step of the prior that each worker has."""
-    batch = given.get("prior_training.batch_size")
-    if not isinstance(batch, int):  # what is none is refused with the other settings
-        batch = _auto_batch(PriorTrainingConfig.table, machine)
-    return batch // max(1, machine.workers)
 
 
 def _auto_batch(table: str, machine: MachineFacts, *, longer: int = 1) -> int:

@@ -135,6 +135,53 @@ class FolderReport:
         return {**_document(self), "files": [each.to_json() for each in self.files]}
 
 
-def _document(report: GenerationReport | CodesReport | AudioReport | FolderReport) -> dict[str, Any]:
+@dataclass(frozen=True, kw_only=True)
+class EditReport:
+    """The result of `vary`, `fill`, `loop` and `morph`; `samples` and `seconds` are of each file."""
+
+    model: str
+    command: str
+    inputs: tuple[str, ...]
+    asked: dict[str, Any]
+    """What is peculiar to the command: strength, from, to, at."""
+    files: tuple[str, ...]
+    output_dir: str
+    seed: int
+    samples: int
+    seconds: float
+    sample_rate: int
+    channels: int
+    audio_format: str
+    method: str
+    redrawn: float
+    """Share of the codes that were drawn anew."""
+    seam_ratios: tuple[float | None, ...]
+    """Of each file, how far the sound jumps at its seams beside real sound at random moments, which is 1;
+    None where it has no seam or is too short to say."""
+    seam_distance_db: float | None
+    real_distance_db: float | None
+    compared_with: str | None
+    device: str
+    elapsed_s: float
+
+    @property
+    def seam_line(self) -> str:
+        """The seams in a line; empty where there are none."""
+        if self.seam_distance_db is None or self.real_distance_db is None:
+            return ""
+        ratio = self.seam_distance_db / self.real_distance_db
+        return (
+            f"seams: {ratio:.2f} times the change at random moments of {self.compared_with} "
+            f"({self.seam_distance_db:.1f} and {self.real_distance_db:.1f} dB)"
+        )
+
+    def to_json(self) -> dict[str, Any]:
+        """The JSON document of the command with `--json`."""
+        return _document(self)
+
+
+def _document(
+    report: GenerationReport | CodesReport | AudioReport | FolderReport | EditReport,
+) -> dict[str, Any]:
     fields = dataclasses.asdict(report)
     return {"model_path": fields.pop("model"), **fields}

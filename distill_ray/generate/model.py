@@ -20,17 +20,31 @@ from torch import Tensor
 from distill_ray.argument_names import names_arguments
 from distill_ray.bundle.device import choose_device
 from distill_ray.bundle.read import LoadedVQModel, load_model_v2
-from distill_ray.config.generation import GUIDANCE, GenerationSettings
+from distill_ray.config.generation import (
+    GUIDANCE,
+    FillSettings,
+    GenerationSettings,
+    MorphSettings,
+    VarySettings,
+)
 from distill_ray.errors import AudioError, CodeShapeError
 from distill_ray.generate.arrays import to_pcm
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
+from distill_ray.generate.edit import Audio, Edit
+from distill_ray.generate.fill import fill
+from distill_ray.generate.loop import loop
+from distill_ray.generate.morph import morph
 from distill_ray.generate.request import make_request
+from distill_ray.generate.vary import vary
 from distill_ray.generate.wish import Wish
 from distill_ray.prior import Controls, SamplingConfig
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.threads import fit_threads
 from distill_ray.vqvae import decode_blocks
+
+AudioInput = AnyPath | tuple[ArrayLike | Tensor, int]
+"""A file, or audio [T] or [C, T] and its rate."""
 
 
 class Sound(NamedTuple):
@@ -125,6 +139,86 @@ class Model:
         return self._decoded(codes_QF, request.samples)
 
     @names_arguments
+    def vary(
+        self,
+        audio: AudioInput,
+        strength: float = 0.5,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Sound:
+        """A variation of a recording; the first one of `vary --seed`.
+
+        `audio` is a file, or audio and its rate (see `encode`). `strength` is the share of its codes that are
+        drawn anew, from 0, what the codec makes of it, to 1, a free sound of its length. Raises as the
+        functions of `generate/vary.py`, `fill.py`, `loop.py` and `morph.py` do.
+        """
+        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+        source = self._audio("audio", audio)
+        return self._edited(vary(self.loaded, source, VarySettings(strength=strength), sampling, seed=seed))
+
+    @names_arguments
+    def fill(
+        self,
+        audio: AudioInput,
+        start: float,
+        stop: float,
+        *,
+        decoded: bool = False,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Sound:
+        """A recording (see `vary`) with seconds `start` to `stop` drawn anew; the first one of `fill --seed`.
+
+        decoded: the rest is as the codec decodes it, too.
+        """
+        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+        settings = FillSettings(start=start, stop=stop, decoded=decoded)
+        return self._edited(fill(self.loaded, self._audio("audio", audio), settings, sampling, seed=seed))
+
+    @names_arguments
+    def loop(
+        self,
+        seconds: float = 10.0,
+        audio: AudioInput | None = None,
+        *,
+        seed: int = 0,
+        temperature: float = 1.0,
+        top_k: int = 0,
+        top_p: float = 1.0,
+    ) -> Sound:
+        """A loop of round(seconds · sample_rate) samples, of new sound or the beginning of a recording (see
+        `vary`); the first one of `loop --seed`.
+        """
+        sampling = SamplingConfig(temperature=temperature, top_k=top_k, top_p=top_p)
+        source = None if audio is None else self._audio("audio", audio)
+        return self._edited(
+            loop(self.loaded, source, GenerationSettings(seconds=seconds, seed=seed), sampling)
+        )
+
+    @names_arguments
+    def morph(
+        self, first: AudioInput, second: AudioInput, *, at: float | None = None, seed: int = 0
+    ) -> Sound:
+        """A sound that goes from one recording (see `vary`) to another, or the mixture `at` 0 to 1 of them;
+        the first one of `morph --seed`. It needs no prior.
+        """
+        sources = (self._audio("first", first), self._audio("second", second))
+        return self._edited(morph(self.loaded, *sources, MorphSettings(at=at), seed=seed))
+
+    def _audio(self, name: str, audio: AudioInput) -> Audio:
+        if isinstance(audio, str | os.PathLike):
+            return as_path(audio)
+        return to_pcm(*_with_rate(audio, name), self.loaded.vqvae_config)
+
+    def _edited(self, edit: Edit) -> Sound:
+        return Sound(edit.sound(0, lambda share: None).audio_CT, self.sample_rate)
+
+    @names_arguments
     def encode(self, audio: ArrayLike | Tensor, sample_rate: int, *, levels: int | None = None) -> Tensor:
         """Codes int64 [Q, F] of `audio` [T] or [C, T], with the first `levels` RVQ levels.
 
@@ -192,10 +286,10 @@ def load(path: AnyPath, *, device: str = "auto") -> Model:
     return Model(load_model_v2(as_path(path), device=choose_device(device)))
 
 
-def _with_rate(prompt: object) -> tuple[ArrayLike | Tensor, int]:
-    if isinstance(prompt, tuple) and len(prompt) == 2:
-        return prompt
-    raise AudioError("prompt must be a path, or audio and its rate: prompt=(audio, sample_rate)")
+def _with_rate(audio: object, name: str = "prompt") -> tuple[ArrayLike | Tensor, int]:
+    if isinstance(audio, tuple) and len(audio) == 2:
+        return audio
+    raise AudioError(f"{name} must be a path, or audio and its rate: {name}=(audio, sample_rate)")
 
 
 def _as_tensor(codes: ArrayLike) -> Tensor:

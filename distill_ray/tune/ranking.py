@@ -219,7 +219,7 @@ def advice(records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule)
     parts = [
         *_finals_advice(records, rows),
         *_rate_advice([_kbps_of(record, score) for record, score in healthy], sweep),
-        *_health_advice(records, judged, rule),
+        *_health_advice(records, judged),
         *_early_end_advice(records),
         *_failure_advice(records),
     ]
@@ -251,7 +251,7 @@ def _rate_advice(rates: Sequence[float], sweep: SweepConfig) -> list[str]:
 
 
 def _health_advice(
-    records: Sequence[TrialRecord], judged: Sequence[tuple[TrialRecord, DepthScore, str]], rule: HealthRule
+    records: Sequence[TrialRecord], judged: Sequence[tuple[TrialRecord, DepthScore, str]]
 ) -> list[str]:
     low = {
         record.spec.id: record

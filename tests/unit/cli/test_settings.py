@@ -85,7 +85,7 @@ def test_every_option_sets_its_settings_and_no_other(command: str) -> None:
     parser = parser_of(command)
     required = [param for param in parser.params if param.required]
     needed = [
-        word for param in required for word in (*param.opts[:1] * (param.param_type_name == "option"), "IN")
+        word for param in required for word in (*param.opts[:1] * (param.param_type_name == "option"), "1")
     ]
     options = catalogue.options_of(command)
     assert len(options) >= 3

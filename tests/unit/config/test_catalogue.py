@@ -51,7 +51,8 @@ def test_the_flags_of_a_setting_by_command() -> None:
         "train-prior": "--max-minutes",
         "run": "--prior-minutes",
     }
-    assert setting_of("generate.count").flags == {"run": "--samples", "generate": "-n"}
+    edits = dict.fromkeys(("generate", "vary", "fill", "loop", "morph"), "-n")
+    assert setting_of("generate.count").flags == {"run": "--samples", **edits}
     assert setting_of("model.width").flags == {}
 
 

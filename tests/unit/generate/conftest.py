@@ -61,7 +61,12 @@ def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
     """A model whose codebooks are started on music, with a prior unless `prior` is false."""
 
     def make(
-        *, seed: int = 0, prior: bool = True, controls: Controls | None = None, **changes: Any
+        *,
+        seed: int = 0,
+        prior: bool = True,
+        controls: Controls | None = None,
+        masked_share: float = 0.0,
+        **changes: Any,
     ) -> LoadedVQModel:
         torch.manual_seed(seed)
         codec = VQVAE(dataclasses.replace(CODEC, **changes))
@@ -79,6 +84,7 @@ def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
                 num_layers=1,
                 num_heads=2,
                 context_frames=16,
+                masked_share=masked_share,
                 controls=len(controls.scales) if controls else 0,
                 labels=len(controls.labels) if controls else 0,
             )
