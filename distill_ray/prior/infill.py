@@ -28,8 +28,10 @@ from distill_ray.prior.sampling import draw, row_seed
 
 FIRST_STEPS, LEAST_STEPS = 16, 4
 """Steps of the coarsest level, and of the fine ones; each level takes half as many as the one before."""
-UNSURENESS = 4.5
-"""Weight of the Gumbel noise at the first step; MaskGIT's."""
+UNSURENESS = 1.0
+"""Weight of the Gumbel noise at the first step. With MaskGIT's 4.5 what was filled in was less likely than
+real codes are; without noise it was of half the variety (docs/measurements/2026-11-30-editing.md).
+"""
 
 
 @dataclass(frozen=True, kw_only=True)
