@@ -30,6 +30,7 @@ from distill_ray.generate.edit import (
     read_recording,
     seeded,
 )
+from distill_ray.generate.fill import FADE_S
 from distill_ray.generate.request import check_prior, make_request
 from distill_ray.generate.seams import measure_seams
 
@@ -157,8 +158,16 @@ def _round_sound(loaded: LoadedVQModel, codes_QF: Tensor, samples: int) -> Tenso
     frames, hop = codes_QF.shape[1], loaded.vqvae_config.frame_hop
     context = loaded.model.decoder.context_frames
     around_F = torch.arange(-context, frames + context) % frames
-    audio_CT = decoded(loaded, codes_QF[:, around_F], len(around_F) * hop)
-    audio_CT = audio_CT[:, context * hop : (context + frames) * hop]
+    around_CT = decoded(loaded, codes_QF[:, around_F], len(around_F) * hop)
+    first, last = context * hop, (context + frames) * hop
+    audio_CT = around_CT[:, first:last].clone()
+    if loaded.model.decoder.magnitudes:
+        # Phases are found as the sound goes on and do not come round: what would follow the end fades out
+        # over the beginning.
+        fade = min(hop, round(FADE_S * loaded.vqvae_config.sample_rate))
+        angle_T = torch.arange(fade) / fade * (math.pi / 2)
+        follows_CT = around_CT[:, last : last + fade]
+        audio_CT[:, :fade] = audio_CT[:, :fade] * angle_T.sin() + follows_CT * angle_T.cos()
     if samples == frames * hop:
         return audio_CT
     # A Fourier series of another number of samples: what goes round stays round.

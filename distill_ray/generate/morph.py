@@ -109,11 +109,18 @@ def between(one: Tensor, other: Tensor, weights: Tensor) -> Tensor:
 @torch.no_grad()
 def _decoded(codec: VQVAE, latent_FL: Tensor) -> Tensor:
     """audio_CT on the CPU, piece by piece with the context that each depends on."""
-    frames, hop, context = len(latent_FL), codec.config.frame_hop, codec.decoder.context_frames
+    decoder, hop, stride = codec.decoder, codec.config.frame_hop, codec.config.stride
+    frames = len(latent_FL)
+    synthesis = decoder.synthesis() if decoder.magnitudes else None
     parts = []
     for start in range(0, frames, CHUNK_FRAMES):
         stop = min(start + CHUNK_FRAMES, frames)
-        seen = max(0, start - context)
-        audio_CT = codec.decoder(latent_FL[None, seen : stop + context])[0].float().cpu()
-        parts.append(audio_CT[:, (start - seen) * hop : (stop - seen) * hop])
+        seen = max(0, start - decoder.context_frames)
+        seen_1FL = latent_FL[None, seen : stop + decoder.context_frames]
+        if synthesis is None:
+            audio_CT = decoder(seen_1FL)[0, :, (start - seen) * hop : (stop - seen) * hop]
+        else:
+            own = decoder.spectra(seen_1FL)[:, :, (start - seen) * stride : (stop - seen) * stride]
+            audio_CT = synthesis.push(own, last=stop == frames)[0]
+        parts.append(audio_CT.float().cpu())
     return torch.cat(parts, dim=1)
