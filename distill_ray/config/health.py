@@ -38,9 +38,8 @@ class HealthConfig(Section):
     gain_floor: float = setting(
         0.0,
         "a level has collapsed of which a search's short prior saves a smaller share of the histogram's "
-        "cost; 0: not judged, as for purpose compression",
+        "cost; 0: not judged",
         flag="--gain-floor",
-        auto=True,
         low=0.0,
         high=1.0,
     )

@@ -76,7 +76,7 @@ _COMPONENTS = 64
 _VARIANTS = 15
 _CPU_STEPS_PER_VARIED_SECOND = 0.27
 _LEAST_CONTEXT = 96
-KEPT_FLOOR, GAIN_FLOOR = 0.1, 0.01
+KEPT_FLOOR = 0.02
 """Floors of a level for generation (docs/measurements/2026-11-30-search.md has healthy and ill runs)."""
 _GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
 
@@ -383,7 +383,6 @@ def _for_generation(
         "adversarial.judged_every": 8,
         "adversarial.periods": 2,
         "health.kept_floor": KEPT_FLOOR,
-        "health.gain_floor": GAIN_FLOOR,
     }
 
 

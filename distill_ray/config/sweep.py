@@ -15,8 +15,8 @@ from distill_ray.errors import ConfigError, Problem
 
 PLANS = ("depth", "grid")
 OBJECTIVES = ("generation", "reconstruction", "prior-bits")
-GENERATION_SIZES, GENERATION_STRIDES = (256, 512, 1024), (4, 8, 16)
-"""What a search for generation tries where nothing is said: at any sample rate, strides of 4, 8 and 16 give
+GENERATION_SIZES, GENERATION_DEPTHS, GENERATION_STRIDES = (256, 512, 1024), (2, 3, 4), (2, 4, 8)
+"""What a search for generation tries where nothing is said: at any sample rate, strides of 2, 4 and 8 give
 about 43, 22 and 11 code frames a second.
 """
 RESOURCES = ("sweep.gpus_per_trial", "sweep.workers_per_trial", "sweep.max_concurrent")
@@ -187,7 +187,9 @@ class SweepConfig(Section):
 
 
 def with_search_defaults(given: Mapping[str, object]) -> dict[str, object]:
-    """`given` with what a search takes by its purpose where nothing is said: objective, sizes and strides."""
+    """`given` with what a search takes by its purpose where nothing is said: objective, sizes,
+    depths and strides.
+    """
     values = dict(given)
     generation = given.get("model.purpose", "generation") == "generation"
     if generation and given.get("sweep.workers_per_trial", 1) == 1:
@@ -195,6 +197,7 @@ def with_search_defaults(given: Mapping[str, object]) -> dict[str, object]:
     if values.get("sweep.objective") != "generation":
         return values
     values.setdefault("sweep.codebook_sizes", GENERATION_SIZES)
+    values.setdefault("sweep.rvq_levels", GENERATION_DEPTHS)
     if generation and not given.keys() & {"model.stride", "model.hop"}:
         values.setdefault("sweep.strides", GENERATION_STRIDES)
     return values

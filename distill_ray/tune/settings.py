@@ -16,7 +16,6 @@ from distill_ray.config.build import build_sections
 from distill_ray.config.check import check_settings
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.resolve import (
-    GAIN_FLOOR,
     KEPT_FLOOR,
     SIZE,
     CorpusFacts,
@@ -198,10 +197,10 @@ def settings_of_search(sweep: SweepConfig, planner: TrialPlanner) -> dict[str, o
 
 
 def _floors(given: Mapping[str, object]) -> dict[str, object]:
-    """Those of the health rule that only codecs for generation have; the rule is the whole search's."""
+    """The floor of the health rule that only codecs for generation have; the rule is the whole search's."""
     if given.get("model.purpose", "generation") != "generation":
         return {}
-    return {f"{HealthConfig.table}.kept_floor": KEPT_FLOOR, f"{HealthConfig.table}.gain_floor": GAIN_FLOOR}
+    return {f"{HealthConfig.table}.kept_floor": KEPT_FLOOR}
 
 
 def _check_rates(codecs: Sequence[VQVAEConfig], sweep: SweepConfig) -> None:

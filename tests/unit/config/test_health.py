@@ -6,7 +6,6 @@ import pytest
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.resolve import (
-    GAIN_FLOOR,
     KEPT_FLOOR,
     CorpusFacts,
     Resolved,
@@ -41,7 +40,6 @@ def test_a_run_takes_the_rule_from_its_settings() -> None:
         patience=4,
         warmup=0,
         kept_floor=KEPT_FLOOR,
-        gain_floor=GAIN_FLOOR,
     )
     assert resolved.source("health.floor") == "override"
     free = resolve({})

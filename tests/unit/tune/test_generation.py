@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from distill_ray.config.resolve import GAIN_FLOOR, KEPT_FLOOR, CorpusFacts
+from distill_ray.config.resolve import KEPT_FLOOR, CorpusFacts
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ConfigError
 from distill_ray.events.records import CodecJudged, GeneratedScore, StageProgress, TrialUpdate, to_record
@@ -101,7 +101,7 @@ def test_the_default_for_generation_searches_strides_by_what_is_generated() -> N
         (256, 512, 1024),
         (4, 8, 16),
     )
-    assert (settings.health.kept_floor, settings.health.gain_floor) == (KEPT_FLOOR, GAIN_FLOOR)
+    assert (settings.health.kept_floor, settings.health.gain_floor) == (KEPT_FLOOR, 0.0)
     assert [spec.id for spec in first_round(sweep, seed=0)][:4] == [
         "k256-q8-s4",
         "k256-q8-s8",
