@@ -99,7 +99,7 @@ def test_the_default_for_generation_searches_strides_by_what_is_generated() -> N
     assert (sweep.objective, sweep.codebook_sizes, sweep.strides) == (
         "generation",
         (256, 512, 1024),
-        (4, 8, 16),
+        (2, 4, 8),
     )
     assert (settings.health.kept_floor, settings.health.gain_floor) == (KEPT_FLOOR, 0.0)
     assert [spec.id for spec in first_round(sweep, seed=0)][:4] == [

@@ -129,7 +129,7 @@ def test_what_is_shared_is_recorded_and_what_is_searched_is_not() -> None:
         sweep__sizes=("tiny", "small"), sweep__lr_range=(1e-4, 1e-3), sweep__search="random", sweep__trials=4
     ).shared()
     assert {"model.codebook_size", "model.num_quantizers", "model.width", "training.lr"}.isdisjoint(shared)
-    assert shared["model.n_fft"] == 1024
+    assert shared["model.n_fft"] == 2048
     assert shared["health.stop"] is True
     assert isinstance(shared["training.epochs"], int)
     one = planner(sweep__rvq_levels=(4,), size="tiny").shared()
