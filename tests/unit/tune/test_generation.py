@@ -103,10 +103,10 @@ def test_the_default_for_generation_searches_strides_by_what_is_generated() -> N
     )
     assert (settings.health.kept_floor, settings.health.gain_floor) == (KEPT_FLOOR, 0.0)
     assert [spec.id for spec in first_round(sweep, seed=0)][:4] == [
-        "k256-q8-s4",
-        "k256-q8-s8",
-        "k256-q8-s16",
-        "k512-q8-s4",
+        "k256-q4-s2",
+        "k256-q4-s4",
+        "k256-q4-s8",
+        "k512-q4-s2",
     ]
     compression = SweepSettings.of({"model.purpose": "compression"})
     assert (compression.sweep.objective, compression.sweep.strides) == ("reconstruction", ())
