@@ -10,6 +10,7 @@ from types import TracebackType
 from typing import Protocol
 
 from rich.console import Console, RenderableType
+from rich.text import Text
 
 from distill_ray.display import tables
 from distill_ray.display.failure import forget, report_failure
@@ -77,8 +78,9 @@ class Display:
         self._guarded(lambda: self._print([tables.warning_line(message)]))
 
     def _print(self, parts: Iterable[RenderableType]) -> None:
+        whole = not self.console.is_terminal  # a log's lines keep their paths in one piece, for grep
         for part in parts:
-            self.console.print(part)
+            self.console.print(part, soft_wrap=whole and isinstance(part, Text))
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:

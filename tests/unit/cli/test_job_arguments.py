@@ -128,7 +128,7 @@ def check(words: str, resources: dict[str, float] = TWO_CPUS) -> None:
             "run birds --samples 0 --prior-epochs 0 --lr 9",
             ["generate.count", "prior_training.epochs", "training.lr"],
         ),
-        ("run birds --no-tune --max-minutes -1", ["training.max_minutes"]),
+        ("run birds --no-tune --max-minutes -1", ["pipeline.max_minutes"]),
         ("run birds --no-tune --codebook-sizes 64", ["sweep.codebook_sizes"]),
         ("run birds --prior-batch-size 7 --num-workers 2", ["prior_training.batch_size"]),
     ],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -60,7 +61,7 @@ class Cluster:
     def upload(self, package: str, content: bytes) -> str:
         return f"gcs://{package}"
 
-    def submit(self, request: dict[str, Any]) -> str:
+    def submit(self, request: dict[str, Any], on_wait: Callable[[str], None] | None = None) -> str:
         self.sent.append(request)
         return str(request["submission_id"])
 

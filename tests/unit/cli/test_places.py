@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -86,7 +87,7 @@ class Cluster:
         self.asked.append(content)
         return f"gcs://{package}"
 
-    def submit(self, request: dict[str, Any]) -> str:
+    def submit(self, request: dict[str, Any], on_wait: Callable[[str], None] | None = None) -> str:
         self.asked.append(request)
         return str(request["submission_id"])
 

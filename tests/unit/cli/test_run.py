@@ -69,7 +69,7 @@ def test_every_option_of_its_own_arrives(pipeline, capsys):
     call = pipeline.calls[0]
     assert call["overrides"] == {
         "sweep.codebook_sizes": (64, 128),
-        "sweep.max_minutes": 30.0,
+        "pipeline.max_minutes": 30.0,
         "model.size": "tiny",
         "training.seed": 9,
         "prior_training.epochs": 4,

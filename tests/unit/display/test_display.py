@@ -124,6 +124,14 @@ def test_report_and_tables_go_to_the_console(pipe, started, complete):
         assert piece in text
 
 
+def test_a_warning_in_a_log_is_one_line(pipe: Console) -> None:
+    """A path that is cut in two can be neither searched for nor copied."""
+    path = "/data/" + "long-folder-name/" * 12 + "broken.wav"
+    Display(pipe).warn(f"1 of the files cannot be read and are left out: {path}")
+    (line,) = pipe.file.getvalue().splitlines()
+    assert line == f"warning: 1 of the files cannot be read and are left out: {path}"
+
+
 def test_a_reader_of_stderr_that_has_gone_ends_no_run() -> None:
     """As `tee` goes at the Ctrl-C that is to end the run with a checkpoint."""
     body = """

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Callable
 from typing import Any
 
 import pyarrow as pa
@@ -75,7 +76,7 @@ class Cluster:
     def upload(self, package: str, content: bytes) -> str:
         return "gcs://package"
 
-    def submit(self, request: dict[str, Any]) -> str:
+    def submit(self, request: dict[str, Any], on_wait: Callable[[str], None] | None = None) -> str:
         self.asked.append(request["entrypoint"])
         return "helper"
 

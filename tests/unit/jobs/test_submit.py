@@ -4,6 +4,7 @@ import io
 import shlex
 import tomllib
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +38,7 @@ class Cluster:
         self.packages[f"gcs://{package}"] = content
         return f"gcs://{package}"
 
-    def submit(self, request: dict[str, Any]) -> str:
+    def submit(self, request: dict[str, Any], on_wait: Callable[[str], None] | None = None) -> str:
         self.requests.append(request)
         return str(request["submission_id"])
 

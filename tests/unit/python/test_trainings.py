@@ -75,7 +75,7 @@ def test_without_progress_nothing_is_printed(
     assert made == str(tmp_path / "m.distill")
     assert seen["sources"] == [str(recordings)]
     assert seen["overrides"]["sweep.codebook_sizes"] == (64, 128)
-    assert seen["overrides"]["sweep.max_minutes"] == 3
+    assert seen["overrides"]["pipeline.max_minutes"] == 3
     assert seen["overrides"]["prior_training.max_minutes"] == 2
     assert (seen["default_name"], seen["name"], seen["out"], seen["tune"]) == ("birds", None, None, None)
     assert capsys.readouterr() == ("", "")
