@@ -26,6 +26,8 @@ LEAST_LOG_SPREAD, MOST_LOG_SPREAD = -4.0, 0.5
 """Natural logarithms of the spread, in nepers: 0.16 dB to 14 dB."""
 RAYLEIGH_SPREAD = 0.4840
 """Mean distance from its median of the log magnitude, in nepers, of the bins of white noise."""
+_SETTLED = 4
+"""Code frames whose phases are found together: four times as quick as one by one, and no worse."""
 _HALF_LOG_MEDIAN = 0.5 * math.log(math.log(2.0))
 
 
@@ -92,7 +94,7 @@ class Synthesis:
         self._channels = channels
         self._block = block
         self._generator = torch.Generator().manual_seed(seed)
-        self._inverter = PhaseInverter(stft, block=block, look_ahead=block, seed=seed + 1)
+        self._inverter = PhaseInverter(stft, block=_SETTLED * block, look_ahead=block, seed=seed + 1)
 
     @torch.no_grad()
     def push(self, magnitudes: Magnitudes, *, last: bool = False) -> Tensor:

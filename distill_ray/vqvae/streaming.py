@@ -83,7 +83,7 @@ def decode_blocks(
     The codes may be whole or arrive in blocks of any size: a block of audio is computed once the
     `chunk_frames` frames that it stands for and the `context_frames` after them are there, and no further
     codes are asked for before it is taken. However the codes are cut, the audio is the same to the last bit.
-    A decoder of magnitudes gives a frame's audio with the frame after it.
+    A decoder of magnitudes gives four frames at a time, with the frame after them.
 
     Args:
         model: in eval mode, on any device.
@@ -137,4 +137,6 @@ def decode_blocks(
     if samples > come * hop:
         raise UsageError(f"{samples} samples cannot be decoded: the codes hold {come * hop}")
     while done < wanted:
-        yield decode(min(done + chunk_frames, come))
+        audio_CT = decode(min(done + chunk_frames, come))
+        if audio_CT.shape[1] > 0:
+            yield audio_CT
