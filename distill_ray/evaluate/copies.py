@@ -177,7 +177,7 @@ class CopyDetector:
                 source=self._known.names[int(part.file[best])],
                 source_time_s=float(part.time[best]),
                 distance=distance,
-                ratio=None if usual is None else distance / usual,
+                ratio=distance / usual if usual else None,
             )
 
 
@@ -283,9 +283,15 @@ class _Known:
             value_NK, index_NK = cosine_NP.topk(min(count, cosine_NP.shape[1]))
             best_NK, order_NK = torch.cat((best_NK, value_NK), dim=1).topk(count)
             place_NK = torch.cat((place_NK, index_NK + begin), dim=1).gather(1, order_NK)
-        return self.refined(levels_NSM, self._starts_P[place_NK], self._file_P[place_NK])
+        # Where there are few places, those of the excluded file are among the best.
+        files_NK = self._file_P[place_NK]
+        return self.refined(
+            levels_NSM, self._starts_P[place_NK], files_NK, excluded_NK=files_NK == excluded_N[:, None]
+        )
 
-    def refined(self, levels_NSM: Tensor, starts_NK: Tensor, files_NK: Tensor) -> _Found:
+    def refined(
+        self, levels_NSM: Tensor, starts_NK: Tensor, files_NK: Tensor, *, excluded_NK: Tensor | None = None
+    ) -> _Found:
         """The nearest of the moments within 30 ms of the given ones, in steps of 10 ms."""
         shape = (*starts_NK.shape, 3)
         around = torch.tensor([-1, 0, 1], device=self.device)
@@ -296,6 +302,8 @@ class _Known:
         known_NXD = self.patches(near_NK3.flatten()).view(len(levels_NSM), shape[1] * 3, -1)
         queries = torch.stack([self._queries(levels_NSM, offset) for offset in range(COARSE)], dim=2)
         cosine_NXO = known_NXD @ queries
+        if excluded_NK is not None:
+            cosine_NXO.masked_fill_(excluded_NK.repeat_interleave(3, dim=1)[..., None], -2.0)
         flat_N = cosine_NXO.flatten(1).argmax(1)
         which_N, offset_N = flat_N // COARSE, flat_N % COARSE
         row_N = torch.arange(len(levels_NSM), device=self.device)

@@ -174,6 +174,8 @@ def test_train_reports_all_that_was_promised(trained: dict[str, Any], folder: Pa
         "perplexity",
         "dead_codes",
         "entropy",
+        "kept",
+        "gain",
     }
     assert Path(trained["model_path"]) == folder / "run" / "m.distill"
     events = [json.loads(line) for line in (folder / "run" / "events.jsonl").read_text().splitlines()]
@@ -230,7 +232,7 @@ def test_a_collapsing_run_ends_with_code_4_and_its_model(
         "train", folder / "corpus", "--config", folder / "collapse.toml", "--out", folder / "collapse",
         "--codebook-size", 128, "--rvq-levels", 2, "--batch-size", 16, "--lr", 0.03, "--epochs", 4,
         "--commitment-weight", 100, "--health-stop", "--health-floor", 0.5, "--health-patience", 2,
-        "--health-warmup", 1, "--num-workers", 0, "--json",
+        "--health-warmup", 1, "--purpose", "compression", "--num-workers", 0, "--json",
         code=4,
     )  # fmt: skip
     ended = document(done)
@@ -315,8 +317,8 @@ def test_generate_encode_decode_evaluate(
     scores = document(run("evaluate", model, folder / "corpus", "--json"))
     assert [row["levels"] for row in scores["depths"]] == [1, 2]
     kbps = [row["kbps_nominal"] for row in scores["depths"]]
-    # Purpose generation: eight STFT frames of 64 samples make a code frame.
-    assert kbps[1] == pytest.approx(2 * 4 * RATE / 512 / 1000)
+    # Purpose generation: four STFT frames of 64 samples make a code frame.
+    assert kbps[1] == pytest.approx(2 * 4 * RATE / 256 / 1000)
     facts = document(run("info", model, "--json", "--verify"))
     assert facts["has_prior"] is True
 
@@ -363,8 +365,11 @@ def test_a_cut_prior_run_leaves_the_prior_that_is_there(
         stdout, _ = process.communicate(timeout=120)
     assert (process.returncode, json.loads(stdout)["exit_reason"]) == (3, "cancelled")
     assert model.read_bytes() == before
-    assert "is kept; --resume goes on" in log.read_text()
-    assert "interrupted prior run" in document(run(*arguments, code=2))["error"]["message"]
+    assert "has is kept" in log.read_text()
+    again = " ".join(log.read_text().split("train-prior")[-1].split())
+    assert again.endswith("--json --overwrite")  # the line that goes on
+    refused = document(run(*arguments, "--lr", 0.001, code=2))["error"]["message"]
+    assert "interrupted prior run of other settings" in refused
 
 
 def test_train_takes_a_plain_folder(folder: Path, run: Command) -> None:

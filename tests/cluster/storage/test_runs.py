@@ -181,9 +181,13 @@ def test_a_run_that_was_stopped_goes_on_on_another_machine(
 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "other machine"))
     with pytest.raises(UsageError, match=rf"{run} already holds a run; go on with it \(--resume {run}\)"):
-        train(corpus, out=run)
-    resumed = train(corpus, resume=run)
+        train(corpus, out=run, training__seed=1)
+    said: list[Event] = []
+    resumed = train(corpus, out=run, listener=said.append)
     assert losses(resumed) == uncut
+    assert any(
+        isinstance(event, Notice) and "going on with the unfinished" in event.message for event in said
+    )
 
     (tmp_path / "fetched").mkdir()
     open_storage(run).download("m.distill", tmp_path / "fetched" / "m.distill")

@@ -77,6 +77,14 @@ def test_sounds_shorter_than_a_window_are_recognised() -> None:
     assert found.nearest[0].distance < 0.01
 
 
+def test_training_files_shorter_than_a_window_are_calibrated_by_one_another() -> None:
+    """However few they are, none is compared with itself."""
+    hits = [Sound(f"{seed}.wav", melody(seed, 0.4), RATE) for seed in range(2)]
+    calibration = CopyDetector.fit(hits).calibration
+    assert calibration is not None
+    assert 0.1 < calibration.threshold < calibration.median < 2.0
+
+
 def test_the_training_audio_itself_is_all_copies(detector: CopyDetector) -> None:
     found = detector.find([Sound("again.wav", melody(2, 20.0), RATE)])
     assert (found.verdict, found.share) == (COPIES, 1.0)
