@@ -84,6 +84,10 @@ def _record(path: Path) -> TrialRecord:
         raise CheckpointError(f"{path} cannot be read ({error.strerror}); remove it") from error
 
 
+EPOCH_STEPS = "training.min_epoch_steps"
+"""A search raises it until its trials' epochs can be compared, and records what it took."""
+
+
 def resumed_sweep(folder: SweepFolder, given: Mapping[str, object]) -> Start[SweepFolder]:
     """The search in `folder`.
 
@@ -96,6 +100,7 @@ def resumed_sweep(folder: SweepFolder, given: Mapping[str, object]) -> Start[Swe
         )
     refuse_writable_by_others(folder.path, folder.shown)
     begun = as_begun(read_settings(folder.path / SEARCH_SETTINGS))
+    given = {key: value for key, value in given.items() if key != EPOCH_STEPS}
     begun.refuse_changes(given, lambda key: key in RESOURCES, what="search")
     return Start(
         folder=folder,

@@ -29,7 +29,7 @@ from distill_ray.config.sweep import SweepConfig, with_search_defaults
 from distill_ray.config.vqvae import LossConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem
 from distill_ray.events.records import Listener
-from distill_ray.tune.folder import common_settings
+from distill_ray.tune.folder import EPOCH_STEPS, common_settings
 from distill_ray.tune.machine import TrialResources
 from distill_ray.tune.ranking import missed_limit
 from distill_ray.tune.space import (
@@ -46,7 +46,7 @@ from distill_ray.tune.trial import TrialSpec, kbps, make_spec
 TrialListener = Callable[[], AbstractContextManager[Listener]]
 """Makes the listener that keeps a trial's own logs, in the trial's process; it must be picklable."""
 
-_EPOCH_STEPS = "training.min_epoch_steps"
+
 _MINUTES = "training.max_minutes"
 MAX_STEPS = "training.max_steps"
 _SLACK = 2.0
@@ -114,7 +114,7 @@ class TrialPlanner:
         codecs = self._codecs()
         if not resumed:
             _check_rates([codec.config.model for codec in codecs], settings.sweep)
-        self._shared[_EPOCH_STEPS] = max(
+        self._shared[EPOCH_STEPS] = max(
             steps_per_epoch(codec.config, facts.train_seconds) for codec in codecs
         )
         self._corners = self._codecs()

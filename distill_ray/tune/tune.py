@@ -40,7 +40,7 @@ from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.storage.filesystem import absolute
 from distill_ray.training.worker import Listener
 from distill_ray.tune.finalists import chosen_finalists
-from distill_ray.tune.folder import SweepFolder, resumed_sweep
+from distill_ray.tune.folder import EPOCH_STEPS, SweepFolder, resumed_sweep
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.machine import SearchMachine, TrialResources, find_machine
 from distill_ray.tune.ranking import advice, candidates, definition, winner
@@ -125,7 +125,7 @@ def tune_codec(
         resume=resume,
         new=new,
         resumed=resumed_sweep,
-        free=RESOURCES,
+        free=(*RESOURCES, EPOCH_STEPS),
     )
     return carry_out(asked, work, listener)
 
