@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_ray.cli import editing, options
+from distill_ray.cli import editing, options, sounds
 from distill_ray.cli.device import Device
 from distill_ray.cli.settings import Settings, takes_settings
 from distill_ray.config.generation import FillSettings, GenerationSettings, SamplingConfig
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @takes_settings("fill")
 def command(
     *,
-    model: editing.ModelFile,
+    model: sounds.ModelFile,
     audio: editing.Recording,
     start: Annotated[
         float, typer.Option("--from", help="Second at which the gap begins.", show_default=False)
@@ -32,7 +32,7 @@ def command(
         ),
     ] = False,
     settings: Settings,
-    out: editing.Out = None,
+    out: sounds.Out = None,
     overwrite: options.Overwrite = False,
     device: Device = "auto",
     as_json: options.Json = False,

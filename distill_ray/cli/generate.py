@@ -2,19 +2,17 @@
 
 from __future__ import annotations
 
-import secrets
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_ray.cli import options
+from distill_ray.cli import options, sounds
 from distill_ray.cli.device import Device
 from distill_ray.cli.output import bytes_on_stdout, finish, shown_to_a_person
 from distill_ray.cli.settings import Settings, takes_settings
-from distill_ray.config.build import build_sections
-from distill_ray.config.generation import AUDIO_FORMATS, GUIDANCE, GenerationSettings, SamplingConfig
+from distill_ray.config.generation import GUIDANCE, GenerationSettings
 from distill_ray.errors import UsageError
 
 if TYPE_CHECKING:
@@ -24,13 +22,11 @@ if TYPE_CHECKING:
     from distill_ray.evaluate.novelty import NoveltyCheck
     from distill_ray.generate import GenerationReport
 
-SEED, FORMAT = "generate.seed", "generate.audio_format"
-
 
 @takes_settings("generate")
 def command(
     *,
-    model: Annotated[Path, typer.Argument(help="The .distill file.", metavar="MODEL")],
+    model: sounds.ModelFile,
     settings: Settings,
     prompt: Annotated[
         Path | None,
@@ -38,15 +34,7 @@ def command(
             "--prompt", help="Audio to continue; the output begins with it and -d counts it.", metavar="AUDIO"
         ),
     ] = None,
-    out: Annotated[
-        Path | None,
-        typer.Option(
-            "--out",
-            "-o",
-            help="Folder for the files, or the file of one sound (x.wav); default: generated.",
-            show_default=False,
-        ),
-    ] = None,
+    out: sounds.Out = None,
     like: Annotated[
         list[str] | None,
         typer.Option(
@@ -102,14 +90,7 @@ def command(
 
     With --stream, exit code 141 says that whoever read stdout has gone.
     """
-    settings = {SEED: secrets.randbelow(2**31), **settings}
-    sections = build_sections((GenerationSettings, SamplingConfig), settings)
-    wanted, sampling = sections[GenerationSettings], sections[SamplingConfig]
-    ending = out.suffix.lower().removeprefix(".") if out else ""
-    if FORMAT in settings and ending in AUDIO_FORMATS and ending != wanted.audio_format:
-        raise UsageError(
-            f"--format asks for {wanted.audio_format} and {out} ends in .{ending}; leave one out"
-        )
+    wanted, sampling = sounds.asked_for(settings, out)
     from distill_ray.generate.request import check_prior
     from distill_ray.generate.wish import Wish, parse_like
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_ray.cli import editing, options
+from distill_ray.cli import editing, options, sounds
 from distill_ray.cli.device import Device
 from distill_ray.cli.settings import Settings, takes_settings
 from distill_ray.config.generation import GenerationSettings, SamplingConfig
@@ -20,13 +20,13 @@ if TYPE_CHECKING:
 @takes_settings("loop")
 def command(
     *,
-    model: editing.ModelFile,
+    model: sounds.ModelFile,
     audio: Annotated[
         Path | None,
         typer.Argument(help="A recording whose beginning becomes the loop; left out: new sound."),
     ] = None,
     settings: Settings,
-    out: editing.Out = None,
+    out: sounds.Out = None,
     overwrite: options.Overwrite = False,
     device: Device = "auto",
     as_json: options.Json = False,

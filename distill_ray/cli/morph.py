@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_ray.cli import editing, options
+from distill_ray.cli import editing, options, sounds
 from distill_ray.cli.device import Device
 from distill_ray.cli.settings import Settings, takes_settings
 from distill_ray.config.generation import GenerationSettings, MorphSettings, SamplingConfig
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 @takes_settings("morph")
 def command(
     *,
-    model: editing.ModelFile,
+    model: sounds.ModelFile,
     first: Annotated[Path, typer.Argument(help="The recording to begin with.", metavar="A")],
     second: Annotated[Path, typer.Argument(help="The recording to end with.", metavar="B")],
     at: Annotated[
@@ -28,7 +28,7 @@ def command(
         typer.Option("--at", help="One mixture throughout instead: 0 is A, 1 is B.", show_default=False),
     ] = None,
     settings: Settings,
-    out: editing.Out = None,
+    out: sounds.Out = None,
     overwrite: options.Overwrite = False,
     device: Device = "auto",
     as_json: options.Json = False,

@@ -78,7 +78,8 @@ _CPU_STEPS_PER_VARIED_SECOND = 0.27
 _LEAST_CONTEXT = 96
 KEPT_FLOOR = 0.02
 """Floors of a level for generation (docs/measurements/2026-11-30-search.md has healthy and ill runs)."""
-_GPU_PACE = 4_000.0  # seconds of audio that a GPU trains in a second, to tell the passes of a time budget
+GPU_PACE = 4_000.0
+"""Seconds of audio that a GPU trains a codec on in a second, about."""
 
 Training = TrainingConfig | PriorTrainingConfig
 ConfigT = TypeVar("ConfigT")
@@ -329,7 +330,7 @@ def _passes(config: VQTrainConfig, train_seconds: float, workers: int) -> float:
             training.epochs * steps_per_epoch(config, train_seconds) / _pass_steps(config, train_seconds)
         )
     if training.max_minutes is not None:
-        ends.append(60 * training.max_minutes * _GPU_PACE * max(1, workers) / train_seconds)
+        ends.append(60 * training.max_minutes * GPU_PACE * max(1, workers) / train_seconds)
     return min(ends)
 
 
@@ -357,32 +358,35 @@ def _for_generation(
     judged = given.get("adversarial.enabled") is True
     head = given.get("model.decoder_head", "directed" if judged else "magnitudes")
     framing = _framing(sample_rate)
-    stride = 8
-    if head == "magnitudes":  # which tell partials apart by longer windows
-        framing, stride = {key: 2 * value for key, value in framing.items()}, 4
+    of_head: dict[str, object] = {
+        "model.stride": 8,
+        "model.num_quantizers": 6,
+        "loss.consistency": 3.0,
+        "adversarial.enabled": machine.accelerator,
+    }
+    if head == "magnitudes":
+        framing = {key: 2 * value for key, value in framing.items()}  # which tell partials apart
+        of_head = {
+            "model.stride": 4,
+            "model.num_quantizers": 3,
+            # Codes of whole latents: their components are worth less and less, and need no projections.
+            "model.latent_dim": _COMPONENTS,
+            "model.codebook_dim": _COMPONENTS,
+        }
     return {
         "model.encoder_input": "magnitudes",
         "model.decoder_head": head,
+        "model.codebook_size": codes,
         **({} if given.keys() & {"model.hop", "model.n_fft"} else framing),
-        "model.stride": stride,
-        # Codes of whole latents: their components are worth less and less, and need no projections.
-        **(
-            {"model.latent_dim": _COMPONENTS, "model.codebook_dim": _COMPONENTS}
-            if head == "magnitudes"
-            else {}
-        ),
+        **of_head,
         "training.batch_size": _auto_batch(TrainingConfig.table, machine, longer=_LONGER),
         "training.window_seconds": _LONGER * TrainingConfig.window_seconds,
-        "model.num_quantizers": 3 if head == "magnitudes" else 6,
-        "model.codebook_size": codes,
+        "health.kept_floor": KEPT_FLOOR,
         "loss.waveform": 0.0,
         "loss.phase_hz": 0.0,
-        "loss.consistency": 0.0 if head == "magnitudes" else 3.0,
-        "adversarial.enabled": machine.accelerator and head != "magnitudes",
         "adversarial.start": 0.2,
         "adversarial.judged_every": 8,
         "adversarial.periods": 2,
-        "health.kept_floor": KEPT_FLOOR,
     }
 
 

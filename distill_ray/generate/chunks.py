@@ -1,4 +1,4 @@
-"""Encoding audio that is never whole in memory: PCM blocks → codes.
+"""Encoding audio that is never whole in memory, PCM blocks → codes, and decoding what is.
 
 Like in `vqvae/streaming.py`, which has the way back, every chunk is computed with the context that its frames
 depend on and only its middle is kept, so the result is that of the whole signal.
@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill_ray.corpus import PCM_SCALE
-from distill_ray.vqvae import VQVAE
+from distill_ray.vqvae import VQVAE, decode_blocks
 
 CHUNK_FRAMES = 1024
 """Code frames kept of one pass: 12 s of the usual codec."""
@@ -69,3 +69,9 @@ def encode_blocks(
             first = keep_from
     encode(None)
     return EncodedAudio(codes_QF=torch.cat(codes, dim=1), samples=samples)
+
+
+def decoded(model: VQVAE, codes_QF: Tensor, samples: int) -> Tensor:
+    """Audio float32 [C, T] in [-1, 1] on the CPU, of codes on any device."""
+    blocks_CT = decode_blocks(model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
+    return torch.cat([block_CT.cpu() for block_CT in blocks_CT], dim=1)

@@ -20,21 +20,20 @@ import torch
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
-from distill_ray.config.generation import AUDIO_FORMATS, GenerationSettings, SamplingConfig
+from distill_ray.config.generation import GenerationSettings, SamplingConfig
 from distill_ray.corpus import PCM_SCALE
 from distill_ray.corpus.decode import AUDIBLE, AudioDecoder, PcmBlock
-from distill_ray.errors import AudioError, BundleError, CancelledError, UsageError
+from distill_ray.errors import AudioError, BundleError, CancelledError
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import write_audio
-from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
+from distill_ray.generate.chunks import encode_blocks
 from distill_ray.generate.generation_report import EditReport
 from distill_ray.generate.request import check_prior
 from distill_ray.generate.seams import SeamFigures
+from distill_ray.generate.sound_files import make_sound_folder, sound_files
 from distill_ray.prior import CodePrior
 from distill_ray.prior.infill import infill, redraw
-from distill_ray.storage.ours import make_marked_folder
 from distill_ray.storage.output_file import check_output
-from distill_ray.vqvae import decode_blocks
 
 LONGEST_S = 1800
 """A recording that is edited is held in memory as a whole."""
@@ -158,12 +157,6 @@ def drawn_anew(
     return codes_BQF[0].cpu()
 
 
-def decoded(loaded: LoadedVQModel, codes_QF: Tensor, samples: int) -> Tensor:
-    """audio_CT float32 in [-1, 1] on the CPU."""
-    blocks_CT = decode_blocks(loaded.model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
-    return torch.cat([block_CT.float().cpu() for block_CT in blocks_CT], dim=1).clamp(-1.0, 1.0)
-
-
 def write_edits(
     loaded: LoadedVQModel,
     edit: Edit,
@@ -180,7 +173,7 @@ def write_edits(
     AudioError where one cannot be written in the end, and CancelledError after Ctrl-C.
     """
     began, config = time.monotonic(), loaded.vqvae_config
-    files = _files(out, edit.command, settings)
+    files = sound_files(out, edit.command, settings)
     for path in files:
         check_output(
             path, loaded.path, *edit.inputs, overwrite=overwrite, otherwise="choose another --seed or --out"
@@ -195,28 +188,15 @@ def write_edits(
 
         try:
             sound = edit.sound(number, tell)
-            make_marked_folder(path.parent)
+            make_sound_folder(path.parent)
             write_audio(path, [sound.audio_CT], sample_rate=config.sample_rate, channels=config.channels)
         except KeyboardInterrupt:
             raise CancelledError(
                 f"cancelled by Ctrl-C with {number} of {len(files)} sounds made in {path.parent}"
             ) from None
-        except OSError as error:
-            raise AudioError(
-                f"the output folder {path.parent} cannot be made ({error.strerror}); choose another one"
-            ) from error
         tell(1.0)
         sounds.append(sound)
     return _report(loaded, edit, settings, files, sounds, time.monotonic() - began)
-
-
-def _files(out: Path, command: str, settings: GenerationSettings) -> list[Path]:
-    if out.suffix.lower().removeprefix(".") in AUDIO_FORMATS and not out.is_dir():
-        if settings.count != 1:
-            raise UsageError(f"{out} is one file and {settings.count} sounds are asked for; name a folder")
-        return [out]
-    stem, suffix = f"{command}_s{settings.seed}", settings.audio_format
-    return [out / f"{stem}_{index:03d}.{suffix}" for index in range(settings.count)]
 
 
 def _report(

@@ -16,12 +16,12 @@ from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.generation import FillSettings, SamplingConfig
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import UsageError
+from distill_ray.generate.chunks import decoded
 from distill_ray.generate.edit import (
     Audio,
     Edit,
     EditedSound,
     Recording,
-    decoded,
     drawn_anew,
     filling_prior,
     read_recording,
@@ -60,7 +60,7 @@ def fill(
 
     def sound(number: int, on_step: Callable[[float], None]) -> EditedSound:
         codes_QF = drawn_anew(prior, recording.codes_QF, masked_QF, sampling, seeded(seed, number), on_step)
-        audio_CT = decoded(loaded, codes_QF, recording.samples)
+        audio_CT = decoded(loaded.model, codes_QF, recording.samples)
         if not settings.decoded:
             audio_CT = put_in(
                 recording.audio_CT,

@@ -17,16 +17,16 @@ from pathlib import Path
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
-from distill_ray.config.generation import AUDIO_FORMATS, GenerationSettings
-from distill_ray.errors import AudioError, CancelledError, UsageError
+from distill_ray.config.generation import GenerationSettings
+from distill_ray.errors import CancelledError, UsageError
 from distill_ray.events.records import StageProgress
 from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.generation_report import GenerationReport
 from distill_ray.generate.request import Request, make_request
+from distill_ray.generate.sound_files import is_audio_file, make_sound_folder, sound_files
 from distill_ray.generate.wish import Wish, followed
 from distill_ray.prior import SamplingConfig
-from distill_ray.storage.ours import make_marked_folder
 from distill_ray.storage.output_file import check_output
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
@@ -70,18 +70,18 @@ def generate_samples(
     """
     began = time.monotonic()
     out = as_path(out_dir)
-    if _is_audio_file(out):
+    if is_audio_file(out):
         audio_format = out.suffix.lower().removeprefix(".")
     settings = GenerationSettings(count=count, seconds=seconds, seed=seed, audio_format=audio_format)
     prompt = None if prompt is None else as_path(prompt)
-    files = _files(out, settings)
+    files = sound_files(out, "sample", settings)
     inputs = [loaded.path, *([] if prompt is None else [prompt])]
     for path in files:
         check_output(path, *inputs, overwrite=overwrite, otherwise="choose another --seed or --out")
     request = make_request(loaded, settings, sampling, prompt, wish)
     config, samples = loaded.vqvae_config, request.samples
     prompt_seconds = request.prompt_frames / config.frame_rate
-    _make_folder(files[0].parent)
+    make_sound_folder(files[0].parent)  # before the sampling, which may take minutes
     drawn = _write_sounds(loaded, request, files, accepts, on_progress)
     measured = [followed(loaded, wish, path, prompt_seconds) for path in files] if wish else []
     elapsed = time.monotonic() - began
@@ -108,30 +108,6 @@ def generate_samples(
         elapsed_s=elapsed,
         audio_seconds_per_second=len(files) * samples / config.sample_rate / elapsed,
     )
-
-
-def _is_audio_file(out: Path) -> bool:
-    return out.suffix.lower().removeprefix(".") in AUDIO_FORMATS and not out.is_dir()
-
-
-def _files(out: Path, settings: GenerationSettings) -> list[Path]:
-    """Where the sounds go: into the folder `out`, or to the file that it names."""
-    if _is_audio_file(out):
-        if settings.count != 1:
-            raise UsageError(f"{out} is one file and {settings.count} sounds are asked for; name a folder")
-        return [out]
-    stem, suffix = f"sample_s{settings.seed}", settings.audio_format
-    return [out / f"{stem}_{index:03d}.{suffix}" for index in range(settings.count)]
-
-
-def _make_folder(folder: Path) -> None:
-    # Before the sampling, which may take minutes.
-    try:
-        make_marked_folder(folder)
-    except OSError as error:
-        raise AudioError(
-            f"the output folder {folder} cannot be made ({error.strerror}); choose another one"
-        ) from error
 
 
 def _write_sounds(

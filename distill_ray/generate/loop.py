@@ -20,12 +20,12 @@ from torch.nn import functional
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.generation import GenerationSettings, SamplingConfig
 from distill_ray.errors import AudioError, UsageError
+from distill_ray.generate.chunks import decoded
 from distill_ray.generate.edit import (
     Audio,
     Edit,
     EditedSound,
     Recording,
-    decoded,
     drawn_anew,
     read_recording,
     seeded,
@@ -158,7 +158,7 @@ def _round_sound(loaded: LoadedVQModel, codes_QF: Tensor, samples: int) -> Tenso
     frames, hop = codes_QF.shape[1], loaded.vqvae_config.frame_hop
     context = loaded.model.decoder.context_frames
     around_F = torch.arange(-context, frames + context) % frames
-    around_CT = decoded(loaded, codes_QF[:, around_F], len(around_F) * hop)
+    around_CT = decoded(loaded.model, codes_QF[:, around_F], len(around_F) * hop)
     first, last = context * hop, (context + frames) * hop
     audio_CT = around_CT[:, first:last].clone()
     if loaded.model.decoder.magnitudes:

@@ -30,7 +30,7 @@ from distill_ray.config.generation import (
 from distill_ray.errors import AudioError, CodeShapeError
 from distill_ray.generate.arrays import to_pcm
 from distill_ray.generate.audio import write_audio
-from distill_ray.generate.chunks import CHUNK_FRAMES, encode_blocks
+from distill_ray.generate.chunks import decoded, encode_blocks
 from distill_ray.generate.edit import Audio, Edit
 from distill_ray.generate.fill import fill
 from distill_ray.generate.loop import loop
@@ -41,7 +41,6 @@ from distill_ray.generate.wish import Wish
 from distill_ray.prior import Controls, SamplingConfig
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.threads import fit_threads
-from distill_ray.vqvae import decode_blocks
 
 AudioInput = AnyPath | tuple[ArrayLike | Tensor, int]
 """A file, or audio [T] or [C, T] and its rate."""
@@ -258,9 +257,7 @@ class Model:
         return self._decoded(codes_QF.long().cpu(), whole if samples is None else samples)
 
     def _decoded(self, codes_QF: Tensor, samples: int) -> Sound:
-        blocks_CT = decode_blocks(self.loaded.model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
-        audio_CT = torch.cat([block_CT.float().cpu() for block_CT in blocks_CT], dim=1)
-        return Sound(audio_CT.clamp(-1.0, 1.0), self.sample_rate)
+        return Sound(decoded(self.loaded.model, codes_QF, samples), self.sample_rate)
 
     def __repr__(self) -> str:
         config = self.loaded.vqvae_config

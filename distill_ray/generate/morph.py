@@ -20,7 +20,7 @@ from distill_ray.config.generation import MorphSettings
 from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.edit import Audio, Edit, EditedSound, read_recording, seeded
 from distill_ray.generate.seams import measure_seams
-from distill_ray.vqvae import VQVAE
+from distill_ray.vqvae import VQVAE, decode_latents
 
 _SPREAD, _WIDTH = 0.2, 0.6
 """A level's way from one to the other takes this share of the sound, and its middle is moved by so much at
@@ -45,7 +45,8 @@ def morph(loaded: LoadedVQModel, first: Audio, second: Audio, settings: MorphSet
     def sound(number: int, on_step: Callable[[float], None]) -> EditedSound:
         weights_QF = level_weights(len(one_QFL), frames, settings.at, seeded(seed, number))
         latent_FL = between(one_QFL, other_QFL, weights_QF.to(loaded.device)).sum(dim=0)
-        audio_CT = _decoded(loaded.model, latent_FL)[:, :samples].clamp(-1.0, 1.0)
+        whole_CT = decode_latents(loaded.model, latent_FL, chunk_frames=CHUNK_FRAMES)
+        audio_CT = whole_CT[:, :samples].clamp(-1.0, 1.0)
         places = torch.arange(1, frames) * config.frame_hop
         return EditedSound(
             audio_CT=audio_CT,
@@ -104,23 +105,3 @@ def between(one: Tensor, other: Tensor, weights: Tensor) -> Tensor:
     length = torch.lerp(lengths[0], lengths[1], weights)
     mixed: Tensor = (shares[..., None] * units).sum(dim=0) * length[..., None]
     return mixed
-
-
-@torch.no_grad()
-def _decoded(codec: VQVAE, latent_FL: Tensor) -> Tensor:
-    """audio_CT on the CPU, piece by piece with the context that each depends on."""
-    decoder, hop, stride = codec.decoder, codec.config.frame_hop, codec.config.stride
-    frames = len(latent_FL)
-    synthesis = decoder.synthesis() if decoder.magnitudes else None
-    parts = []
-    for start in range(0, frames, CHUNK_FRAMES):
-        stop = min(start + CHUNK_FRAMES, frames)
-        seen = max(0, start - decoder.context_frames)
-        seen_1FL = latent_FL[None, seen : stop + decoder.context_frames]
-        if synthesis is None:
-            audio_CT = decoder(seen_1FL)[0, :, (start - seen) * hop : (stop - seen) * hop]
-        else:
-            own = decoder.spectra(seen_1FL)[:, :, (start - seen) * stride : (stop - seen) * stride]
-            audio_CT = synthesis.push(own, last=stop == frames)[0]
-        parts.append(audio_CT.float().cpu())
-    return torch.cat(parts, dim=1)

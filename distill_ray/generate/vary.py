@@ -13,7 +13,8 @@ import torch
 
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.generation import GenerationSettings, SamplingConfig, VarySettings
-from distill_ray.generate.edit import Audio, Edit, EditedSound, decoded, drawn_anew, read_recording, seeded
+from distill_ray.generate.chunks import decoded
+from distill_ray.generate.edit import Audio, Edit, EditedSound, drawn_anew, read_recording, seeded
 from distill_ray.generate.request import check_prior, make_request
 from distill_ray.generate.seams import measure_seams
 from distill_ray.prior.masking import kept_depths
@@ -63,7 +64,7 @@ def vary(
         elif prior is not None:
             codes_QF = drawn_anew(prior, recording.codes_QF, masked_QF, sampling, own_seed, on_step)
             method = "continued" if prior.masks is None else "filled"
-        audio_CT = decoded(loaded, codes_QF, recording.samples)
+        audio_CT = decoded(loaded.model, codes_QF, recording.samples)
         places = (np.flatnonzero(np.diff(kept_F)) + 1) * config.frame_hop
         return EditedSound(
             audio_CT=audio_CT,

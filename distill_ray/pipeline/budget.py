@@ -6,14 +6,13 @@ need is the later ones' loss or gain. `pace.py` measures what a step takes on th
 
 from __future__ import annotations
 
-import math
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.report.numbers import duration
-from distill_ray.tune.space import final_round_size, first_round_size
+from distill_ray.tune.space import final_round_size, first_round_size, waves
 from distill_ray.tune.step_budget import LEAST_EPOCHS
 
 TOTAL, PRIOR_MINUTES = "pipeline.max_minutes", "prior_training.max_minutes"
@@ -40,10 +39,8 @@ class Steps:
 
     def search_seconds(self, sweep: SweepConfig, *, trials: int, epochs: int) -> float:
         """What a search of `trials` takes where each trains for so many epochs."""
-        waves = math.ceil(trials / self.concurrent) + math.ceil(
-            min(trials, final_round_size(sweep)) / self.concurrent
-        )
-        return _RAY_S + waves * (_TRIAL_S + epochs * self.per_epoch * self.seconds * self.concurrent)
+        begun = waves(sweep, trials=trials, concurrent=self.concurrent)
+        return _RAY_S + begun * (_TRIAL_S + epochs * self.per_epoch * self.seconds * self.concurrent)
 
 
 @dataclass(kw_only=True)

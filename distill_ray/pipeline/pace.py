@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distill_ray.config.build import build_sections
-from distill_ray.config.resolve import SIZE, MachineFacts, resolve_vqvae, steps_per_epoch
+from distill_ray.config.resolve import GPU_PACE, SIZE, MachineFacts, resolve_vqvae, steps_per_epoch
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.corpus import Corpus
 from distill_ray.pipeline.budget import Steps
@@ -16,7 +16,6 @@ from distill_ray.runs.inputs import corpus_facts
 from distill_ray.tune.machine import find_machine
 
 _MEASURED = 2  # steps after the first one, which is slower
-_GPU_AUDIO_PER_SECOND = 4_000.0
 
 
 def codec_steps(corpus: Corpus, settings: Mapping[str, object]) -> tuple[Steps, int | None]:
@@ -56,7 +55,7 @@ def _steps(
     training = config.training
     per_epoch = steps_per_epoch(config, corpus.seconds("train"))
     if on_gpu:
-        seconds = training.batch_size * training.window_seconds / _GPU_AUDIO_PER_SECOND
+        seconds = training.batch_size * training.window_seconds / GPU_PACE
         return Steps(
             per_epoch=per_epoch, seconds=seconds / concurrent, concurrent=concurrent
         ), training.epochs

@@ -24,7 +24,7 @@ from distill_ray.errors import CodeShapeError, UsageError
 from distill_ray.prior.masking import masked_share
 from distill_ray.prior.model import CodePrior
 from distill_ray.prior.patterns import flatten_codes, unflatten_codes
-from distill_ray.prior.sampling import draw, row_seed
+from distill_ray.prior.sampling import draw, drawn_seed, evaluating, row_streams
 
 FIRST_STEPS, LEAST_STEPS = 16, 4
 """Steps of the coarsest level, and of the fine ones; each level takes half as many as the one before."""
@@ -67,15 +67,11 @@ def infill(
         raise UsageError("this prior has not learnt to fill in; train it with a masked share above 0")
     run = _Infill(prior, codes_BQT, masked_QT, sampling or SamplingConfig(), generator)
     steps = list(run.steps())
-    was_training = prior.training
-    prior.eval()
-    try:
+    with evaluating(prior):
         for done, step in enumerate(steps, 1):
             step()
             if on_step is not None:
                 on_step(done, len(steps))
-    finally:
-        prior.train(was_training)
     return run.codes_BQT
 
 
@@ -95,7 +91,7 @@ class _Infill:
         self.codes_BQT = checked_codes(codes_BQT, masked_QT, prior).to(device).long().clone()
         self.masked_BQT = masked_QT.to(device).expand_as(self.codes_BQT).clone()
         self.codes_BQT.masked_fill_(self.masked_BQT, 0)
-        self.rows = _streams(generator, len(self.codes_BQT))
+        self.rows = row_streams(drawn_seed(generator), len(self.codes_BQT))
 
     def steps(self) -> Iterator[Callable[[], None]]:
         """What is to be done, in order."""
@@ -175,11 +171,9 @@ def redraw(
     tokens_BLS = prior.tokens(codes_BQT, middle_B).clone()
     masked_BQT = masked_QT.to(device).expand_as(codes_BQT).long()
     laid_BLS = flatten_codes(masked_BQT)[:, None] if prior.is_flat else prior.pattern.lay_out(masked_BQT, 0)
-    rows, cache = _streams(generator, batch), prior.transformer.new_cache()
+    rows, cache = row_streams(drawn_seed(generator), batch), prior.transformer.new_cache()
     inputs_BL1, steps = prior.first_tokens(batch, middle_B, device), tokens_BLS.shape[2]
-    was_training = prior.training
-    prior.eval()
-    try:
+    with evaluating(prior):
         for step in range(steps):
             logits_BLK = prior.step_logits(prior.hidden(inputs_BL1, cache)[:, -1], step)
             noise_BL = torch.stack([torch.rand(tokens_BLS.shape[1], generator=row) for row in rows])
@@ -189,8 +183,6 @@ def redraw(
             inputs_BL1 = tokens_BLS[:, :, step, None]
             if on_step is not None:
                 on_step(step + 1, steps)
-    finally:
-        prior.train(was_training)
     if prior.is_flat:
         return unflatten_codes(tokens_BLS[:, 0], levels)
     return prior.pattern.collect(tokens_BLS, frames)
@@ -215,10 +207,3 @@ def checked_codes(codes_BQT: Tensor, masked_QT: Tensor, prior: CodePrior) -> Ten
             "encode them with the codec that it was trained on"
         )
     return codes_BQT
-
-
-def _streams(generator: torch.Generator | None, rows: int) -> list[torch.Generator]:
-    seed = 0
-    if generator is not None:
-        seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-    return [torch.Generator().manual_seed(row_seed(seed, row)) for row in range(rows)]

@@ -162,9 +162,7 @@ class CodePrior(nn.Module):
             padding_B1T = torch.arange(frames, device=codes_BQT.device) >= lengths_B[:, None, None]
             targets_BQT = codes_BQT.masked_fill(padding_B1T, IGNORED)
             codes_BQT = codes_BQT.masked_fill(padding_B1T, self.unknown)
-        tokens_BLS = self.tokens(codes_BQT, starts_B)
-        first_BL1 = self.first_tokens(batch, starts_B, codes_BQT.device)
-        inputs_BLS = torch.cat((first_BL1, tokens_BLS[:, :, :-1]), dim=2)
+        inputs_BLS = self._inputs(codes_BQT, starts_B)
         condition_BSE = None
         if conditions_BAT is not None:
             step_S = torch.arange(inputs_BLS.shape[2], device=codes_BQT.device)
@@ -246,6 +244,12 @@ class CodePrior(nn.Module):
         before_QS = torch.arange(tokens_BQS.shape[2], device=codes_BQT.device) < level_Q1
         return torch.where(before_QS, self.first_tokens(batch, starts_B, codes_BQT.device), tokens_BQS)
 
+    def _inputs(self, codes_BQT: Tensor, starts_B: Tensor | None) -> Tensor:
+        """inputs_BLS of every step: the tokens of the step before."""
+        tokens_BLS = self.tokens(codes_BQT, starts_B)
+        first_BL1 = self.first_tokens(len(codes_BQT), starts_B, codes_BQT.device)
+        return torch.cat((first_BL1, tokens_BLS[:, :, :-1]), dim=2)
+
     def first_tokens(self, batch: int, starts_B: Tensor | None, device: torch.device) -> Tensor:
         """first_BL1: the input of step 0: begin where a recording starts, unknown elsewhere."""
         slots = 1 if self.is_flat else self.config.num_quantizers
@@ -302,9 +306,7 @@ class CodePrior(nn.Module):
     def logits(self, codes_BQT: Tensor, *, starts_B: Tensor | None = None) -> Tensor:
         """logits_QBTK of every code of `codes_BQT`, given those before it, at temperature 1."""
         batch, levels, frames = codes_BQT.shape
-        tokens_BLS = self.tokens(codes_BQT.long(), starts_B)
-        first_BL1 = self.first_tokens(batch, starts_B, codes_BQT.device)
-        hidden_BSE = self.hidden(torch.cat((first_BL1, tokens_BLS[:, :, :-1]), dim=2))
+        hidden_BSE = self.hidden(self._inputs(codes_BQT.long(), starts_B))
         step_QT = self.pattern.step_index(frames, codes_BQT.device)
         hidden_QNE = torch.stack([hidden_BSE[:, step_QT[level]].flatten(0, 1) for level in range(levels)])
         return torch.bmm(hidden_QNE, self.heads_QKE.transpose(1, 2)).view(levels, batch, frames, -1)

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -177,20 +178,14 @@ class _Run:
         level_Q1 = torch.arange(levels, device=device)[:, None]
         self.drawn_LM = torch.arange(lag, device=device) >= level_Q1
         self.cache: KVCache = prior.transformer.new_cache()
-        self.seed = 0
-        if generator is not None and sampling.temperature != 0.0:
-            self.seed = int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+        self.seed = 0 if sampling.temperature == 0.0 else drawn_seed(generator)
 
     @torch.inference_mode()
     def blocks(self) -> Iterator[Tensor]:
-        was_training = self.prior.training
-        self.prior.eval()
-        try:
+        with evaluating(self.prior):
             if self.prompt_frames:
                 yield self.prompt_BQT
             yield from self._frames()
-        finally:
-            self.prior.train(was_training)
 
     def _frames(self) -> Iterator[Tensor]:
         """The new frames, [B, Q, 1] each.
@@ -237,11 +232,34 @@ class _Run:
         if self.sampling.temperature == 0.0:
             yield from repeat(torch.zeros(self.batch, slots, device=device), steps)
             return
-        rows = [torch.Generator().manual_seed(row_seed(self.seed, row)) for row in range(self.batch)]
+        rows = row_streams(self.seed, self.batch)
         for start in range(0, steps, NOISE_STEPS):
             count = min(NOISE_STEPS, steps - start)
             noise_BSL = torch.stack([torch.rand(count, slots, generator=row) for row in rows])
             yield from noise_BSL.to(device).unbind(1)
+
+
+@contextmanager
+def evaluating(prior: CodePrior) -> Iterator[None]:
+    """The prior in eval mode, and afterwards in the one that it was in."""
+    was_training = prior.training
+    prior.eval()
+    try:
+        yield
+    finally:
+        prior.train(was_training)
+
+
+def drawn_seed(generator: torch.Generator | None) -> int:
+    """One number of `generator`, which seeds all rows; 0 without one."""
+    if generator is None:
+        return 0
+    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
+
+
+def row_streams(seed: int, rows: int) -> list[torch.Generator]:
+    """A stream of random numbers for each row, on the CPU."""
+    return [torch.Generator().manual_seed(row_seed(seed, row)) for row in range(rows)]
 
 
 def row_seed(seed: int, row: int) -> int:

@@ -185,7 +185,6 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             if config.adversarial.enabled
             else None
         )
-        self.plain_terms = objective.terms
         self.terms = (*objective.terms, *(ADVERSARIAL_TERMS if self.adversary is not None else ()))
         self.average = WeightAverage(model, decay=training.ema_decay)
         super().__init__(
@@ -263,10 +262,9 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         """The mean total of the summed steps and the mean of each term, discriminators' where they judged."""
         *terms, judged, steps = sums
         (_, total), *named = zip(self.terms, terms, strict=True)
-        plain = len(self.plain_terms) - 1
-        losses = {name: value / max(steps, 1.0) for name, value in named[:plain]}
+        losses = {name: value / max(steps, 1.0) for name, value in named if name not in ADVERSARIAL_TERMS}
         if judged:
-            losses |= {name: value / judged for name, value in named[plain:]}
+            losses |= {name: value / judged for name, value in named if name in ADVERSARIAL_TERMS}
         return total / max(steps, 1.0), losses
 
     def validate(self) -> float:

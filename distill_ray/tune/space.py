@@ -135,6 +135,12 @@ def final_round_size(sweep: SweepConfig) -> int:
     return sweep.finalists if sweep.plan == "depth" and len(sweep.rvq_levels) > 1 else 0
 
 
+def waves(sweep: SweepConfig, *, trials: int, concurrent: int) -> int:
+    """How often trials begin together, `concurrent` of them, in a search whose first round has `trials`."""
+    finalists = min(trials, final_round_size(sweep))
+    return math.ceil(trials / concurrent) + math.ceil(finalists / concurrent)
+
+
 def final_round(
     records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule
 ) -> tuple[TrialSpec, ...]:

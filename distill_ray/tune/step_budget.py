@@ -23,7 +23,7 @@ from distill_ray.regular_file import read_regular
 from distill_ray.report.numbers import count, duration
 from distill_ray.runs.run_folder import ROUNDS_FILE
 from distill_ray.storage.atomic import atomic_file
-from distill_ray.tune.space import final_round_size, first_round_size
+from distill_ray.tune.space import first_round_size, waves
 
 CODEC_SHARE, PRIOR_SHARE = 0.6, 0.25
 """Of a trial's time with objective generation; the rest is for its sounds and the judge."""
@@ -126,11 +126,9 @@ class StepBudget:
         return Settled(steps=max(furthest + ahead, self._steps(paces, trials)), trials=trials)
 
     def _steps(self, paces: list[_Pace], trials: int) -> int:
-        waves = math.ceil(trials / self.concurrent) + math.ceil(
-            min(trials, final_round_size(self.sweep)) / self.concurrent
-        )
+        begun = waves(self.sweep, trials=trials, concurrent=self.concurrent)
         share = CODEC_SHARE if self.sweep.objective == "generation" else 1.0
-        seconds = (self.ends_at - self._began) / waves * (1.0 - _ENDING) * share
+        seconds = (self.ends_at - self._began) / begun * (1.0 - _ENDING) * share
         return math.floor(
             min(
                 pace.first[0] + (seconds - (pace.first[1] - self._began)) / pace.seconds_per_step

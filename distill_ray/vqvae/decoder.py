@@ -59,7 +59,7 @@ class Decoder(nn.Module):
         self.gains = config.channels * self.stft.bins
         self.head = nn.Linear(config.width, (3 if self.directed else 2) * self.gains)
         self.apply(init_linear)
-        self.basis = spectral_basis(config)
+        self.basis = spectral_basis(config) if self.magnitudes else None
         with torch.no_grad():
             if self.directed:
                 self.head.weight[: self.gains].mul_(GAIN_SHARE)
@@ -88,7 +88,10 @@ class Decoder(nn.Module):
         Args:
             audio_BCT: as for `start_from`; latent_BFL: their quantised latents.
         """
-        apart_BCSK = (log_magnitudes(self.stft(audio_BCT)) - self.spectra(latent_BFL).median_BCSK).abs()
+        apart_BCSK = (
+            log_magnitudes(self.stft(audio_BCT))
+            - self._spectra(latent_BFL, self._features(latent_BFL)).median_BCSK
+        ).abs()
         self.head.bias[self.gains :].copy_(raw_spread(apart_BCSK.mean((0, 2))).flatten())
 
     @property
@@ -99,30 +102,24 @@ class Decoder(nn.Module):
 
     def forward(self, latent_BFL: Tensor, frames: int | None = None) -> Tensor:
         """Audio float32 [B, C, F · stride · hop], not clamped; `frames`: of the first F only."""
-        if self.magnitudes:
-            return self.synthesis().push(
-                self.spectra(latent_BFL)[:, :, : _times(frames, self.stride)], last=True
-            )
-        audio_BCT = self._synthesised(self._features(latent_BFL))
-        return audio_BCT[..., : _times(frames, self.stride * self.stft.hop)]
+        stop = latent_BFL.shape[1] if frames is None else frames
+        return self.stream().push(latent_BFL, slice(0, stop), last=True)
+
+    def stream(self) -> AudioStream:
+        """What gives the audio of one batch of sounds, of latents that come in order."""
+        return AudioStream(self)
 
     def compared(self, latent_BFL: Tensor) -> Tensor | Magnitudes:
         """What a loss compares with a recording: audio as `forward` gives it, or magnitudes."""
-        if not self.magnitudes:
-            return self._synthesised(self._features(latent_BFL))
-        return self.spectra(latent_BFL)
+        features_BSW = self._features(latent_BFL)
+        return self._spectra(latent_BFL, features_BSW) if self.magnitudes else self._synthesised(features_BSW)
 
-    def spectra(self, latent_BFL: Tensor) -> Magnitudes:
-        """The magnitudes of every frame, of a decoder of magnitudes."""
-        parts_BSE = self.head(self._features(latent_BFL)).float()
+    def _spectra(self, latent_BFL: Tensor, features_BSW: Tensor) -> Magnitudes:
+        parts_BSE = self.head(features_BSW).float()
         parts_BSE = parts_BSE.unflatten(2, (2, self.channels, self.stft.bins))
         added_BCSK, spread_BCSK = parts_BSE.permute(2, 0, 3, 1, 4).unbind(0)
         assert self.basis is not None
         return Magnitudes.of(self.basis.log_magnitudes(latent_BFL) + added_BCSK, spread_BCSK)
-
-    def synthesis(self) -> Synthesis:
-        """What turns the magnitudes of one batch of sounds into audio, in order."""
-        return Synthesis(self.stft, self.channels, block=self.stride)
 
     def _features(self, latent_BFL: Tensor) -> Tensor:
         coarse_BFW = self.coarse(self.embed_norm(self.embed(latent_BFL)))
@@ -154,5 +151,24 @@ class Decoder(nn.Module):
         return self.stft.inverse(expand(limited(spectra_BCSK, self.most), self.compression))
 
 
-def _times(frames: int | None, each: int) -> int | None:
-    return None if frames is None else frames * each
+class AudioStream:
+    """The audio of a decoder, as far as it is settled by the latents that have come."""
+
+    def __init__(self, decoder: Decoder) -> None:
+        self._decoder = decoder
+        self._synthesis = (
+            Synthesis(decoder.stft, decoder.channels, block=decoder.stride) if decoder.magnitudes else None
+        )
+
+    def push(self, latent_BFL: Tensor, own: slice, *, last: bool = False) -> Tensor:
+        """Audio [B, C, T], not clamped, that the frames `own` of these latents settle; others are context.
+
+        A decoder of audio settles just theirs, one of magnitudes lags behind until the `last` ones.
+        """
+        decoded, stride = self._decoder.compared(latent_BFL), self._decoder.stride
+        if self._synthesis is None:
+            assert isinstance(decoded, Tensor)
+            hop = stride * self._decoder.stft.hop
+            return decoded[..., own.start * hop : own.stop * hop]
+        assert isinstance(decoded, Magnitudes)
+        return self._synthesis.push(decoded[:, :, own.start * stride : own.stop * stride], last=last)

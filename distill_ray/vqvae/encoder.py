@@ -23,9 +23,6 @@ class Encoder(nn.Module):
     With `encoder_input` "magnitudes" phases are not seen, so that codes cannot say them; of two channels the
     magnitudes of mid and side are seen too, which hold the stereo image. All of the learned part runs at STFT
     frame rate or below, so that the work is matrix products.
-
-    Before a decoder of magnitudes it is the spectral basis alone (`basis.py`): what was learnt beside it made
-    codes that a prior predicts less well (docs/measurements/2026-11-30-magnitudes.md).
     """
 
     def __init__(self, config: VQVAEConfig) -> None:
@@ -34,9 +31,6 @@ class Encoder(nn.Module):
         self.compression = config.compression
         self.stft = Stft(config.n_fft, config.hop)
         self.magnitudes = config.encoder_input == "magnitudes"
-        self.basis = spectral_basis(config)
-        if self.basis is not None:
-            return
         blocks = config.encoder_blocks
         views = config.channels**2 if self.magnitudes else 2 * config.channels
         self.embed = nn.Linear(views * self.stft.bins, config.width)
@@ -57,15 +51,11 @@ class Encoder(nn.Module):
     @property
     def context_frames(self) -> int:
         """Code frames on each side that a latent vector depends on."""
-        padding = -(-self.stft.padding // self.stft.hop)
-        if self.basis is not None:
-            return -(-padding // self.stride)
-        return len(self.coarse) * REACH + -(-(len(self.fine) * REACH + padding) // self.stride)
+        fine = len(self.fine) * REACH + -(-self.stft.padding // self.stft.hop)
+        return len(self.coarse) * REACH + -(-fine // self.stride)
 
     def forward(self, audio_BCT: Tensor) -> Tensor:
         """Latents [B, F, L] of audio whose length is a multiple of hop · stride."""
-        if self.basis is not None:
-            return self.basis.latents(log_magnitudes(self.stft(audio_BCT)))
         fine_BSW = self.fine(self.embed_norm(self._embedded(audio_BCT)))
         # A convolution whose kernel equals its stride is a matrix product on joined frames.
         joined = fine_BSW.unflatten(1, (-1, self.stride)).flatten(2)
@@ -91,6 +81,33 @@ class Encoder(nn.Module):
         spectra_BCSK = compress(self.stft(audio_BCT), self.compression)
         embedded_BSW: Tensor = self.embed(torch.view_as_real(spectra_BCSK).transpose(1, 2).flatten(2))
         return embedded_BSW
+
+
+class BasisEncoder(nn.Module):
+    """The spectral basis alone (`basis.py`), before a decoder of magnitudes; it learns nothing.
+
+    What was learnt beside it made codes that a prior predicts less well
+    (docs/measurements/2026-11-30-magnitudes.md).
+    """
+
+    def __init__(self, config: VQVAEConfig) -> None:
+        super().__init__()
+        self.stride = config.stride
+        self.stft = Stft(config.n_fft, config.hop)
+        self.basis = spectral_basis(config)
+
+    @property
+    def context_frames(self) -> int:
+        """As `Encoder.context_frames`."""
+        return -(-self.stft.padding // (self.stft.hop * self.stride))
+
+    def fit(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
+        """Take the basis of recordings; `generator` as for `SpectralBasis.fit`."""
+        self.basis.fit(log_magnitudes(self.stft(audio_BCT)), generator)
+
+    def forward(self, audio_BCT: Tensor) -> Tensor:
+        """Latents as `Encoder` gives them."""
+        return self.basis.latents(log_magnitudes(self.stft(audio_BCT)))
 
 
 def _with_mid_and_side(audio_BCT: Tensor) -> Tensor:

@@ -70,10 +70,8 @@ def log_magnitudes(spectra: Tensor) -> Tensor:
     return (spectra.abs() + MAGNITUDE_FLOOR).log()
 
 
-def spectral_basis(config: VQVAEConfig) -> SpectralBasis | None:
-    """The basis that the codec of `config` starts from: of a decoder of magnitudes."""
-    if config.decoder_head != "magnitudes":
-        return None
+def spectral_basis(config: VQVAEConfig) -> SpectralBasis:
+    """A basis of the spectra of `config`, for its encoder or its decoder."""
     return SpectralBasis(
         channels=config.channels,
         bins=config.n_fft // 2 + 1,

@@ -12,8 +12,7 @@ from torch.nn import functional
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.vqvae.decoder import Decoder
-from distill_ray.vqvae.encoder import Encoder
-from distill_ray.vqvae.magnitudes import Synthesis, log_magnitudes
+from distill_ray.vqvae.encoder import BasisEncoder, Encoder
 from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
 from distill_ray.vqvae.results import VQVAEOutput
 
@@ -24,12 +23,11 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder = Encoder(config)
+        is_fixed = config.decoder_head == "magnitudes"
+        self.encoder = BasisEncoder(config) if is_fixed else Encoder(config)
         self.quantizer = ResidualVectorQuantizer(config)
         self.decoder = Decoder(config)
-        if (
-            self.encoder.basis is not None
-        ):  # latents that nothing moves need no other spaces to be looked up in
+        if is_fixed:  # latents that nothing moves need no other spaces to be looked up in
             self.quantizer.project_in.requires_grad_(False)
             self.quantizer.project_out.requires_grad_(False)
 
@@ -67,7 +65,7 @@ class VQVAE(nn.Module):
         """The matrices between hidden features, which hold most parameters: not those that take in or
         give out spectra, nor the quantiser's.
         """
-        outer = (getattr(self.encoder, "embed", None), self.decoder.head)
+        outer = [self.decoder.head, *([self.encoder.embed] if isinstance(self.encoder, Encoder) else [])]
         parts = (*self.encoder.modules(), *self.decoder.modules())
         return [part.weight for part in parts if isinstance(part, nn.Linear) and part not in outer]
 
@@ -80,8 +78,9 @@ class VQVAE(nn.Module):
             audio_BCT: as for `forward`; the windows of all ranks in the same order everywhere.
             generator: CPU generator in the same state everywhere.
         """
-        if self.encoder.basis is not None and self.decoder.basis is not None:
-            self.encoder.basis.fit(log_magnitudes(self.encoder.stft(audio_BCT)), generator)
+        if isinstance(self.encoder, BasisEncoder):
+            self.encoder.fit(audio_BCT, generator)
+            assert self.decoder.basis is not None, "encoder and decoder are of one kind"
             self.decoder.basis.load_state_dict(self.encoder.basis.state_dict())
         latent_BFL = self.encoder(audio_BCT).float()
         self.quantizer.initialise(latent_BFL.flatten(0, 1), generator)
@@ -128,20 +127,6 @@ class VQVAE(nn.Module):
         frames = None if length is None else -(-length // self.config.frame_hop)
         audio_BCT: Tensor = self.decoder(self.quantizer.decode(codes_BQT), frames)
         return audio_BCT[..., :length].clamp(-1.0, 1.0)
-
-    @torch.no_grad()
-    def decode_on(
-        self, codes_BQT: Tensor, frames: slice, synthesis: Synthesis, *, last: bool = False
-    ) -> Tensor:
-        """What `synthesis` can tell of the audio once it has `frames` of these codes, as `decode` gives it.
-
-        For a decoder of magnitudes; codes before and after `frames` are their context.
-        """
-        self.check_codes(codes_BQT)
-        stride = self.config.stride
-        magnitudes = self.decoder.spectra(self.quantizer.decode(codes_BQT))
-        part = magnitudes[:, :, frames.start * stride : frames.stop * stride]
-        return synthesis.push(part, last=last).clamp(-1.0, 1.0)
 
     def check_codes(self, codes_BQT: Tensor, length: int | None = None) -> None:
         """Raise the `UsageError` of `decode` where codes do not belong to this model."""

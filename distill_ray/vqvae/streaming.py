@@ -70,6 +70,24 @@ def encode_long(
 
 
 @torch.no_grad()
+def decode_latents(model: VQVAE, latent_FL: Tensor, *, chunk_frames: int) -> Tensor:
+    """Audio float32 [C, F · frame_hop] on the CPU, not clamped, of latents on the model's device.
+
+    Args:
+        model: in eval mode.
+        chunk_frames: code frames of each pass; memory on the device grows with it.
+    """
+    stream, frames = model.decoder.stream(), len(latent_FL)
+    parts = [
+        stream.push(
+            latent_FL[None, chunk.seen_start : chunk.seen_stop], chunk.kept, last=chunk.stop == frames
+        )[0].cpu()
+        for chunk in _chunks(frames, chunk_frames, model.decoder.context_frames)
+    ]
+    return torch.cat(parts, dim=1)
+
+
+@torch.no_grad()
 def decode_blocks(
     model: VQVAE,
     blocks_QF: Iterable[Tensor],
@@ -102,41 +120,36 @@ def decode_blocks(
     hop, context = model.config.frame_hop, model.decoder.context_frames
     device = next(model.parameters()).device
     wanted = -(-samples // hop)  # frames
-    synthesis = model.decoder.synthesis() if model.decoder.magnitudes else None
+    stream = model.decoder.stream()
     held: list[Tensor] = []  # consecutive blocks from frame `first` up to frame `come`
     first = come = done = told = 0
 
-    def decode(stop: int) -> Tensor:
-        """The audio of frames `done` to `stop`; forgets what no later frame depends on."""
+    def decode(stop: int) -> Iterator[Tensor]:
+        """What frames `done` to `stop` settle, where that is any; forgets what no later frame depends on."""
         nonlocal first, done, told
         held_QF = torch.cat(held, dim=1) if len(held) > 1 else held[0]
         seen_start, seen_stop = max(0, done - context), min(come, stop + context)
         seen_BQF = held_QF[None, :, seen_start - first : seen_stop - first].to(device)
-        if synthesis is None:
-            begin, end = done * hop - seen_start * hop, min(stop * hop, samples) - seen_start * hop
-            audio_CT = model.decode(seen_BQF)[0, :, begin:end]
-        else:
-            own = slice(done - seen_start, min(stop, wanted) - seen_start)
-            audio_CT = model.decode_on(seen_BQF, own, synthesis, last=stop >= wanted)[0, :, : samples - told]
+        model.check_codes(seen_BQF)
+        own = slice(done - seen_start, min(stop, wanted) - seen_start)
+        settled_BCT = stream.push(model.quantizer.decode(seen_BQF), own, last=stop >= wanted)
+        audio_CT = settled_BCT[0, :, : samples - told].clamp(-1.0, 1.0)
         forgotten = max(first, stop - context)
         held[:] = [held_QF[:, forgotten - first :]]
         first, done, told = forgotten, stop, told + audio_CT.shape[1]
         if on_frames is not None:
             on_frames(done)
-        return audio_CT
+        if audio_CT.shape[1] > 0:
+            yield audio_CT
 
     for block_QF in blocks_QF:
         held.append(block_QF)
         come += block_QF.shape[1]
         while done < wanted and come >= done + chunk_frames + context:
-            audio_CT = decode(done + chunk_frames)
-            if audio_CT.shape[1] > 0:
-                yield audio_CT
+            yield from decode(done + chunk_frames)
         if done >= wanted:
             return
     if samples > come * hop:
         raise UsageError(f"{samples} samples cannot be decoded: the codes hold {come * hop}")
     while done < wanted:
-        audio_CT = decode(min(done + chunk_frames, come))
-        if audio_CT.shape[1] > 0:
-            yield audio_CT
+        yield from decode(min(done + chunk_frames, come))

@@ -89,8 +89,10 @@ def test_what_is_not_wanted_is_not_asked_for(model: VQVAE) -> None:
 
 def test_decoding_holds_a_chunk_and_its_context(model: VQVAE, monkeypatch: pytest.MonkeyPatch) -> None:
     widths: list[int] = []
-    decode = model.decode
-    monkeypatch.setattr(model, "decode", lambda codes: widths.append(codes.shape[2]) or decode(codes))
+    decode = model.quantizer.decode
+    monkeypatch.setattr(
+        model.quantizer, "decode", lambda codes: widths.append(codes.shape[2]) or decode(codes)
+    )
     frames = torch.zeros(3, 400, dtype=torch.int64).split(1, 1)
     list(decode_blocks(model, frames, 400 * 64, chunk_frames=20))
     assert len(widths) == 20
