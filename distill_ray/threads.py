@@ -3,9 +3,9 @@
 torch's OpenMP threads spin while they wait for each other; where one of them has no core, the others burn
 theirs until it gets one, and training falls to a fraction of its pace (tests/bench/shared_cpu.py). OpenMP
 reads its variables once, when it is loaded with torch: so the package sets them when it is imported, if torch
-is not there yet, and a session of Ray gives them to its workers. Threads that sleep do
-not collapse beside other programs, though one thread alone was quicker for small batches; their number follows
-from the machine alone, so that results do not depend on the load. Standard library only.
+is not there yet, and a session of Ray gives them to its workers. Training by
+threads that sleep does not collapse beside other programs, though one thread was quicker for small batches;
+their number follows from the machine alone, so that results do not depend on the load. Standard library only.
 """
 
 from __future__ import annotations
