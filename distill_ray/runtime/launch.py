@@ -21,6 +21,7 @@ from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.runtime.metrics import with_metrics
 from distill_ray.runtime.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
 from distill_ray.runtime.ray_session import ray_session
+from distill_ray.storage.checkpoints import remove_ray_storage
 from distill_ray.storage.uploaded import open_checkpoints, settle
 from distill_ray.threads import fit_threads
 from distill_ray.training.worker import Listener, LocalWorker, StopFlag, Worker
@@ -101,6 +102,7 @@ def _train_in_process(
     interrupts: Interrupts,
 ) -> tuple[Event, ResolvedPlan]:
     fit_threads()
+    remove_ray_storage(run_dir / "checkpoints")  # of a training by Ray that was killed, and goes on here
     try:
         final = train_here(
             loop,

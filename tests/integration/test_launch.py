@@ -244,7 +244,9 @@ def test_a_killed_driver_takes_its_ray_along_and_the_next_run_finds_its_checkpoi
 
     seen = len(_steps(program.messages()))  # the ranks may have gone on for a moment
     steps: list[int] = []
+    assert (tmp_path / "run" / "checkpoints" / "ray").is_dir()
     _run(tiny_run, tmp_path / "run", _HERE, 80, listener=lambda event: steps.append(_step_of(event)))
+    assert [path.name for path in (tmp_path / "run" / "checkpoints").iterdir()] == ["latest"]
     assert steps[0] >= seen
     assert steps == list(range(steps[0], 81))
 
