@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-import os
 import re
 from pathlib import Path
 
 import soundfile
 
+from distill_ray.corpus.ogg_pages import check_pages
 from distill_ray.errors import AudioError
 
 # Encoder delay and padding that MPEG decoders may drop from what the header counts.
@@ -40,19 +40,13 @@ _MPEG_TAG = re.compile(
 )
 _MPEG_TAG_WITHIN = 1 << 18  # pictures in an ID3v2 tag come before it
 
-_OGG_CAPTURE = b"OggS"
-# With its version and flags, as far as they are there: audio may hold the four letters too.
-_OGG_START = re.compile(rb"OggS(?:\0(?:[\0-\7]|\Z)|\Z)")
-_OGG_HEADER_BYTES = 27
-_OGG_LARGEST_PAGE = _OGG_HEADER_BYTES + 255 + 255 * 255
-
 _NIST_HEADER_BYTES = 1024
 
 
 def check_end(path: Path, sound: soundfile.SoundFile) -> None:
     """Raise `AudioError` where the headers of `path`, opened as `sound`, promise more than the file has."""
     if sound.format == "OGG":
-        _check_last_ogg_page(path)
+        check_pages(path)
     _check_declared_bytes(sound.extra_info)
     declared = _declared_frames(path, sound)
     if declared > sound.frames:
@@ -107,28 +101,3 @@ def _declared_frames(path: Path, sound: soundfile.SoundFile) -> int:
             field = re.search(rb"^sample_count -i (\d+)", stream.read(_NIST_HEADER_BYTES), re.MULTILINE)
         return int(field[1]) if field else 0
     return 0
-
-
-def _check_last_ogg_page(path: Path) -> None:
-    """RFC 3533: a page is a header of 27 bytes, a table of segment lengths, and the segments.
-
-    A missing end-of-stream flag is no fault, for what is recorded from a stream has none; nor is what
-    follows a whole page, such as tags.
-    """
-    with path.open("rb") as stream:
-        size = stream.seek(0, os.SEEK_END)
-        stream.seek(max(0, size - _OGG_LARGEST_PAGE - len(_OGG_CAPTURE)))
-        tail = stream.read()
-    starts = [match.start() for match in _OGG_START.finditer(tail)]
-    if not starts:
-        return
-    page = tail[starts[-1] :]
-    segments_at = _OGG_HEADER_BYTES + (page[_OGG_HEADER_BYTES - 1] if len(page) >= _OGG_HEADER_BYTES else 0)
-    declared = segments_at + sum(page[_OGG_HEADER_BYTES:segments_at])
-    rest = page[declared:]
-    if len(page) < segments_at or (rest and _OGG_CAPTURE.startswith(rest)):
-        raise AudioError("it is cut off: it ends within the header of an Ogg page")
-    if declared > len(page):
-        raise AudioError(
-            f"it is cut off: its last Ogg page declares {declared} bytes and the file has {len(page)} of them"
-        )

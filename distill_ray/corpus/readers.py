@@ -21,6 +21,7 @@ import numpy.typing as npt
 import soundfile
 
 from distill_ray.corpus.cut_off import check_end, check_length, check_mpeg_length
+from distill_ray.corpus.ogg_pages import check_pages
 from distill_ray.errors import AudioError, InstallationError
 
 Block = npt.NDArray[np.float32]
@@ -99,8 +100,10 @@ class SoundfileReader:
         block_TC = np.empty((max(1, values // self.channels), self.channels), dtype=np.float32)
         decoded = 0
         try:
-            while (got_TC := self._sound.read(out=block_TC)).size:
+            short = False
+            while not short and (got_TC := self._sound.read(out=block_TC)).size:
                 decoded += len(got_TC)
+                short = len(got_TC) < len(block_TC)  # the end, or a hole, behind which it goes astray
                 yield got_TC
         except soundfile.LibsndfileError as error:
             raise _undecodable(error) from error
@@ -126,6 +129,8 @@ class FfmpegReader:
             if not streams:
                 raise AudioError("it holds no sound")
             self._stream = streams[0]
+            if self._stream.codec_context is None:
+                raise AudioError("it cannot be decoded: its codec is not known")
             self.rate, self.channels = int(self._stream.rate or 0), int(self._stream.channels or 0)
         except self._av.FFmpegError as error:
             self._file.close()
@@ -135,6 +140,8 @@ class FfmpegReader:
             raise
 
     def blocks(self, values: int) -> Iterator[Block]:
+        if "ogg" in self._formats():
+            check_pages(self._path)
         most, held, count, decoded = max(1, values // max(1, self.channels)), [], 0, 0
         for frame_TC in self._frames():
             decoded += len(frame_TC)
@@ -148,7 +155,7 @@ class FfmpegReader:
         self._check_whole(decoded)
 
     def _check_whole(self, decoded: int) -> None:
-        formats = set(self._container.format.name.split(","))
+        formats = self._formats()
         if "mp3" in formats:
             check_mpeg_length(self._path, decoded)
         if self.note or not formats & _COUNTED_FORMATS or not self._stream.duration:
@@ -158,6 +165,9 @@ class FfmpegReader:
             raise AudioError(
                 f"it is cut off: its header declares {counted:.1f} s and {decoded / self.rate:.1f} s decode"
             )
+
+    def _formats(self) -> set[str]:
+        return set(self._container.format.name.split(","))
 
     @property
     def claimed_seconds(self) -> float:

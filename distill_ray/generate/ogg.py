@@ -6,11 +6,11 @@ libsndfile numbers its streams at random. Page layout and checksum: RFC 3533, se
 from __future__ import annotations
 
 import struct
-import zlib
 from typing import BinaryIO
 
+from distill_ray.corpus.ogg_pages import crc
+
 _HEADER_BYTES = 27
-_REVERSED = bytes(int(f"{value:08b}"[::-1], 2) for value in range(256))
 
 
 def fix_serial(file: BinaryIO, serial: int = 1) -> None:
@@ -29,9 +29,3 @@ def fix_serial(file: BinaryIO, serial: int = 1) -> None:
         file.seek(position)
         file.write(blank[:22] + checksum + blank[26:])
         position += len(header) + len(table) + len(body)
-
-
-def crc(data: bytes) -> int:
-    """Ogg's CRC-32: the polynomial of zlib's, but most significant bit first, from 0 and not inverted."""
-    mirrored = zlib.crc32(data.translate(_REVERSED), 0xFFFFFFFF) ^ 0xFFFFFFFF
-    return int(f"{mirrored:032b}"[::-1], 2)

@@ -8,8 +8,8 @@ import pytest
 import soundfile
 
 from distill_ray.corpus.decode import load_audio
+from distill_ray.corpus.ogg_pages import crc
 from distill_ray.errors import AudioError
-from distill_ray.generate.ogg import crc
 
 RATE = 8_000
 OGG = [{"format": "OGG", "subtype": "VORBIS"}, {"format": "OGG", "subtype": "OPUS"}]
@@ -88,6 +88,25 @@ def test_whole_ogg_pages_are_taken_without_an_end_of_stream(
     assert 0 < samples(path, b"".join(whole)) < 10 * RATE
     assert samples(path, content + b"TAG" + bytes(125)) == 10 * RATE
     assert samples(path, content + bytes(70_000)) == 10 * RATE
+
+
+@pytest.mark.parametrize("options", OGG)
+def test_a_page_that_is_damaged_or_missing(write_tone: Callable[..., Path], options: dict[str, str]) -> None:
+    path = write_tone("a.ogg", 10.0, **options)
+    first, second, third, *rest = pages(path.read_bytes())
+    assert len(rest) > 1
+    changed = bytearray(third)
+    changed[200] ^= 1
+    at = len(first + second)
+    assert f"it is damaged: the Ogg page at byte {at:,} does not match its checksum" in reason(
+        path, b"".join((first, second, changed, *rest))
+    )
+    at = len(first + second + third)
+    assert f"it is damaged: Ogg pages are missing before byte {at:,}" in reason(
+        path, b"".join((first, second, third, *rest[1:]))
+    )
+    # Who joins a stream gets its headers, and then the page that comes just now.
+    assert 0 < samples(path, b"".join((first, second, *rest))) < 10 * RATE
 
 
 def test_the_letters_of_a_page_within_audio_are_no_page(write_tone: Callable[..., Path]) -> None:

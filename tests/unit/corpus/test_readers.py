@@ -200,6 +200,13 @@ def test_an_m4a_that_is_cut_off(tmp_path: Path) -> None:
     assert "it cannot be decoded" in reason(path)
 
 
+def test_an_m4a_of_an_unknown_codec(tmp_path: Path) -> None:
+    path = encoded(tmp_path / "a.m4a", "aac")
+    path.write_bytes(path.read_bytes().replace(b"mp4a", b"zzzz").replace(b"esds", b"free"))
+    assert "it cannot be decoded" in reason(path)
+    assert probe(path).seconds == 0
+
+
 def test_playlists_open_nothing(tmp_path: Path) -> None:
     soundfile.write(tmp_path / "secret.wav", sound(1.0), RATE)
     for content in (

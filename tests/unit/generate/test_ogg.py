@@ -5,7 +5,8 @@ import io
 import numpy as np
 import soundfile
 
-from distill_ray.generate.ogg import crc, fix_serial
+from distill_ray.corpus.ogg_pages import crc
+from distill_ray.generate.ogg import fix_serial
 
 
 def crc_by_bits(data: bytes) -> int:
