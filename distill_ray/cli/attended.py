@@ -13,8 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+from distill_ray.cli.recordings import show_findings
 from distill_ray.display.history import History
 from distill_ray.events import lines as job_lines
+from distill_ray.events.recordings import RecordingsFound
 from distill_ray.events.records import (
     Event,
     Notice,
@@ -45,6 +47,7 @@ class Attended:
         self._viewer = viewer
         self._history = History() if display is None else display.history
         self._logs = logs
+        self._found: list[str] = []
 
     def __enter__(self) -> Attended:
         self._viewer.__enter__()
@@ -58,7 +61,7 @@ class Attended:
         self._viewer.__exit__(kind, error, trace)
 
     def __call__(self, event: Event) -> None:
-        self._viewer(_located(event))
+        self._view(_located(event))
         self._logs(event)
         if self.display is None:
             self._history.add(event)
@@ -74,7 +77,15 @@ class Attended:
     @property
     def warnings(self) -> list[str]:
         """All that was said as a warning, each once."""
-        return list(dict.fromkeys(self._history.warnings))
+        return list(dict.fromkeys([*self._found, *self._history.warnings]))
+
+    def _view(self, event: Event) -> None:
+        if isinstance(event, RecordingsFound):
+            self._found += map(": ".join, event.rows)
+            if self.display is not None:
+                show_findings(self.display, event.used, event.rows)
+                return
+        self._viewer(event)
 
     def table(self, title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> None:
         """A table for a person; a job's client gets the result document instead."""

@@ -10,6 +10,7 @@ import typer
 from distill_ray.cli import options
 from distill_ray.cli.device import Device
 from distill_ray.cli.output import finish
+from distill_ray.cli.recordings import showing_findings
 from distill_ray.cli.settings import Settings, takes_settings
 from distill_ray.config.build import build_sections
 from distill_ray.config.catalogue import setting_of
@@ -84,7 +85,7 @@ def command(
             on_progress=lambda done, total, note: display(
                 StageProgress(stage="prepare", done=done, total=total, note=note)
             ),
-            on_report=on_report(display),
+            on_report=on_report(showing_findings(display)),
         )
         report = evaluate_model(loaded, corpus, split=split, on_progress=display)
         if generated:

@@ -15,6 +15,7 @@ import typer
 
 from distill_ray.cli import options
 from distill_ray.cli.output import bytes_on_stdout, finish, say, shown_to_a_person
+from distill_ray.cli.recordings import showing_findings
 from distill_ray.errors import CancelledError, JobError, UsageError
 from distill_ray.uri import is_uri
 
@@ -125,7 +126,7 @@ def jobs_logs(
         from distill_ray.jobs.follow import JobStory
 
         with Display() as display:
-            JobStory().tell(client.logs(job_id).split("\n"), display)
+            JobStory().tell(client.logs(job_id).split("\n"), showing_findings(display))
         finish({**_document(client.job(job_id))}, as_json=as_json)
 
 
@@ -222,7 +223,7 @@ def watch(client: JobClient, job_id: str, *, as_json: bool, hint: str) -> None:
         from distill_ray.jobs.follow import follow
 
         with Display() as display:
-            end = follow(client, job_id, display)
+            end = follow(client, job_id, showing_findings(display))
     except KeyboardInterrupt:
         say(f"detached: job {job_id} goes on")
         say(f"  watch it again:  distill-ray jobs logs {job_id} --follow{hint}")

@@ -9,6 +9,7 @@ import typer
 
 from distill_ray.cli import options
 from distill_ray.cli.output import finish
+from distill_ray.cli.recordings import show_findings
 from distill_ray.cli.settings import Settings, takes_settings
 from distill_ray.config.build import build_sections
 from distill_ray.config.corpus import CorpusConfig
@@ -17,8 +18,6 @@ from distill_ray.errors import ConfigError, Problem
 if TYPE_CHECKING:
     from distill_ray.corpus import PrepareReport
     from distill_ray.display import Display
-
-_LISTED = 20  # rejected files named on stderr; --json names them all
 
 
 @takes_settings("prepare")
@@ -77,28 +76,17 @@ def command(
 
 def _summarise(report: PrepareReport, display: Display) -> None:
     display.table("Corpus", ("", ""), list(_facts(report)))
-    rejected = report.rejected
-    if rejected:
-        rows = [(item.path, item.reason) for item in rejected[:_LISTED]]
-        display.table(f"Rejected ({len(rejected)})", ("file", "why"), rows)
-    if len(rejected) > _LISTED:
-        display.warn(f"{len(rejected) - _LISTED} more files were rejected; --json names them all")
-    told = (report.removal(), report.duplication(), report.mixing(), report.short_held_out())
-    for sentence in filter(None, told):
-        display.warn(sentence)
+    rows = report.findings()
+    if rows:
+        show_findings(display, report.files, rows)
 
 
 def _facts(report: PrepareReport) -> Iterator[tuple[str, str]]:
     from distill_ray.display.figures import count
 
     yield "files kept", f"{report.files} ({report.decoded} decoded, {report.reused} reused)"
-    if report.removed:
-        yield "removed", str(report.removed)
-    yield "duplicates", str(len(report.duplicates))
-    yield "rejected", str(len(report.rejected))
+    yield "left out", f"{len(report.rejected)}, and {count(len(report.duplicates), 'duplicate')}"
     yield "training", f"{count(report.files_train, 'file')}, {report.seconds_train:.1f} s"
     yield "held out", f"{report.held_out()}, {report.seconds_val:.1f} s"
     yield "format", f"{report.sample_rate} Hz, {count(report.channels, 'channel')}"
-    if report.clipped_samples:
-        yield "clipped samples", str(report.clipped_samples)
     yield "time", f"{report.elapsed_s:.1f} s"

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from distill_ray.cli.recordings import showing_findings
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.errors import UsageError
 from distill_ray.uri import is_uri
@@ -46,7 +47,7 @@ def novelty_check(
         on_progress=lambda done, total, note: display(
             StageProgress(stage="prepare", done=done, total=total, note=note)
         ),
-        on_report=on_report(display),
+        on_report=on_report(showing_findings(display)),
     )
     if corpus.digest != known.get("digest"):
         display.warn(

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import math
 import os
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -61,8 +62,11 @@ class AudioDecoder:
         self.source_channels = 0
         self.samples = 0
         self.clipped = 0
+        self.note: str | None = None
         self._peak = 0.0
-        self._note: str | None = None
+        self._sums = np.zeros(channels)
+        self._mixed_samples = 0
+        self._source_power = self._mixed_power = 0.0
         self._source_peaks: list[float] = []
 
     def blocks(self) -> Iterator[PcmBlock]:
@@ -80,7 +84,7 @@ class AudioDecoder:
         try:
             with contextlib.closing(open_reader(self._path)) as reader:
                 yield from self._decoded(reader)
-                self._note = reader.note
+                self.note = reader.note
         except OSError as error:
             raise AudioError(f"it cannot be read: {error.strerror or error}") from error
 
@@ -97,6 +101,7 @@ class AudioDecoder:
             self._check_scale(got_TC)
             mixed_CT = self._mix(got_TC)
             self._peak = max(self._peak, float(np.abs(mixed_CT).max()))
+            self._measure(got_TC, mixed_CT)
             if self._peak < AUDIBLE:  # else nobody asks where the sound has gone
                 self._note_peaks(got_TC)
             yield from self._pcm(resampler.push(mixed_CT) if resampler else mixed_CT)
@@ -130,11 +135,32 @@ class AudioDecoder:
         """What was decoded otherwise than the file has it, in phrases."""
         lost = self.lost()
         phrases = [f"{lost}: silence is left"] if lost else []
-        if self._note:
-            phrases.append(self._note)
+        if self.note:
+            phrases.append(self.note)
         if self.clipped > CLIPPING_SHARE * self.samples * self._channels:
             phrases.append(f"{self.clipped:,} samples beyond full scale are clipped")
         return tuple(phrases)
+
+    @property
+    def offset(self) -> float:
+        """The mean of the channel that is farthest from zero, as a share of full scale."""
+        means = self._sums / max(1, self._mixed_samples)
+        return float(means[np.abs(means).argmax()])
+
+    @property
+    def mixed_db(self) -> float:
+        """Power of the mix over that of the channels: 0 for equal ones, −3 for unlike ones, less where they
+        cancel."""
+        if not self._source_power or not self._mixed_power:
+            return 0.0
+        return 10 * math.log10(self._mixed_power / self._source_power)
+
+    def _measure(self, block_TC: npt.NDArray[np.float32], mixed_CT: npt.NDArray[np.float32]) -> None:
+        self._sums += mixed_CT.sum(axis=1, dtype=np.float64)
+        self._mixed_samples += mixed_CT.shape[1]
+        if self._channels == 1 and block_TC.shape[1] > 1:
+            self._source_power += float(np.vdot(block_TC, block_TC)) / block_TC.shape[1]
+            self._mixed_power += float(np.vdot(mixed_CT, mixed_CT))
 
     def _check_scale(self, block_TC: npt.NDArray[np.float32]) -> None:
         if float(np.abs(block_TC).max()) > GREATEST_FLOAT:

@@ -31,7 +31,9 @@ class CorpusFile:
     """One recording of the corpus; `path` is only for people, `sha256` of the source identifies it.
 
     label: the name of the folder that it lay in (`scan.py`); empty where there was none, and in corpora of
-    before 2026-11-30.
+    before 2026-11-30. offset: the mean of the channel that is farthest from zero, as a share of full scale.
+    mixed_db: power of the mix over that of the channels. note: what else is odd about it. Corpora of before
+    2026-12 have none of these.
     """
 
     path: str
@@ -44,6 +46,9 @@ class CorpusFile:
     shard: str
     start: int
     label: str = ""
+    offset: float = 0.0
+    mixed_db: float = 0.0
+    note: str = ""
 
 
 @dataclass(frozen=True, kw_only=True)

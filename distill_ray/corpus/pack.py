@@ -119,6 +119,9 @@ class _Packer(contextlib.ExitStack):
             shard=name,
             start=start,
             label=source.found.label,
+            offset=round(decoder.offset, 5),
+            mixed_db=round(decoder.mixed_db, 1),
+            note=decoder.note or "",
         )
 
     def shards(self) -> tuple[ShardInfo, ...]:

@@ -29,6 +29,7 @@ from distill_ray.corpus.manifest import (
     read_manifest,
     write_manifest,
 )
+from distill_ray.corpus.oddities import oddities
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
 from distill_ray.corpus.parts import held_out_samples, is_audible, join, parted
@@ -53,6 +54,7 @@ class HashedSources:
     files: tuple[HashedFile, ...]
     duplicates: tuple[DuplicateFile, ...]
     rejected: tuple[RejectedFile, ...]
+    hidden: tuple[str, ...] = ()
 
 
 def prepare_corpus(
@@ -109,7 +111,7 @@ def hash_sources(
     distinct: dict[str, HashedFile] = {}
     duplicates: list[DuplicateFile] = []
     rejected = list(scan.unreadable)
-    for result in results:
+    for result in sorted(results, key=_as_named):
         if isinstance(result, RejectedFile):
             rejected.append(result)
         elif result.sha256 in distinct:
@@ -122,6 +124,7 @@ def hash_sources(
         files=tuple(distinct[digest] for digest in sorted(distinct)),
         duplicates=tuple(duplicates),
         rejected=tuple(rejected),
+        hidden=scan.hidden,
     )
 
 
@@ -178,9 +181,16 @@ def build_corpus(
             {file.sha256 for result in packed for file in result.files} & join(manifest.files).keys()
         ),
         removed=_removed(previous, hashed),
+        hashed=hashed,
         config=config,
         elapsed_s=time.monotonic() - started,
     )
+
+
+def _as_named(result: HashedFile | RejectedFile) -> tuple[int, str]:
+    """Of copies the first stays: "a.wav" comes before "a (copy).wav"."""
+    shown = result.path if isinstance(result, RejectedFile) else result.found.shown
+    return len(shown), shown
 
 
 def _hash_one(found: FoundFile, job: Job) -> HashedFile | RejectedFile:
@@ -341,12 +351,14 @@ def _report(
     *,
     decoded: int,
     removed: int,
+    hashed: HashedSources,
     config: CorpusConfig,
     elapsed_s: float,
 ) -> PrepareReport:
     train = [file.samples for file in manifest.files if file.split == "train"]
     val = [file.samples for file in manifest.files if file.split == "val"]
-    recordings = len(join(manifest.files))
+    whole = join(manifest.files)
+    recordings = len(whole)
     if recordings == 1:
         asked = held_out_samples(sum(train + val), config) / sum(train + val)
         split_kept = not decoded and abs(sum(val) / sum(train + val) - asked) > 0.01
@@ -372,8 +384,11 @@ def _report(
         seconds_train=sum(train) / manifest.sample_rate,
         seconds_val=sum(val) / manifest.sample_rate,
         clipped_samples=sum(file.clipped for file in manifest.files),
-        mixed=sum(file.source_channels > manifest.channels for file in join(manifest.files).values()),
+        mixed=sum(file.source_channels > manifest.channels for file in whole.values()),
         elapsed_s=elapsed_s,
+        sources=hashed.sources,
+        hidden=hashed.hidden,
+        odd=tuple(oddities(whole.values())),
     )
 
 

@@ -2,15 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
-from distill_ray.corpus.decode import CLIPPING_SHARE
 from distill_ray.corpus.manifest import DuplicateFile, RejectedFile
+from distill_ray.corpus.oddities import Oddity
 from distill_ray.corpus.split import LEAST_HELD_OUT_SECONDS
 
 LISTED = 12
+_REASONS, _NAMED, _COPIES = 6, 2, 4
+
+Row = tuple[str, str, str]
+"""What was found, of which files, and what it means."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -20,7 +25,7 @@ class PrepareReport:
     `removed` files were in the corpus, and the sources hold their content no more. `split_kept`: files keep
     the side that they had, so another share is held out than was asked for. Of `parted` files the end is
     held out: they are among `files_train` and among `files_val`. `mixed` files have more channels than the
-    corpus. Seconds are of audio, except `elapsed_s`.
+    corpus; `hidden` ones were passed over; `odd` ones are used. Seconds are of audio, except `elapsed_s`.
     """
 
     out: str
@@ -42,6 +47,9 @@ class PrepareReport:
     clipped_samples: int
     mixed: int
     elapsed_s: float
+    sources: tuple[str, ...] = ()
+    hidden: tuple[str, ...] = ()
+    odd: tuple[Oddity, ...] = ()
 
     def to_json(self) -> dict[str, Any]:
         """The report as a dict for `json.dumps`."""
@@ -55,74 +63,89 @@ class PrepareReport:
         ends = f"the end of {_files(self.parted)}"
         return f"{_files(whole)} and {ends}" if whole else ends
 
-    def notes(self) -> tuple[str, ...]:
-        """What somebody who only named a folder should know, in a sentence each."""
-        found = (
-            self.rejection(),
-            self.clipping(),
-            self.removal(),
-            self.duplication(),
-            self.mixing(),
-            self.short_held_out(),
-        )
-        return tuple(filter(None, found))
+    def findings(self) -> tuple[Row, ...]:
+        """What somebody who only named a folder should know."""
+        return tuple(_findings(self))
 
-    def duplication(self) -> str | None:
-        """Which files hold what others hold, in one sentence; None where none does."""
-        if not self.duplicates:
-            return None
-        pairs = [f"{copy.path} is {copy.same_as}" for copy in self.duplicates[:LISTED]]
-        if len(self.duplicates) > LISTED:
-            pairs.append(f"and {len(self.duplicates) - LISTED} more")
-        are = "is a copy" if len(self.duplicates) == 1 else "are copies"
-        return f"{_files(len(self.duplicates))} {are} of another and taken once ({'; '.join(pairs)})"
 
-    def mixing(self) -> str | None:
-        """How many files lose channels, in one sentence; None where none does."""
-        if not self.mixed:
-            return None
-        have, kept = ("has", "its") if self.mixed == 1 else ("have", "their")
-        if self.channels == 1:
-            return (
-                f"{_files(self.mixed)} of {self.files} {have} several channels, which are mixed to one; "
-                "--channels 2 of prepare, train and run keeps two"
-            )
-        return (
-            f"{_files(self.mixed)} of {self.files} {have} more than two channels; {kept} first two are kept"
-        )
+def _findings(report: PrepareReport) -> Iterator[Row]:
+    """The rows of the table, those that cost most first."""
+    yield from _left_out(report)
+    yield from _copies(report)
+    odd: Mapping[str, list[Oddity]] = defaultdict(list)
+    for each in report.odd:
+        odd[each.kind].append(each)
+    for kind, explain in _MEANINGS.items():
+        if odd[kind]:
+            names = _names([_short(each.path, report) for each in odd[kind]])
+            yield (kind, names, explain(odd[kind]))
+    if report.mixed:
+        files = f"{report.mixed:,} of {_files(report.files)}"
+        meaning = "to mono; --channels 2 keeps two" if report.channels == 1 else "the first two channels stay"
+        yield ("mixed", files, meaning)
+    if report.hidden:
+        names = _names([_short(path, report) for path in report.hidden])
+        meaning = "a dot in front: name it to use it"
+        yield ("hidden", names, meaning)
+    if report.removed:
+        meaning = "no longer in the sources; name all to keep them"
+        yield ("removed", _files(report.removed), meaning)
+    if 0 < report.seconds_val < LEAST_HELD_OUT_SECONDS:
+        meaning = "little: the best epoch is partly chance"
+        yield ("held out", f"{report.seconds_val:.1f} s", meaning)
 
-    def short_held_out(self) -> str | None:
-        """That little is held out, in one sentence; None where it is enough, or nothing on purpose."""
-        if not 0 < self.seconds_val < LEAST_HELD_OUT_SECONDS:
-            return None
-        return (
-            f"only {self.seconds_val:.1f} s are held out, so the choice of the best epoch and the ranks of a "
-            "search are partly chance; add recordings"
-        )
 
-    def clipping(self) -> str | None:
-        """How much was louder than full scale, in one sentence; None where next to nothing was."""
-        samples = (self.seconds_train + self.seconds_val) * self.sample_rate * self.channels
-        if self.clipped_samples <= CLIPPING_SHARE * samples:
-            return None
-        return f"{self.clipped_samples:,} samples beyond full scale are clipped; lower what is too loud"
+def _left_out(report: PrepareReport) -> Iterator[Row]:
+    """One row for each reason."""
+    reasons: dict[str, list[str]] = defaultdict(list)
+    for bad in report.rejected:
+        reasons[bad.reason].append(_short(bad.path, report))
+    for reason, paths in [*reasons.items()][:_REASONS]:
+        yield ("left out", _names(paths), reason)
+    more = sum(len(paths) for paths in [*reasons.values()][_REASONS:])
+    if more:
+        yield ("left out", f"{more:,} more", "prepare --json names them all")
 
-    def rejection(self) -> str | None:
-        """Which files are left out, in one sentence; None where all could be used."""
-        if not self.rejected:
-            return None
-        are = "is" if len(self.rejected) == 1 else "are"
-        return f"{_files(len(self.rejected))} cannot be used and {are} left out ({listing(self.rejected)})"
 
-    def removal(self) -> str | None:
-        """What has left the corpus, in one sentence; None where nothing has."""
-        if not self.removed:
-            return None
-        are, were, them = ("is", "was", "it") if self.removed == 1 else ("are", "were", "them")
-        return (
-            f"{_files(self.removed)} that the corpus held {are} not in the given sources and {were} removed "
-            f"from it; name all sources to keep {them}"
-        )
+def _copies(report: PrepareReport) -> Iterator[Row]:
+    for copy in report.duplicates[:_COPIES]:
+        meaning = f"{'the samples' if copy.twin else 'a copy'} of {_short(copy.same_as, report)}"
+        yield ("copy", _short(copy.path, report), meaning)
+    more = len(report.duplicates) - _COPIES
+    if more > 0:
+        yield ("copy", f"{more:,} more", "taken once each")
+
+
+def _cancelling(some: Sequence[Oddity]) -> str:
+    least = min(each.value for each in some)
+    return f"the mono mix is {-least:.0f} dB weaker; --channels 2"
+
+
+def _offset(some: Sequence[Oddity]) -> str:
+    most = max((each.value for each in some), key=abs)
+    return f"its mean of {most:.3f} is learnt; high-pass it"
+
+
+def _clipped(some: Sequence[Oddity]) -> str:
+    return f"{sum(each.value for each in some):,.0f} samples beyond full scale"
+
+
+_MEANINGS: Mapping[str, Callable[[Sequence[Oddity]], str]] = {
+    "repaired": lambda some: some[0].note,
+    "cancelling": _cancelling,
+    "offset": _offset,
+    "clipped": _clipped,
+}
+
+
+def _names(paths: Sequence[str]) -> str:
+    named = ", ".join(paths[:_NAMED])
+    return f"{named} and {len(paths) - _NAMED:,} more" if len(paths) > _NAMED else named
+
+
+def _short(path: str, report: PrepareReport) -> str:
+    """A path below the one folder that was given."""
+    return path.removeprefix(f"{report.sources[0].rstrip('/')}/") if len(report.sources) == 1 else path
 
 
 def listing(rejected: Sequence[RejectedFile]) -> str:

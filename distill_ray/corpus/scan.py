@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 import stat
 from collections.abc import Iterator, Sequence
@@ -31,6 +32,10 @@ UNREADABLE_SUFFIXES = frozenset(
     | {".spx", ".dsf", ".dff"}
 )
 _RECORDINGS = AUDIO_SUFFIXES | UNREADABLE_SUFFIXES
+_OF_A_MAC = "._"
+"""How the names of files begin in which macOS keeps what other file systems have no place for."""
+_OF_SYSTEMS = (".Trash", ".Spotlight", ".git", ".cache", ".venv", ".distill-")
+_LOOKED_AT = 1_000
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -58,11 +63,13 @@ class HashedFile:
 
 @dataclass(frozen=True, kw_only=True)
 class Scan:
-    """What the sources hold: `files` in the order of their paths, `unreadable` folders and files and why."""
+    """What the sources hold: `files` in the order of their paths, `unreadable` folders and files and why, and
+    the `hidden` files, and folders that hold recordings, which are passed over."""
 
     sources: tuple[str, ...]
     files: tuple[FoundFile, ...]
     unreadable: tuple[RejectedFile, ...]
+    hidden: tuple[str, ...] = ()
 
 
 def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
@@ -81,6 +88,7 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
         if not os.path.lexists(path):
             raise CorpusError(f"{_shown(path)} does not exist; name a folder of recordings or audio files")
     unreadable: list[RejectedFile] = []
+    hidden: list[Path] = []
     found: dict[str, FoundFile] = {}
     foreign: dict[str, Path] = {}
     for source in paths:
@@ -88,7 +96,7 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
             found.setdefault(os.path.realpath(source), FoundFile(path=source, shown=_shown(source)))
             continue
         recordings, noted = 0, len(unreadable)
-        for path in _walk(source, unreadable):
+        for path in _walk(source, unreadable, hidden):
             recordings += 1
             if path.suffix.lower() in AUDIO_SUFFIXES:
                 label = _label(path, source, alone=len(paths) == 1)
@@ -114,6 +122,7 @@ def find_audio(sources: Sequence[str | os.PathLike[str]]) -> Scan:
         sources=tuple(_shown(path) for path in paths),
         files=tuple(sorted(found.values(), key=lambda file: os.fsencode(file.path))),
         unreadable=tuple(unreadable),
+        hidden=tuple(_shown(path) for path in hidden),
     )
 
 
@@ -141,7 +150,7 @@ def _path(source: str | os.PathLike[str]) -> Path:
     return local
 
 
-def _walk(folder: Path, unreadable: list[RejectedFile]) -> Iterator[Path]:
+def _walk(folder: Path, unreadable: list[RejectedFile], hidden: list[Path]) -> Iterator[Path]:
     def note(error: OSError) -> None:
         reason = f"the folder cannot be read: {error.strerror}"
         unreadable.append(RejectedFile(path=_shown(Path(error.filename)), reason=reason))
@@ -158,10 +167,23 @@ def _walk(folder: Path, unreadable: list[RejectedFile]) -> Iterator[Path]:
             folders.clear()
             continue
         visited.add((status.st_dev, status.st_ino))
+        hidden += [Path(root, name) for name in sorted(folders) if _hides_recordings(Path(root, name))]
         folders[:] = sorted(name for name in folders if not name.startswith("."))
         for name in sorted(files):
-            if not name.startswith(".") and Path(name).suffix.lower() in _RECORDINGS:
+            if Path(name).suffix.lower() not in _RECORDINGS:
+                continue
+            if not name.startswith("."):
                 yield Path(root, name)
+            elif not name.startswith(_OF_A_MAC):
+                hidden.append(Path(root, name))
+
+
+def _hides_recordings(folder: Path) -> bool:
+    """Whether it is hidden and, as far as a short look shows, recordings are in it."""
+    if not folder.name.startswith(".") or folder.name.startswith(_OF_SYSTEMS):
+        return False
+    files = (name for _, _, names in os.walk(folder) for name in names)
+    return any(Path(name).suffix.lower() in _RECORDINGS for name in itertools.islice(files, _LOOKED_AT))
 
 
 def _label(path: Path, source: Path, *, alone: bool) -> str:

@@ -14,6 +14,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from distill_ray.events.recordings import RecordingsFound
 from distill_ray.vqvae.health import CodeAgreement, Collapse, LevelHealth
 
 
@@ -53,8 +54,7 @@ class RunStarted:
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
     """Progress of a stage without events of its own: "prepare", "encode", "decode", "generate", "evaluate",
-    "fetch", and "prior" where a search trains short ones.
-    """
+    "fetch", and "prior" where a search trains short ones."""
 
     stage: str
     done: int
@@ -137,8 +137,7 @@ class TrainingCompleteEvent:
     """The end of codec training. `exit_reason`: "completed", "cancelled", "early_stop" or "health".
 
     `depth_scores` are those of the best epoch, whose weights are kept; `collapse` is what the health rule
-    ended the run for, None where it did not.
-    """
+    ended the run for, None where it did not."""
 
     epochs_completed: int
     steps: int
@@ -265,8 +264,7 @@ class GeneratedScore:
 
     `generated`: the joint Fréchet distance to the training audio of what a short prior on its codes
     generates; `decoded`: that of decoded held-out recordings. Both are ratios to the floor of interleaved
-    halves.
-    """
+    halves."""
 
     levels: int
     generated: float
@@ -416,6 +414,7 @@ Event = (
     RunStarted
     | StageProgress
     | Notice
+    | RecordingsFound
     | VQStepMetrics
     | VQEpochMetrics
     | TrainingCompleteEvent

@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from distill_ray.events.recordings import RecordingsFound
 from distill_ray.events.records import (
     AudioSample,
     Event,
@@ -111,9 +112,14 @@ class _Reader:
             self.trials[event.trial] = event
         elif isinstance(event, SweepCompleteEvent):
             self.ended = event
+        elif isinstance(event, RecordingsFound):
+            self._warn(*map(": ".join, event.rows))
         elif isinstance(event, Notice) and event.level == "warning":
-            self.notices[event.message] = None
-            self.since_end[event.message] = None
+            self._warn(event.message)
+
+    def _warn(self, *messages: str) -> None:
+        self.notices |= dict.fromkeys(messages)
+        self.since_end |= dict.fromkeys(messages)
 
     def _begin(self, event: RunStarted) -> None:
         """What comes after the epoch from which the run goes on was lost, and is trained again."""

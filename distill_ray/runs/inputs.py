@@ -13,7 +13,8 @@ from distill_ray.config.resolve import BY_SIZE, SIZE, CorpusFacts, Resolved
 from distill_ray.config.toml import read_toml
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
-from distill_ray.events.records import Listener, Notice, StageProgress
+from distill_ray.events.recordings import RecordingsFound
+from distill_ray.events.records import Listener, StageProgress
 from distill_ray.runs.settings_file import OVERRIDES, without_run
 from distill_ray.storage.paths import AnyPath
 
@@ -101,11 +102,12 @@ def on_stage(listener: Listener, stage: str) -> Callable[[int, int, str], None]:
 
 
 def on_report(listener: Listener) -> Callable[[PrepareReport], None]:
-    """What somebody should know of a preparation, as warnings."""
+    """What somebody should know of a preparation, as an event; none where there is nothing."""
 
     def tell(report: PrepareReport) -> None:
-        for message in report.notes():
-            listener(Notice(level="warning", message=message))
+        rows = report.findings()
+        if rows:
+            listener(RecordingsFound(used=report.files, rows=rows))
 
     return tell
 

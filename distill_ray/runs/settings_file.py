@@ -18,7 +18,7 @@ from distill_ray.config.resolve import RATES, SIZE
 from distill_ray.config.toml import read_toml, write_toml
 from distill_ray.config.vqvae import MODEL_BEFORE, AugmentConfig, LossConfig, TrainingConfig, VQVAEConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
-from distill_ray.storage.atomic import atomic_file
+from distill_ray.storage.atomic import atomic_file, claim_file
 from distill_ray.storage.names import checked_name
 
 RUN_SETTINGS = "run.toml"
@@ -161,8 +161,7 @@ def write_settings(
     text = write_toml({**values, **shared}, notes)
     path.parent.mkdir(parents=True, exist_ok=True)
     if claim:
-        with path.open("x", encoding="utf-8") as claimed:
-            claimed.write(text)
+        claim_file(path, text.encode())
     else:
         with atomic_file(path, error=UsageError) as file:
             file.write(text.encode())

@@ -25,6 +25,8 @@ _TEMPORARY = re.compile(r"\.distill-[0-9a-f]{16}\.tmp")
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR
 # What file systems answer that cannot fsync a folder, as some of networks and FUSE.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
+# What file systems answer that have no second name for a file.
+_NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 
 
 @contextlib.contextmanager
@@ -60,7 +62,7 @@ def replacing(path: Path, *, follow_link: bool = False) -> Iterator[BinaryIO]:
     wins. Raises OSError where the file cannot be written, NotRegularError for what is no file.
     """
     target = Path(os.path.realpath(path)) if follow_link else path
-    temporary = target.with_name(f".distill-{secrets.token_hex(8)}.tmp")  # short: long targets still fit
+    temporary = temporary_beside(target)
     permissions = _permissions(target)
     target.parent.mkdir(parents=True, exist_ok=True)
     descriptor = os.open(temporary, _NEW_FILE, 0o666 if permissions is None else 0o600)
@@ -77,6 +79,30 @@ def replacing(path: Path, *, follow_link: bool = False) -> Iterator[BinaryIO]:
         temporary.unlink(missing_ok=True)
         raise
     sync_folder(target.parent)
+
+
+def claim_file(path: Path, content: bytes) -> None:
+    """Make the file `path` with all of `content` at once.
+
+    Raises FileExistsError where something is there, also where another process makes it at the same time, and
+    OSError where it cannot be written.
+    """
+    temporary = temporary_beside(path)
+    try:
+        with temporary.open("xb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        try:
+            os.link(temporary, path, follow_symlinks=False)
+        except OSError as problem:
+            if problem.errno not in _NO_LINKS:
+                raise
+            with path.open("xb") as file:  # a kill may leave a part of it here
+                file.write(content)
+    finally:
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def replace_folder(folder: Path, write: WriteCheckpoint) -> None:
@@ -123,6 +149,11 @@ def remove_folder(folder: Path) -> None:
     if folder.exists():
         folder.rename(new)
         _remove_real(new)
+
+
+def temporary_beside(target: Path) -> Path:
+    """A path for what is going to be `target`; `is_temporary` knows its name."""
+    return target.with_name(f".distill-{secrets.token_hex(8)}.tmp")  # short: long targets still fit
 
 
 def is_temporary(name: str) -> bool:

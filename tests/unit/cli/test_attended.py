@@ -9,7 +9,15 @@ from distill_ray.cli.attended import EventLines, attended
 from distill_ray.cli.main import app
 from distill_ray.cli.output import finish, run
 from distill_ray.events.lines import parse_line
-from distill_ray.events.records import Notice, PipelinePlan, PriorStepMetrics, StageProgress, TrialUpdate
+from distill_ray.events.recordings import RecordingsFound
+from distill_ray.events.records import (
+    Notice,
+    PipelinePlan,
+    PriorStepMetrics,
+    StageProgress,
+    TrialUpdate,
+    from_record,
+)
 
 STEP = PriorStepMetrics(
     step=1,
@@ -119,3 +127,29 @@ def test_at_a_terminal_it_is_the_display(monkeypatch, capsys):
     captured = capsys.readouterr()
     assert captured.err == "hello\n"
     assert json.loads(captured.out) == {"a": 1}
+
+
+FOUND = RecordingsFound(
+    used=3, rows=(("left out", "in/[x].wav", "it is empty"), ("copy", "b", "a copy of a"))
+)
+
+
+def test_what_was_found_of_recordings_is_one_table_and_in_the_warnings(capsys, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "80")
+    with attended() as view:
+        view(FOUND)
+    lines = [line.split() for line in capsys.readouterr().err.splitlines()]
+    assert [line for line in lines if line] == [
+        ["Recordings", "(3", "used)"],
+        ["left", "out", "in/[x].wav", "it", "is", "empty"],
+        ["copy", "b", "a", "copy", "of", "a"],
+    ]
+    assert view.warnings == ["left out: in/[x].wav: it is empty", "copy: b: a copy of a"]
+
+
+def test_a_job_hands_on_what_was_found_of_recordings(said, in_job):
+    with attended() as view:
+        view(FOUND)
+    ((kind, document),) = said()
+    assert (kind, from_record(document)) == ("event", FOUND)
+    assert len(view.warnings) == 2

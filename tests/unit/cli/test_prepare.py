@@ -33,9 +33,10 @@ def test_a_folder_is_prepared_and_summed_up(folder, tmp_path, capsys):
     assert document["seconds_train"] + document["seconds_val"] == pytest.approx(3.0)
     text = " ".join(captured.err.split())
     assert "files kept 3 (3 decoded, 0 reused)" in text
-    assert "duplicates 1" in text
-    assert "Rejected (1)" in text
-    assert "bad[x].wav" in text
+    assert "left out 1, and 1 duplicate" in text
+    assert "Recordings (3 used)" in text
+    assert "left out bad[x].wav it cannot be decoded: Format not recognised" in text
+    assert "copy copy.wav a copy of 0.wav" in text
 
     assert run(app, line) == 0
     captured = capsys.readouterr()
@@ -82,19 +83,12 @@ def test_what_goes_from_the_corpus_is_said(folder, tmp_path, capsys):
     captured = capsys.readouterr()
     assert json.loads(captured.out)["removed"] == 2
     text = " ".join(captured.err.split())
-    assert "removed 2 duplicates 1" in text
-    assert (
-        "2 files that the corpus held are not in the given sources and were removed from it; name all "
-        "sources to keep them"
-    ) in text
+    assert "removed 2 files no longer in the sources; name all to keep them" in text
 
     (folder / "2.wav").unlink()
     assert run(app, ["prepare", str(folder), *line]) == 0
     text = " ".join(capsys.readouterr().err.split())
-    assert (
-        "1 file that the corpus held is not in the given sources and was removed from it; name all sources "
-        "to keep it"
-    ) in text
+    assert "removed 1 file no longer in the sources; name all to keep them" in text
 
 
 def test_a_fraction_that_kept_files_do_not_follow_is_said(tmp_path, capsys):

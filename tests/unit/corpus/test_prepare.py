@@ -560,27 +560,33 @@ def test_a_recording_that_was_trained_on_whole_stays_whole(
     assert (report.seconds_val, report.split_kept) == (0.0, True)
 
 
-def test_what_somebody_should_know_is_said_once_each(tmp_path: Path, config: CorpusConfig) -> None:
+def test_what_somebody_should_know_of_a_folder_as_people_have_them(
+    tmp_path: Path, config: CorpusConfig
+) -> None:
     folder = tmp_path / "in"
-    folder.mkdir()
+    (folder / ".old").mkdir(parents=True)
     for index in range(6):
         tone_T = 0.3 * np.sin(np.arange(config.sample_rate) / (5 + index))
-        stereo_TC = np.stack([tone_T, 0.5 * tone_T], axis=1)
+        stereo_TC = np.stack([tone_T, (0.5, -0.9)[index % 2] * tone_T], axis=1)
         soundfile.write(folder / f"{index}.wav", stereo_TC if index < 2 else tone_T, config.sample_rate)
+    soundfile.write(folder / "dc.wav", tone_T * 0.9 + 0.018, config.sample_rate)
     (folder / "lose (copy).wav").write_bytes((folder / "5.wav").read_bytes())
+    (folder / "empty.wav").write_bytes(b"")
+    for name in (".old/a.wav", ".b.wav", "._c.wav", ".git", ".notes.txt"):
+        (folder / name).write_bytes(b"")
     report = prepare_corpus([folder], tmp_path / "out", config=config)
-    assert report.mixed == 2
-    copy, mixing, short = report.notes()
-    assert copy.startswith("1 file is a copy of another and taken once (")
-    assert "lose (copy).wav" in copy
-    assert mixing == (
-        "2 files of 6 have several channels, which are mixed to one; "
-        "--channels 2 of prepare, train and run keeps two"
+    rows = report.findings()
+    assert rows == (
+        ("left out", "empty.wav", "it is empty: it holds no bytes"),
+        ("copy", "lose (copy).wav", "a copy of 5.wav"),
+        ("cancelling", "1.wav", "the mono mix is 26 dB weaker; --channels 2"),
+        ("offset", "dc.wav", "its mean of 0.018 is learnt; high-pass it"),
+        ("mixed", "2 of 7 files", "to mono; --channels 2 keeps two"),
+        ("hidden", ".old, .b.wav", "a dot in front: name it to use it"),
+        ("held out", f"{report.seconds_val:.1f} s", "little: the best epoch is partly chance"),
     )
-    assert short == (
-        f"only {report.seconds_val:.1f} s are held out, so the choice of the best epoch and the ranks of a "
-        "search are partly chance; add recordings"
-    )
+    # What is kept tells the same again.
+    assert prepare_corpus([folder], tmp_path / "out", config=config).findings() == rows
 
 
 def test_labels_follow_the_folders_and_are_no_part_of_the_identity(

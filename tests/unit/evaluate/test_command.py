@@ -35,7 +35,7 @@ def test_stdout_is_the_tables_or_the_document(
     (tmp_path / "source" / "broken.wav").write_text("no audio")
     assert run(app, ["evaluate", model, str(tmp_path / "source"), "--split", "all"]) == 0
     captured = capsys.readouterr()
-    assert "1 file cannot be used and is left out" in " ".join(captured.err.split())
+    assert "left out broken.wav it cannot be decoded" in " ".join(captured.err.split())
     assert captured.out.startswith("2 files of all")
     assert "SI-SDR dB" in captured.out
     assert f"{document['depths'][0]['mel_distance']:.4g}" in captured.out

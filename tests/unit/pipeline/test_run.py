@@ -20,6 +20,7 @@ from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.display import trial_listener
 from distill_ray.errors import CancelledError, ConfigError, CorpusError, TrainingError, UsageError
+from distill_ray.events.recordings import RecordingsFound
 from distill_ray.events.records import Event, Notice, PipelinePlan, StageProgress
 from distill_ray.pipeline import train as pipeline
 from distill_ray.pipeline.run import PipelineReport, run_everything
@@ -233,11 +234,9 @@ def test_all_stages_run_in_order_and_end_in_one_file(run: Runner, trainings: Tra
 def test_recordings_that_cannot_be_used_are_said(run: Runner) -> None:
     (run.sources / "broken.wav").write_text("no audio")
     report = run()
-    message, short = [event.message for event in run.events if isinstance(event, Notice)]
-    assert short.startswith("only ")
-    assert message.startswith(
-        f"1 file cannot be used and is left out ({run.sources}/broken.wav: it cannot be decoded"
-    )
+    (found,) = [event for event in run.events if isinstance(event, RecordingsFound)]
+    assert found.rows[0] == ("left out", "broken.wav", "it cannot be decoded: Format not recognised")
+    assert [row[0] for row in found.rows[1:]] == ["held out"]
     assert [item["path"] for item in report.to_json()["corpus"]["rejected"]] == [f"{run.sources}/broken.wav"]
 
 

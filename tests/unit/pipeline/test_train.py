@@ -15,6 +15,7 @@ from distill_ray.bundle import read_manifest, save_model_v2
 from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus import open_corpus, prepare_corpus
 from distill_ray.errors import CancelledError, ConfigError, CorpusError, UsageError
+from distill_ray.events.recordings import RecordingsFound
 from distill_ray.events.records import Event, Notice, PriorEpochMetrics, RunStarted
 from distill_ray.pipeline.train import train_code_prior, train_codec
 from distill_ray.runs import workspace as results
@@ -121,12 +122,8 @@ def test_recordings_that_cannot_be_used_are_said(tmp_path: Path, monkeypatch: py
     train = PriorTraining(tmp_path)
     (tmp_path / "source" / "broken.wav").write_text("no audio")
     assert train(data=str(tmp_path / "source")).exit_code == 0
-    (message,) = [
-        event.message for event in train.seen if isinstance(event, Notice) and "left out" in event.message
-    ]
-    assert message.startswith(
-        f"1 file cannot be used and is left out ({tmp_path}/source/broken.wav: it cannot be decoded"
-    )
+    (found,) = [event for event in train.seen if isinstance(event, RecordingsFound)]
+    assert found.rows[0] == ("left out", "broken.wav", "it cannot be decoded: Format not recognised")
 
 
 def test_a_stop_within_the_first_epoch_keeps_the_prior_that_is_there_and_goes_on_with_resume(

@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
+from distill_ray.events.recordings import RecordingsFound
 from distill_ray.events.records import AudioSample, Event, Notice, SweepCompleteEvent
 from distill_ray.report.event_log import read_log
 
@@ -17,7 +18,7 @@ def test_a_run_is_what_its_log_tells(
     tmp_path: Path, write_log: Callable[..., Path], records: ModuleType
 ) -> None:
     events: list[Event] = [
-        Notice(level="warning", message="clipped recordings"),
+        RecordingsFound(used=3, rows=(("left out", "a.wav", "it is empty"),)),
         records.started(),
         Notice(level="warning", message="short recordings"),
         Notice(level="info", message="told and forgotten"),
@@ -32,7 +33,11 @@ def test_a_run_is_what_its_log_tells(
     assert [each.epoch for each in found.run.epochs] == [1, 2]
     assert [each.step for each in found.run.steps] == [5]
     assert found.run.complete == records.complete()
-    assert found.run.warnings == ("clipped recordings", "short recordings", "epoch 1: RVQ level 1 is low")
+    assert found.run.warnings == (
+        "left out: a.wav: it is empty",
+        "short recordings",
+        "epoch 1: RVQ level 1 is low",
+    )
     assert found.samples == (sample(1),)
     assert (found.first_time, found.last_time) == (1_796_000_000.0, 1_796_000_008.0)
     assert found.damaged == 0
