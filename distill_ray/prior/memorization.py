@@ -169,32 +169,28 @@ def check_memorization(
     matches = _matches(generated, train, held_out)
     worst = max(matches, key=lambda match: match.match_share - match.held_out_share, default=None)
     by_match = worst is not None and worst.is_memorizing
-    sentences: list[str] = []
     by_prompts = False
+    # The causes of a verdict come first, so each sentence stands beside whether it is one.
+    said: list[tuple[bool, str]] = []
+    if gap is not None:
+        text = (
+            f"the prior needs {train_loss:.2f} nats a code for training and {val_loss:.2f} for held-out audio"
+        )
+        said.append((by_gap, text + (", far fewer nats for what it knows" if by_gap else "")))
+    if worst is not None:
+        said.append((by_match, _match_sentence(worst, frame_rate)))
+    elif len(generated) and len(train) and len(held_out):
+        said.append((False, "what is held out, or generated, is too short to look for copies"))
     if extraction is not None and extraction.training_share is not None:
         known, others = extraction.training_share, extraction.held_out_share or 0.0
         by_prompts = known > others + CONTINUED_SHARE
-    if gap is not None:
-        much = "far fewer nats" if by_gap else "about as many nats"
-        sentences.append(
-            f"the prior needs {train_loss:.2f} nats a code for training and {val_loss:.2f} for held-out audio"
-            + (f", {much} for what it knows" if by_gap else "")
-        )
-    if worst is not None:
-        sentences.append(_match_sentence(worst, frame_rate))
-    elif len(generated) and len(train) and len(held_out):
-        sentences.append("what is held out, or generated, is too short to look for copies")
-    if extraction is not None and extraction.training_share is not None:
-        said = (
-            f"{known:.0%} of training prompts and {others:.0%} of held-out ones are continued as the "
-            "recording is"
-        )
-        # The cause of a verdict comes first.
-        first = by_prompts and not (by_gap or by_match)
-        sentences.insert(0 if first else len(sentences), said)
+        text = f"{known:.0%} of training prompts and {others:.0%} of held-out ones are continued as the "
+        text += "recording is"
+        said.append((by_prompts, text))
     by_copies = copies is not None and copies.verdict == COPIES
     if copies is not None:
-        sentences.append(_copies_sentence(copies))
+        said.append((by_copies, _copies_sentence(copies)))
+    sentences = [text for _, text in sorted(said, key=lambda each: not each[0])]
     if not sentences:
         sentences.append("nothing was held out, so memorisation cannot be judged")
     elif by_gap or by_match or by_prompts or by_copies:
@@ -220,12 +216,16 @@ def check_memorization(
 def with_copies(record: Mapping[str, Any], copies: CopiesLike) -> dict[str, Any]:
     """A record that `MemorizationReport.to_json` made, with what the judge found since."""
     found = check_memorization(copies=copies)
-    convicted = found.is_memorizing or record.get("is_memorizing") is True
+    before = record.get("is_memorizing") is True
+    convicted = found.is_memorizing or before
+    messages = [record.get("message"), found.message]
+    if found.is_memorizing and not before:  # the cause of the verdict first
+        messages.reverse()
     return {
         **record,
         "verdict": "memorised" if convicted else record.get("verdict", found.verdict),
         "is_memorizing": convicted,
-        "message": " ".join(filter(None, (record.get("message"), found.message))),
+        "message": " ".join(filter(None, messages)),
         "copied_share": copies.share,
     }
 

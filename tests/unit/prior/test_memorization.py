@@ -262,3 +262,18 @@ def test_a_record_takes_the_judges_word() -> None:
     assert with_copies(before, Judged("none found", 0.0))["verdict"] == "not memorised"
     convicted = check_memorization(train_loss=0.1, val_loss=3.0).to_json()
     assert with_copies(convicted, Judged("none found", 0.0))["is_memorizing"] is True
+
+
+def test_the_cause_of_a_verdict_is_said_first() -> None:
+    parts = noise(5, 400, 1), noise(5, 400, 2), noise(5, 400, 3)
+    codes = dict(zip(("train", "held_out", "generated"), parts, strict=True))
+    alike = {"train_loss": 1.0, "val_loss": 1.0}
+    by_copies = check_memorization(**alike, **codes, copies=Judged("copies found", 0.3))
+    assert by_copies.message.startswith("30.0% of generated seconds count as copies")
+    assert "0% of the generated frames" in by_copies.message
+    codes["generated"][2][:, 100:300] = codes["train"][3][:, 20:220]
+    by_codes = check_memorization(**alike, **codes, copies=Judged("none found", 0.0))
+    assert by_codes.message.startswith("10% of the generated frames repeat")
+    assert by_codes.message.endswith("make it smaller or add audio.")
+    acquitted = check_memorization(**alike).to_json()
+    assert with_copies(acquitted, Judged("copies found", 0.3))["message"].startswith("30.0% of generated")
