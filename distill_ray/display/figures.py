@@ -24,6 +24,11 @@ def duration(seconds: float | None) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
+def budget(minutes: float) -> str:
+    """ "30 s", "1.5 min", "90 min": minutes as they are given, seconds where they are less than one."""
+    return duration(60 * minutes) if minutes < 1 else f"{number(minutes)} min"
+
+
 def number(value: float) -> str:
     """Four significant digits, thousands with commas, never an exponent for what a person compares."""
     value = float(value)  # a log's NaN arrives as text
@@ -44,7 +49,8 @@ def count(amount: int, noun: str) -> str:
 
 
 def losses(values: Mapping[str, float]) -> str:
-    return "  ".join(f"{name} {number(value)}" for name, value in values.items())
+    """Those that are at work: a term that is switched off is 0."""
+    return "  ".join(f"{name} {number(value)}" for name, value in values.items() if value != 0)
 
 
 def throughput(event: VQStepMetrics | PriorStepMetrics) -> str:

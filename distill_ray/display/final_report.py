@@ -6,11 +6,12 @@ import math
 from collections.abc import Iterator, Mapping
 
 from rich.console import RenderableType
+from rich.text import Text
 
 from distill_ray.display import figures
 from distill_ray.display.history import History, RunHistory
 from distill_ray.display.leaderboard import sweep_report
-from distill_ray.display.tables import facts, health_table, settings_table, warning_line
+from distill_ray.display.tables import facts, health_table, warning_line
 from distill_ray.events.records import PriorTrainingCompleteEvent, TrainingCompleteEvent
 
 _REPLAYED = 24  # warnings repeated in the final report; a long run with a low level has one an epoch
@@ -19,7 +20,10 @@ _TITLES = {"vqvae": "Codec", "prior": "Prior"}
 
 
 def final_report(history: History, paths: Mapping[str, object]) -> Iterator[RenderableType]:
-    """Settings, results and health of the search and of every run; then `paths` and all warnings."""
+    """Results and health of the search and of every run; then `paths` and all warnings.
+
+    Settings were shown when each began.
+    """
     if history.sweep.started is not None:
         yield from sweep_report(history.sweep)
     for run in history.runs[:-1]:
@@ -28,6 +32,8 @@ def final_report(history: History, paths: Mapping[str, object]) -> Iterator[Rend
     alone = len(history.runs) == 1 and history.sweep.started is None
     yield from _run_report(last, _ALONE if alone else _title(last), paths)
     warnings = history.warnings
+    if warnings:
+        yield Text()
     if len(warnings) > _REPLAYED:
         yield warning_line(f"{len(warnings) - _REPLAYED} earlier warnings are in the run's events.jsonl")
     for message in warnings[-_REPLAYED:]:
@@ -35,13 +41,12 @@ def final_report(history: History, paths: Mapping[str, object]) -> Iterator[Rend
 
 
 def _run_report(run: RunHistory, title: str, paths: Mapping[str, object]) -> Iterator[RenderableType]:
-    if run.started is not None and run.started.settings:
-        of = "Settings" if title == _ALONE else f"Settings of the {title.lower()}"
-        yield settings_table(run.started.settings, of)
     rows = [*_outcome(run), *paths.items()]
     if rows:
+        yield Text()
         yield facts(title, rows)
     if run.health:
+        yield Text()
         yield health_table(run.health, agreement=run.code_agreement)
 
 
@@ -58,16 +63,20 @@ def _outcome(history: RunHistory) -> Iterator[tuple[str, object]]:
         if not math.isnan(done.final_train_loss):  # a run cancelled within its first epoch has none
             yield "final training loss", figures.number(done.final_train_loss)
         yield "final held-out loss", figures.number(done.final_val_loss)
-        yield "best held-out loss", f"{figures.number(done.best_val_loss)} (epoch {done.best_epoch}, kept)"
+        yield (
+            "best held-out loss",
+            f"{figures.number(done.best_val_loss)} (epoch {done.best_epoch}, kept; lower is better)",
+        )
         yield "throughput", f"{figures.number(done.audio_seconds_per_second)} seconds of audio per second"
         yield "time", figures.duration(done.elapsed_s)
     elif isinstance(done, PriorTrainingCompleteEvent):
         yield "ended", f"{done.exit_reason} after {figures.count(done.epochs_trained, 'epoch')}"
         yield "final perplexity", figures.number(done.final_perplexity)
-        yield "best perplexity", f"{figures.number(done.best_perplexity)} (epoch {done.best_epoch}, kept)"
+        kept = f"(epoch {done.best_epoch}, kept; lower is better)"
+        yield "best perplexity", f"{figures.number(done.best_perplexity)} {kept}"
         yield "held-out cost", f"{figures.number(done.bits_per_second)} bits per second of audio"
         if done.below_histogram is not None:
-            yield "below the codes' histogram", f"{done.below_histogram:.1%}"
+            yield "below the codes' histogram", f"{done.below_histogram:.1%} (higher is better)"
         yield "throughput", f"{figures.number(done.codes_per_second)} codes per second"
         yield "time", figures.duration(done.elapsed_s)
     elif history.started is not None:

@@ -5,7 +5,8 @@ A log file has no width, so its lines are whole.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import textwrap
+from collections.abc import Mapping, Sequence
 
 from rich.console import Console, ConsoleOptions, RenderResult
 from rich.measure import Measurement
@@ -26,6 +27,28 @@ def fitted(parts: Sequence[tuple[int, str]], width: int | None) -> str:
     return _joined(kept)
 
 
+def listed(head: str, items: Sequence[str], width: int | None) -> str:
+    """ "head a, b, c" in lines of at most `width` that break only between items; others are indented."""
+    lines = [f"{head} {', '.join(items)}"]
+    if width is None or len(lines[0]) <= width:
+        return lines[0]
+    lines = [head]
+    for number, item in enumerate(items):
+        text = item if number == len(items) - 1 else f"{item},"
+        if len(lines[-1]) + 1 + len(text) > width:
+            lines.append(" ")
+        lines[-1] += f" {text}"
+    return "\n".join(lines)
+
+
+def hung(head: str, text: str, width: int | None) -> str:
+    """`text` after `head`, its further lines below its first one where `width` leaves room for that."""
+    room = 0 if width is None else width - len(head)
+    if room < _LEAST_TEXT or len(text) <= room:
+        return f"{head}{text}"
+    return head + f"\n{' ' * len(head)}".join(textwrap.wrap(text, room))
+
+
 def _joined(parts: Sequence[tuple[int, str]]) -> str:
     return GAP.join(text for _, text in parts)
 
@@ -36,11 +59,15 @@ def heading(column: Column) -> str:
 
 
 class FittedTable:
-    """`table`, of which the columns `least` (headings, the least important first) go where it is too wide."""
+    """`table`, of which the columns `least` (headings, the least important first) go where it is too wide.
 
-    def __init__(self, table: Table, least: Sequence[str]) -> None:
+    notes: by heading, what the caption says of a column that stayed.
+    """
+
+    def __init__(self, table: Table, least: Sequence[str], notes: Mapping[str, str] | None = None) -> None:
         self.table = table
         self._least = least
+        self._notes = notes or {}
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.fitting(console, options)
@@ -56,6 +83,10 @@ class FittedTable:
                 break
             others = [column.header for column in made.columns if heading(column) != name]
             made = _with_columns(made, others)
+        notes = [self._notes[name] for name in map(heading, made.columns) if name in self._notes]
+        if notes:
+            made = _with_columns(made, [column.header for column in made.columns])
+            made.caption = "; ".join([str(self.table.caption), *notes])
         return made
 
 

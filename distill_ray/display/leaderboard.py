@@ -17,7 +17,7 @@ from distill_ray.display import figures
 from distill_ray.display.fitting import FittedTable
 from distill_ray.display.sweep import ENDED, RUNNING, SweepHistory
 from distill_ray.display.sweep_lines import candidate_words, described, winning
-from distill_ray.display.tables import facts, settings_table, table, warning_line
+from distill_ray.display.tables import facts, table, warning_line
 from distill_ray.events.records import CandidateRow, SweepCompleteEvent, TrialUpdate
 from distill_ray.vqvae.health import LevelHealth
 
@@ -108,9 +108,7 @@ def _columns(sweep: SweepHistory) -> tuple[str, ...]:
 
 
 def sweep_report(sweep: SweepHistory) -> Iterator[RenderableType]:
-    """All that is worth keeping of a search: settings, trials, candidates and the outcome."""
-    if sweep.started is not None and sweep.started.settings:
-        yield settings_table(sweep.started.settings, "Settings of the search")
+    """All that is worth keeping of a search: trials, candidates and the outcome."""
     if sweep.trials:
         yield _fitted(trial_table(sweep), sweep)
         reasons = [(trial.trial, trial.reason) for trial in sweep.ranked() if trial.reason]

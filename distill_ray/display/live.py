@@ -93,7 +93,7 @@ class LiveRenderer:
         if isinstance(event, RunStarted):
             self._clear_run()
             self._started = event
-            return opening_lines(event)
+            return opening_lines(event, self._console.width)
         if isinstance(event, VQStepMetrics | PriorStepMetrics):
             self._step(event)
         elif isinstance(event, VQEpochMetrics | PriorEpochMetrics):
@@ -107,7 +107,7 @@ class LiveRenderer:
         elif isinstance(event, Notice) and event.level != "warning":
             return [event.message]
         elif isinstance(event, PipelinePlan):
-            return plan_lines(event)
+            return plan_lines(event, self._console.width)
         elif isinstance(event, SweepStarted | TrialUpdate | SweepCompleteEvent):
             return self._search(event)
         return []
@@ -121,7 +121,7 @@ class LiveRenderer:
         if isinstance(event, SweepStarted) or self._leaderboard is None:
             self._leaderboard = Leaderboard(self._sweep, time.monotonic())
         if isinstance(event, SweepStarted):
-            return sweep_opening(event)
+            return sweep_opening(event, self._console.width)
         changed = before is None or before.state != event.state
         return [state_line(event, self._sweep)] if changed and event.state in _WORTH_A_LINE else []
 
@@ -149,6 +149,7 @@ class LiveRenderer:
             *(
                 (4 + number, figures.losses({name: value}))
                 for number, (name, value) in enumerate(terms.items())
+                if value != 0
             ),
             (2, f"lr {event.lr:.2e}"),
             (3, f"gradient {figures.number(event.grad_norm)}"),
@@ -170,7 +171,7 @@ class LiveRenderer:
         if self._started is not None and self._started.epochs:
             return f"epoch {epoch}/{self._started.epochs}"
         if self._started is not None and self._started.max_minutes:
-            return f"epoch {epoch}, {self._started.max_minutes:g} min"
+            return f"epoch {epoch}, {figures.budget(self._started.max_minutes)}"
         return f"epoch {epoch}"
 
     def _bar(self, bars: Progress, key: str, label: str, done: float, total: float, note: str) -> None:

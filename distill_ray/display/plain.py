@@ -9,7 +9,7 @@ from rich.console import Console
 from rich.text import Text
 
 from distill_ray.display import figures
-from distill_ray.display.fitting import fitted
+from distill_ray.display.fitting import fitted, listed
 from distill_ray.display.sweep import SweepHistory
 from distill_ray.display.sweep_lines import (
     plan_lines,
@@ -111,17 +111,21 @@ class PlainRenderer:
         self._console.print(text, soft_wrap=True)
 
 
-def opening_lines(event: RunStarted) -> list[str]:
-    """What starts, on what, from how much audio, with which settings."""
+def opening_lines(event: RunStarted, width: int | None = None) -> list[str]:
+    """What starts, on what, from how much audio, with which settings; in lines of `width` columns."""
     what = "codec" if event.kind == "vqvae" else "prior"
     in_training = f"{figures.count(event.train_files, 'file')} ({figures.duration(event.train_seconds)})"
     held_out = f"{figures.count(event.val_files, 'file')} ({figures.duration(event.val_seconds)}) held out"
-    lines = [
-        f"training {what} {event.name}: {event.parameters / 1e6:.2f} M parameters on {event.device}, "
-        f"{figures.count(event.world_size, 'worker')}, {_budget(event)}",
-        f"data: {in_training}, {held_out}",
+    facts = [
+        f"{event.parameters / 1e6:.2f} M parameters on {event.device}",
+        figures.count(event.world_size, "worker"),
+        *_budget(event),
     ]
-    return [*lines, *settings_lines(event.settings), f"run folder: {event.output_dir}"]
+    lines = [
+        listed(f"training {what} {event.name}:", facts, width),
+        listed("data:", [in_training, held_out], width),
+    ]
+    return [*lines, *settings_lines(event.settings, width), f"run folder: {event.output_dir}"]
 
 
 def step_line(event: VQStepMetrics | PriorStepMetrics) -> str:
@@ -166,9 +170,9 @@ def stage_line(event: StageProgress) -> str:
     return f"{event.stage}: {event.done:,}{of}{note}"
 
 
-def _budget(event: RunStarted) -> str:
+def _budget(event: RunStarted) -> list[str]:
     steps = figures.count(event.steps_per_epoch, "step")
-    most = f"at most {event.max_minutes:g} min" if event.max_minutes else ""
+    most = f"at most {figures.budget(event.max_minutes)}" if event.max_minutes else ""
     if not event.epochs:
-        return f"{most}, epochs of {steps}"
-    return " or ".join(filter(None, (f"{figures.count(event.epochs, 'epoch')} of {steps}", most)))
+        return [*filter(None, [most]), f"epochs of {steps}"]
+    return [" or ".join(filter(None, (f"{figures.count(event.epochs, 'epoch')} of {steps}", most)))]

@@ -1,8 +1,9 @@
-"""A search and a pipeline's plan as plain lines; standard library only."""
+"""A search and a pipeline's plan as plain lines."""
 
 from __future__ import annotations
 
 from distill_ray.display import figures
+from distill_ray.display.fitting import hung, listed
 from distill_ray.display.sweep import ENDED, RUNNING, SweepHistory
 from distill_ray.events.records import (
     CandidateRow,
@@ -14,7 +15,7 @@ from distill_ray.events.records import (
 )
 
 
-def sweep_opening(event: SweepStarted) -> list[str]:
+def sweep_opening(event: SweepStarted, width: int | None = None) -> list[str]:
     """What is searched, how, on what and what the winner is best in."""
     finals = f", then {figures.count(event.finalists, 'finalist')}" if event.finalists else ""
     gpus = "the CPU" if not event.gpus_per_trial else f"{event.gpus_per_trial:g} GPU"
@@ -25,13 +26,13 @@ def sweep_opening(event: SweepStarted) -> list[str]:
         f"objective {event.objective}: {event.objective_definition}",
         f"bit rate of the winner: at most {event.max_kbps:g} kbps",
     ]
-    return [*lines, *settings_lines(event.settings), f"search folder: {event.output_dir}"]
+    return [*lines, *settings_lines(event.settings, width), f"search folder: {event.output_dir}"]
 
 
-def settings_lines(settings: tuple[ShownSetting, ...]) -> list[str]:
-    """One line, or none where there is no setting to show."""
-    shown = ", ".join(f"{item.name} {item.value} ({item.source})" for item in settings)
-    return [f"settings: {shown}"] if shown else []
+def settings_lines(settings: tuple[ShownSetting, ...], width: int | None = None) -> list[str]:
+    """One paragraph, or none where there is no setting to show."""
+    shown = [f"{item.name} {item.value} ({item.source})" for item in settings]
+    return [listed("settings:", shown, width)] if shown else []
 
 
 def state_line(event: TrialUpdate, sweep: SweepHistory) -> str:
@@ -122,7 +123,7 @@ def candidate_words(row: CandidateRow) -> str:
     )
 
 
-def plan_lines(event: PipelinePlan) -> list[str]:
+def plan_lines(event: PipelinePlan, columns: int | None = None) -> list[str]:
     """One line a stage: will it run, how long it is expected to take, and why."""
     width = max((len(item.stage) for item in event.stages), default=0)
     times = [
@@ -131,8 +132,12 @@ def plan_lines(event: PipelinePlan) -> list[str]:
     ]
     column = max(map(len, times), default=0)
     stages = (
-        f"  {item.stage:<{width}}  {'skipped ' if item.skipped else 'will run'}"
-        f"{f'  {time:<{column}}' if column else ''}  {item.reason}"
+        hung(
+            f"  {item.stage:<{width}}  {'skipped ' if item.skipped else 'will run'}"
+            f"{f'  {time:<{column}}' if column else ''}  ",
+            item.reason,
+            columns,
+        )
         for item, time in zip(event.stages, times, strict=True)
     )
     return [f"stages of {event.output_dir}:", *stages]

@@ -18,7 +18,6 @@ from rich.text import Text
 
 from distill_ray.display import figures
 from distill_ray.display.fitting import FittedTable
-from distill_ray.events.records import ShownSetting
 from distill_ray.foreign import printable
 from distill_ray.vqvae.health import CodeAgreement, LevelHealth
 
@@ -26,6 +25,11 @@ WARNING_STYLE = "yellow"
 _TEXT_WIDTH = 110
 _LEAST_OF_HEALTH = ("±3 dB", "−1 ×", "kept at ¼ frame", "entropy", "dead codes")
 _HEALTH_CAPTION = "higher is better, but of dead codes"
+_NOTES = {
+    "kept at ¼ frame": "kept: codes that stay the same when held-out audio is shifted by ¼ code frame",
+    "−1 ×": "flipped",
+    "±3 dB": "made louder or softer",
+}
 
 
 def table(title: str, columns: Sequence[str | Text], rows: Sequence[Sequence[object]]) -> Table:
@@ -87,15 +91,7 @@ def health_table(
             *(figures.percent(shares[level]) for shares in kept),
         )
     made.caption, made.caption_justify = _HEALTH_CAPTION, "left"
-    return FittedTable(made, _LEAST_OF_HEALTH)
-
-
-def settings_table(settings: Sequence[ShownSetting], title: str = "Settings") -> Table:
-    made = table(title, ("setting", "value", ""), ())
-    for item in settings:
-        style = "bold" if item.source == "override" else "dim"
-        made.add_row(_cell(item.name), _cell(item.value), Text(printable(f"({item.source})"), style=style))
-    return made
+    return FittedTable(made, _LEAST_OF_HEALTH, _NOTES)
 
 
 def warning_line(message: str) -> Text:

@@ -183,8 +183,8 @@ def write_edits(
 
         def tell(share: float, before: int = number) -> None:
             if on_progress:
-                done, total = round(100 * (before + share)), 100 * len(files)
-                on_progress(StageProgress(stage=edit.command, done=done, total=total))
+                done = round(100 * (before + share) / len(files))
+                on_progress(StageProgress(stage=edit.command, done=done, total=100, note="percent"))
 
         try:
             sound = edit.sound(number, tell)

@@ -160,6 +160,6 @@ def _sampled(request: Request, count: int, on_progress: Progress | None) -> Iter
         def tell(frame: int, before: int = group * request.frames) -> None:
             if on_progress:
                 total = groups * request.frames
-                on_progress(StageProgress(stage="generate", done=before + frame, total=total))
+                on_progress(StageProgress(stage="generate", done=before + frame, total=total, note="frames"))
 
         yield from request.codes(group, tell)[: count - group * request.batch].cpu()

@@ -66,5 +66,5 @@ def _told(request: Request, on_progress: Progress) -> Iterator[Tensor]:
     for codes_QF in request.first_codes():
         done += codes_QF.shape[1]
         if done > 0:
-            on_progress(StageProgress(stage="generate", done=done, total=request.frames))
+            on_progress(StageProgress(stage="generate", done=done, total=request.frames, note="frames"))
         yield codes_QF

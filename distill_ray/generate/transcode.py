@@ -47,7 +47,7 @@ def encode_file(
 
     def tell(frame: int) -> None:
         if on_progress:
-            on_progress(StageProgress(stage="encode", done=frame, total=max(frame, total)))
+            on_progress(StageProgress(stage="encode", done=frame, total=max(frame, total), note="frames"))
 
     try:
         encoded = encode_blocks(loaded.model, decoder.blocks(), levels=levels, on_frames=tell)
@@ -115,7 +115,7 @@ def decode_file(
 
     def tell(frame: int) -> None:
         if on_progress:
-            on_progress(StageProgress(stage="decode", done=frame, total=frames))
+            on_progress(StageProgress(stage="decode", done=frame, total=frames, note="frames"))
 
     blocks = decode_blocks(
         loaded.model, [stored.codes_QF], stored.samples, chunk_frames=CHUNK_FRAMES, on_frames=tell

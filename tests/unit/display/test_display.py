@@ -120,8 +120,9 @@ def test_report_and_tables_go_to_the_console(pipe, started, complete):
     display.table("Corpus", ("files",), [(3,)])
     display.warn("careful")
     text = pipe.file.getvalue()
-    for piece in ("90.75 (epoch 2, kept)", "/m.distill", "Corpus", "warning: careful"):
+    for piece in ("90.75 (epoch 2, kept; lower is better)", "/m.distill", "Corpus", "warning: careful"):
         assert piece in text
+    assert text.count("codebook_size") == 1, "settings are shown when a run begins, and not again"
 
 
 def test_a_warning_in_a_log_is_one_line(pipe: Console) -> None:

@@ -46,3 +46,12 @@ def test_the_worst_level_is_the_least_used_one():
     health = tuple(LevelHealth(utilization=u, perplexity=1.0, dead_codes=0, entropy=0.5) for u in used)
     assert figures.worst_level(health) == "worst level 1: 20% used"
     assert figures.worst_level(()) == ""
+
+
+def test_a_budget_below_a_minute_is_in_seconds() -> None:
+    shown = [figures.budget(minutes) for minutes in (0.0166667, 0.5, 1.5, 90.0)]
+    assert shown == ["1 s", "30 s", "1.5 min", "90 min"]
+
+
+def test_terms_that_are_switched_off_are_left_out() -> None:
+    assert figures.losses({"mel": 1.25, "codebook": 0.0, "commitment": 0.5}) == "mel 1.25  commitment 0.5"

@@ -13,9 +13,11 @@ from distill_ray.display.display import stderr_console
 from distill_ray.display.fitting import fitted
 from distill_ray.display.leaderboard import sweep_report
 from distill_ray.display.live import LiveRenderer
-from distill_ray.display.plain import epoch_line
+from distill_ray.display.plain import epoch_line, opening_lines
 from distill_ray.display.sweep import SweepHistory
+from distill_ray.display.sweep_lines import plan_lines
 from distill_ray.display.tables import as_lines, health_table, table
+from distill_ray.events.records import PipelinePlan, PlannedStage
 from distill_ray.vqvae.health import CodeAgreement
 
 WIDTHS = (60, 80, 120)
@@ -34,6 +36,33 @@ def test_an_epoch_is_one_line(epoch, width):
     assert len(line) <= width
     assert "held-out 101.5" in line
     assert ("worst level" in line) == (width >= 120)
+
+
+@pytest.mark.parametrize("width", WIDTHS)
+def test_an_opening_breaks_only_between_its_facts(started, width):
+    lines = "\n".join(opening_lines(started(name="a long name", epochs=None, max_minutes=0.017), width))
+    facts = [
+        "0.91 M parameters on cpu",
+        "2 workers",
+        "at most 1 s",
+        "epochs of 20 steps",
+        "lr 0.002 (override)",
+    ]
+    for fact in facts:
+        assert any(fact in line for line in lines.splitlines()), fact
+    assert all(len(line) <= width for line in lines.splitlines() if not line.startswith("run folder"))
+
+
+def test_a_reason_hangs_below_its_beginning() -> None:
+    plan = PipelinePlan(
+        output_dir="/r",
+        stages=(PlannedStage(stage="tune", skipped=True, reason="word " * 12 + "end", expected_s=None),),
+    )
+    first, *others = plan_lines(plan, 60)[1].splitlines()
+    assert first.startswith("  tune  skipped   word word")
+    assert len(others) == 1
+    assert others[0].startswith(" " * 18 + "word")
+    assert plan_lines(plan)[1].count("\n") == 0
 
 
 @pytest.mark.parametrize("width", WIDTHS)
@@ -68,6 +97,7 @@ def test_tables_lose_columns_and_break_no_heading(health, sweep, sweep_complete,
         assert re.search(rf"(?<!\S){name}(?!\S)", text), name
     assert "10%" in text
     assert ("±3 dB" in text) == (width >= 80)
+    assert ("made louder or softer" in " ".join(text.split())) == (width >= 80)
     assert "lower is better: objective, held-out and mel" in text
     assert "higher is better, but of dead codes" in text
 

@@ -101,7 +101,6 @@ def test_the_report_has_reasons_definition_and_cost(history, sweep_complete):
     history.add(sweep_complete)
     text = shown(*sweep_report(history))
     lines = [words(line) for line in text.splitlines()]
-    assert "size tiny (override)" in lines
     assert "k1024-q8 1024 8 6.891 5/10 20 19.5 2 3: 12% 11 collapsed" in lines
     assert "k1024-q8 collapsed level 3: utilization 0.12 < 0.30 for 3 reports" in lines
     assert "ended completed" in lines
