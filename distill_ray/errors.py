@@ -50,7 +50,8 @@ class Problem:
     flag: str | None = None
 
     def __str__(self) -> str:
-        where = f"{self.flag} ({self.key})" if self.flag else self.key
+        known = self.flag is None or self.flag.lstrip("-").replace("-", "_") == self.key
+        where = self.flag or self.key if known else f"{self.flag} ({self.key})"
         return f"{where}: {self.message}"
 
 

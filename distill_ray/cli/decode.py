@@ -34,7 +34,7 @@ def command(
         str | None,
         typer.Option(
             "--format",
-            help="Of the files of a folder; default: wav.",
+            help="Format of the files of a folder. [default: wav]",
             metavar="wav|flac|ogg|mp3",
             show_default=False,
         ),

@@ -24,7 +24,7 @@ def command(
         typer.Option("--out", "-o", help="The codes file to write, or the folder for them.", metavar="CODES"),
     ],
     levels: Annotated[
-        int | None, typer.Option("--levels", help="RVQ levels to keep; default: all.", show_default=False)
+        int | None, typer.Option("--levels", help="RVQ levels to keep. [default: all]", show_default=False)
     ] = None,
     overwrite: options.Overwrite = False,
     device: Device = "auto",

@@ -33,7 +33,9 @@ def command(
             show_default=False,
         ),
     ] = None,
-    split: Annotated[str, typer.Option("--split", help="Which files: val (held out), train or all.")] = "val",
+    split: Annotated[
+        str, typer.Option("--split", metavar="val|train|all", help="Which files; val: held out.")
+    ] = "val",
     generated: Annotated[
         bool,
         typer.Option(

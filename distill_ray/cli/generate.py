@@ -70,8 +70,8 @@ def command(
         str | None,
         typer.Option(
             "--corpus",
-            help="The recordings that the prior was trained on, for --check and --novel; by default where "
-            "they were then.",
+            help="The recordings that the prior was trained on, for --check and --novel. [default: where "
+            "they were then]",
             metavar="DATA",
             show_default=False,
         ),

@@ -45,11 +45,19 @@ NumWorkers = Annotated[
 ]
 GpusPerWorker = Annotated[
     float | None,
-    typer.Option("--gpus-per-worker", help="GPUs of each worker; 0 trains on CPUs.", show_default=False),
+    typer.Option(
+        "--gpus-per-worker",
+        help="GPUs of each worker; 0 trains on CPUs. [default: 1 where there are GPUs]",
+        show_default=False,
+    ),
 ]
 Address = Annotated[
     str | None,
-    typer.Option("--address", help="A running Ray cluster; RAY_ADDRESS says the same.", show_default=False),
+    typer.Option(
+        "--address",
+        help="A running Ray cluster. [default: that of RAY_ADDRESS, else none]",
+        show_default=False,
+    ),
 ]
 WithReport = Annotated[
     bool,

@@ -28,7 +28,7 @@ def command(
     settings: Settings,
     workers: Annotated[
         int | None,
-        typer.Option("--workers", help="Decoding threads; default: one a core.", show_default=False),
+        typer.Option("--workers", help="Decoding threads. [default: one a core]", show_default=False),
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Fail if any file cannot be used.")] = False,
     as_json: options.Json = False,

@@ -9,6 +9,7 @@ import typer
 
 from distill_ray.cli import options
 from distill_ray.cli.output import finish
+from distill_ray.errors import ConfigError, Problem
 
 
 def command(
@@ -25,7 +26,7 @@ def command(
         typer.Option(
             "--out",
             "-o",
-            help="The page [report.html in the folder, MODEL.html beside a model].",
+            help="The page. [default: report.html in the folder, MODEL.html beside a model]",
             metavar="FILE.html",
             show_default=False,
         ),
@@ -44,10 +45,8 @@ def command(
         int,
         typer.Option(
             "--sounds",
-            help="New sounds of a prior of which there are none [0 to 24; default 2].",
+            help="New sounds of a prior of which there are none. [0 to 24; default: 2]",
             metavar="N",
-            min=0,
-            max=24,
             show_default=False,
         ),
     ] = 2,
@@ -55,9 +54,8 @@ def command(
         int,
         typer.Option(
             "--seed",
-            help="Of the new sounds [at least 0; default 0].",
+            help="Seed of the new sounds. [at least 0; default: 0]",
             metavar="N",
-            min=0,
             show_default=False,
         ),
     ] = 0,
@@ -77,6 +75,9 @@ def command(
     network. train, train-prior, tune and run write one by themselves; run's has the judge's figures where
     they do not take long.
     """
+    for flag, value, most in (("--sounds", sounds, 24), ("--seed", seed, 2**31 - 1)):
+        if not 0 <= value <= most:
+            raise ConfigError([Problem(flag[2:], f"{value} is not between 0 and {most}", flag)])
     from distill_ray.display import Display
     from distill_ray.report import write_report
     from distill_ray.report.sounds import Wanted

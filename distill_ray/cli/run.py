@@ -10,6 +10,7 @@ import typer
 from distill_ray.cli import options
 from distill_ray.cli.output import finish
 from distill_ray.cli.settings import Settings, takes_settings
+from distill_ray.errors import UsageError
 
 
 @takes_settings("run")
@@ -28,13 +29,13 @@ def command(
         typer.Option(
             "--out",
             "-o",
-            help="Folder or URI for everything; given again, the run in it goes on.",
+            help="Folder or URI for everything; given again, the run in it goes on. [default: runs/NAME]",
             show_default=False,
         ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="Name of the model; default: the first source's.", show_default=False),
+        typer.Option("--name", help="Name of the model. [default: the first source's]", show_default=False),
     ] = None,
     no_tune: Annotated[
         bool, typer.Option("--no-tune", help="Train one codec, chosen from the corpus, without a search.")
@@ -60,6 +61,8 @@ def command(
     codec with --no-tune.
     """
     began = time.monotonic()
+    if not sources and resume is None and out is None:  # said before anything heavy is loaded
+        raise UsageError("no source was given; name a folder of recordings or audio files")
     # Without workers the prior is trained in this process, wherever the search is.
     workers = options.worker_plan(num_workers, gpus_per_worker, None if num_workers == "0" else address)
 

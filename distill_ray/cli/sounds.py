@@ -21,7 +21,7 @@ Out = Annotated[
     typer.Option(
         "--out",
         "-o",
-        help="Folder for the files, or the file of one sound (x.wav); default: generated.",
+        help="Folder for the files, or the file of one sound (x.wav). [default: generated]",
         show_default=False,
     ),
 ]

@@ -24,7 +24,11 @@ def command(
     token_file: jobs.TokenFile = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="Name of the job, its folder and its model.", show_default=False),
+        typer.Option(
+            "--name",
+            help="Name of the job, its folder and its model. [default: one is made up]",
+            show_default=False,
+        ),
     ] = None,
     storage: Annotated[
         str | None,

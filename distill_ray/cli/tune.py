@@ -17,11 +17,16 @@ def command(
     data: options.Data = None,
     out: Annotated[
         str | None,
-        typer.Option("--out", "-o", help="Folder for the search and its best model.", show_default=False),
+        typer.Option(
+            "--out",
+            "-o",
+            help="Folder for the search and its best model. [default: runs/NAME]",
+            show_default=False,
+        ),
     ] = None,
     name: Annotated[
         str | None,
-        typer.Option("--name", help="Name of the model; default: the data folder's.", show_default=False),
+        typer.Option("--name", help="Name of the model. [default: the data folder's]", show_default=False),
     ] = None,
     settings: Settings,
     address: options.Address = None,

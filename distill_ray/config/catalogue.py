@@ -177,9 +177,9 @@ class Option:
     def help(self) -> str:
         """What it means, with range and default."""
         first = self.settings[0]
-        default = _spoken(first.default_in(self.command))
+        default = _spoken(first.default_in(self.command)) or ("automatic" if first.meta["auto"] else "")
         bounds = "" if first.meta["choices"] else first.bounds
-        limits = "; ".join(filter(None, (bounds, default and f"default {default}")))
+        limits = "; ".join(filter(None, (bounds, default and f"default: {default}")))
         return f"{first.help} [{limits}]" if limits else first.help
 
     @property

@@ -28,7 +28,7 @@ class GenerationSettings(Section):
     )
     seed: int = setting(
         0,
-        "the same seed gives the same sounds; `generate` draws another one each time where none is given",
+        "the same seed gives the same sounds; without one another is drawn each time",
         flag="--seed",
         low=0,
         high=2**31 - 1,
@@ -87,7 +87,7 @@ class JudgeSettings(Section):
     table: ClassVar[str] = "judge"
 
     count: int | None = setting(
-        None, "how many sounds to generate; left out: enough for 240 windows", flag="-n", low=1, high=100_000
+        None, "how many sounds to generate; default: enough for 240 windows", flag="-n", low=1, high=100_000
     )
     seconds: float = setting(10.0, "length of each sound in seconds", flag="-d", above=0.0, high=360_000.0)
     seed: int = setting(

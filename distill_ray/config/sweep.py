@@ -23,6 +23,10 @@ RESOURCES = ("sweep.gpus_per_trial", "sweep.workers_per_trial", "sweep.max_concu
 """On how much of a machine a search runs, not what comes out: these may change when it goes on."""
 
 
+def _listed(values: tuple[int, ...]) -> str:
+    return ",".join(map(str, values))
+
+
 @dataclass(frozen=True, kw_only=True)
 class SweepConfig(Section):
     """A search. `lr_range` and `commitment_weight_range` are (low, high), drawn log-uniformly.
@@ -34,17 +38,20 @@ class SweepConfig(Section):
 
     codebook_sizes: tuple[int, ...] = setting(
         (64, 128, 256, 512, 1024),
-        "codebook sizes to try; for generation 256,512,1024",
+        f"codebook sizes to try; for generation {_listed(GENERATION_SIZES)}",
         flag="--codebook-sizes",
         replaces="model.codebook_size",
     )
     rvq_levels: tuple[int, ...] = setting(
-        (2, 4, 8), "RVQ depths to try", flag="--rvq-levels", replaces="model.num_quantizers"
+        (2, 4, 8),
+        f"RVQ depths to try; for generation {_listed(GENERATION_DEPTHS)}",
+        flag="--rvq-levels",
+        replaces="model.num_quantizers",
     )
     strides: tuple[int, ...] = setting(
         (),
-        "STFT frames for one code frame to try; for generation 4,8,16: some 43, 22 and 11 code frames a "
-        "second",
+        f"STFT frames for one code frame to try; for generation {_listed(GENERATION_STRIDES)}: some 43, 22 "
+        "and 11 code frames a second",
         flag="--strides",
         replaces="model.stride",
     )

@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 
 import pytest
 
 from distill_ray import __version__
-from distill_ray.cli.main import COMMANDS
+from distill_ray.cli.main import COMMANDS, parser_of
 
 # Run the entry point, then name the packages that it loaded (on stderr, which --help leaves empty).
 _TRACE = """
@@ -32,6 +33,14 @@ def test_help_loads_no_heavy_package(arguments):
     loaded = set(done.stderr.split())
     assert "distill_ray" in loaded
     assert not loaded & {"torch", "torchaudio", "ray", "rich", "numpy", "pyarrow", "soundfile", "safetensors"}
+
+
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "doctor"])
+def test_a_command_without_its_arguments_loads_no_heavy_package(command):
+    done = run(command)
+    assert done.returncode == 2
+    assert sum(line.startswith("error: ") for line in done.stderr.splitlines()) == 1
+    assert not set(done.stderr.splitlines()[-1].split()) & {"torch", "torchaudio", "ray", "numpy", "pyarrow"}
 
 
 def test_help_loads_no_command():
@@ -84,7 +93,50 @@ def test_help_is_a_word_too():
 def test_help_says_what_a_number_may_be():
     text = run("report", "--help").stdout
     assert "range>" not in text
-    assert "[0 to 24; default 2]" in " ".join(text.split())
+    assert "are none. [0 to 24; default: 2] --seed N" in " ".join(text.split())
+
+
+# What is given or not, without anything in its place.
+_WITHOUT_DEFAULT = {
+    *("address", "at", "config", "data", "entrypoint_cpus", "entrypoint_gpus", "env"),
+    *("folder", "job", "label", "like", "max_concurrent", "pip", "prompt", "resume", "sources"),
+    *("storage", "strides", "token_file", "max_minutes", "prior_minutes"),
+}
+
+
+def _options():
+    for name in COMMANDS:
+        parser = parser_of(name)
+        for part in getattr(parser, "commands", {name: parser}).values():
+            context = part.make_context(part.name, [], resilient_parsing=True, max_content_width=80)
+            for each in part.params:
+                yield name, each, " ".join((each.get_help_record(context) or ("", ""))[1].split())
+
+
+def test_help_names_the_default_of_every_option_that_has_one():
+    unnamed = {
+        (command, each.name)
+        for command, each, text in _options()
+        if not getattr(each, "is_flag", True) and not each.required and "default: " not in text
+    }
+    assert {each for each in unnamed if each[1] not in _WITHOUT_DEFAULT} == set()
+
+
+def test_help_has_one_way_to_write_bounds_and_defaults():
+    for command, each, text in _options():
+        assert not re.search(r"x[<>]=|[<>]=?x|default [^:]*\]|\] *\[", text), (
+            command,
+            each.name,
+            text,
+        )
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_fits_eighty_columns(name):
+    parser = parser_of(name)
+    for part in (parser, *getattr(parser, "commands", {}).values()):
+        context = part.make_context(f"distill-ray {part.name}", [], resilient_parsing=True, terminal_width=80)
+        assert max(map(len, part.get_help(context).splitlines())) <= 80
 
 
 def test_shells_complete_commands_and_options(monkeypatch):

@@ -60,7 +60,7 @@ def test_every_wrong_setting_is_named_at_once(folder, tmp_path, capsys):
 
 def test_no_workers_is_refused(folder, tmp_path, capsys):
     assert run(app, ["prepare", str(folder), "-o", str(tmp_path / "c"), "--workers", "0"]) == 2
-    assert "--workers (workers): 0 is below" in capsys.readouterr().err
+    assert "--workers: 0 is below" in capsys.readouterr().err
 
 
 def sines(folder, count, seconds=0.25):

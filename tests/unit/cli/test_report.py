@@ -101,3 +101,9 @@ def test_nothing_of_ours_is_one_sentence(tmp_path: Path, capsys: pytest.CaptureF
     captured = capsys.readouterr()
     assert captured.out == ""
     assert captured.err.startswith(f"error: {tmp_path} holds no run, no search and no model; give the folder")
+
+
+@pytest.mark.parametrize("arguments", [["--sounds", "25"], ["--sounds", "-1"], ["--seed", "-1"]])
+def test_numbers_out_of_range_are_refused(arguments, capsys):
+    assert run(app, ["report", "nowhere", *arguments]) == 2
+    assert f"error: {arguments[0]}: {arguments[1]} is not between 0 and " in capsys.readouterr().err

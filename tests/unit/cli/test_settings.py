@@ -151,7 +151,7 @@ def with_new_field(*words: str, folder: Path) -> subprocess.CompletedProcess[str
 def test_a_new_field_is_an_option(command: str, tmp_path: Path) -> None:
     shown = with_new_field(command, "--help", folder=tmp_path)
     assert "--echo <float>" in shown.stdout, shown.stderr
-    assert "Level of an echo. [0 to 1; default 0.25]" in " ".join(shown.stdout.split())
+    assert "Level of an echo. [0 to 1; default: 0.25]" in " ".join(shown.stdout.split())
 
 
 def test_a_new_field_is_a_row_of_the_reference(tmp_path: Path) -> None:

@@ -135,9 +135,9 @@ def test_more_gpus_than_this_machine_has() -> None:
 @pytest.mark.parametrize(
     ("workers", "share", "address", "part"),
     [
-        (-1, None, None, "--num-workers (num_workers): -1 is below 0"),
+        (-1, None, None, "--num-workers: -1 is below 0"),
         (0, None, "head:6379", "leave out --address"),
-        (1, -0.5, None, "--gpus-per-worker (gpus_per_worker): -0.5 is not a number of GPUs"),
+        (1, -0.5, None, "--gpus-per-worker: -0.5 is not a number of GPUs"),
         (1, float("nan"), None, "nan is not a number of GPUs"),
         (1, 1.5, None, "1.5 is neither a whole number nor a part of one GPU"),
         (2, 0.5, None, "0.5 puts several workers on one GPU, which NCCL refuses"),
