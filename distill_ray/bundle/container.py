@@ -167,7 +167,7 @@ def _refuse_strangers(path: Path, noun: str) -> None:
         )
     length = struct.unpack("<Q", start)[0] if len(start) == 8 else None
     if length is None or length > HEADER_LIMIT:
-        raise BundleError(f"{path} is not a safetensors file; give the path of {noun}")
+        raise BundleError(f"{path} is no .distill or codes file; give the path of {noun}")
     if 8 + length > size:
         raise BundleError(f"{path} is cut short; copy it again from where it was made")
 

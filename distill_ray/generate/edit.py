@@ -30,7 +30,7 @@ from distill_ray.generate.chunks import encode_blocks
 from distill_ray.generate.generation_report import EditReport
 from distill_ray.generate.request import check_prior
 from distill_ray.generate.seams import SeamFigures
-from distill_ray.generate.sound_files import make_sound_folder, sound_files
+from distill_ray.generate.sound_files import make_sound_folder, other_place, sound_files
 from distill_ray.prior import CodePrior
 from distill_ray.prior.infill import infill, redraw
 from distill_ray.storage.output_file import check_output
@@ -175,15 +175,13 @@ def write_edits(
     began, config = time.monotonic(), loaded.vqvae_config
     files = sound_files(out, edit.command, settings)
     for path in files:
-        check_output(
-            path, loaded.path, *edit.inputs, overwrite=overwrite, otherwise="choose another --seed or --out"
-        )
+        check_output(path, loaded.path, *edit.inputs, overwrite=overwrite, otherwise=other_place(out))
     sounds: list[EditedSound] = []
     for number, path in enumerate(files):
 
-        def tell(share: float, before: int = number) -> None:
-            if on_progress:
-                done = round(100 * (before + share) / len(files))
+        def tell(share: float, before: int = number, most: float = 0.99) -> None:
+            if on_progress:  # all of a sound is done once it is written
+                done = round(100 * (before + min(share, most)) / len(files))
                 on_progress(StageProgress(stage=edit.command, done=done, total=100, note="percent"))
 
         try:
@@ -194,7 +192,7 @@ def write_edits(
             raise CancelledError(
                 f"cancelled by Ctrl-C with {number} of {len(files)} sounds made in {path.parent}"
             ) from None
-        tell(1.0)
+        tell(1.0, most=1.0)
         sounds.append(sound)
     return _report(loaded, edit, settings, files, sounds, time.monotonic() - began)
 

@@ -24,7 +24,12 @@ from distill_ray.generate.audio import write_audio
 from distill_ray.generate.chunks import CHUNK_FRAMES
 from distill_ray.generate.generation_report import GenerationReport
 from distill_ray.generate.request import Request, make_request
-from distill_ray.generate.sound_files import is_audio_file, make_sound_folder, sound_files
+from distill_ray.generate.sound_files import (
+    is_audio_file,
+    make_sound_folder,
+    other_place,
+    sound_files,
+)
 from distill_ray.generate.wish import Wish, followed
 from distill_ray.prior import SamplingConfig
 from distill_ray.storage.output_file import check_output
@@ -77,7 +82,7 @@ def generate_samples(
     files = sound_files(out, "sample", settings)
     inputs = [loaded.path, *([] if prompt is None else [prompt])]
     for path in files:
-        check_output(path, *inputs, overwrite=overwrite, otherwise="choose another --seed or --out")
+        check_output(path, *inputs, overwrite=overwrite, otherwise=other_place(out))
     request = make_request(loaded, settings, sampling, prompt, wish)
     config, samples = loaded.vqvae_config, request.samples
     prompt_seconds = request.prompt_frames / config.frame_rate

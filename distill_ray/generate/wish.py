@@ -52,7 +52,7 @@ class Wish:
         if loaded.controls is None or loaded.prior is None:
             raise UsageError(
                 f"the prior of {loaded.path} has learnt no labels and no controls; train it again with "
-                f"`distill-ray train-prior {loaded.path} DATA --overwrite`"
+                f"`distill-ray train-prior {loaded.path} DATA --controls 4 --overwrite`"
             )
         rows_A = torch.from_numpy(loaded.controls.asked(self.label, self.like))
         condition_11E = loaded.prior.condition(rows_A[None, :, None].to(loaded.device))

@@ -55,7 +55,7 @@ def test_every_wrong_setting_is_named_at_once(folder, tmp_path, capsys):
     line = ["prepare", str(folder), "-o", str(tmp_path / "c"), "--channels", "5", "--val-fraction", "2"]
     assert run(app, [*line, "--workers", "0"]) == 2
     lines = capsys.readouterr().err.splitlines()
-    assert [line.split(" ")[1] for line in lines] == ["--channels", "--val-fraction", "--workers"]
+    assert [line.split(" ")[1] for line in lines] == ["--channels", "--val-fraction", "--workers:"]
 
 
 def test_no_workers_is_refused(folder, tmp_path, capsys):
@@ -137,7 +137,7 @@ def test_help_says_what_mono_and_stereo_are_made_of(capsys):
     assert run(app, ["prepare", "--help"]) == 0
     text = " ".join(capsys.readouterr().out.replace("│", " ").split())
     assert (
-        "1: the mean of all that a file has; 2: its first two, or its only one twice. [1 to 2; default 1]"
+        "1: the mean of all that a file has; 2: its first two, or its only one twice. [1 to 2; default: 1]"
         in text
     )
     assert "files of sources that are not named again are removed from it" in text

@@ -20,6 +20,7 @@ from distill_ray.config.generation import (
     VarySettings,
 )
 from distill_ray.errors import AudioError, BundleError, ConfigError, DistillError, UsageError
+from distill_ray.events.records import StageProgress
 from distill_ray.generate.edit import EditedSound, read_recording, write_edits
 from distill_ray.generate.fill import fill, put_in
 from distill_ray.generate.loop import loop
@@ -198,7 +199,10 @@ def test_files_are_named_after_seed_and_number(tmp_path: Path, model: Model, mak
     path, out = make_audio(1.0, channels=2, rate=11_025), tmp_path / "out"
     settings = GenerationSettings(count=2, seed=7, audio_format="flac")
     edit = vary(model.loaded, path, VarySettings(strength=0.4), SAMPLING, seed=7)
-    report = write_edits(model.loaded, edit, settings, out, overwrite=False, on_progress=None)
+    told: list[StageProgress] = []
+    report = write_edits(model.loaded, edit, settings, out, overwrite=False, on_progress=told.append)
+    assert [event.done for event in told] == sorted(event.done for event in told)
+    assert [event.done for event in told].count(100) == 1, "the end is said once"
     assert report.files == (str(out / "vary_s7_000.flac"), str(out / "vary_s7_001.flac"))
     document = report.to_json()
     assert document["asked"] == {"strength": 0.4}

@@ -248,10 +248,14 @@ def test_an_audio_file_is_the_one_sound_s_own(tmp_path: Path, make_loaded: MakeL
     report = generate_samples(loaded, seconds=0.1, out_dir=tmp_path / "new" / "bird.flac")
     assert report.files == (str(tmp_path / "new" / "bird.flac"),)
     assert soundfile.info(report.files[0]).format == "FLAC"
-    with pytest.raises(UsageError, match=r"bird\.flac exists"):
+    with pytest.raises(UsageError, match=r"bird\.flac exists; .*, or choose another --out$"):
         generate_samples(loaded, seconds=0.1, out_dir=tmp_path / "new" / "bird.flac")
     with pytest.raises(UsageError, match=r"x\.wav is one file and 2 sounds are asked for; name a folder"):
         generate_samples(loaded, count=2, seconds=0.1, out_dir=tmp_path / "x.wav")
+    with pytest.raises(
+        UsageError, match=r"x\.m4a ends in no format that is written; end it with \.wav, \.flac"
+    ):
+        generate_samples(loaded, seconds=0.1, out_dir=tmp_path / "x.m4a")
     (tmp_path / "album.wav").mkdir()
     report = generate_samples(loaded, seconds=0.1, out_dir=tmp_path / "album.wav")
     assert report.files == (str(tmp_path / "album.wav" / "sample_s0_000.wav"),)
