@@ -181,7 +181,7 @@ def write_edits(
 
         def tell(share: float, before: int = number, most: float = 0.99) -> None:
             if on_progress:  # all of a sound is done once it is written
-                done = round(100 * (before + min(share, most)) / len(files))
+                done = int(100 * (before + min(share, most)) / len(files))
                 on_progress(StageProgress(stage=edit.command, done=done, total=100, note="percent"))
 
         try:
