@@ -81,7 +81,7 @@ class SweepRun:
         self._ready: deque[TrialTask] = deque()
         self._over = False
         self._aborted = False
-        self._ends: queue.SimpleQueue[Callable[[], None]] = queue.SimpleQueue()
+        self._ends: queue.SimpleQueue[tuple[str, Callable[[], None]]] = queue.SimpleQueue()
 
     def run(self, home: Callable[[Any], TrialHome]) -> None:
         """Run all trials; `home` makes what they share, given the mailbox.
@@ -151,8 +151,11 @@ class SweepRun:
         for trial, record in ray.get(self._mailbox.collect.remote()):
             if trial in self._live:  # else one that was ended at once, and speaks on for a moment
                 self._hear(trial, record)
-        for end in ends:
-            end()
+        for trial, end in ends:
+            if trial in self._live:  # else Tune tries one again whose end it could not deal with
+                end()
+            else:
+                self._free(trial)
 
     def _hear(self, trial: str, record: Record) -> None:
         if record.get("trial") == BEGUN:
@@ -245,24 +248,24 @@ class SweepRun:
 
     def guard(self, trial: str, collapse: Collapse) -> None:
         """The outer guard of the health rule ends `trial`."""
-        self._ends.put(functools.partial(self._ledger.guarded, trial, collapse))
+        self._ends.put((trial, functools.partial(self._ledger.guarded, trial, collapse)))
 
     def prune(self, trial: str) -> None:
         """The scheduler would end `trial`."""
-        self._ends.put(functools.partial(self._ledger.pruned, trial))
+        self._ends.put((trial, functools.partial(self._ledger.pruned, trial)))
         self._mailbox.request_stop.remote(trial)
 
     def completed(self, trial: str) -> None:
         """Its process is done with it."""
-        self._ends.put(functools.partial(self._ended, trial))
+        self._ends.put((trial, functools.partial(self._ended, trial)))
 
     def recovered(self, trial: str, error: BaseException | None) -> None:
         """It failed and starts again."""
-        self._ends.put(functools.partial(self._retrying, trial, _words(error)))
+        self._ends.put((trial, functools.partial(self._retrying, trial, _words(error))))
 
     def errored(self, trial: str, error: BaseException | None) -> None:
         """It failed for good."""
-        self._ends.put(functools.partial(self._errored, trial, _words(error)))
+        self._ends.put((trial, functools.partial(self._errored, trial, _words(error))))
 
 
 def _words(error: BaseException | None) -> str:

@@ -18,6 +18,7 @@ from typing import Any, Protocol
 
 import pyarrow.fs
 from ray import tune
+from ray.tune.progress_reporter import TrialProgressCallback
 from ray.tune.schedulers import ASHAScheduler, FIFOScheduler, TrialScheduler
 from ray.tune.search import Searcher
 
@@ -97,7 +98,7 @@ class TuneThread(threading.Thread):
                     on_collapse=self._attendant.guard,
                     is_aborted=self._attendant.is_aborted,
                 ),
-                callbacks=[_Watch(self._attendant)],
+                callbacks=[_Watch(self._attendant), _Silence()],
                 failure_config=tune.FailureConfig(max_failures=_RETRIES),
                 verbose=0,
             ),
@@ -120,14 +121,20 @@ class CooperativeAsha(ASHAScheduler):  # type: ignore[misc]
 
     def on_trial_result(self, controller: Any, trial: Any, result: dict[str, Any]) -> str:
         # Trials of later rounds have other depths, and are wanted whatever the first ones reached.
-        compared = "epoch" in result and trial.config["task"].compared
-        if compared and super().on_trial_result(controller, trial, result) == TrialScheduler.STOP:
+        if not self._compares(trial, result):
+            return str(TrialScheduler.CONTINUE)
+        if super().on_trial_result(controller, trial, result) == TrialScheduler.STOP:
             self._attendant.prune(result["trial"])
         return str(TrialScheduler.CONTINUE)
 
     def on_trial_complete(self, controller: Any, trial: Any, result: dict[str, Any]) -> None:
-        if "epoch" in result and trial.config["task"].compared:
+        if self._compares(trial, result):
             super().on_trial_complete(controller, trial, result)
+
+    def _compares(self, trial: Any, result: dict[str, Any]) -> bool:
+        # One that has been completed may start again: Tune retries those whose end it could not deal with.
+        known = trial.trial_id in self._trial_info
+        return known and "epoch" in result and bool(trial.config["task"].compared)
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()
@@ -156,6 +163,21 @@ class _Ready(Searcher):  # type: ignore[misc]
 
     def restore(self, checkpoint_path: str) -> None:
         raise AssertionError("searches resume from their own records")
+
+    def __reduce__(self) -> tuple[type[object], tuple[()]]:
+        return object, ()
+
+
+class _Silence(TrialProgressCallback):  # type: ignore[misc]
+    """Stands where Tune would put its own, which prints to stdout whatever the verbosity is; where that is
+    closed, it raises after `_Watch` has told of a trial's end, and Tune runs the trial again.
+    """
+
+    def _print(self, msg: str) -> None:
+        pass
+
+    def display_result(self, *args: Any) -> None:
+        """What it would do in a notebook."""
 
     def __reduce__(self) -> tuple[type[object], tuple[()]]:
         return object, ()

@@ -5,12 +5,20 @@ import pickle
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pytest
+from ray.tune.experimental.output import get_air_verbosity
 from ray.tune.schedulers import TrialScheduler
+from ray.tune.utils.callback import _create_default_callbacks
 
+from distill_ray.config.health import HealthConfig
+from distill_ray.config.sweep import SweepConfig
+from distill_ray.runtime.ray_session import TRAIN_ENVIRONMENT
 from distill_ray.tune import ray_tune
 from distill_ray.tune.ray_tune import CooperativeAsha
+
+HOME: Any = SimpleNamespace(workers=1, gpus=0.0)
 
 
 def test_asha_asks_the_lagging_trials_of_the_first_round_to_stop_and_ends_none() -> None:
@@ -87,7 +95,32 @@ def test_tune_keeps_nothing_that_a_resumed_search_would_unpickle(tmp_path: Path)
     searcher = ray_tune._Ready(attendant)
     searcher.save(str(tmp_path / "searcher.pkl"))
     assert pickle.loads((tmp_path / "searcher.pkl").read_bytes()) is None
-    for each in (searcher, ray_tune._Watch(attendant), CooperativeAsha(attendant, grace_period=1)):
+    for each in (
+        searcher,
+        ray_tune._Watch(attendant),
+        ray_tune._Silence(),
+        CooperativeAsha(attendant, grace_period=1),
+    ):
         assert type(pickle.loads(pickle.dumps(each))) is object
     with pytest.raises(AssertionError, match="searches resume from their own records"):
         searcher.restore(str(tmp_path / "searcher.pkl"))
+
+
+@pytest.mark.parametrize("result", [{}, {"objective": 1.0, "done": True}], ids=["no epoch", "done"])
+def test_tune_prints_nothing_of_trials(
+    result: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in TRAIN_ENVIRONMENT.items():
+        monkeypatch.setenv(name, value)
+    fit = ray_tune.TuneThread(Mock(), HOME, Path("/nowhere"), SweepConfig(), HealthConfig())
+    config = fit._tuner()._local_tuner._run_config
+    told = _create_default_callbacks(config.callbacks, air_verbosity=get_air_verbosity(config.verbose))
+    trial: Any = Mock(
+        config={"task": SimpleNamespace(trial="k32-q4")}, last_result=result, pickled_error_file=None
+    )
+    for callback in told:
+        callback.on_trial_result(1, [trial], trial, result)
+        callback.on_trial_complete(1, [trial], trial)
+        callback.on_trial_error(1, [trial], trial)
+    assert capsys.readouterr() == ("", "")
+    assert [type(callback).__name__ for callback in told] == ["_Watch", "_Silence"]
