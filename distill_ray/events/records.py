@@ -111,7 +111,8 @@ class VQEpochMetrics:
 
     `val_loss` is the weighted reconstruction loss of the EMA weights on held-out files, at full depth;
     `depth_scores` has the depths that the run was asked to score. `losses` are means over the epoch's steps,
-    those of discriminators over the steps in which they took part.
+    those of discriminators over the steps in which they took part. `measured`: whether the epoch was long
+    enough for its health to be a report for the health rule.
     """
 
     epoch: int
@@ -130,6 +131,7 @@ class VQEpochMetrics:
     audio_seconds_per_second: float
     elapsed_s: float
     depth_scores: tuple[DepthScore, ...] = ()
+    measured: bool = True
 
 
 @dataclass(frozen=True, kw_only=True)

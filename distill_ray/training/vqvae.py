@@ -55,7 +55,7 @@ from distill_ray.vqvae import (
     kernels,
     utilization_warnings,
 )
-from distill_ray.vqvae.health import with_kept
+from distill_ray.vqvae.health import EpochHealth, reports, with_kept
 
 _INITIAL_VECTORS_PER_CODE = 8
 # What Triton takes to compile all kernels, and what they save of a second and of a step of 48 windows, 40 M
@@ -66,8 +66,6 @@ _DIVERGED = 1.25
 """A held-out loss that many times the best one is no noise and no overfitting: the weights are spoilt."""
 _CONSISTENT_FROM, _CONSISTENT_RAMP = 0.1, 0.3
 """Share of the budget from which, and within which, the weight of consistency rises."""
-# Beside the event in an epoch's history: whether its health counts as a report for the health rule.
-_MEASURED = "measured"
 
 
 def train_vqvae(
@@ -123,14 +121,18 @@ class VQFigures(Figures):
         figures.codebook_health = _levels(values["codebook_health"])
         return figures
 
-    def reports(self) -> list[tuple[LevelHealth, ...]]:
-        """The health of each epoch that was long enough to measure it."""
-        return [_levels(epoch["codebook_health"]) for epoch in self.history if epoch.get(_MEASURED, True)]
-
     def depth_scores(self, epoch: int) -> tuple[DepthScore, ...]:
         """The scores of a finished epoch; none for another."""
         scores = (record.get("depth_scores", ()) for record in self.history if record["epoch"] == epoch)
         return tuple(DepthScore(**nan_for_null(score)) for score in next(scores, ()))
+
+
+def epoch_health(history: Iterable[Mapping[str, Any]]) -> list[EpochHealth]:
+    """That of each epoch of `VQFigures.history`."""
+    return [
+        EpochHealth(levels=_levels(epoch["codebook_health"]), measured=epoch.get("measured", True))
+        for epoch in history
+    ]
 
 
 def _levels(health: Iterable[Mapping[str, Any]]) -> tuple[LevelHealth, ...]:
@@ -327,8 +329,9 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             audio_seconds_per_second=pace.steps_per_second * self.batch_seconds,
             elapsed_s=pace.elapsed_s,
             depth_scores=self.depth_scores,
+            measured=measured,
         )
-        figures.history.append({**to_record(event), _MEASURED: measured})
+        figures.history.append(to_record(event))
         self.codes.new_epoch()
         if self.excerpts is not None:
             for sample in self.excerpts.samples(
@@ -358,7 +361,9 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
     def _collapse(self) -> Collapse | None:
         """What the health rule says of the run so far: of all-reduced figures, so the same on every rank."""
         health = self.config.health
-        return HealthRule.of(health).judge(self.figures.reports()) if health.stop else None
+        if not health.stop:
+            return None
+        return HealthRule.of(health).judge(reports(epoch_health(self.figures.history)))
 
     def completed(self, progress: Progress) -> TrainingCompleteEvent:
         figures = self.figures

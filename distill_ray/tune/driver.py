@@ -32,11 +32,11 @@ from distill_ray.storage.checkpoints import empty_ray_storage, remove_ray_storag
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.ray_tune import TuneThread
 from distill_ray.tune.rounds import Rounds
-from distill_ray.tune.run_trial import BEGUN, FAILED, TrialHome, TrialTask, reports_before
+from distill_ray.tune.run_trial import BEGUN, FAILED, TrialHome, TrialTask, epochs_before
 from distill_ray.tune.step_budget import Settled, StepBudget
 from distill_ray.tune.trial import TrialSpec
 from distill_ray.uri import redacted
-from distill_ray.vqvae.health import Collapse
+from distill_ray.vqvae.health import Collapse, EpochHealth
 
 _POLL_S = 0.1
 _ABORT_PATIENCE_S = 10.0
@@ -75,7 +75,7 @@ class SweepRun:
         self._settle = settle
         self._ended_trials = 0
         self._live: dict[str, TrialTask] = {}
-        self._before: dict[str, list[Any]] = {}
+        self._before: dict[str, list[EpochHealth]] = {}
         self._mailbox: Any = None
         # Between the driver's thread and Tune's.
         self._ready: deque[TrialTask] = deque()
@@ -178,7 +178,7 @@ class SweepRun:
                 self._over = not self._live
                 return
             task = self._task(spec)
-            self._before[spec.id] = reports_before(task.folder)
+            self._before[spec.id] = epochs_before(task.folder)
             self._ledger.add(spec, frame_rate=task.frame_rate)
             self._live[spec.id] = task
             self._ready.append(task)
@@ -193,7 +193,7 @@ class SweepRun:
 
     def _ended(self, trial: str) -> None:
         self._free(trial)
-        self._ledger.ended(trial, reports_before(self._live[trial].folder))
+        self._ledger.ended(trial, epochs_before(self._live[trial].folder))
         self._leave(trial)
 
     def _retrying(self, trial: str, reason: str) -> None:
@@ -242,7 +242,7 @@ class SweepRun:
         """Whether everything shall end at once."""
         return self._aborted
 
-    def before(self, trial: str) -> list[Any]:
+    def before(self, trial: str) -> list[EpochHealth]:
         """The health of the epochs that the trial's checkpoint had when it was made ready."""
         return self._before[trial]
 

@@ -26,7 +26,7 @@ from distill_ray.events.records import (
 )
 from distill_ray.tune.ranking import best_generated, trial_objective
 from distill_ray.tune.trial import FINISHED, TrialRecord, TrialSpec
-from distill_ray.vqvae.health import Collapse, LevelHealth, with_gains
+from distill_ray.vqvae.health import Collapse, EpochHealth, with_gains
 
 PRUNED = "ended early by asha"
 _STATES = {
@@ -177,7 +177,7 @@ class Ledger:
         self._stop_clock(item)
         self._change(item, state="failed", reason=item.failure or reason)
 
-    def ended(self, trial: str, history: Sequence[tuple[LevelHealth, ...]]) -> None:
+    def ended(self, trial: str, history: Sequence[EpochHealth]) -> None:
         """Its process is done with it. `history`: the health of each epoch in its checkpoint."""
         item = self._trials[trial]
         self._stop_clock(item)
@@ -192,8 +192,8 @@ class Ledger:
                 fields |= {
                     "depth_scores": done.depth_scores,
                     "val_loss": done.best_val_loss,
-                    "codebook_health": history[done.best_epoch - 1],
-                    "newest_health": history[-1],
+                    "codebook_health": history[done.best_epoch - 1].levels,
+                    "newest_health": history[-1].levels,
                 }
         state, fields = self._judged(item, state, fields)
         if item.collapse is not None and state == "cancelled":

@@ -41,7 +41,7 @@ from distill_ray.training.worker import Listener, Worker
 from distill_ray.tune.ranking import trial_objective
 from distill_ray.tune.rating import TrialRater
 from distill_ray.tune.settings import TrialListener
-from distill_ray.vqvae.health import LevelHealth
+from distill_ray.vqvae.health import EpochHealth
 
 BEGUN, FAILED = "begun", "failed"  # records of a trial that are not events, by their key "trial"
 
@@ -213,6 +213,7 @@ def report_of(event: VQEpochMetrics, task: TrialTask, sweep: SweepConfig) -> Rec
         "epoch": event.epoch,
         "objective": math.inf if objective is None else objective,
         "val_loss": event.val_loss,
+        "measured": event.measured,
         "health": [asdict(level) for level in event.codebook_health],
     }
 
@@ -231,18 +232,19 @@ class _RemoteInterrupts(Interrupts):
         return self._outbox.steps()
 
 
-def reports_before(run: RunFolder) -> list[tuple[LevelHealth, ...]]:
+def epochs_before(run: RunFolder) -> list[EpochHealth]:
     """The health of each epoch that the newest checkpoint of a trial holds."""
-    from distill_ray.training.checkpoint import read_json
+    from distill_ray.training.checkpoint import guarded, read_json
+    from distill_ray.training.vqvae import epoch_health
 
     folder = newest_checkpoint(run.checkpoints, run.checkpoints_uri)
     if folder is None:
         return []
+    path = folder / "run.json"
     try:
-        history = read_json(folder / "run.json")["history"]
+        return guarded(path, lambda: epoch_health(read_json(path)["history"]))
     except CheckpointError:
         return []  # the trial itself will say so
-    return [tuple(LevelHealth(**level) for level in epoch["codebook_health"]) for epoch in history]
 
 
 def _device_name(home: TrialHome) -> str:

@@ -11,13 +11,12 @@ from typing import Any
 
 from ray import tune
 
-from distill_ray.vqvae.health import Collapse, HealthRule, LevelHealth
-
-Health = Sequence[LevelHealth]
+from distill_ray.vqvae.health import Collapse, EpochHealth, HealthRule, LevelHealth, reports
 
 
 class HealthStopper(tune.Stopper):  # type: ignore[misc]
-    """A report has the keys "trial", "epoch" (from 1) and "health" (a dictionary of each `LevelHealth`).
+    """A report has the keys "trial", "epoch" (from 1), "measured" and "health" (a dictionary of each
+    `LevelHealth`), as `EpochHealth` has them.
 
     rule: None where it shall end no trial. before: the epochs of a trial that its checkpoint had when it was
     (re)started. on_collapse: is told of each trial that is ended. is_aborted: whether all shall end at once.
@@ -28,7 +27,7 @@ class HealthStopper(tune.Stopper):  # type: ignore[misc]
         self,
         rule: HealthRule | None,
         *,
-        before: Callable[[str], Sequence[Health]],
+        before: Callable[[str], Sequence[EpochHealth]],
         on_collapse: Callable[[str, Collapse], None],
         is_aborted: Callable[[], bool],
     ) -> None:
@@ -36,17 +35,18 @@ class HealthStopper(tune.Stopper):  # type: ignore[misc]
         self._before = before
         self._on_collapse = on_collapse
         self._is_aborted = is_aborted
-        self._reports: dict[str, list[Health]] = {}
+        self._epochs: dict[str, list[EpochHealth]] = {}
 
     def __call__(self, trial_id: str, result: Mapping[str, Any]) -> bool:
         """Whether the trial of this report is to be ended."""
         if self._rule is None or "epoch" not in result:  # stopped before its first epoch
             return False
         trial, epoch = result["trial"], result["epoch"]
-        known = self._reports.setdefault(trial, list(self._before(trial)))
+        known = self._epochs.setdefault(trial, list(self._before(trial)))
         del known[epoch - 1 :]  # the trial went on from a checkpoint before them
-        collapse = self._rule.judge(known)
-        known.append(tuple(LevelHealth(**level) for level in result["health"]))
+        collapse = self._rule.judge(reports(known))
+        levels = tuple(LevelHealth(**level) for level in result["health"])
+        known.append(EpochHealth(levels=levels, measured=result["measured"]))
         if collapse is not None:
             self._on_collapse(trial, collapse)
         return collapse is not None

@@ -6,7 +6,7 @@ and search can use it without torch.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from typing import Protocol
 
@@ -145,6 +145,19 @@ class Collapse:
         low = Low(measure=self.measure, value=self.value, floor=self.floor)
         reports = "1 report" if self.reports == 1 else f"{self.reports} reports"
         return f"collapsed level {self.level}: {low.words} for {reports}"
+
+
+@dataclass(frozen=True, kw_only=True)
+class EpochHealth:
+    """Its levels; `measured`: whether the epoch was long enough to be a report for the rule."""
+
+    levels: tuple[LevelHealth, ...]
+    measured: bool = True
+
+
+def reports(epochs: Iterable[EpochHealth]) -> list[tuple[LevelHealth, ...]]:
+    """What `HealthRule.judge` counts."""
+    return [epoch.levels for epoch in epochs if epoch.measured]
 
 
 @dataclass(frozen=True, kw_only=True)

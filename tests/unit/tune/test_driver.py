@@ -23,7 +23,7 @@ from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.rounds import Rounds
 from distill_ray.tune.run_trial import BEGUN
 from distill_ray.tune.trial import TrialRecord, TrialSpec
-from distill_ray.vqvae.health import HealthRule, LevelHealth
+from distill_ray.vqvae.health import EpochHealth, HealthRule, LevelHealth
 
 SWEEP = SweepConfig(codebook_sizes=(16, 32), rvq_levels=(2, 4), max_kbps=0.7)  # 2 levels within, 4 not
 EPOCHS = 2
@@ -201,10 +201,10 @@ def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def checkpoints(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
-    def reports_before(folder: RunFolder) -> list[tuple[LevelHealth, ...]]:
-        return [(GOOD,) * 4] * world.epochs.get(folder.path.name, 0)
+    def epochs_before(folder: RunFolder) -> list[EpochHealth]:
+        return [EpochHealth(levels=(GOOD,) * 4)] * world.epochs.get(folder.path.name, 0)
 
-    monkeypatch.setattr(driver, "reports_before", reports_before)
+    monkeypatch.setattr(driver, "epochs_before", epochs_before)
     return world
 
 

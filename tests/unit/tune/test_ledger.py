@@ -15,7 +15,7 @@ from distill_ray.events.records import (
 )
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.trial import TrialRecord, make_spec
-from distill_ray.vqvae.health import Collapse, LevelHealth
+from distill_ray.vqvae.health import Collapse, EpochHealth, LevelHealth
 
 SWEEP = SweepConfig(codebook_sizes=(16,), rvq_levels=(2, 4), max_kbps=0.6)
 SPEC = make_spec("search", 16, (2, 4), {})
@@ -87,7 +87,7 @@ class Desk:
             collapse=collapse,
         )
         self.ledger.take_event(TRIAL, to_record(event))
-        self.ledger.ended(TRIAL, [(GOOD, GOOD), (BAD, BAD)])
+        self.ledger.ended(TRIAL, [EpochHealth(levels=(each, each)) for each in (GOOD, BAD)])
         return self.saved[-1]
 
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from distill_ray.runtime import metrics
 from distill_ray.training.worker import Worker
 from distill_ray.tune import run_trial as trial
 from distill_ray.tune.run_trial import TrialHome, TrialTask
+from distill_ray.vqvae.health import reports
 
 CONFIG = VQTrainConfig(
     model=VQVAEConfig(), training=TrainingConfig(epochs=1), loss=LossConfig(), augment=AugmentConfig()
@@ -74,3 +77,18 @@ def test_metrics_tell_the_trials_of_two_searches_apart(
     trial._train_in(task, home, [].append, outbox)
     assert runs == ["birds/k16-q2"]
     assert heard == [said]
+
+
+def test_epochs_of_a_checkpoint_keep_their_number_and_say_which_of_them_count(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    level = {"utilization": 0.5, "perplexity": 2.0, "dead_codes": 1, "entropy": None}
+    history = [{"codebook_health": [level], **more} for more in ({}, {"measured": False}, {"measured": True})]
+    (tmp_path / "run.json").write_text(json.dumps({"history": history}))
+    monkeypatch.setattr(trial, "newest_checkpoint", lambda *_: tmp_path)
+    epochs = trial.epochs_before(RunFolder(path=tmp_path))
+    assert [epoch.measured for epoch in epochs] == [True, False, True]
+    assert len(reports(epochs)) == 2
+    assert math.isnan(epochs[1].levels[0].entropy)
+    (tmp_path / "run.json").write_text('{"history": [{}]}')
+    assert trial.epochs_before(RunFolder(path=tmp_path)) == []
