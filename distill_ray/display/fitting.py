@@ -59,15 +59,24 @@ def heading(column: Column) -> str:
 
 
 class FittedTable:
-    """`table`, of which the columns `least` (headings, the least important first) go where it is too wide.
+    """`table`, of which the columns `least` (headings, the least important first) go where it is too wide;
+    columns of `text` that wraps get as wide as that before.
 
     notes: by heading, what the caption says of a column that stayed.
     """
 
-    def __init__(self, table: Table, least: Sequence[str], notes: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        table: Table,
+        least: Sequence[str],
+        notes: Mapping[str, str] | None = None,
+        *,
+        text: int = _LEAST_TEXT,
+    ) -> None:
         self.table = table
         self._least = least
         self._notes = notes or {}
+        self._text = text
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.fitting(console, options)
@@ -79,7 +88,7 @@ class FittedTable:
         """The table with as many columns as there is room for."""
         made = self.table
         for name in self._least:
-            if _needed(made, console, options) <= options.max_width:
+            if _needed(made, console, options, self._text) <= options.max_width:
                 break
             others = [column.header for column in made.columns if heading(column) != name]
             made = _with_columns(made, others)
@@ -90,12 +99,12 @@ class FittedTable:
         return made
 
 
-def _needed(table: Table, console: Console, options: ConsoleOptions) -> int:
+def _needed(table: Table, console: Console, options: ConsoleOptions, text: int) -> int:
     """Its width with figures unbroken, and texts that wrap as narrow as can be read."""
     made = _with_columns(table, [column.header for column in table.columns])
     for column in made.columns:
         if not column.no_wrap and column.justify == "left":
-            column.max_width = _LEAST_TEXT
+            column.max_width = text
     return Measurement.get(console, options.update(max_width=1_000), made).maximum
 
 

@@ -1,13 +1,12 @@
 """A search as Rich tables: the leaderboard while it goes, trials and candidates at its end.
 
-Lower objectives are better. `sweep.py` keeps what is drawn here.
+An arrow says which way is better. `sweep.py` keeps what is drawn here.
 """
 
 from __future__ import annotations
 
 import math
-import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from rich.console import Group, RenderableType
 from rich.table import Table
@@ -15,8 +14,8 @@ from rich.text import Text
 
 from distill_ray.display import figures
 from distill_ray.display.fitting import FittedTable
-from distill_ray.display.sweep import ENDED, RUNNING, SweepHistory
-from distill_ray.display.sweep_lines import candidate_words, described, winning
+from distill_ray.display.sweep import ENDED, SweepHistory
+from distill_ray.display.sweep_lines import candidate_words, described, ended_words, left_words, winning
 from distill_ray.display.tables import facts, table, warning_line
 from distill_ray.events.records import CandidateRow, SweepCompleteEvent, TrialUpdate
 from distill_ray.vqvae.health import LevelHealth
@@ -47,20 +46,49 @@ _COLUMNS = (
     "seconds",  # headed by `SweepHistory.unit`
     "state",
 )
-_LEFT = ("trial", "state", "why not")
-_LEAST_OF_TRIALS = ("mel", "{unit}", "below", "decoded", "worst level", "kbps", "epoch", "held-out")
-_LEAST_OF_CANDIDATES = ("mel", "front", "below", "held-out", "kbps", "trial")
-_LOWER = "lower is better: objective, held-out and mel"
+_ARROWS = {
+    "objective": "↓",
+    "held-out": "↓",
+    "mel": "↓",
+    "decoded": "↓",
+    "kbps": "↓",
+    "worst level": "↑",
+    "kept": "↑",
+    "below": "↑",
+}
+_LEFT = ("trial", "state", "why")
+_TEXT_WIDTH = 26
+"""Of the column that says why, below which another one goes."""
+_LEAST_OF_TRIALS = (
+    "mel",
+    "{unit}",
+    "below",
+    "kept",
+    "worst level",
+    "kbps",
+    "epoch",
+    "held-out",
+    "decoded",
+    "K",
+    "Q",
+)
+_LEAST_OF_CANDIDATES = ("mel", "front", "below", "held-out", "kbps", "decoded", "K", "Q")
+_CAPTION = "↓ lower is better, ↑ higher is better"
+_NOTES = {
+    "decoded": "decoded and objective: how far held-out recordings through the codec, and what is generated, "
+    "are from the recordings, over how far the recordings' halves are",
+    "below": "below: bits that the prior saves",
+    "kept": "kept: codes that stay at a shift by ¼ frame",
+}
 _NARROW_PADDING = (0, 1, 0, 0)
 _WINNER_STYLE = "bold green"
 
 
 class Leaderboard:
-    """What the live view draws of a running search; `began` is a time of `time.monotonic`."""
+    """What the live view draws of a running search."""
 
-    def __init__(self, sweep: SweepHistory, began: float) -> None:
+    def __init__(self, sweep: SweepHistory) -> None:
         self._sweep = sweep
-        self._began = began
 
     def view(self, *, rows: int, width: int) -> RenderableType:
         """The trials that fit into `rows` lines of `width` columns, and what all of them come to."""
@@ -76,7 +104,7 @@ class Leaderboard:
             made.add_row(*(cells[name] for name in names))
         left_out = len(self._sweep.trials) - len(shown)
         more = [Text(f"and {left_out} more", style="dim")] if left_out else []
-        return Group(self, _fitted(made, self._sweep), *more)
+        return Group(self, _fitted(made, _least_of_trials(self._sweep)), *more)
 
     def __rich__(self) -> Text:
         """The line above the table, made anew at every redraw, so that its time goes on."""
@@ -84,20 +112,24 @@ class Leaderboard:
         name = sweep.started.name if sweep.started else ""
         return Text.assemble(
             (f"search {name}  ", "bold"),
-            f"{sweep.count(RUNNING)} running, {sweep.count(ENDED)} of {sweep.expected} ended  "
-            f"{figures.duration(time.monotonic() - self._began)}  {figures.number(sweep.spent)} {sweep.unit}",
+            "  ".join(
+                [
+                    ", ".join([figures.duration(sweep.clock() - sweep.began), *left_words(sweep)]),
+                    ended_words(sweep),
+                    f"{figures.number(sweep.spent)} {sweep.unit}",
+                ]
+            ),
         )
 
 
 def trial_table(sweep: SweepHistory) -> Table:
-    """One row a trial, best first, without the reasons, for which there is no room beside the figures."""
+    """One row a trial, best first, with a clause on why it won or not."""
     names = _columns(sweep)
     made = _right_aligned(table("Trials", _headings(names, sweep), ()))
     made.padding = _NARROW_PADDING
-    made.caption, made.caption_justify = _LOWER, "left"
+    made.caption, made.caption_justify = _CAPTION, "left"
     for trial in sweep.ranked():
-        state = Text(trial.state, style=STATE_STYLES.get(trial.state, ""))
-        cells = {**_trial_cells(trial, sweep), "state": state}
+        cells = _trial_cells(trial, sweep)
         made.add_row(*(cells[name] for name in names))
     return made
 
@@ -110,37 +142,36 @@ def _columns(sweep: SweepHistory) -> tuple[str, ...]:
 def sweep_report(sweep: SweepHistory) -> Iterator[RenderableType]:
     """All that is worth keeping of a search: trials, candidates and the outcome."""
     if sweep.trials:
-        yield _fitted(trial_table(sweep), sweep)
-        reasons = [(trial.trial, trial.reason) for trial in sweep.ranked() if trial.reason]
-        if reasons:
-            yield facts("Reasons", reasons)
+        yield _fitted(trial_table(sweep), _least_of_trials(sweep))
     done = sweep.complete
     if done is not None and done.candidates:
-        trained = {trial.trial: trial.rvq_levels for trial in sweep.trials.values()}
-        yield FittedTable(candidate_table(done.candidates, trained), _LEAST_OF_CANDIDATES)
+        yield _fitted(candidate_table(done.candidates), _LEAST_OF_CANDIDATES)
     yield facts("Search", list(_outcome(sweep)))
     if done is not None and done.advice:
         yield warning_line(done.advice)
 
 
-def _fitted(made: Table, sweep: SweepHistory) -> FittedTable:
-    return FittedTable(made, [name.format(unit=sweep.unit) for name in _LEAST_OF_TRIALS])
+def _fitted(made: Table, least: Sequence[str]) -> FittedTable:
+    notes = (
+        {_headed(name): note for name, note in _NOTES.items()} if made.caption else {}
+    )  # no room while live
+    return FittedTable(made, [_headed(name) for name in least], notes, text=_TEXT_WIDTH)
 
 
-def candidate_table(candidates: Sequence[CandidateRow], trained: Mapping[str, int]) -> Table:
-    """One row a candidate, eligible ones first and the best of them on top.
+def _least_of_trials(sweep: SweepHistory) -> list[str]:
+    return [name.format(unit=sweep.unit) for name in _LEAST_OF_TRIALS]
 
-    `trained`: the levels that each trial was trained with, as one cut to fewer cannot win.
-    """
+
+def candidate_table(candidates: Sequence[CandidateRow]) -> Table:
+    """One row a candidate, eligible ones first and the best of them on top."""
     judged = any(row.generated is not None for row in candidates)
     figures_of = ("below", "decoded") if judged else ("mel",)
-    columns = ("", "trial", "K", "Q", "kbps", "objective", "held-out", *figures_of, "front", "why not")
-    made = _right_aligned(table("Candidates", columns, ()))
-    made.caption, made.caption_justify = _LOWER, "left"
+    columns = ("trial", "K", "Q", "kbps", "objective", "held-out", *figures_of, "front", "why")
+    made = _right_aligned(table("Candidates", [_headed(name) for name in columns], ()))
+    made.caption, made.caption_justify = _CAPTION, "left"
     for row in sorted(candidates, key=_candidate_rank):
         style = _WINNER_STYLE if row.chosen else "" if row.eligible else "dim"
         cells = (
-            "winner" if row.chosen else "",
             row.trial,
             str(row.codebook_size),
             str(row.rvq_levels),
@@ -149,7 +180,7 @@ def candidate_table(candidates: Sequence[CandidateRow], trained: Mapping[str, in
             figures.number(row.val_loss),
             *((_share(row.below_histogram), _figure(row.decoded)) if judged else (figures.number(row.mel),)),
             "front" if row.on_front else "",
-            row.reason or _cut(row, trained),
+            row.reason,
         )
         made.add_row(*(Text(cell) for cell in cells), style=style)
     return made
@@ -184,13 +215,12 @@ def _ending(done: SweepCompleteEvent) -> str:
     return done.exit_reason
 
 
-def _cut(row: CandidateRow, trained: Mapping[str, int]) -> str:
-    levels = trained.get(row.trial, row.rvq_levels)
-    return "" if levels == row.rvq_levels else f"cut: trained at {levels} levels"
-
-
 def _headings(names: Sequence[str], sweep: SweepHistory) -> tuple[str, ...]:
-    return tuple(sweep.unit if name == "seconds" else name for name in names)
+    return tuple(sweep.unit if name == "seconds" else _headed(name) for name in names)
+
+
+def _headed(name: str) -> str:
+    return f"{name} {_ARROWS[name]}" if name in _ARROWS else name
 
 
 def _trial_cells(trial: TrialUpdate, sweep: SweepHistory) -> dict[str, Text]:
@@ -200,7 +230,7 @@ def _trial_cells(trial: TrialUpdate, sweep: SweepHistory) -> dict[str, Text]:
         Text(str(trial.codebook_size)),
         Text(str(trial.rvq_levels)),
         Text(figures.number(trial.kbps)),
-        Text(f"{trial.epoch}/{trial.epochs}" if trial.epochs else str(trial.epoch)),
+        Text(_epochs(trial)),
         Text(_figure(trial.objective)),
         Text(_figure(trial.val_loss)),
         Text(_figure(trial.mel)),
@@ -212,6 +242,14 @@ def _trial_cells(trial: TrialUpdate, sweep: SweepHistory) -> dict[str, Text]:
         Text(described(trial), style=STATE_STYLES.get(trial.state, "")),
     )
     return dict(zip(_COLUMNS, cells, strict=True))
+
+
+def _epochs(trial: TrialUpdate) -> str:
+    """The epoch that a trial is in or has finished; of one that is shorter, which part of it was made."""
+    share = trial.passes if trial.passes is not None and 0.0 < trial.passes < 1.0 else None
+    if share is not None and (trial.epochs in (None, 1) or trial.state in ENDED):
+        return f"{share:.2g}" if trial.epochs in (None, 1) else f"{share:.2g}/{trial.epochs}"
+    return f"{trial.epoch}/{trial.epochs}" if trial.epochs else str(trial.epoch)
 
 
 def _worst_level(trial: TrialUpdate) -> Text:

@@ -6,8 +6,6 @@ Lines that stay (openings, epochs, warnings, finished stages) are printed above 
 
 from __future__ import annotations
 
-import time
-
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -119,7 +117,7 @@ class LiveRenderer:
             self._leaderboard = None
             return sweep_ending(event, self._sweep)
         if isinstance(event, SweepStarted) or self._leaderboard is None:
-            self._leaderboard = Leaderboard(self._sweep, time.monotonic())
+            self._leaderboard = Leaderboard(self._sweep)
         if isinstance(event, SweepStarted):
             return sweep_opening(event, self._console.width)
         changed = before is None or before.state != event.state

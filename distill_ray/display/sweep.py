@@ -6,10 +6,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass, field
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
-from distill_ray.events.records import Event, SweepCompleteEvent, SweepStarted, TrialUpdate
+from distill_ray.events.records import CandidateRow, Event, SweepCompleteEvent, SweepStarted, TrialUpdate
 
 RUNNING = ("running", "retrying")
 ENDED = ("completed", "collapsed", "pruned", "failed", "cancelled")
@@ -18,21 +19,42 @@ _CANNOT_WIN = ("collapsed", "pruned", "failed", "cancelled")
 
 @dataclass(kw_only=True)
 class SweepHistory:
-    """The search so far; `trials` has the newest update of each, in the order of their first."""
+    """The search so far; `trials` has the newest update of each, in the order of their first. `began`, by
+    `clock`: when its first event came.
+    """
 
     started: SweepStarted | None = None
     complete: SweepCompleteEvent | None = None
     trials: dict[str, TrialUpdate] = field(default_factory=dict)
+    clock: Callable[[], float] = time.monotonic
+    began: float = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.began = self.clock()
 
     def add(self, event: Event) -> None:
         """Take an event in; those of other work change nothing."""
         if isinstance(event, SweepStarted):
             self.started, self.complete = event, None
             self.trials.clear()
+            self.began = self.clock()
         elif isinstance(event, TrialUpdate):
             self.trials[event.trial] = event
         elif isinstance(event, SweepCompleteEvent):
             self.complete = event
+            for row in reversed(event.candidates):  # the best of each trial last
+                if row.trial in self.trials and (row.chosen or row.trial != event.chosen):
+                    self._take_row(row)
+
+    def _take_row(self, row: CandidateRow) -> None:
+        self.trials[row.trial] = replace(
+            self.trials[row.trial],
+            verdict=row.reason,
+            eligible=row.eligible,
+            objective=row.objective,
+            decoded=row.decoded,
+            generated=row.generated,
+        )
 
     def count(self, states: Sequence[str]) -> int:
         """How many trials are in one of `states`."""
@@ -43,6 +65,28 @@ class SweepHistory:
         """How many trials there are to be, as far as is known now; later rounds add to it."""
         first = self.started.trials if self.started else 0
         return max(len(self.trials), first)
+
+    def left_s(self) -> float | None:
+        """About how many seconds of the search are left; None where nothing tells yet.
+
+        What is left of its budget, else what the trials that are to come take if they take as long as those
+        before them.
+        """
+        if self.started is None or self.complete is not None:
+            return None
+        if self.started.left_s is not None:
+            return max(0.0, self.began + self.started.left_s - self.clock())
+        ended = [trial.elapsed_s for trial in self.trials.values() if trial.state == "completed"]
+        running = [trial for trial in self.trials.values() if trial.state in RUNNING]
+        took = [seconds for seconds in ended if seconds > 0.0]
+        took += [trial.elapsed_s + trial.eta_s for trial in running if trial.eta_s is not None]
+        if not took:
+            return None
+        mean = math.fsum(took) / len(took)
+        finals = sum(trial.round == "final" for trial in self.trials.values())
+        waiting = self.expected - self.count(ENDED) - len(running) + max(0, self.started.finalists - finals)
+        left = [max(0.0, mean - each.elapsed_s) if each.eta_s is None else each.eta_s for each in running]
+        return (waiting * mean + math.fsum(left)) / max(1, self.started.concurrent)
 
     @property
     def unit(self) -> str:
@@ -62,7 +106,7 @@ class SweepHistory:
         return math.fsum(map(self.spent_by, self.trials.values()))
 
     def ranked(self) -> list[TrialUpdate]:
-        """Best objective first; then those without one; last those that ended and cannot win."""
+        """Best objective first; then those without one; last those that have ended and cannot win."""
         return sorted(self.trials.values(), key=_rank)
 
     def shown(self, rows: int) -> list[TrialUpdate]:
@@ -75,7 +119,7 @@ class SweepHistory:
 
 
 def _rank(trial: TrialUpdate) -> tuple[int, float]:
-    if trial.state in _CANNOT_WIN:
+    if trial.state in _CANNOT_WIN or not trial.eligible:
         return (2, _or_last(trial.objective))
     if trial.objective is None:
         return (1, 0.0 if trial.state in RUNNING else 1.0)

@@ -48,8 +48,18 @@ def state_line(event: TrialUpdate, sweep: SweepHistory) -> str:
         spent = sweep.spent_by(event)
         if spent:
             parts.append(f"{figures.number(spent)} {sweep.unit}")
-    done = f"({sweep.count(ENDED)} of {sweep.expected} ended, {sweep.count(RUNNING)} running)"
-    return "  ".join([*parts, done])
+    return "  ".join([*parts, f"({', '.join([ended_words(sweep), *left_words(sweep)])})"])
+
+
+def ended_words(sweep: SweepHistory) -> str:
+    """ "2 of 9 ended, 1 running"."""
+    return f"{sweep.count(ENDED)} of {sweep.expected} ended, {sweep.count(RUNNING)} running"
+
+
+def left_words(sweep: SweepHistory) -> list[str]:
+    """ "about 5:00 left"; none where nobody knows."""
+    left = sweep.left_s()
+    return [] if left is None else [f"about {figures.duration(left)} left"]
 
 
 def trial_epoch_line(event: TrialUpdate) -> str:
@@ -81,7 +91,9 @@ _STAGES = {"encode": "encodes", "prior": "its prior", "generate": "generates", "
 
 
 def described(event: TrialUpdate) -> str:
-    """The state, how far a running trial is, and the reason, without saying a word twice."""
+    """The state and its reason without saying a word twice; how far a running trial is; how a completed one
+    stands.
+    """
     state = event.state
     if state == "running" and event.stage:
         state = f"running: {_STAGES.get(event.stage, event.stage)}"
@@ -89,6 +101,8 @@ def described(event: TrialUpdate) -> str:
         state = f"running {figures.percent(event.fraction)}"
         if event.eta_s is not None:
             state += f", {figures.duration(event.eta_s)} left"
+    if state == "completed" and event.verdict:
+        return event.verdict
     if not event.reason:
         return state
     return event.reason if event.reason.startswith(event.state) else f"{state}: {event.reason}"

@@ -295,7 +295,8 @@ class CodecJudged:
 class SweepStarted:
     """The first event of a search. `trials`: how many the first round has; `finalists`: of the last one.
 
-    `objective_definition` is the sentence that says what the ranking means.
+    `objective_definition` is the sentence that says what the ranking means; `left_s`: the seconds of a time
+    budget that are left.
     """
 
     name: str
@@ -312,6 +313,7 @@ class SweepStarted:
     max_kbps: float
     settings: tuple[ShownSetting, ...] = ()
     uri: str = ""
+    left_s: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -324,6 +326,8 @@ class TrialUpdate:
     For objective generation: `stage` is what a running trial does after its codec ("prior", "generate",
     "judge"), `below_histogram` what its prior saves, `decoded` and `generated` as in `GeneratedScore`, of its
     best depth. `worst_kept`: the least share of codes that a level keeps (`LevelHealth.kept`).
+    `verdict`: of one that has finished, why it would win or not by what is known now; `eligible`: whether it
+    might. `passes`: its steps in epochs, where that is known.
     """
 
     trial: str
@@ -350,6 +354,9 @@ class TrialUpdate:
     decoded: float | None = None
     generated: float | None = None
     worst_kept: float | None = None
+    verdict: str = ""
+    eligible: bool = True
+    passes: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -357,7 +364,8 @@ class CandidateRow:
     """A codec that a search could end with: a trial at one depth. Lower `objective` is better.
 
     `eligible`: healthy, not ended early and within the rate limit, for objective generation also judged, no
-    copy and not much farther off when decoded than the best; `reason` says why not. `on_front`: no healthy
+    copy and not much farther off when decoded than the best; `reason` says in a clause why it is chosen, or
+    eligible and not chosen, or not eligible. `on_front`: no healthy
     candidate has both a lower rate and a lower held-out loss. The judge's figures as in `TrialUpdate`.
     """
 

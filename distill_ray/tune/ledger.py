@@ -14,6 +14,7 @@ from typing import Any
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.events.records import (
+    CandidateRow,
     CodecJudged,
     Event,
     RunStarted,
@@ -24,9 +25,9 @@ from distill_ray.events.records import (
     VQStepMetrics,
     from_record,
 )
-from distill_ray.tune.ranking import best_generated, trial_objective
+from distill_ray.tune.ranking import best_generated, candidates, trial_objective
 from distill_ray.tune.trial import FINISHED, TrialRecord, TrialSpec
-from distill_ray.vqvae.health import Collapse, EpochHealth, with_gains
+from distill_ray.vqvae.health import Collapse, EpochHealth, HealthRule, with_gains
 
 PRUNED = "ended early by asha"
 _STATES = {
@@ -44,6 +45,7 @@ class _Trial:
     record: TrialRecord
     epochs: int | None = None
     epoch: int = 0
+    step: int = 0
     steps_per_epoch: int = 0
     fraction: float = 0.0
     eta_s: float | None = None
@@ -55,15 +57,19 @@ class _Trial:
     pruned: bool = False
     collapse: Collapse | None = None
     failure: str = ""
+    row: CandidateRow | None = None
 
 
 class Ledger:
-    """The trials of a search. `gpus`: of a trial. `save` keeps a record, `tell` is the search's listener."""
+    """The trials of a search, which `rule` judges. `gpus`: of a trial. `save` keeps a record, `tell` is the
+    search's listener.
+    """
 
     def __init__(
         self,
         records: Iterable[TrialRecord],
         sweep: SweepConfig,
+        rule: HealthRule,
         *,
         gpus: float,
         save: Callable[[TrialRecord], None],
@@ -71,6 +77,7 @@ class Ledger:
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._sweep = sweep
+        self._rule = rule
         self._gpus = gpus
         self._save = save
         self._tell = tell
@@ -88,6 +95,7 @@ class Ledger:
 
     def announce(self) -> None:
         """Tell what is known of every trial, as a resumed search begins."""
+        self._rank()
         for trial in self._trials.values():
             self._tell(self._update(trial))
 
@@ -116,7 +124,7 @@ class Ledger:
             item.stage = "" if event.kind == "vqvae" else "prior"
         elif isinstance(event, VQStepMetrics):
             item.fraction, item.eta_s = event.fraction, event.eta_s
-            item.epoch, item.steps_per_epoch = event.epoch, event.steps_per_epoch
+            item.epoch, item.step, item.steps_per_epoch = event.epoch, event.step, event.steps_per_epoch
             self._tell(self._update(item))
         elif isinstance(event, VQEpochMetrics):
             self._count_time(item)
@@ -241,7 +249,28 @@ class Ledger:
 
     def _changed(self, item: _Trial) -> None:
         self._save(item.record)
+        others = self._rank() if item.record.state in FINISHED else []
         self._tell(self._update(item))
+        for other in others:
+            if other is not item:
+                self._tell(self._update(other))
+
+    def _rank(self) -> list[_Trial]:
+        """Rank what has finished; the trials of which there is other news than before."""
+        rows: dict[str, list[CandidateRow]] = {}
+        for row in candidates(self.finished(), self._sweep, self._rule):
+            rows.setdefault(row.trial, []).append(row)
+        changed = []
+        for item in self._trials.values():
+            before, item.row = item.row, self._row_of(item.record, rows.get(item.record.spec.id, []))
+            if item.row != before:
+                changed.append(item)
+        return changed
+
+    def _row_of(self, record: TrialRecord, rows: Sequence[CandidateRow]) -> CandidateRow | None:
+        """The row that stands for the trial: the chosen one, else that of the depth it is compared by."""
+        compared_by = self.objective(record)
+        return min(rows, key=lambda row: (not row.chosen, row.objective != compared_by), default=None)
 
     def _count_time(self, item: _Trial) -> None:
         if item.since is None:
@@ -261,7 +290,8 @@ class Ledger:
     def _update(self, item: _Trial) -> TrialUpdate:
         record, spec = item.record, item.record.spec
         running = self._clock() - item.since if item.since is not None else 0.0
-        best = best_generated(record, self._sweep)
+        row = item.row
+        judged = best_generated(record, self._sweep) if row is None else row
         return TrialUpdate(
             trial=spec.id,
             round=spec.round,
@@ -275,18 +305,21 @@ class Ledger:
             fraction=1.0 if record.state in FINISHED else item.fraction,
             val_loss=record.val_loss,
             mel=record.mel,
-            objective=self.objective(record),
+            objective=self.objective(record) if row is None else row.objective,
             worst_level=record.worst_level,
             worst_utilization=record.worst_utilization,
             worst_kept=record.worst_kept,
             stage=item.stage if record.state == "running" else "",
             below_histogram=record.below_histogram,
-            decoded=best.decoded if best is not None else None,
-            generated=best.generated if best is not None else None,
+            decoded=None if judged is None else judged.decoded,
+            generated=None if judged is None else judged.generated,
             gpu_seconds=record.gpu_seconds + running * self._gpus,
             elapsed_s=record.elapsed_s + running,
             device=item.device,
             eta_s=item.eta_s if record.state == "running" else None,
+            verdict="" if row is None else "best so far" if row.chosen else row.reason,
+            eligible=row is None or row.eligible,
+            passes=max(record.steps, item.step) / item.steps_per_epoch if item.steps_per_epoch else None,
         )
 
     def _epochs(self, item: _Trial) -> int | None:

@@ -71,8 +71,30 @@ def candidates(
     front = set(pareto_front(healthy, sweep.objective))
     able = [row for row in as_trained if row.eligible and row.objective is not None]
     best = min(able, key=lambda row: (row.objective, *order(row, sweep.objective)), default=None)
-    marked = [dataclasses.replace(row, on_front=row in front, chosen=row is best) for row in rows]
+    marked = [
+        dataclasses.replace(
+            row,
+            on_front=row in front,
+            chosen=row is best,
+            reason=row.reason or _standing(row, best, is_cut=row not in as_trained),
+        )
+        for row in rows
+    ]
     return tuple(sorted(marked, key=lambda row: (not row.eligible, *order(row, sweep.objective))))
+
+
+def _standing(row: CandidateRow, best: CandidateRow | None, *, is_cut: bool) -> str:
+    """What there is to say of an eligible row."""
+    if row is best:
+        return "best"
+    if is_cut:
+        return "cut short: its trial has more levels"
+    if row.objective is None or best is None or best.objective is None:
+        return "no prior was trained on its codes"
+    if row.objective == best.objective:
+        return "as good as the best, which comes first by rate or name"
+    behind = row.objective / best.objective - 1.0
+    return f"{behind:.0%} behind the best" if behind >= 0.005 else "less than 1% behind the best"
 
 
 def order(row: CandidateRow, objective: str = "reconstruction") -> tuple[float, float, str, int]:
@@ -147,13 +169,13 @@ class _Margin:
         if judged is None or self.least is None:
             return "its sounds were not judged"
         if record.copied:
-            return "what it generates is copied from training audio"
+            return "copies training audio"
         most = self.least * (1.0 + self.sweep.decoded_margin)
         if judged.decoded <= most:
             return ""
+        above = judged.decoded / self.least - 1.0
         return (
-            f"decodes held-out audio to {judged.decoded:.2f} × the floor, over {most:.2f} "
-            f"(the best codec's {self.least:.2f} + {self.sweep.decoded_margin:.0%})"
+            f"decoded {above:.0%} above the best's {self.least:.2f}, margin {self.sweep.decoded_margin:.0%}"
         )
 
 
@@ -312,8 +334,7 @@ def _objection(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> st
     """Why a healthy codec may not win all the same."""
     if record.state == "pruned":
         return record.reason or f"ended early by {sweep.scheduler}"
-    rate = _kbps_of(record, score)
-    return "" if _is_within(rate, sweep) else f"{rate:.2f} kbit/s is over the limit of {sweep.max_kbps:g}"
+    return "" if _is_within(_kbps_of(record, score), sweep) else f"over {sweep.max_kbps:g} kbit/s"
 
 
 def _objective(record: TrialRecord, score: DepthScore, sweep: SweepConfig) -> float | None:

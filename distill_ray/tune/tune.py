@@ -233,6 +233,7 @@ class _Search:
         ledger = Ledger(
             self.start.folder.records(),
             sweep,
+            HealthRule.of(self.settings.health),
             gpus=self.machine.trials.gpus,
             save=self.start.folder.save,
             tell=self.listener,
@@ -480,4 +481,5 @@ class _Search:
             workers_per_trial=scale.workers,
             max_kbps=sweep.max_kbps,
             settings=shown_settings(settings_of_search(sweep, self.planner), self.start.source),
+            left_s=sweep.max_minutes and self.began + 60.0 * sweep.max_minutes - time.monotonic(),
         )

@@ -131,7 +131,7 @@ def main() -> None:
         def tell(_: Any) -> None:
             clocks.updates += 1
 
-        ledger = Ledger((), sweep, gpus=1.0, save=save, tell=tell)
+        ledger = Ledger((), sweep, RULE, gpus=1.0, save=save, tell=tell)
         rounds = Rounds(sweep, RULE, seed=0, records=(), objective=ledger.objective)
         live: dict[str, Iterator[dict[str, Any]]] = {}
         while True:

@@ -282,9 +282,9 @@ def candidates() -> tuple[CandidateRow, ...]:
         return CandidateRow(**{**facts, **changes})
 
     return (
-        row("k64-q8", 64, 4, 2.067, 22.25),
+        row("k64-q8", 64, 4, 2.067, 22.25, reason="cut short: its trial has more levels"),
         row("k1024-q8", 1024, 8, 6.891, 19.5, eligible=False, reason="level [3] collapsed", on_front=False),
-        row("k64-q8", 64, 8, 4.134, 20.5, chosen=True),
+        row("k64-q8", 64, 8, 4.134, 20.5, reason="best", chosen=True),
     )
 
 

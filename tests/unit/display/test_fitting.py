@@ -98,7 +98,7 @@ def test_tables_lose_columns_and_break_no_heading(health, sweep, sweep_complete,
     assert "10%" in text
     assert ("±3 dB" in text) == (width >= 80)
     assert ("made louder or softer" in " ".join(text.split())) == (width >= 80)
-    assert "lower is better: objective, held-out and mel" in text
+    assert "↓ lower is better, ↑ higher is better" in text
     assert "higher is better, but of dead codes" in text
 
 

@@ -70,6 +70,34 @@ def test_running_trials_are_shown_before_better_ones(trial):
     assert len(made.shown(99)) == 6
 
 
+def test_what_is_left_comes_from_the_budget_or_from_what_trials_took(sweep_started, trial):
+    """Two at a time; three trials and two finalists in all."""
+    now = [100.0]
+    made = SweepHistory(clock=lambda: now[0])
+    assert made.left_s() is None
+    made.add(sweep_started)
+    assert made.left_s() is None
+    made.add(trial(64, elapsed_s=10.0, eta_s=30.0))
+    assert made.left_s() == (4 * 40.0 + 30.0) / 2
+    made.add(trial(64, "completed", elapsed_s=40.0))
+    made.add(trial(256, elapsed_s=15.0))  # its prior trains, of which nobody knows how long
+    assert made.left_s() == (3 * 40.0 + 25.0) / 2
+    made.add(dataclasses.replace(sweep_started, left_s=300.0))
+    now[0] += 60.0
+    assert made.left_s() == 240.0
+
+
+def test_a_search_that_has_ended_says_of_each_trial_how_it_stood(sweep, sweep_complete):
+    made = history([*sweep, sweep_complete])
+    assert [(item.codebook_size, item.verdict, item.eligible) for item in made.ranked()] == [
+        (64, "best", True),
+        (256, "", True),
+        (1024, "level [3] collapsed", False),
+    ]
+    assert made.trials["k64-q8"].objective == 20.5  # that of the chosen depth
+    assert made.left_s() is None
+
+
 def test_a_second_search_starts_afresh(sweep, sweep_complete):
     made = history([*sweep, sweep_complete, sweep[0]])
     assert made.trials == {}

@@ -62,7 +62,9 @@ class World:
             moment()
             self.records[record.spec.id] = record
 
-        ledger = Ledger(self.records.values(), SWEEP, gpus=0.0, save=save, tell=moment)
+        ledger = Ledger(
+            self.records.values(), SWEEP, HealthRule.of(HealthConfig()), gpus=0.0, save=save, tell=moment
+        )
         rounds = Rounds(
             SWEEP, HealthRule.of(HealthConfig()), seed=0, records=ledger.records(), objective=ledger.objective
         )

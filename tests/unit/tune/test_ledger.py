@@ -4,6 +4,7 @@ import dataclasses
 
 import pytest
 
+from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.events.records import (
     DepthScore,
@@ -15,7 +16,7 @@ from distill_ray.events.records import (
 )
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.trial import TrialRecord, make_spec
-from distill_ray.vqvae.health import Collapse, EpochHealth, LevelHealth
+from distill_ray.vqvae.health import Collapse, EpochHealth, HealthRule, LevelHealth
 
 SWEEP = SweepConfig(codebook_sizes=(16,), rvq_levels=(2, 4), max_kbps=0.6)
 SPEC = make_spec("search", 16, (2, 4), {})
@@ -34,7 +35,13 @@ class Desk:
         self.saved: list[TrialRecord] = []
         self.told: list[Event] = []
         self.ledger = Ledger(
-            records, SWEEP, gpus=2.0, save=self.saved.append, tell=self.told.append, clock=lambda: self.now
+            records,
+            SWEEP,
+            HealthRule.of(HealthConfig()),
+            gpus=2.0,
+            save=self.saved.append,
+            tell=self.told.append,
+            clock=lambda: self.now,
         )
         self.ledger.announce()
         self.ledger.add(SPEC, frame_rate=62.5)
@@ -194,3 +201,33 @@ def test_a_resumed_search_adds_to_the_times_of_an_unfinished_trial() -> None:
     # The driver that was killed had not heard of the best epoch; the trial's end and its checkpoint have it.
     assert (record.val_loss, record.depth_scores) == (7.0, scores(7.0))
     assert record.codebook_health == (GOOD, GOOD)
+
+
+def test_finished_trials_say_how_they_stand_and_again_when_a_better_one_comes() -> None:
+    def done(codes: int, loss: float) -> TrialRecord:
+        return TrialRecord(
+            spec=make_spec("search", codes, (2,), {}),
+            state="completed",
+            frame_rate=62.5,
+            depth_scores=(DepthScore(levels=2, val_loss=loss, mel=1.0),),
+            codebook_health=(GOOD, GOOD),
+        )
+
+    def standing(events: list[Event]) -> list[tuple[str, str]]:
+        return [(event.trial, event.verdict) for event in events if isinstance(event, TrialUpdate)]
+
+    desk = Desk(done(16, 10.0), done(8, 12.0))
+    assert standing(desk.told)[:2] == [("k16-q2", "best so far"), ("k8-q2", "20% behind the best")]
+    better = done(4, 8.0)
+    desk.ledger.add(better.spec, frame_rate=62.5)
+    desk.told.clear()
+    desk.ledger._change(desk.ledger._trials["k4-q2"], state="completed", **scored(better))
+    assert standing(desk.told) == [
+        ("k4-q2", "best so far"),
+        ("k16-q2", "25% behind the best"),
+        ("k8-q2", "50% behind the best"),
+    ]
+
+
+def scored(record: TrialRecord) -> dict[str, object]:
+    return {"depth_scores": record.depth_scores, "codebook_health": record.codebook_health}

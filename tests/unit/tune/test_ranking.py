@@ -126,6 +126,10 @@ def test_equal_losses_go_to_the_lower_rate_then_to_the_smaller_id(record: Any, r
         ("k16-q8", False, False),
         ("k256-q4", False, False),
     ]
+    assert [row.reason for row in rows] == [
+        "best",
+        *["as good as the best, which comes first by rate or name"] * 2,
+    ]
 
 
 def test_why_a_candidate_may_not_win(record: Any, rule: Any) -> None:
@@ -143,10 +147,10 @@ def test_why_a_candidate_may_not_win(record: Any, rule: Any) -> None:
     rows = candidates(records, SweepConfig(scheduler="asha"), rule)
     reasons = {(row.codebook_size, row.rvq_levels): row.reason for row in rows}
     assert reasons == {
-        (256, 2): "",
+        (256, 2): "cut short: its trial has more levels",
         (256, 8): "level 5: utilization 0.12 < 0.30",
-        (1024, 2): "",
-        (1024, 8): "6.89 kbit/s is over the limit of 6",
+        (1024, 2): "cut short: its trial has more levels",
+        (1024, 8): "over 6 kbit/s",
         (512, 2): "collapsed level 3: and so on",
         (512, 8): "collapsed level 3: and so on",
         (128, 2): "ended early by asha",
@@ -158,7 +162,7 @@ def test_why_a_candidate_may_not_win(record: Any, rule: Any) -> None:
         (16, 8): "not finished",
         (2048, 2): "codebook health was not measured",
     }
-    assert all(row.eligible == (not row.reason) for row in rows)
+    assert {row.reason for row in rows if row.eligible} == {"cut short: its trial has more levels"}
     assert {(row.codebook_size, row.rvq_levels) for row in rows if row.on_front} == {(128, 2), (128, 8)}
     assert winner(rows) is None  # those that may win were trained at another depth
 
@@ -188,6 +192,11 @@ def test_prior_bits_ranks_only_what_a_prior_was_trained_on(record: Any, rule: An
     best = winner(rows)
     assert best is not None
     assert best.trial == "k64-q8"
+    assert {row.reason for row in rows if row.rvq_levels == 8} == {
+        "best",
+        "12% behind the best",
+        "no prior was trained on its codes",
+    }
     unmeasured = [dataclasses.replace(item, prior_bits_per_second=None) for item in records]
     assert (
         advice(unmeasured, sweep, rule)
