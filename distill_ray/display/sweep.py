@@ -64,6 +64,7 @@ class SweepHistory:
     def expected(self) -> int:
         """How many trials there are to be, as far as is known now; later rounds add to it."""
         first = self.started.trials if self.started else 0
+        first = next((trial.trials for trial in self.trials.values() if trial.trials is not None), first)
         return max(len(self.trials), first)
 
     def left_s(self) -> float | None:

@@ -327,7 +327,8 @@ class TrialUpdate:
     "judge"), `below_histogram` what its prior saves, `decoded` and `generated` as in `GeneratedScore`, of its
     best depth. `worst_kept`: the least share of codes that a level keeps (`LevelHealth.kept`).
     `verdict`: of one that has finished, why it would win or not by what is known now; `eligible`: whether it
-    might. `passes`: its steps in epochs, where that is known.
+    might. `passes`: its steps in epochs, where that is known. `trials`: how many the first round has after
+    all, where a time budget allows fewer.
     """
 
     trial: str
@@ -357,6 +358,7 @@ class TrialUpdate:
     verdict: str = ""
     eligible: bool = True
     passes: float | None = None
+    trials: int | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

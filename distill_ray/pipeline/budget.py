@@ -59,10 +59,14 @@ class TimeBudget:
         return self.total_s - self.spent_s - (self.clock() - self.began)
 
     @property
+    def page_s(self) -> float:
+        """What the page takes without its judge."""
+        return _PAGE_SHARE * self.total_s
+
+    @property
     def report_s(self) -> float:
         """What the page takes, with its judge where there is time for it."""
-        page = _PAGE_SHARE * self.total_s
-        return page + (self.judge_s if self.judges else 0.0)
+        return self.page_s + (self.judge_s if self.judges else 0.0)
 
     @property
     def judges(self) -> bool:

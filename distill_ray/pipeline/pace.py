@@ -63,7 +63,8 @@ def _steps(
     from distill_ray.training.worker import LocalWorker
 
     with tempfile.TemporaryDirectory(prefix="distill-ray-pace-") as folder:
-        task = VQTask(corpus, config, LocalWorker(Path(folder), device=torch.device("cpu")))
+        worker = LocalWorker(Path(folder), device=torch.device("cpu"))
+        task = VQTask(corpus, config, worker, from_audio=False)
         task.train_step(0, 0.0)
         began = time.monotonic()
         for step in range(_MEASURED):

@@ -249,7 +249,7 @@ def _report(context: PipelineContext, done: PipelineReport) -> Path | str | None
     results, took = context.results, sum(stage.elapsed_s for stage in done.stages)
     budget, limit = context.budget, max(_LEAST_JUDGING, _JUDGING_SHARE * took)
     if budget is not None:
-        limit = max(0.0, budget.left_s)
+        limit = max(0.0, budget.left_s - budget.page_s)
     page = report_run(
         results.path,
         context.listener,

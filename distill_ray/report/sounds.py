@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,6 +21,7 @@ from distill_ray.report.numbers import duration
 if TYPE_CHECKING:
     from distill_ray.bundle import LoadedVQModel
     from distill_ray.corpus import Corpus
+    from distill_ray.evaluate.generated import OnProgress
 
 _JUDGED_SOUNDS, _JUDGED_SECONDS = 22, 10.0
 """Windows for the judge to be trusted, where there are no sounds of the finished model: 242."""
@@ -107,6 +109,23 @@ def _made_now(model: LoadedVQModel, wanted: Wanted, stack: contextlib.ExitStack)
     return tuple(map(Path, report.files))
 
 
+class _OutOfTimeError(Exception):
+    """The judge has taken the time that there was for it."""
+
+
+def _within(seconds: float, on_progress: OnProgress | None) -> OnProgress:
+    """`on_progress`, which ends what it hears of after so many seconds."""
+    ends_at = time.monotonic() + seconds
+
+    def hear(event: StageProgress) -> None:
+        if time.monotonic() > ends_at:
+            raise _OutOfTimeError
+        if on_progress is not None:
+            on_progress(event)
+
+    return hear
+
+
 def _judge(model: LoadedVQModel, made: Sequence[Path], wanted: Wanted, heard: Heard) -> None:
     if not wanted.judge or not made:
         return
@@ -122,7 +141,13 @@ def _judge(model: LoadedVQModel, made: Sequence[Path], wanted: Wanted, heard: He
                 f"{duration(takes)}; `distill-ray report --judge` measures it."
             )
             return
-        heard.judged = judge(model, corpus, made[0].parent, seed=wanted.seed, on_progress=wanted.on_progress)
+        within = wanted.on_progress if limit is None else _within(limit, wanted.on_progress)
+        heard.judged = judge(model, corpus, made[0].parent, seed=wanted.seed, on_progress=within)
+    except _OutOfTimeError:
+        heard.notes.append(
+            f"How near generated sound is to the recordings: given up after {duration(limit or 0.0)}, as the "
+            "machine is too busy; `distill-ray report --judge` measures it."
+        )
     except DistillError as error:
         if limit is None:
             raise

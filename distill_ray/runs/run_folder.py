@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import ClassVar, Generic, TypeVar
+from typing import Any, ClassVar, Generic, TypeVar
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.prior import PriorTrainConfig
@@ -304,8 +304,21 @@ def was_cut(path: Path) -> bool:
 
 def end_of(path: Path) -> str | None:
     """How the run in `path` had ended at its newest checkpoint, "" where it had not, None without one."""
-    try:
-        found = parse_json(read_regular(path / "checkpoints" / "latest" / "progress.json")).get("ended")
-    except (OSError, ValueError, AttributeError):
+    progress = _progress(path)
+    if progress is None:
         return None  # nothing there that a new run could lose
+    found = progress.get("ended")
     return found if isinstance(found, str) else ""
+
+
+def trained_s(path: Path) -> float:
+    """How many seconds the run in `path` had taken at its newest checkpoint; 0 without one."""
+    found = (_progress(path) or {}).get("elapsed_s")
+    return float(found) if isinstance(found, int | float) and not isinstance(found, bool) else 0.0
+
+
+def _progress(path: Path) -> dict[str, Any] | None:
+    try:
+        return dict(parse_json(read_regular(path / "checkpoints" / "latest" / "progress.json")))
+    except (OSError, ValueError, TypeError):
+        return None

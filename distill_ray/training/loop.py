@@ -118,21 +118,34 @@ class LoopSettings:
 
 
 def run_loop(
-    task: Task, worker: Worker, budget: Budget, settings: LoopSettings, progress: Progress
+    task: Task,
+    worker: Worker,
+    budget: Budget,
+    settings: LoopSettings,
+    progress: Progress,
+    *,
+    start_s: float = 0.0,
 ) -> Progress:
     """Train until the budget is used, the task says so, held-out loss stops improving or a stop is asked for.
+    Making the task ready has taken `start_s` of its time; a run that begins makes a step all the same.
 
     Returns where the run ended, `ended` being "completed", "early_stop", "cancelled" or the task's verdict.
     A checkpoint of that moment has been kept.
     """
-    return _Loop(task, worker, budget, settings, progress).run()
+    return _Loop(task, worker, budget, settings, progress, start_s).run()
 
 
 class _Loop:
     """One go of `run_loop`."""
 
     def __init__(
-        self, task: Task, worker: Worker, budget: Budget, settings: LoopSettings, progress: Progress
+        self,
+        task: Task,
+        worker: Worker,
+        budget: Budget,
+        settings: LoopSettings,
+        progress: Progress,
+        start_s: float,
     ) -> None:
         self._task = task
         self._worker = worker
@@ -141,7 +154,7 @@ class _Loop:
         self._steps_are_said = budget.max_steps == 0
         self._settings = settings
         self._progress = progress
-        self._clock = Clock(progress.elapsed_s, progress.training_s)
+        self._clock = Clock(progress.elapsed_s + start_s, progress.training_s)
         self._sync_steps = 1 if worker.device.type == "cpu" else _GPU_SYNC_STEPS
         self._first_step, self._first_training = progress.step, progress.training_s
         self._saved_at = progress.elapsed_s  # not this rank's clock: ranks must save at the same steps
@@ -196,7 +209,7 @@ class _Loop:
             return self._verdict
         if self._stopping:
             return "cancelled"
-        if fraction >= 1.0:
+        if fraction >= 1.0 and self._progress.step:
             return "completed"
         return "early_stop" if patience and self._progress.epochs_since_best >= patience else ""
 

@@ -8,6 +8,7 @@ Shapes: B windows, Q RVQ levels, T code frames, K codes, D code dimensions.
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -74,6 +75,7 @@ def train_prior(
 
     Raises BundleError for codes that cannot be read, CheckpointError, TrainingError.
     """
+    began = time.monotonic()
     task = PriorTask(
         Path(codes),
         config,
@@ -95,6 +97,7 @@ def train_prior(
             val_files=len(task.val),
             val_seconds=sum(item.shape[1] for item in task.val) / frame_rate,
         ),
+        began=began,
     )
 
 

@@ -7,6 +7,7 @@ which call is made when.
 from __future__ import annotations
 
 import math
+import time
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field, replace
@@ -253,8 +254,11 @@ def run_task(
     output_dir: str,
     settings: tuple[ShownSetting, ...],
     amounts: Amounts,
+    began: float,
 ) -> CompletedT:
-    """Train from the worker's newest checkpoint, or from the start, to the end; every rank calls it."""
+    """Train from the worker's newest checkpoint, or from the start, to the end; every rank calls it. `began`,
+    by `time.monotonic`: when the task began to be made, which counts as a part of its time.
+    """
     worker, training = task.worker, task.config.training
     progress = restore(worker, task)
     worker.emit(
@@ -279,6 +283,8 @@ def run_task(
     if task.resumed_budget not in (None, budget) and budget.max_steps is None:
         worker.emit(task.warn(_new_budget(task, progress)))
     loop_settings = LoopSettings(patience=training.patience, checkpoint_seconds=training.checkpoint_seconds)
-    completed = task.completed(run_loop(task, worker, budget, loop_settings, progress))
+    start_s = time.monotonic() - began
+    done = run_loop(task, worker, budget, loop_settings, progress, start_s=start_s)
+    completed = task.completed(done)
     worker.emit(completed)
     return completed

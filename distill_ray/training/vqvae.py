@@ -92,6 +92,7 @@ def train_vqvae(
     read, CheckpointError for a damaged checkpoint, TrainingError where every step of an epoch was skipped
     because its gradients were not finite.
     """
+    began = time.monotonic()
     opened = open_corpus(corpus)
     return run_task(
         VQTask(opened, config, worker, depths=depths, samples=samples),
@@ -105,6 +106,7 @@ def train_vqvae(
             val_files=len(opened.files("val")),
             val_seconds=opened.seconds("val"),
         ),
+        began=began,
     )
 
 
@@ -157,7 +159,9 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         *,
         depths: tuple[int, ...] = (),
         samples: bool = False,
+        from_audio: bool = True,
     ) -> None:
+        """`from_audio`: begin with the corpus's codes, as a training does; not where only steps are timed."""
         levels = config.model.num_quantizers
         for depth in depths:
             if not 1 <= depth <= levels:
@@ -171,7 +175,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size)
         held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
         self.held_out = HeldOut(held_out, config, worker)
-        _initialise(model, self.batches, config)
+        if from_audio:
+            _initialise(model, self.batches, config)
         bf16 = uses_bf16(training.precision, device)
         # A graph would draw the same random numbers at every step.
         capture = device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0

@@ -23,6 +23,7 @@ from ray.exceptions import RayError
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError
+from distill_ray.events.records import Event, Notice
 from distill_ray.runtime.ddp import remove_groups
 from distill_ray.runtime.failure import meaning, to_distill_error
 from distill_ray.runtime.interrupt import Interrupts
@@ -40,13 +41,18 @@ from distill_ray.vqvae.health import Collapse, EpochHealth
 
 _POLL_S = 0.1
 _ABORT_PATIENCE_S = 10.0
+_NO_FINALS = (
+    "the time is up: no finalist is trained at its own depth, and the best of the trials is chosen as it was "
+    "trained; more --max-minutes give finalists their time"
+)
 
 
 class SweepRun:
     """One go at a search: runs what the ledger has not finished until no round is left.
 
     `task` makes ready what a trial does (and its folder); `concurrent` trials run at a time. `steps` says how
-    many each makes where time is short; `settle` hears once what it has settled on.
+    many each makes where time is short; `settle` hears once what it has settled on, `tell` is the search's
+    listener.
     """
 
     def __init__(
@@ -62,6 +68,7 @@ class SweepRun:
         interrupts: Interrupts,
         steps: StepBudget | None = None,
         settle: Callable[[Settled], None] = lambda settled: None,
+        tell: Callable[[Event], None] = lambda event: None,
     ) -> None:
         self._storage = storage
         self._sweep = sweep
@@ -73,6 +80,7 @@ class SweepRun:
         self._interrupts = interrupts
         self._steps = steps
         self._settle = settle
+        self._tell = tell
         self._ended_trials = 0
         self._live: dict[str, TrialTask] = {}
         self._before: dict[str, list[EpochHealth]] = {}
@@ -117,6 +125,8 @@ class SweepRun:
         stop_passed_on = False
         if self._steps is not None:
             self._steps.begin()
+            if self._steps.settled is not None:
+                self._ledger.say_trials(self._steps.settled.trials)
         with self._interrupts.abortable():
             fit.start()
             while fit.is_alive():
@@ -140,6 +150,7 @@ class SweepRun:
             self._ledger.say_steps(news.steps)
         if open_yet and self._steps.settled is not None:
             self._rounds.take_only(self._steps.settled.trials)
+            self._ledger.say_trials(self._steps.settled.trials)
             self._settle(self._steps.settled)
 
     def _catch_up(self) -> None:
@@ -174,6 +185,10 @@ class SweepRun:
         """Make trials ready as long as there is room and the round has some."""
         while not self._over and len(self._live) < self._concurrent:
             spec = self._rounds.next(self._ledger.finished(), self._live)
+            if spec is not None and spec.round == "final" and self._is_too_late():
+                self._rounds.leave_out_finals()
+                self._tell(Notice(level="warning", message=_NO_FINALS))
+                spec = None
             if spec is None:
                 self._over = not self._live
                 return
@@ -182,6 +197,14 @@ class SweepRun:
             self._ledger.add(spec, frame_rate=task.frame_rate)
             self._live[spec.id] = task
             self._ready.append(task)
+
+    def _is_too_late(self) -> bool:
+        """Whether finalists, which take about as long as the trials before them, are not done in time, and
+        there is one to choose without them.
+        """
+        if self._steps is None or not self._ledger.has_winner():
+            return False
+        return not self._steps.has_time_for(max(record.elapsed_s for record in self._ledger.finished()))
 
     def _stop(self) -> None:
         """No more trials, and those that run stop after their step."""

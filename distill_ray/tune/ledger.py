@@ -83,6 +83,7 @@ class Ledger:
         self._tell = tell
         self._clock = clock
         self._steps = 0
+        self._first_round: int | None = None
         self._trials = {record.spec.id: _Trial(record=_waiting(record)) for record in records}
 
     def records(self) -> tuple[TrialRecord, ...]:
@@ -160,6 +161,14 @@ class Ledger:
     def say_steps(self, steps: int) -> None:
         """Every trial makes so many."""
         self._steps = steps
+
+    def say_trials(self, trials: int) -> None:
+        """The first round has so many after all."""
+        self._first_round = trials
+
+    def has_winner(self) -> bool:
+        """Whether one of those that have finished could be chosen."""
+        return any(item.row is not None and item.row.chosen for item in self._trials.values())
 
     def failed(self, trial: str, message: str) -> None:
         """Its loop has raised; `retrying` or `errored` follows."""
@@ -319,6 +328,7 @@ class Ledger:
             eta_s=item.eta_s if record.state == "running" else None,
             verdict="" if row is None else "best so far" if row.chosen else row.reason,
             eligible=row is None or row.eligible,
+            trials=self._first_round,
             passes=max(record.steps, item.step) / item.steps_per_epoch if item.steps_per_epoch else None,
         )
 

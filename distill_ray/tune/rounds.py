@@ -56,6 +56,7 @@ class Rounds:
         if sweep.max_minutes is not None and sweep.search == "grid":
             first = spread(first)  # what is left out for lack of time lies between those that run
         self._first = tuple(spec.id for spec in first)
+        self._has_finals = True
         self._waiting = deque(spec for spec in first if spec.id not in done)
 
     def next(self, finished: Sequence[TrialRecord], live: Collection[str]) -> TrialSpec | None:
@@ -84,13 +85,19 @@ class Rounds:
             spec for spec in self._waiting if spec.round != "search" or spec.id not in left_out
         )
 
+    def leave_out_finals(self) -> None:
+        """Choose among the trials as they were trained."""
+        self._has_finals = False
+        self._waiting = deque(spec for spec in self._waiting if spec.round != "final")
+
     def ended(self, record: TrialRecord) -> None:
         """A trial is done, finished or not."""
         if self._optuna is not None:
             self._optuna.ended(record)
 
     def _later(self, finished: Sequence[TrialRecord]) -> tuple[TrialSpec, ...]:
-        return shallower_round(finished, self._sweep) or final_round(finished, self._sweep, self._rule)
+        later = shallower_round(finished, self._sweep)
+        return later or (final_round(finished, self._sweep, self._rule) if self._has_finals else ())
 
 
 class _Optuna:

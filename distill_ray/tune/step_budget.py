@@ -33,6 +33,7 @@ _OF_PRIORS = (PriorStepMetrics.__name__, PriorEpochMetrics.__name__)
 _LEAST_SECONDS, _LEAST_STEPS = 2.0, 3  # of a trial, before its pace is believed
 _ENDING = 0.06  # share of a trial's time that validation and its last checkpoint take
 _NEWS = 0.03  # a change of the number of steps that is worth saying
+_LATE = 0.1  # share of the time by which the search may take longer for its finalists
 _AHEAD = 0.1  # share of its steps that the fastest trial makes before it hears a new number
 _SETTLED_AT = 0.8  # of its steps: a trial that has come so far hears no other number
 
@@ -108,6 +109,10 @@ class StepBudget:
         elif abs(found.steps / self._said.steps - 1.0) < _NEWS:
             return None
         return self._say(found)
+
+    def has_time_for(self, seconds: float) -> bool:
+        """Whether trials that take so long may still begin."""
+        return self.clock() + seconds <= self.ends_at + _LATE * (self.ends_at - self._began)
 
     def _say(self, found: Settled) -> Settled | None:
         changed = found != self._said

@@ -316,6 +316,7 @@ class _Search:
                 interrupts=interrupts,
                 steps=steps,
                 settle=functools.partial(self._settle, steps),
+                tell=self.listener,
             ).run(
                 lambda mailbox: TrialHome(
                     name=self.name,

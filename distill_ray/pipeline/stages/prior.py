@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 
 from distill_ray.events.records import PlannedStage
+from distill_ray.pipeline.budget import PRIOR_MINUTES, TimeBudget
 from distill_ray.pipeline.stages.context import PipelineContext, manifest, skipped, will_run
-from distill_ray.runs.run_folder import RunFolder, resumed_run, was_cut
+from distill_ray.runs.run_folder import RunFolder, resumed_run, trained_s, was_cut
+from distill_ray.runs.settings_file import RUN_SETTINGS, read_settings
 
 
 class Prior:
@@ -44,6 +47,18 @@ class Prior:
             return True
         return not was_cut(self._folder.path) and (done is not None or not self._folder.is_begun)
 
+    def _minutes(self, budget: TimeBudget) -> float:
+        """Of its training in all: what it had in the search or in an earlier call, and what is left now. What
+        an earlier call gave it is the most.
+        """
+        before, most = 0.0, math.inf
+        if self._folder.is_begun:
+            before = trained_s(self._folder.path)
+            given = read_settings(self._folder.path / RUN_SETTINGS).settings.get(PRIOR_MINUTES)
+            most = given if isinstance(given, int | float) else most
+        minutes = (before + budget.prior_left_s) / 60.0
+        return max(0.001, round(min(most, minutes), 3))
+
     def skip(self) -> None:
         record = self._context.record
         prior, done = manifest(record.model).prior, record.done.get(self.name)
@@ -59,7 +74,6 @@ class Prior:
         from distill_ray.pipeline.train import train_code_prior
 
         context, budget = self._context, self._context.budget
-        key = "prior_training.max_minutes"
         report = train_code_prior(
             model=context.record.model,
             data=context.corpus_uri(),
@@ -69,9 +83,7 @@ class Prior:
             listener=context.listener,
             resume=self._folder.is_begun,
             run=context.results.below(self._folder.path.name),
-            minutes=None
-            if budget is None or self._folder.is_begun  # what is begun keeps its share
-            else lambda: context.shortened(key, budget.prior_left_s),
+            minutes=None if budget is None else lambda: self._minutes(budget),
             overwrite=True,  # `decide` knows whether the one that is there stays
         )
         document = context.report(self.name, report.to_json())

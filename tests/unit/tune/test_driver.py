@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import contextlib
+import math
 import signal
+import sys
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -13,7 +16,7 @@ import pytest
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.events.records import DepthScore, TrainingCompleteEvent, VQEpochMetrics, to_record
+from distill_ray.events.records import DepthScore, Notice, TrainingCompleteEvent, VQEpochMetrics, to_record
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.runtime.mailbox import Mailbox
@@ -22,6 +25,7 @@ from distill_ray.tune.driver import SweepRun
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.rounds import Rounds
 from distill_ray.tune.run_trial import BEGUN
+from distill_ray.tune.step_budget import Settled, StepBudget
 from distill_ray.tune.trial import TrialRecord, TrialSpec
 from distill_ray.vqvae.health import EpochHealth, HealthRule, LevelHealth
 
@@ -42,10 +46,17 @@ class World:
     where a callback raises.
     """
 
-    def __init__(self, at: Callable[[int, Interrupts], None], again: tuple[str, ...] = ()) -> None:
+    def __init__(
+        self,
+        at: Callable[[int, Interrupts], None],
+        again: tuple[str, ...] = (),
+        steps: StepBudget | None = None,
+    ) -> None:
+        self.steps = steps
         self.records: dict[str, TrialRecord] = {}
         self.epochs: dict[str, int] = {}
         self.moments = 0
+        self.told: list[object] = []
         self.at = at
         self.again = list(again)
 
@@ -77,6 +88,8 @@ class World:
             task=task_of,
             concurrent=2,
             interrupts=interrupts,
+            steps=self.steps,
+            tell=self.told.append,
         )
         run.run(lambda mailbox: SimpleNamespace(world=self, mailbox=mailbox, moment=moment))
         return {record.spec.id: record.state for record in ledger.records()}
@@ -248,3 +261,24 @@ def test_a_search_that_is_cut_at_any_moment_ends_in_order_and_goes_on_to_the_sam
         assert world.moments >= cut
         assert world.go() == WHOLE, cut
         assert set(world.epochs.values()) == {EPOCHS}
+
+
+@pytest.mark.parametrize(("max_kbps", "ends_at"), [(2.0, 0.0), (2.0, math.inf), (0.7, 0.0)])
+def test_finalists_are_left_out_where_the_time_is_up_and_another_can_win(
+    monkeypatch: pytest.MonkeyPatch, max_kbps: float, ends_at: float
+) -> None:
+    """2 levels are better than 4 here, so that finalists are trained at 2; 4 levels are over 0.7 kbit/s."""
+    sweep = replace(SWEEP, max_kbps=max_kbps)
+    monkeypatch.setattr(sys.modules[__name__], "SWEEP", sweep)
+    monkeypatch.setattr(sys.modules[__name__], "scores", shallow_scores)
+    steps = StepBudget(
+        sweep=sweep, concurrent=2, ends_at=ends_at, settled=Settled(steps=10, trials=2), clock=lambda: 1.0
+    )
+    world = checkpoints(monkeypatch, World(lambda moment, interrupts: None, steps=steps))
+    late = (max_kbps, ends_at) == (2.0, 0.0)
+    assert world.go() == {name: end for name, end in WHOLE.items() if not (late and name.startswith("final"))}
+    assert world.told == ([Notice(level="warning", message=driver._NO_FINALS)] if late else [])
+
+
+def shallow_scores(spec: TrialSpec, epoch: int) -> tuple[DepthScore, ...]:
+    return tuple(DepthScore(levels=depth, val_loss=9.0 + depth, mel=1.0) for depth in spec.depths)
