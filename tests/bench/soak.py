@@ -1,0 +1,186 @@
+"""Does anything stay behind? Jobs on one local head, searches in one process, searches as commands.
+
+    python tests/bench/soak.py --jobs 200 --searches 10 OUT
+
+Of the jobs, which do nothing, each third is stopped while it runs; what the others leave is fetched. Searches
+are tiny_sweep.py's. A line of figures every few rounds: processes, memory (MiB) and files of head and client,
+sockets of the client, actors that live. OUT is a new folder.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gc
+import importlib.util
+import json
+import os
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import ray  # it brings psutil
+
+psutil: Any = __import__("psutil")
+assert ray.__version__
+
+TESTS = Path(__file__).resolve().parents[1]
+_STOPPED = 3  # of so many jobs one is stopped
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("out", type=Path)
+    parser.add_argument("--jobs", type=int, default=0)
+    parser.add_argument("--searches", type=int, default=0)
+    parser.add_argument("--commands", type=int, default=0)
+    asked = parser.parse_args()
+    asked.out.mkdir(parents=True)
+    if asked.jobs:
+        soak_jobs(asked.out, asked.jobs)
+    if asked.searches:
+        soak_searches(asked.out, asked.searches)
+    for number in range(asked.commands):
+        began = time.monotonic()
+        out = asked.out / f"command-{number}"
+        program = [sys.executable, TESTS / "integration" / "tiny_sweep.py", asked.out / "in", out]
+        if not (asked.out / "in").exists():
+            tiny_sweep().recordings(asked.out / "in")
+        subprocess.run(program, check=True, stderr=subprocess.DEVNULL)
+        show("command", number + 1, began, {"left": left_of_ray(), "files in /tmp": files_of_sessions()})
+
+
+def soak_jobs(out: Path, jobs: int) -> None:
+    """Submit, stop, fetch on one head."""
+    from distill_ray.jobs.address import Token, dashboard_address
+    from distill_ray.jobs.client import JobClient
+    from distill_ray.jobs.follow import fetch, stop
+    from distill_ray.jobs.submit import send_package
+
+    path = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+    program = [sys.executable, TESTS / "cluster" / "head.py", "2"]
+    with subprocess.Popen(
+        program, env={**os.environ, "PATH": path}, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as head:
+        assert head.stdout is not None
+        facts = json.loads(head.stdout.readline())
+        token = Token(value=Path(facts["token_file"]).read_text().strip(), source="head")
+        client = JobClient(dashboard_address(facts["dashboard"]), token)
+        client.check()
+        began = time.monotonic()
+        for number in range(jobs):
+            name, folder = f"job-{number}", out / "store" / f"job-{number}"
+            stopped = number % _STOPPED == _STOPPED - 1
+            work = "exec sleep 600" if stopped else f"mkdir -p {folder} && echo {number} > {folder}/result"
+            client.submit(
+                {
+                    "submission_id": name,
+                    "entrypoint": work,
+                    "runtime_env": {"py_modules": [send_package(client)]},
+                    "metadata": {"output": str(folder)},
+                }
+            )
+            while not client.job(name).is_over():
+                if stopped and client.job(name).status == "running":
+                    stop(client, name, now=False, on_wait=lambda text: None)
+                time.sleep(0.1)
+            ended = client.job(name).status
+            assert ended == ("stopped" if stopped else "succeeded"), (name, ended)
+            if not stopped:
+                (copy,) = fetch(client, name, out / "got", everything=True, on_progress=lambda *told: None)
+                assert (copy / "result").read_text() == f"{number}\n"
+            if (number + 1) % 10 == 0 or number < 2:
+                show("job", number + 1, began, {**of_head(head.pid), **of_client(), "actors": alive(client)})
+        head.communicate()
+    show("job", jobs, began, {"left": left_of_ray(), "files in /tmp": files_of_sessions()})
+
+
+def soak_searches(out: Path, searches: int) -> None:
+    """Searches one after the other in this process, each with a Ray of its own."""
+    tiny = tiny_sweep()
+    data = out / "in"
+    if not data.exists():
+        tiny.recordings(data)
+    for number in range(searches):
+        began = time.monotonic()
+        report = tiny.search(data, out / f"search-{number}")
+        assert report.exit_code == 0
+        gc.collect()
+        figures = {**of_client(), "left": left_of_ray(), "files in /tmp": files_of_sessions()}
+        show("search", number + 1, began, figures)
+
+
+def tiny_sweep() -> ModuleType:
+    """tiny_sweep.py as a module."""
+    path = TESTS / "integration" / "tiny_sweep.py"
+    spec = importlib.util.spec_from_file_location("tiny_sweep", path)
+    assert spec is not None
+    assert spec.loader is not None
+    module = importlib.util.module_from_spec(spec)
+    sys.modules["tiny_sweep"] = module
+    spec.loader.exec_module(module)
+    return module
+
+
+def of_head(pid: int) -> dict[str, Any]:
+    """The head and all that it has started."""
+    found = list(below(psutil.Process(pid)))
+    return {
+        "head processes": len(found),
+        "head MiB": sum(process.memory_info().rss for process in found) >> 20,
+        "head files": sum(process.num_fds() for process in found),
+    }
+
+
+def below(process: Any) -> Iterator[Any]:
+    yield process
+    for child in process.children(recursive=True):
+        if child.status() != psutil.STATUS_ZOMBIE:
+            yield child
+
+
+def of_client() -> dict[str, Any]:
+    own = psutil.Process()
+    return {
+        "client MiB": own.memory_info().rss >> 20,
+        "client files": own.num_fds(),
+        "client sockets": len(own.net_connections()),
+        "client threads": own.num_threads(),
+        "client children": len(own.children(recursive=True)),
+    }
+
+
+def alive(client: Any) -> int:
+    """Actors of the cluster that live."""
+    found = client._data("/api/v0/actors?detail=1&limit=10000&timeout=60").get("result", {})
+    return sum(actor.get("state") == "ALIVE" for actor in found.get("result", []))
+
+
+def left_of_ray() -> int:
+    """Processes of a Ray that this program or one of its children began, and which still run."""
+    count = 0
+    for process in psutil.process_iter(["environ", "cmdline"]):
+        environ = process.info["environ"] or {}
+        mine = environ.get("DISTILL_RAY_SOAK") == os.environ["DISTILL_RAY_SOAK"]
+        count += mine and process.pid != os.getpid() and "ray" in " ".join(process.info["cmdline"] or [])
+    return count
+
+
+def files_of_sessions() -> int:
+    """Folders of private Rays in this program's folder for them."""
+    return len(list(Path(os.environ["TMPDIR"]).glob("distill-ray-*")))
+
+
+def show(what: str, number: int, began: float, figures: dict[str, Any]) -> None:
+    words = "  ".join(f"{name} {value}" for name, value in figures.items())
+    print(f"{what} {number}  {time.monotonic() - began:.0f} s  {words}", flush=True)
+
+
+if __name__ == "__main__":
+    os.environ["DISTILL_RAY_SOAK"] = str(os.getpid())
+    os.environ["TMPDIR"] = f"/tmp/soak-{os.getpid()}"
+    Path(os.environ["TMPDIR"]).mkdir()
+    main()
