@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
+from distill_ray.argument_types import checks_arguments
 from distill_ray.bundle.container import Container
 from distill_ray.bundle.format import CODEC_PREFIX, PRIOR_PREFIX, Manifest
 from distill_ray.bundle.merge import check_digest, open_model
@@ -23,6 +24,7 @@ from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import BundleError
 from distill_ray.prior.controls import Controls
+from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import VQVAE
 from distill_ray.vqvae.health import LevelHealth
 
@@ -76,12 +78,13 @@ class LoadedVQModel:
         return isinstance(record, Mapping) and record.get("digest") == corpus_digest
 
 
-def load_model_v2(path: str | Path, *, device: str | torch.device = "cpu") -> LoadedVQModel:
+@checks_arguments
+def load_model_v2(path: AnyPath, *, device: str | torch.device = "cpu") -> LoadedVQModel:
     """Rebuild the codec, and the prior where the file has one, on `device`.
 
     Raises BundleError with one sentence whatever is wrong with the file.
     """
-    path = Path(path)
+    path = as_path(path)
     with open_model(path) as (container, manifest):
         config = manifest.vqvae_config
         model = _load(container, manifest, CODEC_PREFIX, lambda: VQVAE(config), device)

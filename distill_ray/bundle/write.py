@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import torch
 from torch import nn
 
+from distill_ray.argument_types import checks_arguments, shown
 from distill_ray.bundle.container import Array, digest, write_container
 from distill_ray.bundle.format import (
     CODEC_PREFIX,
@@ -29,6 +30,7 @@ from distill_ray.bundle.format import (
 from distill_ray.bundle.merge import Part, read_part
 from distill_ray.errors import BundleError
 from distill_ray.jsonable import jsonable
+from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae.health import LevelHealth
 
 if TYPE_CHECKING:
@@ -38,8 +40,9 @@ if TYPE_CHECKING:
 _PACKAGES = ("distill-ray", "torch", "torchaudio", "ray", "numpy", "safetensors", "soundfile")
 
 
+@checks_arguments
 def save_model_v2(
-    path: str | Path,
+    path: AnyPath,
     model: VQVAE,
     *,
     metadata: Mapping[str, Any],
@@ -53,7 +56,7 @@ def save_model_v2(
     they are missing, and the provenance is completed with the package versions. Raises BundleError where a
     weight is not finite, the prior does not fit the codec, or the file cannot be written.
     """
-    path = Path(path)
+    path = as_path(path)
     arrays = _arrays(model, CODEC_PREFIX, path)
     manifest = Manifest(
         vqvae_config=model.config,
@@ -69,8 +72,9 @@ def save_model_v2(
     return path
 
 
+@checks_arguments
 def save_prior_to_model(
-    path: str | Path,
+    path: AnyPath,
     prior: CodePrior,
     *,
     prior_metadata: Mapping[str, Any],
@@ -82,7 +86,7 @@ def save_prior_to_model(
     codec whose codes the prior learned, where the file could have changed meanwhile. Raises BundleError
     where `path` is no usable model or holds another codec, or a weight of the prior is not finite.
     """
-    path = Path(path)
+    path = as_path(path)
     codec = read_part(path, CODEC_PREFIX)
     if codec_sha256 not in (None, codec.manifest.codec_sha256):
         raise BundleError(
@@ -110,6 +114,8 @@ def _write_both(path: Path, codec: Part, prior: CodePrior, prior_metadata: Mappi
 
 def _arrays(module: nn.Module, prefix: str, path: Path) -> dict[str, Array]:
     arrays: dict[str, Array] = {}
+    if not isinstance(module, nn.Module):
+        raise BundleError(f"{path} was not written: {shown(module)} is no network that has weights")
     for name, tensor in module.state_dict().items():
         if tensor.is_floating_point():
             tensor = tensor.float()

@@ -13,6 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
+from distill_ray.argument_types import checks_arguments
 from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.build import build_sections, unknown_keys
 from distill_ray.config.catalogue import CODEC, PRIOR
@@ -123,12 +124,14 @@ class Resolved(Generic[ConfigT]):
         return "override" if key in self.overrides else "auto"
 
 
+@checks_arguments
 def get_adaptive_vqvae_config(file_count: int, total_seconds: float | None = None) -> VQVAEConfig:
     """The codec for a corpus: 64 / 128 / 256 codes at ≤ 20 / ≤ 100 / > 100 files, more with hours."""
     size = _auto_size(total_seconds or 0.0, accelerator=True)
     return VQVAEConfig(codebook_size=_codebook_size(file_count, total_seconds), **_SIZES[size])
 
 
+@checks_arguments
 def get_adaptive_prior_config(file_count: int, total_seconds: float | None = None) -> PriorConfig:
     """The prior for a corpus: wider and deeper with more audio, more dropout with less."""
     return PriorConfig(**_prior_size(file_count, total_seconds, accelerator=True))

@@ -6,6 +6,7 @@ Legend: C channels, T samples.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -13,6 +14,7 @@ import torch
 from numpy.typing import ArrayLike, NDArray
 from torch import Tensor
 
+from distill_ray.argument_types import shown
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus import PCM_SCALE
 from distill_ray.corpus.decode import GREATEST_RATE, LEAST_RATE, load_resampling
@@ -30,9 +32,12 @@ def to_pcm(audio: ArrayLike | Tensor, sample_rate: float, config: VQVAEConfig) -
 
     Raises AudioError for another shape or type, no samples, a rate out of range, NaN or infinite samples.
     """
-    rate = round(sample_rate) if isinstance(sample_rate, int | float | np.number) else 0
+    known = isinstance(sample_rate, int | float | np.number) and math.isfinite(sample_rate)
+    rate = round(sample_rate) if known else 0
     if not LEAST_RATE <= rate <= GREATEST_RATE:
-        raise AudioError(f"sample_rate must be from {LEAST_RATE} to {GREATEST_RATE} Hz, not {sample_rate!r}")
+        raise AudioError(
+            f"sample_rate must be from {LEAST_RATE} to {GREATEST_RATE} Hz, not {shown(sample_rate)}"
+        )
     signal_CT = _mixed(_floats(audio), config.channels)
     if rate != config.sample_rate:
         resampler = load_resampling().StreamingResampler(rate, config.sample_rate, config.channels)
@@ -51,10 +56,10 @@ def _floats(audio: ArrayLike | Tensor) -> NDArray[np.float32]:
     else:
         try:
             array = np.asarray(audio)
-        except ValueError as error:
-            raise AudioError(
-                f"audio must have the shape [samples] or [channels, samples] ({error})"
-            ) from None
+        except ValueError:
+            raise AudioError("the channels of audio must be of one length") from None
+    if array.ndim == 0 or array.dtype == object:
+        raise AudioError(f"audio must be an array or a tensor, not {shown(audio)}; encode_file takes files")
     if array.ndim == 1:
         array = array[None]
     if array.ndim != 2:

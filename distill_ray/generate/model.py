@@ -18,6 +18,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from distill_ray.argument_names import names_arguments
+from distill_ray.argument_types import checks_arguments, shown
 from distill_ray.bundle.device import choose_device
 from distill_ray.bundle.read import LoadedVQModel, load_model_v2
 from distill_ray.config.generation import (
@@ -59,6 +60,7 @@ class Sound(NamedTuple):
         return self.audio_CT.shape[1] / self.sample_rate
 
     @names_arguments
+    @checks_arguments
     def save(self, path: AnyPath) -> Path:
         """Write it as wav, flac, ogg or mp3, by the suffix; returns the path.
 
@@ -273,6 +275,7 @@ class Model:
 
 
 @names_arguments
+@checks_arguments
 def load(path: AnyPath, *, device: str = "auto") -> Model:
     """The model of a `.distill` file, ready to generate, encode and decode.
 
@@ -294,8 +297,10 @@ def _as_tensor(codes: ArrayLike) -> Tensor:
         codes_QF = np.asarray(codes)
         unsigned = np.issubdtype(codes_QF.dtype, np.unsignedinteger)
         return torch.from_numpy(codes_QF.astype(np.int64) if unsigned else codes_QF)
-    except (TypeError, ValueError) as error:
-        raise CodeShapeError(f"codes must be integers of shape [levels, frames] ({error})") from None
+    except (TypeError, ValueError):
+        raise CodeShapeError(
+            f"codes must be integers of shape [levels, frames], not {shown(codes)}"
+        ) from None
 
 
 def _ignore(frame: int) -> None:

@@ -29,6 +29,8 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from distill_ray.argument_types import checks_arguments
+
 COARSE_LEVELS = 2
 # The gap counts where training codes cost this much less than held-out ones, in nats and in proportion.
 GAP_NATS = 0.2
@@ -144,6 +146,7 @@ class MemorizationReport:
         return {"verdict": self.verdict, **fields}
 
 
+@checks_arguments
 def check_memorization(
     *,
     train_loss: float | None = None,

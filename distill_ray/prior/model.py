@@ -27,6 +27,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill_ray.argument_types import checks_arguments
 from distill_ray.config.prior import PriorConfig
 from distill_ray.prior.patterns import CodePattern, code_pattern, flatten_codes
 from distill_ray.prior.transformer import KVCache, Transformer
@@ -71,6 +72,7 @@ class CodePrior(nn.Module):
     temperature_Q: Tensor
     """What the logits of each level are divided by when codes are drawn (`calibration.py`)."""
 
+    @checks_arguments
     def __init__(self, config: PriorConfig) -> None:
         super().__init__()
         self.config = config

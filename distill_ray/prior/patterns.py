@@ -21,6 +21,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from distill_ray.argument_types import checks_arguments
 from distill_ray.errors import CodeShapeError
 
 
@@ -86,6 +87,7 @@ def code_pattern(name: str, num_quantizers: int) -> CodePattern:
     return CodePattern(num_quantizers, 1 if name == "delay" else num_quantizers)
 
 
+@checks_arguments
 def flatten_codes(codes_BQT: Tensor) -> Tensor:
     """flat_BS, S = T * Q: frame by frame, coarse levels first within a frame.
 
@@ -98,6 +100,7 @@ def flatten_codes(codes_BQT: Tensor) -> Tensor:
     return codes_BQT.transpose(1, 2).flatten(1)
 
 
+@checks_arguments
 def unflatten_codes(flat_BS: Tensor, num_quantizers: int) -> Tensor:
     """codes_BQT, T = S / Q: the inverse of `flatten_codes`.
 

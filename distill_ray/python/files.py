@@ -2,18 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import ParamSpec, TypeVar
+
 from distill_ray.argument_names import names_arguments
+from distill_ray.argument_types import checks_arguments
 from distill_ray.corpus import corpus, prepare
 from distill_ray.evaluate import evaluate
 from distill_ray.generate import folders, generate, stream, transcode
 
-prepare_corpus = names_arguments(prepare.prepare_corpus)
-open_corpus = names_arguments(corpus.open_corpus)
-ensure_corpus = names_arguments(corpus.ensure_corpus)
-evaluate_model = names_arguments(evaluate.evaluate_model)
-generate_samples = names_arguments(generate.generate_samples)
-generate_stream = names_arguments(stream.generate_stream)
-encode_file = names_arguments(transcode.encode_file)
-decode_file = names_arguments(transcode.decode_file)
-encode_folder = names_arguments(folders.encode_folder)
-decode_folder = names_arguments(folders.decode_folder)
+ParamsT = ParamSpec("ParamsT")
+ResultT = TypeVar("ResultT")
+
+
+def _public(function: Callable[ParamsT, ResultT]) -> Callable[ParamsT, ResultT]:
+    return names_arguments(checks_arguments(function))
+
+
+prepare_corpus = _public(prepare.prepare_corpus)
+open_corpus = _public(corpus.open_corpus)
+ensure_corpus = _public(corpus.ensure_corpus)
+evaluate_model = _public(evaluate.evaluate_model)
+generate_samples = _public(generate.generate_samples)
+generate_stream = _public(stream.generate_stream)
+encode_file = _public(transcode.encode_file)
+decode_file = _public(transcode.decode_file)
+encode_folder = _public(folders.encode_folder)
+decode_folder = _public(folders.decode_folder)

@@ -7,12 +7,13 @@ Progress is shown as the commands show it: live on a terminal, as lines in a not
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from distill_ray.argument_names import names_arguments
+from distill_ray.argument_types import checks_arguments
 from distill_ray.cli.settings import own_flags
 from distill_ray.config.catalogue import options_of, overrides_of
 from distill_ray.errors import CancelledError, ConfigError, Problem, TrainingError
@@ -27,6 +28,7 @@ _CANCELLED = 3
 
 
 @names_arguments
+@checks_arguments
 def train(
     data: AnyPath,
     *,
@@ -72,6 +74,7 @@ def train(
 
 
 @names_arguments
+@checks_arguments
 def run(
     sources: AnyPath | Sequence[AnyPath],
     *,
@@ -129,7 +132,11 @@ def run(
 
 
 def _with_minutes(settings: Mapping[str, object], minutes: float | None) -> dict[str, object]:
-    return dict(settings) if minutes is None else {**settings, "max_minutes": minutes}
+    if minutes is None:
+        return dict(settings)
+    if not minutes > 0:
+        raise ConfigError([Problem("minutes", f"{minutes:g} must be greater than 0")])
+    return {**settings, "max_minutes": minutes}
 
 
 def _overrides(command: str, given: Mapping[str, object]) -> dict[str, object]:
@@ -141,8 +148,9 @@ def _overrides(command: str, given: Mapping[str, object]) -> dict[str, object]:
     values: dict[str, object] = dict.fromkeys(options)
     lists: dict[str, object] = {}
     for name, value in given.items():
-        if options[name].settings[0].is_list and isinstance(value, Sequence) and not isinstance(value, str):
-            lists |= dict.fromkeys(options[name].keys, tuple(value))
+        if options[name].settings[0].is_list and value is not None and not isinstance(value, str):
+            several = tuple(value) if isinstance(value, Iterable) else (value,)
+            lists |= dict.fromkeys(options[name].keys, several)
         else:
             values[name] = value
     return overrides_of(command, values) | lists

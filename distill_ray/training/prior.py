@@ -17,6 +17,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from distill_ray.argument_types import checks_arguments
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import prior_steps_per_epoch
 from distill_ray.events.records import (
@@ -52,6 +53,7 @@ _VALIDATION_BATCH = 16
 _CHECKED_WINDOWS = 8  # generated at the end and compared with the training codes
 
 
+@checks_arguments
 def train_prior(
     codes: str,
     config: PriorTrainConfig,

@@ -18,6 +18,7 @@ from typing import Any, Self
 import torch
 from torch import Tensor
 
+from distill_ray.argument_types import checks_arguments
 from distill_ray.config.resolve import measurable_steps, steps_per_epoch
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, open_corpus
@@ -68,6 +69,7 @@ _CONSISTENT_FROM, _CONSISTENT_RAMP = 0.1, 0.3
 """Share of the budget from which, and within which, the weight of consistency rises."""
 
 
+@checks_arguments
 def train_vqvae(
     corpus: str,
     config: VQTrainConfig,

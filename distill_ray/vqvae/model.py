@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill_ray.argument_types import checks_arguments
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.vqvae.decoder import Decoder
@@ -20,6 +21,7 @@ from distill_ray.vqvae.results import VQVAEOutput
 class VQVAE(nn.Module):
     """Neural audio codec with a residual vector quantiser; `config` rebuilds it."""
 
+    @checks_arguments
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config

@@ -101,6 +101,7 @@ MAY_IMPORT = {
 }
 OF_THE_ROOT = {
     "argument_names",
+    "argument_types",
     "errors",
     "foreign",
     "jsonable",
