@@ -10,7 +10,10 @@ import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
+from distill_ray.config.build import build_sections
+from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.sweep import SweepConfig
+from distill_ray.pipeline.slowness import slowness
 from distill_ray.report.numbers import duration
 from distill_ray.tune.space import final_round_size, first_round_size, waves
 from distill_ray.tune.step_budget import LEAST_EPOCHS
@@ -18,10 +21,13 @@ from distill_ray.tune.step_budget import LEAST_EPOCHS
 TOTAL, PRIOR_MINUTES = "pipeline.max_minutes", "prior_training.max_minutes"
 _PRIOR_SHARE = 0.35
 """Of the time of both trainings, unless --prior-minutes says otherwise; a search takes the codec's part."""
-_SOUNDS_SHARE, _PAGE_SHARE, _JUDGE_SHARE = 0.08, 0.03, 0.15
-"""Of the whole: the sounds, the page without its judge, and the judge at most."""
-_PRIOR_ENDING = 0.2
-"""Of the prior's time: its last validation, memorisation and writing the file."""
+_SOUNDS_SHARE, _PAGE_SHARE, _JUDGE_SHARE = 0.04, 0.01, 0.15
+"""Of the whole: the sounds and the page without its judge at least, and the judge at most."""
+_PRIOR_ENDING = 0.1
+"""Of the prior's time at least: its last validation, memorisation and writing the file."""
+_SOUND_S, _PAGE_S, _ENDING_S, _COPIES_S = 0.15, 5.0, 3.0, 0.06
+"""What these take on two cores that nobody else wants (2026-11-30, the smallest models): a second of sound,
+the page, the prior's last validation and file, looking for copies of a second of training audio."""
 _LEAST_S = 1.0
 _RAY_S, _TRIAL_S = 15.0, 10.0
 """What starting Ray and each round of trials takes before the first step, about."""
@@ -45,14 +51,22 @@ class Steps:
 
 @dataclass(kw_only=True)
 class TimeBudget:
-    """`total_s` seconds for the whole command, of which `spent_s` went before `began` (by `clock`)."""
+    """`total_s` seconds for the whole command, of which `spent_s` went before `began` (by `clock`).
+
+    prior_s: what the prior's stage may take; judge_s: what the judge takes; sound_s: seconds of sound to be
+    made; corpus_s: of training audio. What the last stages take is reckoned with the `slowness` of the
+    moment.
+    """
 
     total_s: float
     spent_s: float
     began: float
     prior_s: float | None = None
     judge_s: float = 0.0
+    sound_s: float = 0.0
+    corpus_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
+    slowness: Callable[[], float] = slowness
 
     @property
     def left_s(self) -> float:
@@ -61,38 +75,48 @@ class TimeBudget:
     @property
     def page_s(self) -> float:
         """What the page takes without its judge."""
-        return _PAGE_SHARE * self.total_s
+        return max(_PAGE_SHARE * self.total_s, _PAGE_S * self.slowness())
 
     @property
     def report_s(self) -> float:
         """What the page takes, with its judge where there is time for it."""
-        return self.page_s + (self.judge_s if self.judges else 0.0)
+        return self.page_s + (self.judge_s * self.slowness() if self.judges else 0.0)
 
     @property
     def judges(self) -> bool:
         """Whether there is time to judge the sounds."""
-        return self.judge_s <= _JUDGE_SHARE * self.total_s
+        return self.judge_s * self.slowness() <= _JUDGE_SHARE * self.total_s
 
     @property
     def sounds_s(self) -> float:
-        return _SOUNDS_SHARE * self.total_s
+        return max(_SOUNDS_SHARE * self.total_s, _SOUND_S * self.sound_s * self.slowness())
 
     @property
     def trainings_s(self) -> float:
-        """What is left for the trainings that have not begun."""
+        """What is left for the trainings that have not begun, with their endings."""
         return max(0.0, self.left_s - self.report_s - self.sounds_s)
+
+    @property
+    def ending_s(self) -> float:
+        """What follows the prior's last step, where it has all the time that it might need."""
+        return (_ENDING_S + _COPIES_S * self.corpus_s) * self.slowness()
 
     @property
     def codec_s(self) -> float:
         """For the search or the codec, as they begin."""
-        prior = self.prior_s if self.prior_s is not None else _PRIOR_SHARE * self.trainings_s
-        return max(_LEAST_S, self.trainings_s - prior)
+        left, ending = self.trainings_s, self.ending_s
+        prior = self.prior_s if self.prior_s is not None else _PRIOR_SHARE * max(0.0, left - ending) + ending
+        return max(_LEAST_S, left - prior)
 
     @property
     def prior_left_s(self) -> float:
-        """For the prior, as its first step begins."""
-        left = self.trainings_s if self.prior_s is None else min(self.prior_s, self.trainings_s)
-        return max(_LEAST_S, left * (1.0 - _PRIOR_ENDING))
+        """For the prior's steps, as the first one begins."""
+        left = self.trainings_s
+        if self.prior_s is not None and self.prior_s < left:
+            return max(
+                _LEAST_S, self.prior_s - max(_PRIOR_ENDING * self.prior_s, self.ending_s), self.prior_s / 2
+            )
+        return max(_LEAST_S, left - max(_PRIOR_ENDING * left, self.ending_s))
 
     def expected(self, codec: str) -> dict[str, float]:
         """Seconds by stage, `codec` being the one that trains or searches for the codec."""
@@ -118,16 +142,19 @@ def too_small_for(sweep: SweepConfig, steps: Steps, seconds: float) -> str:
 
 
 def budget_of(
-    settings: Mapping[str, object], *, spent_s: float, began: float, judge_s: float
+    settings: Mapping[str, object], *, spent_s: float, began: float, judge_s: float, corpus_s: float
 ) -> TimeBudget | None:
     """The time budget that settings give, by dotted key; None without one."""
     total, prior = settings.get(TOTAL), settings.get(PRIOR_MINUTES)
     if not isinstance(total, int | float):
         return None
+    sounds = build_sections((GenerationSettings,), settings)[GenerationSettings]
     return TimeBudget(
         total_s=60.0 * total,
         spent_s=spent_s,
         began=began,
         prior_s=60.0 * prior if isinstance(prior, int | float) else None,
         judge_s=judge_s,
+        sound_s=sounds.count * sounds.seconds,
+        corpus_s=corpus_s,
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from distill_ray.config.check import check_settings
@@ -11,30 +13,61 @@ from distill_ray.errors import ConfigError
 from distill_ray.events.records import PipelinePlan, PlannedStage, PriorEpochMetrics, VQEpochMetrics
 from distill_ray.pipeline.advice import Advice
 from distill_ray.pipeline.budget import Steps, TimeBudget, budget_of, too_small_for
+from distill_ray.pipeline.slowness import slowness
 
 
 def test_what_is_left_is_shared_by_what_is_still_to_come() -> None:
     now = [100.0]
-    budget = TimeBudget(total_s=600.0, spent_s=0.0, began=100.0, judge_s=42.0, clock=lambda: now[0])
+    slow = [1.0]
+    budget = TimeBudget(
+        total_s=600.0,
+        spent_s=0.0,
+        began=100.0,
+        judge_s=42.0,
+        sound_s=40.0,
+        corpus_s=100.0,
+        clock=lambda: now[0],
+        slowness=lambda: slow[0],
+    )
     expected = budget.expected("codec")
     assert sum(expected.values()) == pytest.approx(600.0)
-    assert expected["report"] == pytest.approx(18.0 + 42.0)
+    assert expected["report"] == pytest.approx(6.0 + 42.0)
+    assert expected["samples"] == pytest.approx(24.0)
     now[0] += 400.0  # prepare and codec took longer than expected: the prior gets what is left
-    assert budget.trainings_s == pytest.approx(200.0 - 60.0 - 48.0)
-    assert budget.prior_left_s == pytest.approx(0.8 * 92.0)
+    assert budget.trainings_s == pytest.approx(200.0 - 48.0 - 24.0)
+    assert budget.prior_left_s == pytest.approx(0.9 * 128.0)
+    slow[0] = 3.0  # other programs came: the judge is left out, and the endings take three times as long
+    assert not budget.judges
+    assert budget.trainings_s == pytest.approx(200.0 - 15.0 - 24.0)
+    assert budget.prior_left_s == pytest.approx(161.0 - 3 * (3.0 + 6.0))
+    budget.prior_s = 60.0
+    assert budget.prior_left_s == pytest.approx(60.0 - 27.0)
+    budget.prior_s = 30.0
+    assert budget.prior_left_s == pytest.approx(15.0)
     now[0] += 500.0
     assert budget.prior_left_s == 1.0  # at least one step
 
 
+def test_slowness_is_what_threads_waited_for_a_core(tmp_path: Path) -> None:
+    for name, text in {"1": "3000000000 6000000000 9", "2": "1000000000 2000000000 1", "3": ""}.items():
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "schedstat").write_text(text)
+    assert slowness(tmp_path) == 3.0
+    (tmp_path / "1" / "schedstat").unlink()
+    assert slowness(tmp_path) == 1.0  # a second of work tells nothing
+    assert slowness(tmp_path / "none") == 1.0
+    assert slowness() >= 1.0
+
+
 def test_a_resumed_run_has_what_its_earlier_part_left() -> None:
     settings = {"pipeline.max_minutes": 10.0, "prior_training.max_minutes": 2.0}
-    budget = budget_of(settings, spent_s=240.0, began=0.0, judge_s=1e9)
+    budget = budget_of(settings, spent_s=240.0, began=0.0, judge_s=1e9, corpus_s=100.0)
     assert budget is not None
-    budget.clock = lambda: 0.0
+    budget.clock, budget.slowness = lambda: 0.0, lambda: 1.0
     assert budget.left_s == 360.0
     assert not budget.judges  # which would take more than its share
     assert budget.expected("tune")["prior"] == pytest.approx(120.0)
-    assert budget_of({}, spent_s=0.0, began=0.0, judge_s=0.0) is None
+    assert budget_of({}, spent_s=0.0, began=0.0, judge_s=0.0, corpus_s=0.0) is None
 
 
 def test_a_search_is_left_out_where_two_trials_of_two_epochs_do_not_fit() -> None:
