@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 
@@ -14,6 +16,7 @@ from distill_ray.events.records import PipelinePlan, PlannedStage, PriorEpochMet
 from distill_ray.pipeline.advice import Advice
 from distill_ray.pipeline.budget import Steps, TimeBudget, budget_of, too_small_for
 from distill_ray.pipeline.slowness import slowness
+from distill_ray.pipeline.stages.prior import Prior
 
 
 def test_what_is_left_is_shared_by_what_is_still_to_come() -> None:
@@ -144,3 +147,22 @@ def test_what_would_help_most_is_told_from_what_was_measured() -> None:
         "what would help most: more audio, as the prior's held-out cost was lowest after 2 of 4 epochs; "
         "longer, as the codec's held-out loss still fell by 10% in its last quarter"
     )
+
+
+def test_a_prior_that_a_search_began_has_what_is_left_and_a_cut_one_what_it_had(
+    tmp_path: Path,
+) -> None:
+    budget = TimeBudget(total_s=600.0, spent_s=0.0, began=0.0, clock=lambda: 300.0, slowness=lambda: 1.0)
+    context: Any = SimpleNamespace(record=SimpleNamespace(model=tmp_path / "m.distill"))
+    left = budget.prior_left_s / 60.0
+    assert left == pytest.approx(4.0, rel=0.1)
+    stage = Prior(context)
+    assert stage._minutes(budget) == pytest.approx(left, abs=0.001)
+    latest = tmp_path / "m.prior" / "checkpoints" / "latest"
+    latest.mkdir(parents=True)
+    (latest / "progress.json").write_text('{"elapsed_s": 30.0}')
+    settings = tmp_path / "m.prior" / "run.toml"
+    settings.write_text("[prior_training]\nlr = 0.001\n")  # the short prior of a trial, which has no budget
+    assert stage._minutes(budget) == pytest.approx(left + 0.5, abs=0.001)
+    settings.write_text("[prior_training]\nmax_minutes = 2.0\n")
+    assert stage._minutes(budget) == 2.0

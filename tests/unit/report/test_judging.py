@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
 
@@ -17,6 +18,7 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.corpus import Corpus, open_corpus, prepare_corpus
 from distill_ray.errors import AudioError, UsageError
 from distill_ray.evaluate.judgement import NearestMoment
+from distill_ray.events.records import StageProgress
 from distill_ray.prior import CodePrior
 from distill_ray.report import judging, sounds
 from distill_ray.report.collect import collect
@@ -158,6 +160,21 @@ def test_what_takes_too_long_is_left_out_and_said(corpus: Corpus, model: LoadedV
     _, facts = collect(model.path, Wanted(judge=True, judge_seconds=takes - 1, sounds=1))
     assert facts.judged is None
     assert [note for note in facts.notes if "as it would take up to" in note]
+
+
+def test_a_judge_that_turns_out_too_slow_is_given_up_and_said(
+    model: LoadedVQModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def slow(*_: object, on_progress: Callable[[StageProgress], None], **named: object) -> Judged:
+        on_progress(StageProgress(stage="judge", done=1, total=9))
+        raise AssertionError("it went on")
+
+    monkeypatch.setattr(judging, "judge", slow)
+    monkeypatch.setattr(judging, "expected_seconds", lambda corpus: 0.0)
+    monkeypatch.setattr(sounds.listen, "NEW_SECONDS", 0.5)
+    _, facts = collect(model.path, Wanted(judge=True, judge_seconds=0.0, sounds=1))
+    assert facts.judged is None
+    assert [note for note in facts.notes if "given up after" in note]
 
 
 def test_too_little_to_judge_is_an_error_where_it_was_asked_for_and_else_a_note(

@@ -113,6 +113,15 @@ def test_epochs_and_best(tmp_path: Path) -> None:
     assert (progress.best_loss, progress.best_epoch, progress.ended) == (1.0, 2, "completed")
 
 
+def test_the_start_is_a_part_of_the_time_and_a_step_is_made_in_any_case(tmp_path: Path) -> None:
+    task, worker = CountingTask([3.0]), LocalWorker(tmp_path, device=torch.device("cpu"))
+    budget = Budget(steps_per_epoch=STEPS, epochs=None, max_minutes=1.0)
+    settings = LoopSettings(patience=0, checkpoint_seconds=1e9)
+    progress = run_loop(task, worker, budget, settings, Progress(), start_s=75.0)
+    assert (task.steps, task.epochs, progress.ended) == ([0], [(1, 1)], "completed")
+    assert progress.elapsed_s >= 75.0
+
+
 class Told(StopFlag):
     """Says a number of steps when it has been asked so often."""
 
