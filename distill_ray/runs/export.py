@@ -12,6 +12,7 @@ from distill_ray.config.cache import cache_root
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.events.records import PriorTrainingCompleteEvent, TrainingCompleteEvent
+from distill_ray.storage.checkpoints import remove_weights
 from distill_ray.vqvae.health import LevelHealth
 
 if TYPE_CHECKING:
@@ -55,6 +56,7 @@ def export_codec(
     model = VQVAE(config.model)
     model.load_state_dict(read_weights(checkpoint / "best.safetensors"))
     run = read_json(checkpoint / "run.json")
+    remove_weights(checkpoint.parent)  # there may be room for one of both only
     save_model_v2(
         path,
         model,
@@ -96,6 +98,7 @@ def export_prior(
     prior = CodePrior(config.model)
     prior.load_state_dict(read_weights(checkpoint / "best.safetensors"))
     run = read_json(checkpoint / "run.json")
+    remove_weights(checkpoint.parent)
     save_prior_to_model(
         path,
         prior,

@@ -21,7 +21,7 @@ from distill_ray.runtime.interrupt import Interrupts
 from distill_ray.runtime.metrics import with_metrics
 from distill_ray.runtime.plan import ResolvedPlan, WorkerPlan, check_resources, resolve_plan
 from distill_ray.runtime.ray_session import ray_session
-from distill_ray.storage.checkpoints import remove_ray_storage
+from distill_ray.storage.checkpoints import model_folder, remove_ray_storage
 from distill_ray.storage.uploaded import open_checkpoints, settle
 from distill_ray.threads import fit_threads
 from distill_ray.training.worker import Listener, LocalWorker, StopFlag, Worker
@@ -29,7 +29,9 @@ from distill_ray.training.worker import Listener, LocalWorker, StopFlag, Worker
 
 @dataclass(frozen=True, kw_only=True)
 class LaunchResult:
-    """What a loop returned, its newest checkpoint folder, and the plan that was carried out."""
+    """What a loop returned, the folder with its newest checkpoint or weights, and the plan that was carried
+    out.
+    """
 
     final: Event
     checkpoint: Path | None
@@ -66,7 +68,10 @@ def launch(
         checkpoint = settle(run_dir / "checkpoints")
         kept = "its newest checkpoint is kept" if checkpoint else "there is no checkpoint yet"
         raise CancelledError(f"the training was stopped at once; {kept}") from None
-    return LaunchResult(final=final, checkpoint=settle(run_dir / "checkpoints"), plan=carried_out)
+    checkpoints = run_dir / "checkpoints"
+    return LaunchResult(
+        final=final, checkpoint=model_folder(checkpoints, settle(checkpoints)), plan=carried_out
+    )
 
 
 def train_here(

@@ -7,6 +7,7 @@ of it.
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import os
 import re
@@ -21,9 +22,12 @@ from distill_ray.config.cache import cache_root
 from distill_ray.errors import CheckpointError
 from distill_ray.events.records import Notice
 from distill_ray.regular_file import read_regular
-from distill_ray.storage.atomic import WriteCheckpoint, newest_folder, replace_folder
+from distill_ray.storage.atomic import WriteCheckpoint, newest_folder, remove_folder, replace_folder
 
 _NAME = "name"
+MODEL_FILES = ("best.safetensors", "run.json")
+"""What a model is made of; a checkpoint is written in this order, and the rest after them."""
+_WEIGHTS = "weights"
 CHECKPOINT_NAME = re.compile(r"\d{6,18}-[0-9a-f]{4}")  # as `Checkpoints.keep` makes them
 _FULL_BYTES = 16 << 20  # with less than this free, a failed write is put down to a full disk
 
@@ -36,13 +40,15 @@ class Checkpoints:
     """The newest checkpoint of a run, in `folder`/latest.
 
     One that cannot be written (a full disk) leaves the one before it as it was and does not end a training of
-    hours: it is said through `notices`, and only if the last one of a run fails too does `finish` raise.
+    hours: it is said through `notices`. Where the last one of a run cannot be, `finish` keeps the weights
+    alone in `folder`/weights, and raises only if these do not fit either.
     """
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self._notices: list[Notice] = []
         self._failure: CheckpointError | None = None
+        self._unkept: WriteCheckpoint | None = None
 
     @property
     def latest(self) -> Path:
@@ -87,13 +93,15 @@ class Checkpoints:
             )
             self._failure = CheckpointError(f"the last {failed}; make room and {ahead}")
             self._failure.__cause__ = error
+            self._unkept = write
             kept = ", and the one before it is kept" if there else ""
             message = f"a {failed}; the training goes on{kept}"
             if first:
                 self._notices.append(Notice(level="warning", message=message))
             return False
+        remove_weights(self.folder)
         if self._failure is not None:
-            self._failure = None
+            self._failure = self._unkept = None
             self._notices.append(Notice(level="info", message=f"checkpoints are kept in {self.folder} again"))
         return True
 
@@ -103,9 +111,21 @@ class Checkpoints:
         return said
 
     def finish(self) -> None:
-        """The loop has ended. Raises CheckpointError where its last checkpoint was not kept."""
-        if self._failure is not None:
-            raise self._failure
+        """The loop has ended. Raises CheckpointError where neither its last checkpoint nor its weights can be
+        kept.
+        """
+        if self._failure is None:
+            return
+        assert self._unkept is not None
+        try:
+            replace_folder(self.folder / _WEIGHTS, functools.partial(_write_weights, self._unkept))
+        except (OSError, SafetensorError):
+            raise self._failure from self._failure.__cause__
+        message = (
+            f"of the end of this run only the weights are kept, for the model: {self.folder} had no room for "
+            "a checkpoint to go on from"
+        )
+        self._notices.append(Notice(level="warning", message=message))
 
     def flush(self) -> None:
         """Wait until the newest one is wherever it shall be. Raises CheckpointError where it cannot be."""
@@ -118,6 +138,30 @@ class Checkpoints:
             if shutil.disk_usage(self.folder).free < _FULL_BYTES:
                 return "the disk is full"
         return (isinstance(error, OSError) and error.strerror) or str(error).partition("\n")[0][:200]
+
+
+def _write_weights(write: WriteCheckpoint, folder: Path) -> None:
+    """What a whole checkpoint begins with. Raises what `write` does where not even that is there."""
+    try:
+        write(folder)
+    except (OSError, SafetensorError):
+        if not {path.name for path in folder.iterdir()} > set(MODEL_FILES):  # the next one was begun
+            raise
+    for path in folder.iterdir():
+        if path.name not in MODEL_FILES:
+            path.unlink()
+
+
+def model_folder(checkpoints: Path, newest: Path | None) -> Path | None:
+    """Where the weights of a run that has ended are: `newest`, or what was kept where that did not fit."""
+    weights = checkpoints / _WEIGHTS
+    return weights if weights.is_dir() and not weights.is_symlink() else newest
+
+
+def remove_weights(checkpoints: Path) -> None:
+    """Remove the weights that were kept without a checkpoint; a link in their place stays."""
+    with contextlib.suppress(OSError):
+        remove_folder(checkpoints / _WEIGHTS)
 
 
 def node_folder(folder: Path, uri: str | None) -> Path:

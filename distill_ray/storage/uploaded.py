@@ -25,7 +25,7 @@ from distill_ray.events.records import Notice
 from distill_ray.jsonable import parse_json
 from distill_ray.regular_file import read_regular
 from distill_ray.storage.atomic import WriteCheckpoint, atomic_file, remove_folder, replace_folder
-from distill_ray.storage.checkpoints import CHECKPOINT_NAME, Checkpoints, remove_ray_storage
+from distill_ray.storage.checkpoints import CHECKPOINT_NAME, Checkpoints, remove_ray_storage, remove_weights
 from distill_ray.storage.filesystem import patiently
 from distill_ray.storage.lock import file_lock
 from distill_ray.storage.names import fault_of
@@ -237,6 +237,7 @@ def discard(folder: Path, uri: str | None) -> None:
         for name in sorted(filter(_is_uploaded, storage.files()), reverse=True):  # the pointer first
             storage.remove(name)
     remove_folder(Checkpoints(folder).latest)
+    remove_weights(folder)
     remove_ray_storage(folder)
     (folder / _PUBLISHED).unlink(missing_ok=True)
 

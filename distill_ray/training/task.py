@@ -29,6 +29,7 @@ from distill_ray.events.records import (
     ShownSetting,
     TrainingCompleteEvent,
 )
+from distill_ray.storage.checkpoints import MODEL_FILES
 from distill_ray.training import checkpoint
 from distill_ray.training.budget import Budget
 from distill_ray.training.loop import LoopSettings, Pace, Progress, restore, run_loop
@@ -206,9 +207,10 @@ class ModelTask(ABC, Generic[CompletedT]):
         self.sums.copy_(state["sums"] if self.worker.rank == 0 else torch.zeros_like(self.sums))
 
     def write(self, folder: Path) -> None:
+        weights, figures = MODEL_FILES
+        checkpoint.write_weights(folder / weights, self.best or self.kept.state_dict())
+        checkpoint.write_json(folder / figures, {**asdict(self.figures), "config": dotted(self.config)})
         checkpoint.write_state(folder / "state.pt", self.state())
-        checkpoint.write_weights(folder / "best.safetensors", self.best or self.kept.state_dict())
-        checkpoint.write_json(folder / "run.json", {**asdict(self.figures), "config": dotted(self.config)})
 
     def read(self, folder: Path) -> None:
         state = checkpoint.read_state(folder / "state.pt", self.worker.device)

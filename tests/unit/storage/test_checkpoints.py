@@ -10,7 +10,13 @@ import pytest
 
 from distill_ray.errors import CheckpointError
 from distill_ray.storage.atomic import newest_folder
-from distill_ray.storage.checkpoints import Checkpoints, empty_ray_storage, node_folder
+from distill_ray.storage.checkpoints import (
+    MODEL_FILES,
+    Checkpoints,
+    empty_ray_storage,
+    model_folder,
+    node_folder,
+)
 from distill_ray.storage.uploaded import UploadedCheckpoints, discard, settle
 
 
@@ -81,6 +87,37 @@ def test_a_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path: Path, kind: 
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"CheckpointError the last checkpoint could not be written to {tmp_path}")
     assert "make room and go on with --resume" in done.stdout
+
+
+def test_of_a_last_one_without_room_the_weights_are_kept_until_the_next_one(tmp_path: Path) -> None:
+    room = 0
+
+    def write(folder: Path) -> None:
+        for name in (*MODEL_FILES, "state.pt", "progress.json")[:room]:
+            (folder / name).write_text("new")
+        if room < 4:
+            (folder / "half").write_text("n")
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    checkpoints = Checkpoints(tmp_path)
+    assert not checkpoints.keep(write)
+    with pytest.raises(CheckpointError, match="make room and begin anew"):  # it ended within the weights
+        checkpoints.finish()
+    assert model_folder(tmp_path, None) is None
+    room = 2
+    assert not checkpoints.keep(write)
+    checkpoints.finish()
+    assert checkpoints.notices()[-1].message == (
+        f"of the end of this run only the weights are kept, for the model: {tmp_path} had no room for a "
+        "checkpoint to go on from"
+    )
+    weights = model_folder(tmp_path, None)
+    assert weights is not None
+    assert {path.name for path in weights.iterdir()} == set(MODEL_FILES)
+    room = 4
+    assert checkpoints.keep(write)
+    assert model_folder(tmp_path, checkpoints.newest()) == checkpoints.latest
+    assert [path.name for path in tmp_path.iterdir()] == ["latest"]
 
 
 def test_where_not_even_the_first_one_fits_nothing_is_promised(tmp_path: Path) -> None:
