@@ -33,6 +33,7 @@ from distill_ray.events.records import (
     TrainingCompleteEvent,
 )
 from distill_ray.pipeline.prologue import Ready, check_request, ready
+from distill_ray.pipeline.saving import save_model
 from distill_ray.report.write import report_run
 from distill_ray.runs.carried_codes import CarriedCodes
 from distill_ray.runs.copies import judged_copies
@@ -218,9 +219,13 @@ def _train_codec(
         result = _launch(loop, start, found, plan, listener)
     completed = _ended(result.final, TrainingCompleteEvent)
     model_path = start.folder.path / f"{name}.distill"
-    export_codec(
-        _kept(result.checkpoint), model_path, resolved.config, completed, corpus_record(corpus, data)
-    )
+
+    def write(weights: Path, release: bool) -> None:
+        record = corpus_record(corpus, data)
+        export_codec(weights, model_path, resolved.config, completed, record, release=release)
+
+    cancelled = completed.exit_reason == "cancelled"
+    save_model(write, _kept(result.checkpoint), model_path, cancelled=cancelled, listener=listener)
     return CodecReport(
         output_dir=results.shown,
         model_path=results.shown_as(model_path),
@@ -362,15 +367,22 @@ def _train_code_prior(
     if completed.exit_reason == "cancelled" and loaded.prior is not None:
         _keep_former_prior(file, completed, listener)
     else:
-        export_prior(
-            _kept(result.checkpoint),
-            file.path,
-            resolved.config,
-            completed,
-            corpus_record(corpus, data),
-            codec_sha256=codec_hash,
-        )
-        if completed.exit_reason != "cancelled":
+
+        def write(weights: Path, release: bool) -> None:
+            record = corpus_record(corpus, data)
+            export_prior(
+                weights,
+                file.path,
+                resolved.config,
+                completed,
+                record,
+                codec_sha256=codec_hash,
+                release=release,
+            )
+
+        cancelled = completed.exit_reason == "cancelled"
+        save_model(write, _kept(result.checkpoint), file.path, cancelled=cancelled, listener=listener)
+        if not cancelled:
             completed = judged_copies(file.path, corpus, completed, listener)
         file.put()
     return PriorReport(model_path=file.shown, dataset=data, config=resolved.config, completed=completed)

@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from distill_ray.errors import AudioError
+from distill_ray.errors import AudioError, BundleError
 from distill_ray.events.records import Notice, PriorTrainingCompleteEvent
 
 if TYPE_CHECKING:
@@ -43,7 +43,10 @@ def judged_copies(
     if judged["is_memorizing"] and not record.get("is_memorizing"):
         listener(Notice(level="warning", message=judged["message"]))
     metadata = {**(loaded.prior_metadata or {}), "memorization": judged}
-    save_prior_to_model(model, loaded.prior, prior_metadata=metadata, codec_sha256=loaded.codec_sha256)
+    try:
+        save_prior_to_model(model, loaded.prior, prior_metadata=metadata, codec_sha256=loaded.codec_sha256)
+    except BundleError as error:  # it has its prior
+        listener(Notice(level="warning", message=f"the search for copies is not recorded: {error}"))
     return replace(completed, memorization=judged)
 
 

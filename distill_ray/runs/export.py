@@ -44,10 +44,12 @@ def export_codec(
     corpus: dict[str, Any],
     *,
     sweep: Mapping[str, Any] | None = None,
+    release: bool = False,
 ) -> None:
     """Write the weights to be used of a codec checkpoint as a `.distill` file at `path`.
 
-    sweep: the search that the codec comes from, where it does.
+    sweep: the search that the codec comes from, where it does. release: remove weights that were kept without
+    a checkpoint before the file is written, which may need their room.
     """
     from distill_ray.bundle import save_model_v2
     from distill_ray.training.checkpoint import read_json, read_weights
@@ -56,7 +58,8 @@ def export_codec(
     model = VQVAE(config.model)
     model.load_state_dict(read_weights(checkpoint / "best.safetensors"))
     run = read_json(checkpoint / "run.json")
-    remove_weights(checkpoint.parent)  # there may be room for one of both only
+    if release:
+        remove_weights(checkpoint.parent)
     save_model_v2(
         path,
         model,
@@ -85,10 +88,12 @@ def export_prior(
     corpus: dict[str, Any],
     *,
     codec_sha256: str,
+    release: bool = False,
 ) -> None:
     """Put the best weights of a prior checkpoint into the model at `path`.
 
-    Raises BundleError where the file's codec is not the one that gave the prior its codes.
+    release: as in `export_codec`. Raises BundleError where the file's codec is not the one that gave the
+    prior its codes.
     """
     from distill_ray.bundle import save_prior_to_model
     from distill_ray.bundle.format import CONTROLS, TEMPERATURES
@@ -98,7 +103,8 @@ def export_prior(
     prior = CodePrior(config.model)
     prior.load_state_dict(read_weights(checkpoint / "best.safetensors"))
     run = read_json(checkpoint / "run.json")
-    remove_weights(checkpoint.parent)
+    if release:
+        remove_weights(checkpoint.parent)
     save_prior_to_model(
         path,
         prior,

@@ -158,6 +158,17 @@ def model_folder(checkpoints: Path, newest: Path | None) -> Path | None:
     return weights if weights.is_dir() and not weights.is_symlink() else newest
 
 
+def only_weights(checkpoint: Path) -> Path:
+    """Give up all of a checkpoint but its weights; where these are then. Raises OSError."""
+    weights = checkpoint.parent / _WEIGHTS
+    remove_folder(weights)
+    checkpoint.rename(weights)
+    for path in weights.iterdir():
+        if path.name not in MODEL_FILES:
+            path.unlink()
+    return weights
+
+
 def remove_weights(checkpoints: Path) -> None:
     """Remove the weights that were kept without a checkpoint; a link in their place stays."""
     with contextlib.suppress(OSError):

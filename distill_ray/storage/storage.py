@@ -8,6 +8,7 @@ URI; `corpus/prepare.py` locks it.
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -215,7 +216,9 @@ class Storage:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            raise self.error(f"cannot {verb} {self.holds} at {self.uri}: {reason(error)}") from error
+            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            advice = "; make room there or choose another place" if full else ""
+            raise self.error(f"cannot {verb} {self.holds} at {self.uri}: {reason(error)}{advice}") from error
         except UnicodeDecodeError as error:  # pyarrow decodes a name when it is asked for
             raise self.error(
                 f"{self.uri} holds a name that is not UTF-8, so it is not {self.holds}; choose another folder"

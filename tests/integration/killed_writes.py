@@ -6,6 +6,7 @@ Each has what is there before, what it writes, and what the product's reader fin
 from __future__ import annotations
 
 import contextlib
+import os
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ class Writer:
     read: Callable[[Path], object]
     grows: bool = False
     """A tuple that is written item by item."""
+    is_command: bool = False
+    """`write` becomes a command and does not return."""
 
 
 def record(folder: Path, spent_s: float) -> None:
@@ -242,7 +245,6 @@ def model(folder: Path, seed: int, *, prior: bool) -> None:
     import torch
 
     from distill_ray.bundle import save_model_v2
-    from distill_ray.config.prior import PriorConfig
     from distill_ray.config.vqvae import VQVAEConfig
     from distill_ray.prior import CodePrior
     from distill_ray.vqvae import VQVAE
@@ -253,16 +255,21 @@ def model(folder: Path, seed: int, *, prior: bool) -> None:
             width=16, encoder_blocks=1, decoder_blocks=1, latent_dim=16, num_quantizers=2, codebook_size=16
         )
     )
-    small = PriorConfig(
-        codebook_size=16, num_quantizers=2, hidden_size=16, num_layers=1, num_heads=2, context_frames=16
-    )
     save_model_v2(
         folder / "m.distill",
         codec,
         metadata={},
         codebook_health=(),
-        prior=CodePrior(small) if prior else None,
+        prior=CodePrior(_small_prior()) if prior else None,
         prior_metadata={},
+    )
+
+
+def _small_prior() -> Any:
+    from distill_ray.config.prior import PriorConfig
+
+    return PriorConfig(
+        codebook_size=16, num_quantizers=2, hidden_size=16, num_layers=1, num_heads=2, context_frames=16
     )
 
 
@@ -305,6 +312,69 @@ def read_sound_folder(folder: Path) -> object:
     return is_ours([path.name for path in made.iterdir()]) if made.exists() else None
 
 
+def prior(folder: Path) -> None:
+    import torch
+
+    from distill_ray.bundle import save_prior_to_model
+    from distill_ray.prior import CodePrior
+
+    torch.manual_seed(3)
+    save_prior_to_model(folder / "m.distill", CodePrior(_small_prior()), prior_metadata={})
+
+
+def sound(folder: Path) -> None:
+    import torch
+
+    from distill_ray.generate.audio import write_audio
+
+    write_audio(folder / "a.ogg", [torch.full((1, RATE), 0.25)], sample_rate=RATE, channels=1)
+
+
+def read_sound(folder: Path) -> object:
+    import soundfile
+
+    path = folder / "a.ogg"
+    return soundfile.info(path).frames if path.exists() else None
+
+
+TRAIN = """
+[corpus]
+sample_rate = 8000
+val_fraction = 0.3
+
+[model]
+width = 16
+encoder_blocks = 1
+decoder_blocks = 1
+latent_dim = 16
+n_fft = 256
+hop = 64
+
+[training]
+window_seconds = 0.25
+min_epoch_steps = 4
+warmup_steps = 4
+val_seconds = 2.0
+"""
+
+
+def before_train(folder: Path) -> None:
+    recordings(folder, 1, 2, 3, 4)
+    (folder / "settings.toml").write_text(TRAIN)
+
+
+def train(folder: Path) -> None:
+    command = ["train", folder / "in", "--config", folder / "settings.toml", "--out", folder / "run"]
+    command += ["--name", "m", "--epochs", "2", "--size", "tiny", "--num-workers", "0"]
+    os.environ["XDG_CACHE_HOME"] = str(folder / "cache")
+    os.execv(sys.executable, [sys.executable, "-m", "distill_ray", *map(str, command)])  # noqa: S606
+
+
+def read_train(folder: Path) -> object:
+    """The codec, which is the same to the last digit wherever its training was killed."""
+    return read_model(folder / "run") if (folder / "run" / "m.distill").exists() else None
+
+
 def nothing(folder: Path) -> None:
     """There was nothing before."""
 
@@ -344,6 +414,9 @@ WRITERS = {
         write=lambda folder: model(folder, 1, prior=True),
         read=read_model,
     ),
+    "prior": Writer(before=lambda folder: model(folder, 1, prior=False), write=prior, read=read_model),
+    "sound": Writer(before=nothing, write=sound, read=read_sound),
+    "train": Writer(before=before_train, write=train, read=read_train, is_command=True),
     "report": Writer(before=before_report, write=report, read=read_report),
 }
 
