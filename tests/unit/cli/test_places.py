@@ -150,6 +150,12 @@ def test_the_home_folder_is_meant_wherever_a_path_is_taken(tmp_path, monkeypatch
     missing = [
         "info ~/m.distill",
         "generate ~/m.distill --out=~/x",
+        "generate ~/m.distill --prompt=~/in/a.wav --check --corpus=~/in -o ~/x",
+        "vary ~/m.distill ~/in/a.wav -o ~/x",
+        "fill ~/m.distill ~/in/a.wav --out=~/x --from 0.1 --to 0.2",
+        "loop ~/m.distill -o ~/x",
+        "morph ~/m.distill ~/in/a.wav ~/in/a.wav -o ~/x",
+        "evaluate ~/m.distill ~/in --generated ~/in",
         "encode ~/m.distill ~/in/a.wav -o ~/x",
         "decode ~/m.distill ~/x -o ~/x.wav",
         "bundle ~/m.distill --prior=~/m.distill --out=~/x",

@@ -12,7 +12,7 @@ import torch
 from distill_ray.bundle import LoadedVQModel
 from distill_ray.errors import AudioError, BundleError, ConfigError, UsageError
 from distill_ray.events.records import StageProgress
-from distill_ray.generate import decode_file, encode_file, load_codes
+from distill_ray.generate import decode_file, encode_file, generate_samples, load_codes
 
 MakeLoaded = Callable[..., LoadedVQModel]
 MakeAudio = Callable[..., Path]
@@ -70,6 +70,53 @@ def test_what_is_encoded_otherwise_than_the_file_has_it_is_said(
     soundfile.write(path, np.full(4_000, 2.0), 8_000, subtype="FLOAT")
     report = encode_file(loaded, path, tmp_path / "b.codes")
     assert report.warnings == (f"{path}: 4,000 samples beyond full scale are clipped",)
+
+
+def pipe_mp3(path: Path, tone_T: np.ndarray) -> None:
+    soundfile.write(path, tone_T, 8_000, format="MP3", subtype="MPEG_LAYER_III", bitrate_mode="VARIABLE")
+    content = path.read_bytes()
+    frame = content.index(content[:2], 100)  # the first one counts the others
+    path.write_bytes(content[frame:])
+
+
+def chained_ogg(path: Path, tone_T: np.ndarray) -> None:
+    parts = []
+    for part_T in np.split(tone_T, 2):
+        soundfile.write(path, part_T, 8_000, format="OGG", subtype="VORBIS")
+        parts.append(path.read_bytes())
+    path.write_bytes(b"".join(parts))
+
+
+def pipe_flac(path: Path, tone_T: np.ndarray) -> None:
+    soundfile.write(path, tone_T, 8_000, format="FLAC", subtype="PCM_16")
+    content = bytearray(path.read_bytes())
+    content[21:26] = bytes((content[21] & 0xF0, 0, 0, 0, 0))
+    path.write_bytes(content)
+
+
+def wav_of_length(length: int) -> Callable[[Path, np.ndarray], None]:
+    def write(path: Path, tone_T: np.ndarray) -> None:
+        soundfile.write(path, tone_T, 8_000, format="WAV")
+        content = bytearray(path.read_bytes())
+        content[40:44] = length.to_bytes(4, "little")
+        path.write_bytes(content)
+
+    return write
+
+
+@pytest.mark.parametrize(
+    "write",
+    [pipe_mp3, chained_ogg, pipe_flac, *map(wav_of_length, (0, 0x7FFF_FFFF, 0xFFFF_FFFF))],
+)
+def test_files_as_other_programs_write_them_are_whole_for_encode_and_as_prompts(
+    tmp_path: Path, make_loaded: MakeLoaded, write: Callable[[Path, np.ndarray], None]
+) -> None:
+    loaded = make_loaded()
+    write(tmp_path / "a", 0.3 * np.sin(np.arange(16_000) / 9))
+    report = encode_file(loaded, tmp_path / "a", tmp_path / "a.codes")
+    assert report.seconds == pytest.approx(2.0, abs=0.2)  # without its first frame an MP3 has its padding
+    made = generate_samples(loaded, seconds=2.5, prompt=tmp_path / "a", out_dir=tmp_path / "out")
+    assert made.prompt_seconds == pytest.approx(report.seconds, abs=0.01)
 
 
 def test_fewer_levels_make_a_coarser_file(
