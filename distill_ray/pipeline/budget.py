@@ -25,7 +25,7 @@ _SOUNDS_SHARE, _PAGE_SHARE, _JUDGE_SHARE = 0.04, 0.01, 0.15
 """Of the whole: the sounds and the page without its judge at least, and the judge at most."""
 _PRIOR_ENDING = 0.1
 """Of the prior's time at least: its last validation, memorisation and writing the file."""
-_SOUND_S, _PAGE_S, _ENDING_S, _COPIES_S = 0.15, 5.0, 3.0, 0.06
+_SOUND_S, _PAGE_S, _ENDING_S, _COPIES_S = 0.22, 8.0, 4.0, 0.08
 """What these take on two cores that nobody else wants (2026-11-30, the smallest models): a second of sound,
 the page, the prior's last validation and file, looking for copies of a second of training audio."""
 _LEAST_S = 1.0

@@ -88,10 +88,11 @@ def done(folder: Path, words: Sequence[str]) -> tuple[dict[str, Any], str]:
     ("after", "signals"),
     [
         ("epoch 2", (signal.SIGINT,)),
-        ("epoch 2", (signal.SIGINT, signal.SIGINT)),
-        ("epoch 2", (signal.SIGTERM,)),
-        ("epoch 2", (signal.SIGHUP,)),
         ("prepare:", (signal.SIGTERM,)),
+        # A pipeline is ended in these ways below.
+        pytest.param("epoch 2", (signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
+        pytest.param("epoch 2", (signal.SIGTERM,), marks=pytest.mark.slow),
+        pytest.param("epoch 2", (signal.SIGHUP,), marks=pytest.mark.slow),
     ],
 )
 def test_a_training_goes_on_by_the_line_that_it_prints(
@@ -128,8 +129,15 @@ def test_other_recordings_are_another_training(folder: Path) -> None:
     assert made["output_dir"] == str(folder / "runs" / "in-2")
 
 
-@pytest.mark.parametrize("signals", [(signal.SIGINT,), (signal.SIGINT, signal.SIGINT)])
-@pytest.mark.parametrize("after", ["trial k16-q3: epoch", "starting Ray"])
+@pytest.mark.parametrize(
+    ("after", "signals"),
+    [
+        ("trial k16-q3: epoch", (signal.SIGINT,)),
+        pytest.param("trial k16-q3: epoch", (signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
+        pytest.param("starting Ray", (signal.SIGINT,), marks=pytest.mark.slow),
+        pytest.param("starting Ray", (signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
+    ],
+)
 def test_a_search_goes_on_by_the_line_that_it_prints(
     folder: Path, after: str, signals: tuple[int, ...]
 ) -> None:

@@ -166,6 +166,7 @@ def _listening(pids: list[int]) -> list[str]:
     return found
 
 
+@pytest.mark.slow
 def test_a_second_ctrl_c_ends_at_once_and_frees_the_workers(
     session: Session, tiny_run: ModuleType, tmp_path: Path
 ) -> None:
@@ -270,6 +271,7 @@ def _session_folder(driver: int) -> Path:
     raise AssertionError(f"process {driver} has no raylet")
 
 
+@pytest.mark.slow  # test_going_on.py does it to a training
 def test_ctrl_c_in_this_process_stops_after_the_step(start_program: Start) -> None:
     program = start_program(workers=0, steps=1000, pause=0.05)
     program.wait_for(lambda messages: len(_steps(messages)) >= 3)

@@ -164,6 +164,7 @@ def test_a_collapsing_trial_is_ended_and_the_others_go_on(
         "sweep.codebook_sizes": (32,),
         "sweep.rvq_levels": (2,),
         "sweep.lrs": (1e-3, 1.0),
+        "sweep.max_concurrent": 1,  # one process for both
         "training.epochs": 6,
         "model.reseed_threshold": 0.0,
         "health.warmup": 1,
@@ -322,6 +323,7 @@ def test_prior_bits_ranks_finalists_by_a_short_prior(
     more = {
         "sweep.rvq_levels": (2,),
         "sweep.plan": "grid",
+        "sweep.max_concurrent": 1,
         "sweep.objective": "prior-bits",
         "training.epochs": 1,
         "prior.hidden_size": 32,
