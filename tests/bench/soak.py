@@ -17,18 +17,21 @@ import os
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import ray  # it brings psutil
 
+from distill_ray.errors import ClusterError
+
 psutil: Any = __import__("psutil")
 assert ray.__version__
 
 TESTS = Path(__file__).resolve().parents[1]
 _STOPPED = 3  # of so many jobs one is stopped
+_PATIENCE_S = 600.0
 ONE_TRIAL = {"sweep.codebook_sizes": (16,), "sweep.rvq_levels": (2,), "training.epochs": 1}
 
 
@@ -84,11 +87,11 @@ def soak_jobs(out: Path, jobs: int) -> None:
                     "metadata": {"output": str(folder)},
                 }
             )
-            while not client.job(name).is_over():
-                if stopped and client.job(name).status == "running":
-                    stop(client, name, now=False, on_wait=lambda text: None)
+            while not patiently(client.job, name).is_over():
+                if stopped and patiently(client.job, name).status == "running":
+                    patiently(stop, client, name, now=False, on_wait=lambda text: None)
                 time.sleep(0.1)
-            ended = client.job(name).status
+            ended = patiently(client.job, name).status
             assert ended == ("stopped" if stopped else "succeeded"), (name, ended)
             if not stopped:
                 (copy,) = fetch(client, name, out / "got", everything=True, on_progress=lambda *told: None)
@@ -107,11 +110,24 @@ def soak_searches(out: Path, searches: int) -> None:
         tiny.recordings(data)
     for number in range(searches):
         began = time.monotonic()
-        report = tiny.search(data, out / f"search-{number}", more=ONE_TRIAL)
+        report = patiently(tiny.search, data, out / f"search-{number}", more=ONE_TRIAL)
         assert report.exit_code == 0
         gc.collect()
         figures = {**of_client(), "left": left_of_ray(), "files in /tmp": files_of_sessions()}
         show("search", number + 1, began, figures)
+
+
+def patiently(call: Callable[..., Any], *arguments: Any, **named: Any) -> Any:
+    """What `call` gives, once the machine is not too busy for Ray to answer or to start."""
+    deadline = time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            return call(*arguments, **named)
+        except ClusterError as error:
+            if time.monotonic() > deadline:
+                raise
+            print(error, flush=True)
+            time.sleep(5.0)
 
 
 def tiny_sweep() -> ModuleType:

@@ -34,17 +34,17 @@ def test_what_is_left_is_shared_by_what_is_still_to_come() -> None:
     )
     expected = budget.expected("codec")
     assert sum(expected.values()) == pytest.approx(600.0)
-    assert expected["report"] == pytest.approx(6.0 + 42.0)
+    assert expected["report"] == pytest.approx(8.0 + 42.0)
     assert expected["samples"] == pytest.approx(24.0)
     now[0] += 400.0  # prepare and codec took longer than expected: the prior gets what is left
-    assert budget.trainings_s == pytest.approx(200.0 - 48.0 - 24.0)
-    assert budget.prior_left_s == pytest.approx(0.9 * 128.0)
+    assert budget.trainings_s == pytest.approx(200.0 - 50.0 - 24.0)
+    assert budget.prior_left_s == pytest.approx(0.9 * 126.0)
     slow[0] = 3.0  # other programs came: the judge is left out, and the endings take three times as long
     assert not budget.judges
-    assert budget.trainings_s == pytest.approx(200.0 - 15.0 - 24.0)
-    assert budget.prior_left_s == pytest.approx(161.0 - 3 * (3.0 + 6.0))
-    budget.prior_s = 60.0
-    assert budget.prior_left_s == pytest.approx(60.0 - 27.0)
+    assert budget.trainings_s == pytest.approx(200.0 - 24.0 - 26.4)
+    assert budget.prior_left_s == pytest.approx(149.6 - 3 * (4.0 + 8.0))
+    budget.prior_s = 100.0
+    assert budget.prior_left_s == pytest.approx(100.0 - 36.0)
     budget.prior_s = 30.0
     assert budget.prior_left_s == pytest.approx(15.0)
     now[0] += 500.0
