@@ -14,6 +14,15 @@ from distill_ray.cli.output import finish
 if TYPE_CHECKING:
     from distill_ray.bundle import FileFacts, Manifest
 
+_DIGEST = 12
+"""Digits of a digest that are shown."""
+_WORDS = {
+    "best_val_loss": "held-out loss",
+    "exit_reason": "ended",
+    "train_seconds": "seconds in training",
+    "val_seconds": "seconds held out",
+}
+
 
 def command(
     model: Annotated[Path, typer.Argument(help="The .distill file.", metavar="MODEL")],
@@ -46,7 +55,7 @@ def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> 
     config, metadata = manifest.vqvae_config, manifest.metadata
     yield "file", f"{model} ({facts.bytes / 1e6:.1f} MB{', sha256 verified' if verified else ''})"
     yield "audio", f"{config.sample_rate} Hz, {config.channels} channel{'s'[: config.channels > 1]}"
-    yield "codec", f"{facts.codec_parameters / 1e6:.2f} M values, sha256 {manifest.codec_sha256[:12]}"
+    yield "codec", f"{facts.codec_parameters / 1e6:.2f} M values, sha256 {manifest.codec_sha256[:_DIGEST]}"
     yield (
         "codes",
         f"{config.num_quantizers} levels × {config.codebook_size}, {config.frame_rate:.1f} frames/s, "
@@ -59,7 +68,8 @@ def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> 
         shape = f"{prior.config.num_layers} layers × {prior.config.hidden_size}, {prior.config.pattern}"
         yield "prior", f"{facts.prior_parameters / 1e6:.2f} M values, {shape}"
         if any(value != 1.0 for value in prior.temperatures):
-            yield "temperatures", ", ".join(f"{value:.2f}" for value in prior.temperatures)
+            levels = ", ".join(f"{value:.2f}" for value in prior.temperatures)
+            yield "temperatures", f"{levels} of the levels at --temperature 1"
         controls = prior.controls
         yield "controls", "none" if controls is None else ", ".join(controls.offered) or "none"
         if controls is not None and controls.labels:
@@ -91,7 +101,8 @@ def _kept(manifest: Manifest, level: int) -> str:
 
 def _listed(label: str, facts: Any) -> Iterator[tuple[str, str]]:
     if isinstance(facts, Mapping) and facts:
-        yield label, ", ".join(f"{key} {_short(value)}" for key, value in facts.items() if value is not None)
+        shown = {_WORDS.get(key, key.replace("_", " ")): _short(value) for key, value in facts.items()}
+        yield label, ", ".join(f"{key} {value}" for key, value in shown.items() if value != "None")
 
 
 def _short(value: Any) -> str:
@@ -99,4 +110,5 @@ def _short(value: Any) -> str:
         return f"{value:.4g}"
     if isinstance(value, Mapping):
         return "(" + ", ".join(f"{key} {_short(item)}" for key, item in value.items()) + ")"
-    return str(value)
+    text = str(value)
+    return text[:_DIGEST] if len(text) == 64 and text.isalnum() else text  # a sha256

@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import soundfile
 
-from distill_ray.bundle import LoadedVQModel
+from distill_ray.bundle import LoadedVQModel, save_model_v2
 from distill_ray.cli.main import app
 from distill_ray.cli.output import run
 
@@ -129,3 +129,15 @@ def test_bundle_and_info(tmp_path: Path, make_loaded: MakeLoaded, invoke: Callab
     code, stdout, stderr = invoke("info", out, "--verify")
     assert (code, stdout) == (2, "")
     assert "is damaged" in stderr
+
+
+def test_info_is_in_words(tmp_path: Path, make_loaded: MakeLoaded, invoke: Callable[..., Any]) -> None:
+    loaded, path = make_loaded(prior=False), tmp_path / "named.distill"
+    metadata = {
+        "corpus": {"digest": "0123456789abcdef" * 4, "train_seconds": 362.1, "files": 83},
+        "training": {"best_epoch": 3, "best_val_loss": 49.47, "exit_reason": "completed", "seed": None},
+    }
+    save_model_v2(path, loaded.model, metadata=metadata, codebook_health=())
+    _, stdout, _ = invoke("info", path)
+    assert "digest 0123456789ab, files 83, seconds in training 362.1" in stdout
+    assert "best epoch 3, held-out loss 49.47, ended completed\n" in stdout
