@@ -375,6 +375,7 @@ def _for_generation(
             # Codes of whole latents: their components are worth less and less, and need no projections.
             "model.latent_dim": _COMPONENTS,
             "model.codebook_dim": _COMPONENTS,
+            "model.codebook_learning": "kmeans",  # of latents that do not change
         }
     return {
         "model.encoder_input": "magnitudes",

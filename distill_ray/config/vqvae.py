@@ -62,7 +62,11 @@ class VQVAEConfig(Section):
     commitment_weight: float = setting(
         2.0, "weight of the commitment loss", flag="--commitment-weight", low=0.0, high=100.0
     )
-    codebook_learning: str = setting("ema", "how codebooks are learned", choices=("ema", "gradient"))
+    codebook_learning: str = setting(
+        "ema",
+        "how codebooks are learned: by averages or gradients as training goes, or by k-means before it",
+        choices=("ema", "gradient", "kmeans"),
+    )
     codebook_lookup: str = setting(
         "euclidean", "distance by which a vector's code is chosen", choices=("euclidean", "cosine")
     )

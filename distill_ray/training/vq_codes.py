@@ -34,7 +34,7 @@ class CodeKeeper:
         self._quantizer = model.quantizer
         self._averaged = average.module.quantizer
         self._learns_by_ema = config.model.codebook_learning == "ema"
-        self._reseeds = config.model.reseed_threshold > 0.0
+        self._reseeds = config.model.reseed_threshold > 0.0 and config.model.codebook_learning != "kmeans"
         self._every = config.training.reseed_every
         self._seed = config.training.seed
         self._worker = worker

@@ -57,8 +57,11 @@ from distill_ray.vqvae import (
     utilization_warnings,
 )
 from distill_ray.vqvae.health import EpochHealth, reports, with_kept
+from distill_ray.vqvae.kmeans import VECTORS_PER_CENTRE
 
 _INITIAL_VECTORS_PER_CODE = 8
+_BASIS_VECTORS_PER_CODE = 16
+"""For what is not learnt later: the spectral basis; codebooks that stay have all that k-means looks at."""
 # What Triton takes to compile all kernels, and what they save of a second and of a step of 48 windows, 40 M
 # parameters (tests/bench/step_time.py on one H100: 12 to 14 s, and 19.0 ms a step instead of 8.2); of larger
 # batches they save more.
@@ -435,9 +438,11 @@ def _pays_off(config: VQTrainConfig, steps_per_epoch: int) -> bool:
 def _initialise(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:
     """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result."""
     frames = config.training.batch_size * config.window_frames
-    wanted = _INITIAL_VECTORS_PER_CODE * config.model.codebook_size
-    if config.model.decoder_head == "magnitudes":
-        wanted *= 2  # the spectral basis is not learnt later
-    count = -(-wanted // frames)
+    has_basis = config.model.decoder_head == "magnitudes"
+    per_code = _BASIS_VECTORS_PER_CODE if has_basis else _INITIAL_VECTORS_PER_CODE
+    count = -(-per_code * config.model.codebook_size // frames)
     audio_BCT = torch.cat([batches.unchanged(step) for step in range(count)])
-    model.initialise(audio_BCT, torch.Generator().manual_seed(config.training.seed))
+    stays = config.model.codebook_learning == "kmeans"
+    wanted = -(-VECTORS_PER_CENTRE * config.model.codebook_size // frames) if stays else count
+    more = (batches.unchanged(step) for step in range(count, wanted))
+    model.initialise(audio_BCT, torch.Generator().manual_seed(config.training.seed), more)

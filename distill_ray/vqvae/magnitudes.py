@@ -28,6 +28,7 @@ RAYLEIGH_SPREAD = 0.4840
 """Mean distance from its median of the log magnitude, in nepers, of the bins of white noise."""
 _SETTLED = 4
 """Code frames whose phases are found together: four times as quick as one by one, and no worse."""
+_LEAST_DRAWN = 1e-6
 _HALF_LOG_MEDIAN = 0.5 * math.log(math.log(2.0))
 
 
@@ -84,7 +85,9 @@ def spectral_basis(config: VQVAEConfig) -> SpectralBasis:
 class Synthesis:
     """Draws magnitudes and finds their phases, for one batch of sounds, a code frame at a time.
 
-    The draws are the same for every sound and every time, so that decoding is deterministic.
+    What is drawn are the log magnitudes of the transform of one white noise, so that frames that overlap and
+    bins that are neighbours differ as little as they do in a recording: independent draws flutter. The noise
+    is the same for every sound and every time, so that decoding is deterministic.
     """
 
     def __init__(self, stft: Stft, channels: int, *, block: int, seed: int = 0) -> None:
@@ -93,6 +96,7 @@ class Synthesis:
         self._block = block
         self._generator = torch.Generator().manual_seed(seed)
         self._inverter = PhaseInverter(stft, block=_SETTLED * block, look_ahead=block, seed=seed + 1)
+        self._reaching_CT = torch.randn(channels, stft.n_fft - stft.hop, generator=self._generator)
 
     @torch.no_grad()
     def push(self, magnitudes: Magnitudes, *, last: bool = False) -> Tensor:
@@ -105,8 +109,13 @@ class Synthesis:
         return self._inverter.push(drawn_BCSK, last=last)
 
     def _noise(self) -> Tensor:
-        """Log magnitudes of white noise, of median 0 and mean distance 1 from it: [C, block, K]."""
-        uniform_CSK = torch.rand(self._channels, self._block, self._stft.bins, generator=self._generator)
-        power_CSK = -torch.log1p(-uniform_CSK)  # of an exponential distribution
-        log_CSK = 0.5 * power_CSK.clamp(min=1e-12).log() - _HALF_LOG_MEDIAN
-        return log_CSK / RAYLEIGH_SPREAD
+        """Log magnitudes of the next frames of white noise, of median 0 and mean distance 1 from it:
+        [C, block, K].
+        """
+        stft = self._stft
+        new_CT = torch.randn(self._channels, self._block * stft.hop, generator=self._generator)
+        audio_CT = torch.cat([self._reaching_CT, new_CT], dim=-1)
+        self._reaching_CT = audio_CT[:, self._block * stft.hop :]
+        frames_CSW = audio_CT.unfold(-1, stft.n_fft, stft.hop) * stft.window.cpu()
+        log_CSK = torch.fft.rfft(frames_CSW).abs().clamp(min=_LEAST_DRAWN).log()
+        return (log_CSK - _HALF_LOG_MEDIAN) / RAYLEIGH_SPREAD

@@ -5,6 +5,8 @@ Shapes: B batch, C channels, T samples, F code frames, Q RVQ levels, N = B · F 
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -72,20 +74,24 @@ class VQVAE(nn.Module):
         return [part.weight for part in parts if isinstance(part, nn.Linear) and part not in outer]
 
     @torch.no_grad()
-    def initialise(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
+    def initialise(
+        self, audio_BCT: Tensor, generator: torch.Generator, more: Iterable[Tensor] = ()
+    ) -> None:
         """Start from a first batch: the spectral basis, the codebooks by k-means on its latents, level by
         level, and the decoder from its mean log spectrum or from what the basis leaves uncertain.
 
         Args:
             audio_BCT: as for `forward`; the windows of all ranks in the same order everywhere.
             generator: CPU generator in the same state everywhere.
+            more: further batches of audio, for the codebooks alone.
         """
         if isinstance(self.encoder, BasisEncoder):
             self.encoder.fit(audio_BCT, generator)
             assert self.decoder.basis is not None, "encoder and decoder are of one kind"
             self.decoder.basis.load_state_dict(self.encoder.basis.state_dict())
         latent_BFL = self.encoder(audio_BCT).float()
-        self.quantizer.initialise(latent_BFL.flatten(0, 1), generator)
+        latents = [latent_BFL, *(self.encoder(each_BCT).float() for each_BCT in more)]
+        self.quantizer.initialise(torch.cat([each.flatten(0, 1) for each in latents]), generator)
         self.decoder.start_from(audio_BCT)
         if self.decoder.magnitudes:
             self.decoder.start_spread(audio_BCT, self.quantizer(latent_BFL).latent_BFL)

@@ -38,7 +38,8 @@ class ResidualVectorQuantizer(nn.Module):
     and gradients is that of the joined batch even where `depth_B` differs between ranks.
 
     With `codebook_learning="ema"` (van den Oord et al. 2017, appendix A.1) the codebooks have no gradient;
-    the training loop calls `ema_update` with all-reduced `counts` and `ema_statistics` after each step.
+    the training loop calls `ema_update` with all-reduced `counts` and `ema_statistics` after each step. With
+    "kmeans" they stay as `initialise` leaves them, which fits an encoder that does not learn either.
     """
 
     ema_counts_QK: Tensor
@@ -198,7 +199,7 @@ class ResidualVectorQuantizer(nn.Module):
 
         `sound`: a bool scalar on the device; where it is false nothing moves. None is true.
         """
-        assert self.learning == "ema", "gradient-learned codebooks have no EMA"
+        assert self.learning == "ema", "only EMA codebooks have one"
         share = counts_QK.new_tensor(1 - self.decay) if sound is None else (1 - self.decay) * sound.float()
         self.ema_counts_QK.lerp_(counts_QK, share)
         self.ema_sums_QKD.lerp_(sums_QKD, share)

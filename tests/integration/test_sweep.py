@@ -247,7 +247,7 @@ def test_ctrl_c_keeps_what_was_done_and_a_resumed_search_ends_as_an_uncut_one(
             assert (out / "trials" / item.spec.id / "checkpoints" / "latest").is_dir()
 
     with pytest.raises(UsageError, match="already holds a search; go on with it"):
-        tiny.search(data, out)
+        tiny.search(data, out, more={"training.epochs": 4})
     with pytest.raises(ConfigError, match=r"sweep\.codebook_sizes\): is 16, 32 in the resumed search"):
         tiny.search(data, out, more={"sweep.codebook_sizes": (16, 64)}, resume=True)
     again = tiny.search(data, out, more={"sweep.max_concurrent": 2}, resume=True)
