@@ -121,11 +121,12 @@ class CodePrior(nn.Module):
 
     @torch.no_grad()
     def init_from_codebooks(self, codebooks_QKD: Tensor, generator: torch.Generator | None = None) -> None:
-        """Start the embeddings of codes as random projections of the codec's codebooks.
+        """Start the embeddings of codes, and their rows of the heads, as random projections of the codec's
+        codebooks.
 
-        Codes that sound alike then start alike. One Gaussian matrix a level (levels of the codec live in
-        unrelated spaces), scaled to the standard deviation of the embeddings that it replaces; `generator`
-        is a CPU one. The embeddings go on learning.
+        Codes that sound alike then start alike, as inputs and as what comes next. One Gaussian matrix a level
+        (levels of the codec live in unrelated spaces), scaled to the standard deviation of what it replaces;
+        `generator` is a CPU one. Both go on learning, each for itself.
         """
         levels, size, width = codebooks_QKD.shape
         assert (levels, size) == (self.config.num_quantizers, self.config.codebook_size)
@@ -135,6 +136,7 @@ class CodePrior(nn.Module):
         codes_QKE *= 0.02 / codes_QKE.std(dim=(1, 2), keepdim=True).clamp_min(1e-12)
         weight_QRE = self.embedding.weight.view(levels, self._rows, -1)
         weight_QRE[:, :size] = codes_QKE.to(weight_QRE)
+        self.heads_QKE.copy_(codes_QKE)
 
     def forward(
         self,

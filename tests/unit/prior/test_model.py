@@ -141,6 +141,7 @@ def test_embeddings_from_codebooks_keep_their_geometry(make_prior: MakePrior) ->
         assert rows_KE.std().item() == pytest.approx(0.02, rel=1e-4)
         pair = torch.stack((torch.pdist(codebook_KD), torch.pdist(rows_KE)))
         assert torch.corrcoef(pair)[0, 1] > 0.9
+    assert torch.equal(prior.heads_QKE, weight_QRE[:, :16])
     again = make_prior(hidden_size=256)
     again.init_from_codebooks(codebooks_QKD, torch.Generator().manual_seed(0))
     assert torch.equal(again.embedding.weight, prior.embedding.weight)

@@ -99,6 +99,17 @@ def test_the_seed_decides(train: Train, corpus: Corpus, small_config: Config, tm
     assert runs[0].final_train_loss == runs[1].final_train_loss != runs[2].final_train_loss
 
 
+def test_codebooks_of_kmeans_stay_as_they_begin(corpus: Corpus, small_config: Config, tmp_path: Path) -> None:
+    config = small_config(model__codebook_learning="kmeans", training__reseed_every=1)
+    task = VQTask(corpus, config, LocalWorker(tmp_path, device=CPU))
+    begun_QKD = task.model.quantizer.codebooks_QKD.clone()
+    for step in range(3):
+        task.train_step(step, 0.0)
+    assert torch.equal(task.model.quantizer.codebooks_QKD, begun_QKD)
+    assert task.codes.reseeded == 0
+    assert float(task.codes.epoch_counts().sum()) > 0
+
+
 @pytest.mark.parametrize("learning", ["gradient", "ema"])
 def test_dead_codes_come_back_and_stay(
     corpus: Corpus, small_config: Config, tmp_path: Path, learning: str

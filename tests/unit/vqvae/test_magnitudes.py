@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 
 import pytest
@@ -72,6 +73,22 @@ def test_the_spread_of_noise_is_that_of_white_noise() -> None:
     assert float((log_BCSK - log_BCSK.median()).abs().mean()) == pytest.approx(RAYLEIGH_SPREAD, rel=0.02)
 
 
+def test_draws_of_neighbouring_frames_are_as_alike_as_those_of_white_noise() -> None:
+    synthesis = Synthesis(STFT, 1, block=4)
+    drawn_SK = torch.cat([synthesis._noise() for _ in range(400)], dim=1)[0, :, 1:-1]
+    seen_SK = log_magnitudes(STFT(noise(1, 1, 128 * 1600)))[0, 0, :, 1:-1]
+
+    def alike(log_SK: Tensor, frames: int) -> float:
+        pairs = torch.stack([log_SK[:-frames].flatten(), log_SK[frames:].flatten()])
+        return float(torch.corrcoef(pairs)[0, 1])
+
+    for frames in (1, 2, 4):
+        assert alike(drawn_SK, frames) == pytest.approx(alike(seen_SK, frames), abs=0.02)
+    assert alike(drawn_SK, 1) > 0.3
+    assert drawn_SK.median() == pytest.approx(0.0, abs=0.02)
+    assert float(drawn_SK.abs().mean()) == pytest.approx(1.0, rel=0.02)
+
+
 @pytest.mark.parametrize("spread", [0.05, 0.2, RAYLEIGH_SPREAD, 1.0])
 def test_the_mean_of_what_is_drawn_is_the_expected_one(spread: float) -> None:
     expected = magnitudes(-1.0, spread)
@@ -134,6 +151,22 @@ def test_a_codec_starts_near_its_recordings(codec: VQVAE) -> None:
     apart = (median_BCSK - log_magnitudes(STFT(audio_BCT))).abs().mean()
     spread = (log_magnitudes(STFT(audio_BCT)) - log_magnitudes(STFT(audio_BCT)).mean((0, 2))).abs().mean()
     assert apart < 0.35 * spread
+
+
+def test_codebooks_are_those_of_further_audio_too() -> None:
+    torch.manual_seed(0)
+    model = VQVAE(dataclasses.replace(CONFIG, codebook_learning="kmeans")).eval()
+    few_BCT, more_BCT = recordings(), recordings() * 0.3
+    generator = torch.Generator().manual_seed(0)
+    model.initialise(few_BCT, generator, iter([more_BCT]))
+    known = copy.deepcopy(model)
+    known.initialise(few_BCT, torch.Generator().manual_seed(0))
+
+    def missed(codec: VQVAE) -> float:
+        latent_BFL = codec.encoder(more_BCT)
+        return float((codec.quantizer(latent_BFL).latent_BFL - latent_BFL).square().mean())
+
+    assert missed(model) < 0.5 * missed(known)
 
 
 def test_polarity_changes_no_code_and_decoding_is_deterministic(codec: VQVAE) -> None:
