@@ -1,5 +1,6 @@
 #!/usr/bin/env bash
 # The main job from recordings to generated audio: examples/demo.sh BIN OUT MINUTES [CORPUS]
+# MINUTES are the prior's, whose training pays most; the codec has a third of them besides.
 # BIN holds distill-ray; without CORPUS a small corpus of instruments is synthesised. `make demo` calls this.
 set -euo pipefail
 bin=$1 out=$2 minutes=$3 corpus=${4:-}
@@ -22,8 +23,9 @@ if [ -e "$run" ]; then # the model of the last demo is kept once; only runs are 
   rm -rf "$run.before"
   mv "$run" "$run.before"
 fi
-"$bin/distill-ray" train "$out/corpus" --out "$run" --name demo --num-workers 2 --max-minutes "$minutes"
-"$bin/distill-ray" train-prior "$run/demo.distill" "$out/corpus" --num-workers 2 --max-minutes 1
+"$bin/distill-ray" train "$out/corpus" --out "$run" --name demo --num-workers 2 \
+  --max-minutes "$(awk "BEGIN { print $minutes / 3 }")"
+"$bin/distill-ray" train-prior "$run/demo.distill" "$out/corpus" --num-workers 2 --max-minutes "$minutes"
 "$bin/distill-ray" evaluate "$run/demo.distill" "$out/corpus"
 "$bin/distill-ray" generate "$run/demo.distill" -n 2 -d 5 --seed 1 -o "$out/generated" --overwrite
 "$bin/distill-ray" info "$run/demo.distill"

@@ -19,8 +19,10 @@ from distill_ray.tune.space import final_round_size, first_round_size, waves
 from distill_ray.tune.step_budget import LEAST_EPOCHS
 
 TOTAL, PRIOR_MINUTES = "pipeline.max_minutes", "prior_training.max_minutes"
-_PRIOR_SHARE = 0.35
-"""Of the time of both trainings, unless --prior-minutes says otherwise; a search takes the codec's part."""
+_PRIOR_SHARES = {"generation": 0.65, "compression": 0.35}
+"""Of the time of both trainings, by the codec's purpose, unless --prior-minutes says otherwise; a search takes
+the codec's part. A codec for generation is as good as ready when it starts (decision 27).
+"""
 _SOUNDS_SHARE, _PAGE_SHARE, _JUDGE_SHARE = 0.04, 0.01, 0.15
 """Of the whole: the sounds and the page without its judge at least, and the judge at most."""
 _PRIOR_ENDING = 0.1
@@ -53,7 +55,7 @@ class Steps:
 class TimeBudget:
     """`total_s` seconds for the whole command, of which `spent_s` went before `began` (by `clock`).
 
-    prior_s: what the prior's stage may take; judge_s: what the judge takes; sound_s: seconds of sound to be
+    prior_share: of what both trainings take; prior_s: what the prior's stage may take instead; judge_s: what the judge takes; sound_s: seconds of sound to be
     made; corpus_s: of training audio. What the last stages take is reckoned with the `slowness` of the
     moment.
     """
@@ -61,6 +63,7 @@ class TimeBudget:
     total_s: float
     spent_s: float
     began: float
+    prior_share: float = _PRIOR_SHARES["generation"]
     prior_s: float | None = None
     judge_s: float = 0.0
     sound_s: float = 0.0
@@ -105,7 +108,7 @@ class TimeBudget:
     def codec_s(self) -> float:
         """For the search or the codec, as they begin."""
         left, ending = self.trainings_s, self.ending_s
-        prior = self.prior_s if self.prior_s is not None else _PRIOR_SHARE * max(0.0, left - ending) + ending
+        prior = self.prior_s if self.prior_s is not None else self.prior_share * max(0.0, left - ending) + ending
         return max(_LEAST_S, left - prior)
 
     @property
@@ -153,6 +156,7 @@ def budget_of(
         total_s=60.0 * total,
         spent_s=spent_s,
         began=began,
+        prior_share=_PRIOR_SHARES[str(settings.get("model.purpose", "generation"))],
         prior_s=60.0 * prior if isinstance(prior, int | float) else None,
         judge_s=judge_s,
         sound_s=sounds.count * sounds.seconds,

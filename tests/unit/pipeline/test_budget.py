@@ -73,6 +73,18 @@ def test_a_resumed_run_has_what_its_earlier_part_left() -> None:
     assert budget_of({}, spent_s=0.0, began=0.0, judge_s=0.0, corpus_s=0.0) is None
 
 
+@pytest.mark.parametrize(("purpose", "share"), [({}, 0.65), ({"model.purpose": "compression"}, 0.35)])
+def test_the_prior_of_a_codec_for_generation_has_most_of_the_time(
+    purpose: dict[str, str], share: float
+) -> None:
+    settings = {"pipeline.max_minutes": 100.0, **purpose}
+    budget = budget_of(settings, spent_s=0.0, began=0.0, judge_s=1e9, corpus_s=0.0)
+    assert budget is not None
+    budget.clock, budget.slowness = lambda: 0.0, lambda: 1.0
+    prior = budget.expected("codec")["prior"] - budget.ending_s
+    assert prior == pytest.approx(share * (budget.trainings_s - budget.ending_s))
+
+
 def test_a_search_is_left_out_where_two_trials_of_two_epochs_do_not_fit() -> None:
     steps, sweep = Steps(per_epoch=100, seconds=0.1, concurrent=2), SweepConfig()
     # Ray 15 s; one wave of trials and one of finalists, each 10 s and 200 steps of 0.2 s.
