@@ -65,6 +65,7 @@ class VQVAEConfig(Section):
     codebook_learning: str = setting(
         "ema",
         "how codebooks are learned: by averages or gradients as training goes, or by k-means before it",
+        auto=True,
         choices=("ema", "gradient", "kmeans"),
     )
     codebook_lookup: str = setting(
