@@ -129,7 +129,7 @@ def test_fewer_levels_make_a_coarser_file(
     assert torch.equal(codes, load_codes(tmp_path / "all.codes").codes_QF[:1])
     assert decode_file(loaded, tmp_path / "one.codes", tmp_path / "one.flac").levels == 1
     for levels in (0, 4):
-        with pytest.raises(ConfigError, match=r"--levels \(levels\): . is not from 1 to the model's 3"):
+        with pytest.raises(ConfigError, match=r"--levels: . is not from 1 to the model's 3"):
             encode_file(loaded, audio, tmp_path / "no.codes", levels=levels)
 
 
