@@ -108,7 +108,9 @@ class TimeBudget:
     def codec_s(self) -> float:
         """For the search or the codec, as they begin."""
         left, ending = self.trainings_s, self.ending_s
-        prior = self.prior_s if self.prior_s is not None else self.prior_share * max(0.0, left - ending) + ending
+        prior = (
+            self.prior_s if self.prior_s is not None else self.prior_share * max(0.0, left - ending) + ending
+        )
         return max(_LEAST_S, left - prior)
 
     @property

@@ -74,9 +74,7 @@ class VQVAE(nn.Module):
         return [part.weight for part in parts if isinstance(part, nn.Linear) and part not in outer]
 
     @torch.no_grad()
-    def initialise(
-        self, audio_BCT: Tensor, generator: torch.Generator, more: Iterable[Tensor] = ()
-    ) -> None:
+    def initialise(self, audio_BCT: Tensor, generator: torch.Generator, more: Iterable[Tensor] = ()) -> None:
         """Start from a first batch: the spectral basis, the codebooks by k-means on its latents, level by
         level, and the decoder from its mean log spectrum or from what the basis leaves uncertain.
 

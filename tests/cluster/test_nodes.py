@@ -23,6 +23,7 @@ from distill_ray.runtime.ray_session import ray_session
 from distill_ray.vqvae import VQVAE, encode_long
 
 
+@pytest.mark.slow
 def test_two_nodes_train_as_two_ranks_on_one(
     faulty: ModuleType, small_corpus: Path, undisturbed: Any, tmp_path: Path
 ) -> None:

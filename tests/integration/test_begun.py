@@ -66,6 +66,7 @@ def test_a_pipeline(resume: Any, tmp_path: Path) -> None:
     assert len(made["samples"]) == 1
 
 
+@pytest.mark.slow
 def test_a_search(resume: Any, tmp_path: Path) -> None:
     made = resume("search", "tune", "in", "--resume", "search")
     trials = {trial["id"]: (trial["state"], trial["epochs"], trial["attempts"]) for trial in made["trials"]}

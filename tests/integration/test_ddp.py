@@ -128,6 +128,7 @@ def test_two_ranks_average_codebooks_as_one_process(corpus: str, tmp_path: Path)
     )
 
 
+@pytest.mark.slow
 def test_two_ranks_have_one_set_of_discriminators(corpus: str, tmp_path: Path) -> None:
     # Adam's first steps are as great where a gradient is all rounding.
     adversarial = {"enabled": True, "start": 0.4, "width": 4, "lr": 1e-4, "judged_every": 2}

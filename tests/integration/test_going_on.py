@@ -88,8 +88,8 @@ def done(folder: Path, words: Sequence[str]) -> tuple[dict[str, Any], str]:
     ("after", "signals"),
     [
         ("epoch 2", (signal.SIGINT,)),
-        ("prepare:", (signal.SIGTERM,)),
         # A pipeline is ended in these ways below.
+        pytest.param("prepare:", (signal.SIGTERM,), marks=pytest.mark.slow),
         pytest.param("epoch 2", (signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
         pytest.param("epoch 2", (signal.SIGTERM,), marks=pytest.mark.slow),
         pytest.param("epoch 2", (signal.SIGHUP,), marks=pytest.mark.slow),
@@ -120,6 +120,7 @@ def test_a_killed_training_goes_on_by_the_same_command_or_without_its_data(folde
     assert (made["epochs_completed"], "epoch 2/5" in said) == (5, False)
 
 
+@pytest.mark.slow
 def test_other_recordings_are_another_training(folder: Path) -> None:
     words = ["train", "in", *CODEC]
     stopped(folder, words, "epoch 2", signal.SIGINT)
@@ -129,13 +130,14 @@ def test_other_recordings_are_another_training(folder: Path) -> None:
     assert made["output_dir"] == str(folder / "runs" / "in-2")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("after", "signals"),
     [
         ("trial k16-q3: epoch", (signal.SIGINT,)),
-        pytest.param("trial k16-q3: epoch", (signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
-        pytest.param("starting Ray", (signal.SIGINT,), marks=pytest.mark.slow),
-        pytest.param("starting Ray", (signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
+        ("trial k16-q3: epoch", (signal.SIGINT, signal.SIGINT)),
+        ("starting Ray", (signal.SIGINT,)),
+        ("starting Ray", (signal.SIGINT, signal.SIGINT)),
     ],
 )
 def test_a_search_goes_on_by_the_line_that_it_prints(

@@ -93,6 +93,7 @@ def test_one_ray_worker_and_this_process_agree_and_continue_each_other(
     assert [path.name for path in (tmp_path / "mixed" / "checkpoints").iterdir()] == ["latest"]
 
 
+@pytest.mark.slow
 def test_two_ranks_equal_one_process_on_the_joined_batch_though_one_is_killed(
     session: Session, tiny_run: ModuleType, tmp_path: Path
 ) -> None:
@@ -228,6 +229,7 @@ def test_ctrl_c_stops_all_ranks_keeps_a_checkpoint_and_leaves_no_process(
     assert not folder.exists()
 
 
+@pytest.mark.slow
 def test_a_killed_driver_takes_its_ray_along_and_the_next_run_finds_its_checkpoint(
     start_program: Start, tiny_run: ModuleType, tmp_path: Path
 ) -> None:

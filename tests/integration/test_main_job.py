@@ -242,6 +242,7 @@ def test_a_collapsing_run_ends_with_code_4_and_its_model(
     assert run("info", ended["model_path"], "--verify").returncode == 0
 
 
+@pytest.mark.slow
 def test_one_ray_worker_trains_as_no_worker(folder: Path, run: Command, trained: dict[str, Any]) -> None:
     one = document(run(*training(folder, "ray", "--epochs", 3, "--num-workers", 1)))
     for key in ("final_train_loss", "final_val_loss", "best_val_loss", "best_epoch", "codebook_health"):

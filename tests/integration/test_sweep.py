@@ -186,6 +186,7 @@ def test_a_collapsing_trial_is_ended_and_the_others_go_on(
     assert json.loads(progress.read_text())["ended"] == "health"
 
 
+@pytest.mark.slow
 def test_a_killed_trial_goes_on_once_and_the_search_without_one_that_dies_again(
     uncut: Any, nothing_left: None, tiny: ModuleType, data: Path, tmp_path: Path
 ) -> None:

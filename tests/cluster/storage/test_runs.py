@@ -392,6 +392,7 @@ def test_a_whole_pipeline_goes_on_on_another_machine(
     assert not any(path.is_file() for path in (tmp_path / "other" / "distill-ray" / "runs").rglob("*"))
 
 
+@pytest.mark.slow
 def test_two_ray_workers_keep_their_checkpoints_there(
     s3: Any, corpus: str, uncut: tuple[float, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -144,4 +144,4 @@ def test_every_option_of_train_prior_arrives(calls):
 def test_wrong_options_stop_before_the_pipeline(calls, capsys, arguments, named):
     assert run(app, ["train", "DATA", *arguments]) == 2
     assert calls == []
-    assert capsys.readouterr().err.startswith(f"error: {named} (")
+    assert capsys.readouterr().err.startswith(f"error: {named}: ")

@@ -41,12 +41,13 @@ def test_what_cannot_be_written_is_named(tmp_path):
         check_writes(str(tmp_path / "file" / "below"))
 
 
-def test_the_program_says_the_first_wrong_place_to_the_client(corpus, capsys):
+def test_the_program_says_the_first_wrong_place_to_the_client(corpus, tmp_path, capsys):
+    missing = tmp_path / "nowhere"
     assert main(json.dumps({"reads": [str(corpus)], "writes": []})) == 0
-    assert main(json.dumps({"reads": [str(corpus), "/nowhere", "/else"], "writes": []})) == 2
+    assert main(json.dumps({"reads": [str(corpus), str(missing), "/else"], "writes": []})) == 2
     kind, facts = parse_line(capsys.readouterr().err)
     assert (kind, facts["type"], facts["exit_code"]) == ("error", "UsageError", 2)
-    assert "sees no /nowhere: " in facts["message"]
+    assert f"sees no {missing}: " in facts["message"]
 
 
 def test_a_python_without_the_packages_is_named(monkeypatch, capsys):

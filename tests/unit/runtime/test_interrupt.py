@@ -17,7 +17,12 @@ def _send(number: signal.Signals) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
-def test_the_first_signal_asks_the_second_aborts(number: signal.Signals) -> None:
+def test_the_first_signal_asks_the_second_aborts(
+    number: signal.Signals, request: pytest.FixtureRequest
+) -> None:
+    if signal.getsignal(number) is signal.SIG_IGN:  # the tests run under nohup
+        request.addfinalizer(lambda: signal.signal(number, signal.SIG_IGN))
+        signal.signal(number, signal.SIG_DFL)
     said: list[Event] = []
     interrupts = Interrupts(said.append)
     with interrupts.handling(), interrupts.abortable():

@@ -70,7 +70,7 @@ def test_losses_and_their_gradient(channels, sample_rate, device, assert_near, m
     assert_near(ours, gradient)
 
 
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("channels", [1, pytest.param(2, marks=pytest.mark.slow)])
 @pytest.mark.usefixtures("kernels_on")
 def test_a_step_of_the_whole_codec(channels, device, assert_near, monkeypatch) -> None:
     torch.manual_seed(0)
