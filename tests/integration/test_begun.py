@@ -26,7 +26,9 @@ def resume(tmp_path: Path) -> Any:
     def go_on(begun: str, *command: str) -> dict[str, Any]:
         for name in ("in", begun):
             with tarfile.open(BEGUN / f"{name}.tar.xz") as archive:
-                archive.extractall(tmp_path, filter="data")
+                if hasattr(tarfile, "data_filter"):  # Python 3.11 has it from 3.11.4 on
+                    archive.extraction_filter = tarfile.data_filter
+                archive.extractall(tmp_path)
         done = subprocess.run(
             [sys.executable, "-m", "distill_ray", *command, "--json"],
             capture_output=True,
