@@ -20,8 +20,8 @@ from distill_ray.tune.step_budget import LEAST_EPOCHS
 
 TOTAL, PRIOR_MINUTES = "pipeline.max_minutes", "prior_training.max_minutes"
 _PRIOR_SHARES = {"generation": 0.65, "compression": 0.35}
-"""Of the time of both trainings, by the codec's purpose, unless --prior-minutes says otherwise; a search takes
-the codec's part. A codec for generation is as good as ready when it starts (decision 27).
+"""Of the time of both trainings, by the codec's purpose, unless --prior-minutes says otherwise; a search
+takes the codec's part. A codec for generation is as good as ready when it starts (decision 27).
 """
 _SOUNDS_SHARE, _PAGE_SHARE, _JUDGE_SHARE = 0.04, 0.01, 0.15
 """Of the whole: the sounds and the page without its judge at least, and the judge at most."""
@@ -55,9 +55,9 @@ class Steps:
 class TimeBudget:
     """`total_s` seconds for the whole command, of which `spent_s` went before `began` (by `clock`).
 
-    prior_share: of what both trainings take; prior_s: what the prior's stage may take instead; judge_s: what the judge takes; sound_s: seconds of sound to be
-    made; corpus_s: of training audio. What the last stages take is reckoned with the `slowness` of the
-    moment.
+    prior_share: the prior's of what both trainings take; prior_s: what its stage may take instead; judge_s:
+    what the judge takes; sound_s: seconds of sound to be made; corpus_s: of training audio. What the last
+    stages take is reckoned with the `slowness` of the moment.
     """
 
     total_s: float

@@ -117,5 +117,5 @@ class Synthesis:
         audio_CT = torch.cat([self._reaching_CT, new_CT], dim=-1)
         self._reaching_CT = audio_CT[:, self._block * stft.hop :]
         frames_CSW = audio_CT.unfold(-1, stft.n_fft, stft.hop) * stft.window.cpu()
-        log_CSK = torch.fft.rfft(frames_CSW).abs().clamp(min=_LEAST_DRAWN).log()
+        log_CSK: Tensor = torch.fft.rfft(frames_CSW).abs().clamp(min=_LEAST_DRAWN).log()
         return (log_CSK - _HALF_LOG_MEDIAN) / RAYLEIGH_SPREAD
