@@ -6,16 +6,15 @@ that of a run that was stopped, which wants to go on.
 
 from __future__ import annotations
 
-import errno
 import shutil
 from collections.abc import Callable
 from pathlib import Path
 
 from distill_ray.errors import BundleError, TrainingError
 from distill_ray.events.records import Listener, Notice
+from distill_ray.storage.atomic import NO_ROOM
 from distill_ray.storage.checkpoints import MODEL_FILES, only_weights, remove_weights
 
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 _MARGIN_BYTES = 1 << 16
 
 WriteModel = Callable[[Path, bool], None]
@@ -73,7 +72,7 @@ def _is_weights(checkpoint: Path) -> bool:
 
 def _is_full(error: BaseException | None) -> bool:
     while error is not None:
-        if isinstance(error, OSError) and error.errno in _NO_ROOM:
+        if isinstance(error, OSError) and error.errno in NO_ROOM:
             return True
         error = error.__cause__
     return False

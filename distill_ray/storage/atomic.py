@@ -25,6 +25,8 @@ _TEMPORARY = re.compile(r"\.distill-[0-9a-f]{16}\.tmp")
 _NEW_FILE = os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_RDWR
 # What file systems answer that cannot fsync a folder, as some of networks and FUSE.
 _NO_FOLDER_SYNC = (errno.EINVAL, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EBADF)
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+"""What file systems answer that are full."""
 # What file systems answer that have no second name for a file.
 _NO_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
 

@@ -8,7 +8,6 @@ URI; `corpus/prepare.py` locks it.
 from __future__ import annotations
 
 import contextlib
-import errno
 import os
 import secrets
 from collections.abc import Callable, Iterator
@@ -22,7 +21,7 @@ import pyarrow.fs as pafs
 
 from distill_ray.errors import CorpusError, DistillError
 from distill_ray.regular_file import DOCUMENT_BYTES, check_regular
-from distill_ray.storage.atomic import replacing
+from distill_ray.storage.atomic import NO_ROOM, replacing
 from distill_ray.storage.filesystem import locate, reason
 from distill_ray.storage.lock import LOCK_NAME, folder_lock
 from distill_ray.storage.names import checked_name
@@ -216,7 +215,7 @@ class Storage:
         try:
             yield
         except (OSError, pa.ArrowException) as error:
-            full = isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
+            full = isinstance(error, OSError) and error.errno in NO_ROOM
             advice = "; make room there or choose another place" if full else ""
             raise self.error(f"cannot {verb} {self.holds} at {self.uri}: {reason(error)}{advice}") from error
         except UnicodeDecodeError as error:  # pyarrow decodes a name when it is asked for

@@ -6,7 +6,7 @@ as spread, and what is drawn from both has a recording's texture, where the medi
 soft (docs/measurements/2026-11-30-magnitudes.md). `decoder.py` makes it, `losses.py` learns it, `phases.py`
 finds the phases.
 
-Shapes: B batch, C channels, S STFT frames, K frequency bins, T samples.
+Shapes: B batch, C channels, S STFT frames, K frequency bins, T samples, W samples of a frame.
 """
 
 from __future__ import annotations
@@ -96,6 +96,7 @@ class Synthesis:
         self._block = block
         self._generator = torch.Generator().manual_seed(seed)
         self._inverter = PhaseInverter(stft, block=_SETTLED * block, look_ahead=block, seed=seed + 1)
+        self._window_W = stft.window.cpu()  # once: from a GPU a copy waits for all of its work
         self._reaching_CT = torch.randn(channels, stft.n_fft - stft.hop, generator=self._generator)
 
     @torch.no_grad()
@@ -116,6 +117,6 @@ class Synthesis:
         new_CT = torch.randn(self._channels, self._block * stft.hop, generator=self._generator)
         audio_CT = torch.cat([self._reaching_CT, new_CT], dim=-1)
         self._reaching_CT = audio_CT[:, self._block * stft.hop :]
-        frames_CSW = audio_CT.unfold(-1, stft.n_fft, stft.hop) * stft.window.cpu()
+        frames_CSW = audio_CT.unfold(-1, stft.n_fft, stft.hop) * self._window_W
         log_CSK: Tensor = torch.fft.rfft(frames_CSW).abs().clamp(min=_LEAST_DRAWN).log()
         return (log_CSK - _HALF_LOG_MEDIAN) / RAYLEIGH_SPREAD
