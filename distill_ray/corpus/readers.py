@@ -39,7 +39,8 @@ _UNRECOGNISED = 1
 """libsndfile's error code for a format that it does not know."""
 _FFMPEG_BLOCK_SAMPLES = 1 << 14
 _MPEG_SYNC = re.compile(rb"\xff[\xe2-\xe7\xf2-\xf7\xfa-\xff]")
-_ID3_HEADER_BYTES = 10
+_MPEG_IN_WAV = re.compile(rb"fmt [\0-\xff]{4}[\x50\x55]\0")  # WAVE_FORMAT_MPEG, WAVE_FORMAT_MPEGLAYER3
+_WAV_FORMAT_WITHIN = 1 << 16
 
 
 class Reader(Protocol):
@@ -91,7 +92,8 @@ class SoundfileReader:
 
     def __init__(self, path: Path) -> None:
         self._path = path
-        self._sound = soundfile.SoundFile(os.fsencode(path))
+        # By its descriptor: libsndfile would take any file whose name ends in .mp3 for one.
+        self._sound = soundfile.SoundFile(os.open(path, os.O_RDONLY | os.O_CLOEXEC), closefd=True)
         self.rate, self.channels = self._sound.samplerate, self._sound.channels
         self.frames = self._sound.frames
 
@@ -229,15 +231,14 @@ def _head(path: Path) -> bytes:
 
 
 def _is_mpeg(path: Path, head: bytes) -> bool:
-    """Whether MPEG audio of layer I, II or III begins here, maybe after an ID3v2 tag."""
-    if head.startswith(b"ID3") and len(head) >= _ID3_HEADER_BYTES:
-        size = 0
-        for byte in head[6:10]:  # seven bits a byte
-            size = size << 7 | byte & 0x7F
+    """Whether it may be MPEG audio of layer I, II or III: bare, behind an ID3v2 tag, or in a WAV.
+
+    Whatever libsndfile would give to mpg123, which writes its complaints about damage on our terminal.
+    """
+    if head.startswith((b"RIFF", b"RF64")):
         with path.open("rb") as stream:
-            stream.seek(_ID3_HEADER_BYTES + size)
-            head = stream.read(64).lstrip(b"\0") or b"\0"
-    return _MPEG_SYNC.match(head) is not None
+            return _MPEG_IN_WAV.search(stream.read(_WAV_FORMAT_WITHIN)) is not None
+    return head.startswith(b"ID3") or _MPEG_SYNC.match(head) is not None
 
 
 def _is_uncounted_flac(head: bytes) -> bool:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import math
 import struct
 import warnings
@@ -84,6 +86,38 @@ def test_mp3_with_a_tag_is_exact_and_after_an_id3_tag_too(tmp_path: Path) -> Non
     picture = b"ID3\x04\0\0" + bytes([0, 0, 8, 0]) + bytes(1024)
     (tmp_path / "b.mp3").write_bytes(picture + path.read_bytes())
     np.testing.assert_array_equal(decoded(tmp_path / "b.mp3")[0], out_CT)
+
+
+def damaged_mp3() -> bytes:
+    file = io.BytesIO()
+    soundfile.write(file, sound(1.0), RATE, format="MP3", subtype="MPEG_LAYER_III")
+    return file.getvalue()[:3_000] + bytes(range(256)) * 4 + file.getvalue()[4_024:]
+
+
+def in_wav(stream: bytes) -> bytes:
+    form = struct.pack("<HHIIHHHHIHHH", 0x55, 1, RATE, 8_000, 1, 0, 12, 1, 2, 208, 1, 0)
+    chunks = b"fmt " + struct.pack("<I", len(form)) + form + b"data" + struct.pack("<I", len(stream)) + stream
+    return b"RIFF" + struct.pack("<I", len(chunks) + 4) + b"WAVE" + chunks
+
+
+@pytest.mark.parametrize("kind", ["begins inside a frame", "has a bad tag", "is in a WAV", "is text"])
+def test_no_library_complains_on_the_terminal(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str], kind: str
+) -> None:
+    """libmpg123 writes what it finds damaged into the progress bar."""
+    path = tmp_path / ("a.wav" if kind == "is in a WAV" else "a.mp3")
+    path.write_bytes(
+        {
+            "begins inside a frame": damaged_mp3()[300:],
+            "has a bad tag": b"ID3\x04\0\0" + bytes([0, 0, 0, 0xE0]) + damaged_mp3(),
+            "is in a WAV": in_wav(damaged_mp3()),
+            "is text": b"These are notes, and no sound.\n" * 100,
+        }[kind]
+    )
+    probe(path)
+    with contextlib.suppress(AudioError):
+        assert decoded(path)[0].shape[1] > 0.8 * RATE
+    assert capfd.readouterr() == ("", "")
 
 
 def test_joined_mp3_and_chained_ogg_are_read_to_the_end(tmp_path: Path) -> None:
