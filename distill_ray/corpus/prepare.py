@@ -33,7 +33,7 @@ from distill_ray.corpus.oddities import oddities
 from distill_ray.corpus.pack import Packed, group_files, pack_group
 from distill_ray.corpus.parallel import Job, Mapper, Progress, in_threads
 from distill_ray.corpus.parts import held_out_samples, is_audible, join, parted
-from distill_ray.corpus.prepare_report import PrepareReport, listing
+from distill_ray.corpus.prepare_report import LISTED, PrepareReport, listing
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
 from distill_ray.corpus.shards import ShardReader, is_shard_name
 from distill_ray.corpus.split import assign_splits, keeps_off_share
@@ -335,9 +335,11 @@ def _refuse_unusable(manifest: Manifest, sources: Sequence[str], *, strict: bool
     listed = listing(manifest.rejected)
     if not manifest.files:
         tried = f" ({listed})" if listed else ""
-        raise CorpusError(
-            f"no usable audio in {', '.join(sources)}{tried}; give wav, flac, aiff, ogg, opus or mp3 files"
-        )
+        found = f"no usable audio in {', '.join(sources)}{tried}"
+        if [bad.path for bad in manifest.rejected] == list(sources):  # files that were named
+            named = manifest.rejected[:LISTED]
+            found = "; ".join(f"{bad.path} cannot be used: {bad.reason}" for bad in named)
+        raise CorpusError(f"{found}; give wav, flac, aiff, ogg, opus or mp3 files")
     if strict and manifest.rejected:
         raise CorpusError(
             f"{len(manifest.rejected)} files cannot be used ({listed}); mend or remove them, or leave out "

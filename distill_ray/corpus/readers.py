@@ -8,7 +8,6 @@ resamples what comes from here. Shape suffixes: C channels, T samples.
 
 from __future__ import annotations
 
-import contextlib
 import mmap
 import os
 import re
@@ -75,8 +74,7 @@ def open_reader(path: Path) -> Reader:
         reader = SoundfileReader(path)
     except soundfile.LibsndfileError as error:
         if error.code == _UNRECOGNISED:
-            with contextlib.suppress(AudioError):
-                return FfmpegReader(path)
+            return FfmpegReader(path)
         raise _undecodable(error) from error
     if reader.frames:
         return reader
@@ -134,6 +132,9 @@ class FfmpegReader:
             if self._stream.codec_context is None:
                 raise AudioError("it cannot be decoded: its codec is not known")
             self.rate, self.channels = int(self._stream.rate or 0), int(self._stream.channels or 0)
+        except self._av.error.InvalidDataError as error:
+            self._file.close()
+            raise AudioError("it cannot be decoded: it is no audio file, or a damaged one") from error
         except self._av.FFmpegError as error:
             self._file.close()
             raise AudioError(f"it cannot be decoded: {_words(error)}") from error

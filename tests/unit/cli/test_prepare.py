@@ -35,7 +35,7 @@ def test_a_folder_is_prepared_and_summed_up(folder, tmp_path, capsys):
     assert "files kept 3 (3 decoded, 0 reused)" in text
     assert "left out 1, and 1 duplicate" in text
     assert "Recordings (3 used)" in text
-    assert "left out bad[x].wav it cannot be decoded: Format not recognised" in text
+    assert "left out bad[x].wav it cannot be decoded: it is no audio file, or a damaged one" in text
     assert "copy copy.wav a copy of 0.wav" in text
 
     assert run(app, line) == 0

@@ -123,7 +123,7 @@ def test_full_scale_is_not_counted_as_clipped(tmp_path: Path) -> None:
 def test_text_named_wav_is_undecodable(tmp_path: Path) -> None:
     path = tmp_path / "pointer.wav"
     path.write_text("version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 1\n")
-    assert "cannot be decoded: Format not recognised" in reason(path)
+    assert "cannot be decoded: it is no audio file, or a damaged one" in reason(path)
     assert probe(path).rate == 0
 
 

@@ -177,6 +177,14 @@ def test_nothing_usable_names_what_was_tried(tmp_path: Path, config: CorpusConfi
     assert "11.wav" in str(caught.value)
     assert "12.wav" not in str(caught.value)
     assert "and 8 more" in str(caught.value)
+    notes = tmp_path / "notes.mp3"
+    notes.write_text("buy strings\n")
+    with pytest.raises(CorpusError) as caught:
+        prepare_corpus([notes], tmp_path / "out", config=config)
+    assert str(caught.value) == (
+        f"{notes} cannot be used: it cannot be decoded: it is no audio file, or a damaged one; "
+        "give wav, flac, aiff, ogg, opus or mp3 files"
+    )
 
 
 def test_a_failure_leaves_the_old_corpus(

@@ -235,7 +235,11 @@ def test_recordings_that_cannot_be_used_are_said(run: Runner) -> None:
     (run.sources / "broken.wav").write_text("no audio")
     report = run()
     (found,) = [event for event in run.events if isinstance(event, RecordingsFound)]
-    assert found.rows[0] == ("left out", "broken.wav", "it cannot be decoded: Format not recognised")
+    assert found.rows[0] == (
+        "left out",
+        "broken.wav",
+        "it cannot be decoded: it is no audio file, or a damaged one",
+    )
     assert [row[0] for row in found.rows[1:]] == ["held out"]
     assert [item["path"] for item in report.to_json()["corpus"]["rejected"]] == [f"{run.sources}/broken.wav"]
 

@@ -123,7 +123,11 @@ def test_recordings_that_cannot_be_used_are_said(tmp_path: Path, monkeypatch: py
     (tmp_path / "source" / "broken.wav").write_text("no audio")
     assert train(data=str(tmp_path / "source")).exit_code == 0
     (found,) = [event for event in train.seen if isinstance(event, RecordingsFound)]
-    assert found.rows[0] == ("left out", "broken.wav", "it cannot be decoded: Format not recognised")
+    assert found.rows[0] == (
+        "left out",
+        "broken.wav",
+        "it cannot be decoded: it is no audio file, or a damaged one",
+    )
 
 
 def test_a_stop_within_the_first_epoch_keeps_the_prior_that_is_there_and_goes_on_with_resume(
