@@ -1,4 +1,4 @@
-"""`distill-ray info`: what a `.distill` file holds. Reads the header only, and needs no torch."""
+"""`distill-ray info`: what a `.distill` file holds, and that it is whole. Needs no torch."""
 
 from __future__ import annotations
 
@@ -16,6 +16,8 @@ if TYPE_CHECKING:
 
 _DIGEST = 12
 """Digits of a digest that are shown."""
+_VERIFIED_MB = 200
+"""Files up to here are read whole in less than a second."""
 _WORDS = {
     "best_val_loss": "held-out loss",
     "exit_reason": "ended",
@@ -27,15 +29,22 @@ _WORDS = {
 def command(
     model: Annotated[Path, typer.Argument(help="The .distill file.", metavar="MODEL")],
     verify: Annotated[
-        bool, typer.Option("--verify", help="Read all of it and check its sha256 sums.")
-    ] = False,
+        bool | None,
+        typer.Option(
+            "--verify/--no-verify",
+            help="Read all of it and check its sha256 sums. [default: up to 200 MB]",
+            show_default=False,
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> None:
     """Show configs, corpus, codebook health and provenance of a model."""
     from distill_ray import bundle
 
-    manifest = bundle.verify(model) if verify else bundle.read_manifest(model)
     facts = bundle.file_facts(model)
+    if verify is None:
+        verify = facts.bytes <= _VERIFIED_MB * 1_000_000
+    manifest = bundle.verify(model) if verify else bundle.read_manifest(model)
     document = {
         "model_path": str(model),
         "file_bytes": facts.bytes,
@@ -53,7 +62,8 @@ def command(
 
 def _rows(model: Path, manifest: Manifest, facts: FileFacts, verified: bool) -> Iterator[tuple[str, str]]:
     config, metadata = manifest.vqvae_config, manifest.metadata
-    yield "file", f"{model} ({facts.bytes / 1e6:.1f} MB{', sha256 verified' if verified else ''})"
+    checked = "sha256 verified" if verified else "not verified: --verify reads all of it"
+    yield "file", f"{model} ({facts.bytes / 1e6:.1f} MB, {checked})"
     yield "audio", f"{config.sample_rate} Hz, {config.channels} channel{'s'[: config.channels > 1]}"
     yield "codec", f"{facts.codec_parameters / 1e6:.2f} M values, sha256 {manifest.codec_sha256[:_DIGEST]}"
     yield (

@@ -99,7 +99,9 @@ def test_what_is_there_is_replaced_only_where_that_is_asked_for(
         assert there.read_bytes() != b"precious"
 
 
-def test_bundle_and_info(tmp_path: Path, make_loaded: MakeLoaded, invoke: Callable[..., Any]) -> None:
+def test_bundle_and_info(
+    tmp_path: Path, make_loaded: MakeLoaded, invoke: Callable[..., Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
     full = make_loaded().path
     full_bytes = full.read_bytes()
     codec = make_loaded(prior=False).path  # the same seed: the same codec, now without its prior
@@ -125,10 +127,16 @@ def test_bundle_and_info(tmp_path: Path, make_loaded: MakeLoaded, invoke: Callab
     damaged = bytearray(full_bytes)
     damaged[-1] ^= 1
     out.write_bytes(damaged)
-    assert invoke("info", out)[0] == 0
-    code, stdout, stderr = invoke("info", out, "--verify")
-    assert (code, stdout) == (2, "")
-    assert "is damaged" in stderr
+    for words in ((), ("--verify",)):
+        code, stdout, stderr = invoke("info", out, *words)
+        assert (code, stdout) == (2, "")
+        assert "is damaged" in stderr
+    code, stdout, _ = invoke("info", out, "--no-verify")
+    assert code == 0
+    assert "not verified: --verify reads all of it" in stdout
+    monkeypatch.setattr("distill_ray.cli.info._VERIFIED_MB", 0)  # a file that is large
+    assert "not verified" in invoke("info", out)[1]
+    assert invoke("info", out, "--verify")[0] == 2
 
 
 def test_info_is_in_words(tmp_path: Path, make_loaded: MakeLoaded, invoke: Callable[..., Any]) -> None:
