@@ -20,6 +20,7 @@ from typer.core import TyperGroup
 
 from distill_ray.cli.output import only_results_on_stdout, run
 from distill_ray.cli.places import check_places, expanded
+from distill_ray.cli.signals import ignore_at_the_very_end, leave
 from distill_ray.version import __version__
 
 # In the order of the work; `train-prior` is the module `train_prior`.
@@ -153,4 +154,5 @@ def distill_ray(
 
 def main() -> None:
     """The console script."""
-    sys.exit(run(app, sys.argv[1:]))
+    ignore_at_the_very_end()
+    leave(run(app, sys.argv[1:]))

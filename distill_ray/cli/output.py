@@ -10,10 +10,8 @@ import json
 import logging
 import os
 import shlex
-import signal
 import sys
 import tempfile
-import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -23,6 +21,7 @@ from typing import Any, BinaryIO, TextIO
 
 import typer
 
+from distill_ray.cli.signals import Signals
 from distill_ray.display.failure import forget
 from distill_ray.errors import CancelledError, ConfigError, DistillError, UsageError
 from distill_ray.events import lines as job_lines
@@ -110,41 +109,41 @@ def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     if sys.stderr is None:  # closed, as some daemons do: progress and complaints have no reader
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
+    with Signals() as signals:
+        try:
+            outcome = _outcome(app, arguments)
+            signals.ignore()
+        except KeyboardInterrupt:  # another one, while the first was dealt with
+            signals.ignore()
+            outcome = _INTERRUPTED
+        return _ended(outcome, arguments, as_json)
+
+
+def _outcome(app: Callable[..., Any], arguments: Sequence[str]) -> Any:
+    """What the app returned or raised."""
     try:
-        with _log_as_lines(), _ended_like_ctrl_c():
-            code = app(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
-    except DistillError as error:
-        code = _fail(error, as_json)
-        if error.goes_on:
+        with _log_as_lines():
+            return app(args=list(arguments), prog_name="distill-ray", standalone_mode=False)
+    except Exception as error:
+        return error
+
+
+def _ended(outcome: Any, arguments: Sequence[str], as_json: bool) -> int:
+    if isinstance(outcome, DistillError):
+        code = _fail(outcome, as_json)
+        if outcome.goes_on:
             _say_how_to_go_on(arguments)
         return code
-    except Exception as error:
+    if isinstance(outcome, Exception):
         # New versions of Typer bring their own Click, so usage errors have no base to import for all of them.
-        if hasattr(error, "format_message"):
-            return _usage_error(error, as_json)
-        return _unexpected(error, as_json)
-    if code == _INTERRUPTED:
-        code = _fail(CancelledError("cancelled by Ctrl-C"), as_json)
-    if code == CancelledError.exit_code:
+        if hasattr(outcome, "format_message"):
+            return _usage_error(outcome, as_json)
+        return _unexpected(outcome, as_json)
+    if outcome == _INTERRUPTED:
+        outcome = _fail(CancelledError("cancelled by Ctrl-C"), as_json)
+    if outcome == CancelledError.exit_code:
         _say_how_to_go_on(arguments)
-    return code if isinstance(code, int) else 0
-
-
-@contextmanager
-def _ended_like_ctrl_c() -> Iterator[None]:
-    """SIGTERM and SIGHUP end a command as Ctrl-C does, where it does not handle them itself."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-    before = {number: signal.getsignal(number) for number in (signal.SIGTERM, signal.SIGHUP)}
-    ours = [number for number, handler in before.items() if handler is signal.SIG_DFL]  # not under nohup
-    for number in ours:
-        signal.signal(number, signal.default_int_handler)
-    try:
-        yield
-    finally:
-        for number in ours:
-            signal.signal(number, before[number])
+    return outcome if isinstance(outcome, int) else 0
 
 
 def _say_how_to_go_on(arguments: Sequence[str]) -> None:

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import functools
 import json
 import os
 import re
+import signal
 import subprocess
 from pathlib import Path
 
@@ -131,6 +133,28 @@ def test_ctrl_c_is_exit_3(made_up):
     assert done.returncode == 3
     assert done.stderr.strip() == "error: cancelled by Ctrl-C"
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
+
+
+_AGAIN = {
+    "while the first is dealt with": "try:\n    press()\nfinally:\n    press()",
+    "while its words are said": "output.say = lambda line: (say(line), press())\npress()",
+    "at exit": "atexit.register(press)\npress()",
+    "as Python takes itself down": "builtins.late = type('Late', (), {'__del__': press})()\npress()",
+}
+
+
+@pytest.mark.parametrize("again", _AGAIN.values(), ids=_AGAIN)
+def test_ctrl_c_once_more_is_exit_3_too(made_up, again):
+    body = f"""
+import atexit, builtins, os, signal
+from distill_ray.cli import output
+say = output.say
+def press(*_, kill=os.kill, pid=os.getpid(), number=signal.SIGINT):
+    kill(pid, number)
+{again}
+"""
+    done = made_up(body, preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL))
+    assert (done.returncode, done.stderr) == (3, "error: cancelled by Ctrl-C\n")
 
 
 @pytest.mark.parametrize(
