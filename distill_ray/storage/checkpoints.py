@@ -72,8 +72,9 @@ class Checkpoints:
     def settle(self) -> None:
         """Bring the newest one of the run here, before a loop begins and after it has ended."""
 
-    def keep(self, write: WriteCheckpoint) -> bool:
-        """Make what `write` puts into an empty folder the newest one; False where that failed."""
+    def keep(self, write: WriteCheckpoint, *, last: bool = False) -> bool:
+        """Make what `write` puts into an empty folder the newest one; False where that failed. The training
+        goes on, unless this is its `last`."""
         number = int(self.newest_name().partition("-")[0] or 0) + 1
 
         def write_named(folder: Path) -> None:
@@ -95,7 +96,7 @@ class Checkpoints:
             self._failure.__cause__ = error
             self._unkept = write
             kept = ", and the one before it is kept" if there else ""
-            message = f"a {failed}; the training goes on{kept}"
+            message = (f"the last {failed}" if last else f"a {failed}; the training goes on") + kept
             if first:
                 self._notices.append(Notice(level="warning", message=message))
             return False

@@ -49,6 +49,7 @@ class UploadedCheckpoints(Checkpoints):
         self._waiting: _Upload | None = None  # what the URI has not got yet
         self._current: _Upload | None = None  # what is on its way
         self._closing = False
+        self._last = False  # whether the loop ends with the newest one
         self._longest_pause_s = _LONGEST_PAUSE_S
         self._trouble = ""
         self._thread: threading.Thread | None = None
@@ -64,8 +65,9 @@ class UploadedCheckpoints(Checkpoints):
         if self.newest_name() not in ("", there):
             self._publish()
 
-    def keep(self, write: WriteCheckpoint) -> bool:
-        kept = super().keep(write)
+    def keep(self, write: WriteCheckpoint, *, last: bool = False) -> bool:
+        self._last = last
+        kept = super().keep(write, last=last)
         if kept:
             self._publish()
         return kept
@@ -168,7 +170,8 @@ class UploadedCheckpoints(Checkpoints):
 
     def _say_trouble(self, error: Exception) -> None:
         if not self._trouble:
-            message = f"{error}; the training goes on and the upload is tried again"
+            going_on = "" if self._last else "the training goes on and "
+            message = f"{error}; {going_on}the upload is tried again"
             self._notices.append(Notice(level="warning", message=message))
         self._trouble = str(error)
 

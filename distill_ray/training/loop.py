@@ -254,7 +254,7 @@ class _Loop:
         elif progress.step > progress.epoch_start_step:
             last = self._end_epoch()  # a budget of minutes ends inside an epoch
             progress.ended = task.verdict() or progress.ended
-        self._worker.checkpoint(last, self._writer())
+        self._worker.checkpoint(last, self._writer(), last=True)
 
     def _pace(self) -> Pace:
         clock, progress = self._clock, self._progress

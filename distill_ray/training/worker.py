@@ -59,10 +59,11 @@ class Worker(Protocol):
         """Send an event on; only rank 0's are delivered. Never blocks a step noticeably."""
         ...
 
-    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+    def checkpoint(self, event: Event, write: WriteCheckpoint | None, *, last: bool = False) -> None:
         """Send an event and, where `write` is given, keep the folder that it fills (collective).
 
         `write` is called on rank 0 with an empty folder. The newest complete one is what `restore` returns.
+        `last`: the loop ends with this one.
         """
         ...
 
@@ -129,9 +130,9 @@ class LocalWorker:
     def emit(self, event: Event) -> None:
         self._tell(*self.checkpoints.notices(), event)
 
-    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+    def checkpoint(self, event: Event, write: WriteCheckpoint | None, *, last: bool = False) -> None:
         if write is not None:
-            self.checkpoints.keep(write)
+            self.checkpoints.keep(write, last=last)
         self.emit(event)
 
     def restore(self) -> Path | None:
@@ -202,9 +203,9 @@ class ProcessGroupWorker(LocalWorker):
         if self.rank == 0:
             super().emit(event)
 
-    def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
+    def checkpoint(self, event: Event, write: WriteCheckpoint | None, *, last: bool = False) -> None:
         if self.rank == 0:
-            super().checkpoint(event, write)
+            super().checkpoint(event, write, last=last)
 
     def finish(self) -> None:
         if self.rank == 0:

@@ -128,6 +128,11 @@ def test_where_not_even_the_first_one_fits_nothing_is_promised(tmp_path: Path) -
     assert not checkpoints.keep(fail)
     (notice,) = checkpoints.notices()
     assert notice.message.endswith("; the training goes on")
+    ended = Checkpoints(tmp_path)
+    assert not ended.keep(fail, last=True)
+    (notice,) = ended.notices()
+    assert notice.message.startswith(f"the last checkpoint could not be written to {tmp_path} (")
+    assert notice.message.endswith(")")
     with pytest.raises(CheckpointError, match="make room and begin anew: there is none before it"):
         checkpoints.finish()
 
@@ -205,6 +210,21 @@ def test_a_run_that_was_deleted_at_the_uri_is_forgotten_whole(
     (checkpoints.folder / "latest.old").mkdir()  # of a replacement that was cut off
     (far / "latest.json").unlink()
     assert settle(checkpoints.folder, far.as_uri()) is None
+
+
+@pytest.mark.parametrize("last", [False, True])
+def test_an_upload_that_fails_is_tried_again_also_when_the_training_is_over(
+    tmp_path: Path, last: bool
+) -> None:
+    (tmp_path / "far").write_text("a file, and no folder")
+    checkpoints = UploadedCheckpoints(tmp_path / "near", (tmp_path / "far").as_uri(), patience_s=0.2)
+    assert checkpoints.keep(text("one"), last=last)
+    with pytest.raises(CheckpointError):
+        checkpoints.flush()
+    checkpoints.close()
+    (notice,) = checkpoints.notices()
+    assert notice.message.endswith("; the upload is tried again") is last
+    assert ("the training goes on" in notice.message) is not last
 
 
 def test_a_linked_checkpoint_folder_is_not_followed(tmp_path: Path) -> None:

@@ -265,18 +265,18 @@ def test_ranks_save_at_the_same_steps_whatever_their_clocks(tmp_path: Path) -> N
         def __init__(self) -> None:
             super().__init__(tmp_path, device=torch.device("cpu"))
             self.rank, self.world_size = 1, 2
-            self.saved: list[int] = []
+            self.saved: list[tuple[int, bool]] = []
 
         def all_reduce(self, tensor: torch.Tensor) -> torch.Tensor:
             return tensor.zero_()  # rank 0 says: no time has passed, and nobody wants to stop
 
-        def checkpoint(self, event: Event, write: WriteCheckpoint | None) -> None:
-            self.saved.append(len(task.steps))
+        def checkpoint(self, event: Event, write: WriteCheckpoint | None, *, last: bool = False) -> None:
+            self.saved.append((len(task.steps), last))
 
     task, worker = CountingTask([3.0]), LateRank()
     budget = Budget(steps_per_epoch=STEPS, epochs=1, max_minutes=None)
     run_loop(task, worker, budget, LoopSettings(patience=0, checkpoint_seconds=0.0), Progress())
-    assert worker.saved == [1, 2, 3, 4, 4]
+    assert worker.saved == [(1, False), (2, False), (3, False), (4, False), (4, True)]
 
 
 def test_a_damaged_progress_file_is_one_sentence(tmp_path: Path) -> None:
