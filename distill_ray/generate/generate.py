@@ -32,6 +32,7 @@ from distill_ray.generate.sound_files import (
 )
 from distill_ray.generate.wish import Wish, followed
 from distill_ray.prior import SamplingConfig
+from distill_ray.prior.fixed_steps import graph_kept
 from distill_ray.storage.output_file import check_output
 from distill_ray.storage.paths import AnyPath, as_path
 from distill_ray.vqvae import decode_blocks
@@ -87,7 +88,8 @@ def generate_samples(
     config, samples = loaded.vqvae_config, request.samples
     prompt_seconds = request.prompt_frames / config.frame_rate
     make_sound_folder(files[0].parent)  # before the sampling, which may take minutes
-    drawn = _write_sounds(loaded, request, files, accepts, on_progress)
+    with graph_kept():
+        drawn = _write_sounds(loaded, request, files, accepts, on_progress)
     measured = [followed(loaded, wish, path, prompt_seconds) for path in files] if wish else []
     elapsed = time.monotonic() - began
     return GenerationReport(

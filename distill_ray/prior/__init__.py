@@ -25,6 +25,7 @@ if TYPE_CHECKING:
         load_code_sequences,
     )
     from distill_ray.prior.controls import Controls
+    from distill_ray.prior.guidance import Guidance
     from distill_ray.prior.measures import measure
     from distill_ray.prior.memorization import MatchReport, MemorizationReport, check_memorization
     from distill_ray.prior.model import CodePrior, PriorOutput, bits_per_second, perplexity
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
         flatten_codes,
         unflatten_codes,
     )
-    from distill_ray.prior.sampling import Guidance, sample_codes, stream_codes
+    from distill_ray.prior.sampling import sample_codes, stream_codes
     from distill_ray.prior.windows import CodeWindows, CodeWindowSampler, validation_windows
 
 _WHERE = {
@@ -49,6 +50,7 @@ _WHERE = {
         "load_code_sequences",
     ),
     "distill_ray.prior.controls": ("Controls",),
+    "distill_ray.prior.guidance": ("Guidance",),
     "distill_ray.prior.measures": ("measure",),
     "distill_ray.prior.memorization": ("MatchReport", "MemorizationReport", "check_memorization"),
     "distill_ray.prior.model": (
@@ -63,7 +65,7 @@ _WHERE = {
         "flatten_codes",
         "unflatten_codes",
     ),
-    "distill_ray.prior.sampling": ("Guidance", "sample_codes", "stream_codes"),
+    "distill_ray.prior.sampling": ("sample_codes", "stream_codes"),
     "distill_ray.prior.windows": ("CodeWindowSampler", "CodeWindows", "validation_windows"),
 }
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.generation import SamplingConfig
+from distill_ray.prior.fixed_steps import graph_kept
 from distill_ray.prior.model import CodePrior
 from distill_ray.prior.sampling import sample_codes
 
@@ -53,7 +54,13 @@ def calibrate(
     What a level is fed with changes with the others, and sounds differ, so the steps become smaller
     (Robbins and Monro 1951).
     """
-    wanted_Q = held_out_nats_Q.double().cpu()
+    with graph_kept():
+        return _calibrated(prior, held_out_nats_Q.double().cpu(), generator)
+
+
+def _calibrated(
+    prior: CodePrior, wanted_Q: Tensor, generator: torch.Generator
+) -> tuple[LevelTemperature, ...]:
     prior.temperature_Q.fill_(1.0)
     before_Q, slope_Q = _entropy(prior, generator, _sounds(prior) * _MEASURED)
     found_Q = before_Q

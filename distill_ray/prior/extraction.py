@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.generation import SamplingConfig
+from distill_ray.prior.fixed_steps import graph_kept
 from distill_ray.prior.memorization import COARSE_LEVELS
 from distill_ray.prior.model import CodePrior
 from distill_ray.prior.sampling import sample_codes
@@ -70,10 +71,11 @@ def prompted_extraction(
 ) -> Extraction:
     """Continue `prompts` excerpts of each side, evenly over all its recordings (codes [Q, T])."""
     frames, prompt_frames = excerpt_frames(prior, frame_rate), _prompt_frames(prior)
-    return Extraction(
-        training=_continue(prior, training, prompt_frames, frames - prompt_frames, prompts),
-        held_out=_continue(prior, held_out, prompt_frames, frames - prompt_frames, prompts),
-    )
+    with graph_kept():
+        return Extraction(
+            training=_continue(prior, training, prompt_frames, frames - prompt_frames, prompts),
+            held_out=_continue(prior, held_out, prompt_frames, frames - prompt_frames, prompts),
+        )
 
 
 def excerpt_frames(prior: CodePrior, frame_rate: float) -> int:

@@ -21,10 +21,11 @@ from torch.nn import functional
 
 from distill_ray.config.generation import SamplingConfig
 from distill_ray.errors import CodeShapeError, UsageError
+from distill_ray.prior.drawing import draw, drawn_seed, row_streams
 from distill_ray.prior.masking import masked_share
 from distill_ray.prior.model import CodePrior
 from distill_ray.prior.patterns import flatten_codes, unflatten_codes
-from distill_ray.prior.sampling import draw, drawn_seed, evaluating, row_streams
+from distill_ray.prior.sampling import evaluating
 
 FIRST_STEPS, LEAST_STEPS = 16, 4
 """Steps of the coarsest level, and of the fine ones; each level takes half as many as the one before."""

@@ -1,9 +1,9 @@
 """Drawing codes from a `CodePrior`, step by step through its KV cache.
 
-Every code is drawn by inverting its distribution at one uniform number. Row i of a batch has its own stream
-of uniform numbers, seeded by (seed, i), so its codes depend neither on how many other rows there are nor on
-how many frames are asked for (up to the floating-point rounding of batched matrix products): the first four
-of eight outputs are the four outputs, and the first ten seconds of twenty are the ten seconds.
+Row i of a batch has its own stream of uniform numbers (`drawing.py`), so its codes depend neither on how many
+other rows there are nor on how many frames are asked for (up to the floating-point rounding of batched matrix
+products): the first four of eight outputs are the four outputs, and the first ten seconds of twenty are the
+ten seconds. On a GPU steps run in fixed memory, as one CUDA graph (`fixed_steps.py`).
 
 Legend: B batch, Q RVQ levels, K codebook size, T code frames, S sequence steps, M the first of those to draw,
 L codes in a step.
@@ -11,10 +11,8 @@ L codes in a step.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from itertools import repeat
 
 import torch
@@ -23,53 +21,20 @@ from torch.nn import functional
 
 from distill_ray.config.generation import SamplingConfig
 from distill_ray.errors import CodeShapeError, UsageError
+from distill_ray.prior.drawing import draw, drawn_seed, row_streams
+from distill_ray.prior.fixed_steps import FixedSteps, fixed_steps
+from distill_ray.prior.guidance import Guidance
 from distill_ray.prior.model import CodePrior
+from distill_ray.prior.patterns import unflatten_codes
 from distill_ray.prior.transformer import KVCache
 
 PREFILL_STEPS = 1024
 NOISE_STEPS = 1024
 """Steps whose uniform numbers are drawn, and moved to the device, at once."""
 
-LEAST_TEMPERATURE = 1e-30
-"""float32 has no use for a smaller divisor; greedy long before."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Guidance:
-    """What is asked for, and how firmly: classifier-free guidance (Ho and Salimans 2022).
-
-    condition_E: what it adds to the inputs (`CodePrior.condition`). Codes are drawn from the logits
-    u + scale · (c - u) of c with it and u without. That takes two rows for each sound, all with it before
-    all without, unless `scale` is 1.
-    """
-
-    condition_E: Tensor
-    scale: float = 1.0
-
-    @property
-    def is_double(self) -> bool:
-        """Whether each sound takes two rows."""
-        return self.scale != 1.0
-
-    def condition_B1E(self, batch: int) -> Tensor:
-        """For the rows of `batch` sounds."""
-        rows = 2 * batch if self.is_double else batch
-        condition_B1E = self.condition_E.expand(rows, 1, -1)
-        if not self.is_double:
-            return condition_B1E
-        with_B11 = torch.arange(rows, device=condition_B1E.device)[:, None, None] < batch
-        return condition_B1E * with_B11
-
-    def rows(self, inputs_BLS: Tensor) -> Tensor:
-        """Inputs of the rows."""
-        return inputs_BLS.repeat(2, 1, 1) if self.is_double else inputs_BLS
-
-    def joined(self, logits_BLK: Tensor) -> Tensor:
-        """Logits of the sounds from those of their rows."""
-        if not self.is_double:
-            return logits_BLK
-        with_BLK, without_BLK = logits_BLK.float().chunk(2)
-        return torch.lerp(without_BLK, with_BLK, self.scale)
+_BLOCK_FRAMES = {"cpu": 1}
+_BLOCK_FRAMES_ELSEWHERE = 32
+"""Frames after which the host takes what was drawn and tells of it: on a GPU both cost as much as a frame."""
 
 
 @torch.inference_mode()
@@ -90,7 +55,8 @@ def sample_codes(
     excerpt (its first frame need not begin a recording); without one, `sampling.start` says what came before.
     guidance: what is asked for, of every row.
     generator: any torch.Generator; one number is drawn from it and seeds all rows. None: seed 0.
-    on_frame: called with the number of new frames whose codes have been issued (the device may be behind).
+    on_frame: called with the number of new frames whose codes have been issued (the device may be behind);
+    on a GPU not for each of them.
 
     Any length works, in bounded memory besides the result: attention slides over the last
     `config.context_frames` frames. The prior is put in eval mode meanwhile. Raises UsageError for no frames
@@ -104,6 +70,7 @@ def sample_codes(
         guidance=guidance,
         sampling=sampling,
         generator=generator,
+        block_frames=_BLOCK_FRAMES.get(prior.heads_QKE.device.type, _BLOCK_FRAMES_ELSEWHERE),
     )
     prompt_frames = 0 if prompt_BQT is None else prompt_BQT.shape[2]
     shape = (batch, prior.config.num_quantizers, prompt_frames + frames)
@@ -126,25 +93,27 @@ def stream_codes(
     guidance: Guidance | None = None,
     sampling: SamplingConfig | None = None,
     generator: torch.Generator | None = None,
+    block_frames: int = 1,
 ) -> Iterator[Tensor]:
     """The codes of `sample_codes`, as soon as they are drawn: blocks codes_BQT int64 on the prior's device.
 
     Joined along T they are what `sample_codes` returns for the same arguments. The first block is the prompt,
-    where there is one, and every other a single frame: codes [B, Q, 1] of frame t are drawn once t + Q steps
-    (delay) or (t + 1) · Q (flatten) have been taken, and no step is taken before it is asked for.
+    where there is one, and every other `block_frames` frames, the last one what is left: codes [B, Q, 1] of
+    frame t are drawn once t + Q steps (delay) or (t + 1) · Q (flatten) have been taken, and no step is taken
+    before it is asked for.
 
-    Memory is bounded at any length. On a GPU a block may still be on its way; nothing waits for it but the
-    uniform numbers of the next NOISE_STEPS steps. The prior is in eval mode until the iterator ends or is
-    closed. Raises UsageError, when called, for no frames or rows and for a prompt that is not of this prior.
+    Memory is bounded at any length. On a GPU a block may still be on its way; nothing waits for it. The prior
+    is in eval mode until the iterator ends or is closed. Raises UsageError, when called, for no frames or
+    rows and for a prompt that is not of this prior.
     """
     if frames < 1 or batch < 1:
         raise UsageError(f"{frames} frames of {batch} outputs cannot be generated; ask for at least one each")
     sampling = sampling or SamplingConfig()
-    return _Run(prior, frames, batch, prompt_BQT, guidance, sampling, generator).blocks()
+    return _Run(prior, frames, batch, prompt_BQT, guidance, sampling, generator).blocks(block_frames)
 
 
 class _Run:
-    """One sequence being drawn: what precedes it, and the cache behind it."""
+    """One sequence being drawn: what precedes it, and where it goes."""
 
     def __init__(
         self,
@@ -157,7 +126,7 @@ class _Run:
         generator: torch.Generator | None,
     ) -> None:
         self.prior, self.sampling, self.batch = prior, sampling, batch
-        self.guidance = guidance
+        self.guidance, self.frames = guidance, frames
         device, levels = prior.heads_QKE.device, prior.config.num_quantizers
         self.prompt_BQT = torch.empty(batch, levels, 0, dtype=torch.int64, device=device)
         starts_B = torch.full((batch,), sampling.start == "beginning", device=device)
@@ -165,78 +134,153 @@ class _Run:
             prompt_BQT = _checked_prompt(prompt_BQT, prior, batch).to(device).long()
             self.prompt_BQT = prompt_BQT.expand(batch, -1, -1)
             starts_B = torch.zeros(batch, dtype=torch.bool, device=device)
-        self.prompt_frames = self.prompt_BQT.shape[2]
-        self.first_step = prior.pattern.step(self.prompt_frames, 0)
-        self.last_step = prior.pattern.steps(self.prompt_frames + frames)
+        prompt_frames = self.prompt_BQT.shape[2]
+        self.first_step = prior.pattern.step(prompt_frames, 0)
+        self.steps = prior.pattern.steps(prompt_frames + frames) - self.first_step
         # The first frame to draw is a blank: a sequence has at least one.
         tokens_BLS = prior.tokens(functional.pad(self.prompt_BQT, (0, 1)), starts_B)
         first_BL1 = prior.first_tokens(batch, starts_B, device)
         self.inputs_BLS = torch.cat((first_BL1, tokens_BLS[:, :, : self.first_step]), dim=2)
         # In the delay pattern fine levels lag: the first Q - 1 steps M still hold their codes of the prompt.
         lag = 0 if prior.is_flat else levels - 1
-        self.known_BLM = tokens_BLS[:, :, self.first_step : self.first_step + lag]
-        level_Q1 = torch.arange(levels, device=device)[:, None]
-        self.drawn_LM = torch.arange(lag, device=device) >= level_Q1
-        self.cache: KVCache = prior.transformer.new_cache()
+        drawn_LM = torch.arange(lag, device=device) >= torch.arange(levels, device=device)[:, None]
+        known_BLM = tokens_BLS[:, :, self.first_step : self.first_step + lag]
+        self.known_BLM = known_BLM.masked_fill(drawn_LM[: known_BLM.shape[1]], -1)
         self.seed = 0 if sampling.temperature == 0.0 else drawn_seed(generator)
 
     @torch.inference_mode()
-    def blocks(self) -> Iterator[Tensor]:
-        with evaluating(self.prior):
-            if self.prompt_frames:
+    def blocks(self, block_frames: int) -> Iterator[Tensor]:
+        prior = self.prior
+        # A block of uniform numbers is whole frames.
+        held = min(max(1, NOISE_STEPS // prior.pattern.stride) * prior.pattern.stride, self.steps)
+        with (
+            evaluating(prior),
+            fixed_steps(prior, self.batch, held, self.sampling, self.guidance, steps=self.steps) as fixed,
+        ):
+            if self.prompt_BQT.shape[2]:
                 yield self.prompt_BQT
-            yield from self._frames()
+            if fixed is None:
+                take = _PlainSteps(self).take
+            else:
+                take = _FilledSteps(self, fixed, held).take
+            yield from self._frames(take, block_frames)
 
-    def _frames(self) -> Iterator[Tensor]:
-        """The new frames, [B, Q, 1] each.
+    def _frames(self, take: Callable[[int], Tensor], block_frames: int) -> Iterator[Tensor]:
+        """The new frames, [B, Q, up to `block_frames`] each, of the steps that `take` draws.
 
         In the delay pattern coarse levels run on past the last frame, so that the fine ones of the last
         frames follow real codes, as in the middle of a recording; the surplus belongs to no frame.
         """
-        prior, pattern = self.prior, self.prior.pattern
-        recent: deque[Tensor] = deque(maxlen=pattern.num_quantizers)  # the steps of one frame
-        inputs_BL1 = self._prefill()
-        for index, noise_BL in enumerate(self._noise()):
-            step = self.first_step + index
-            hidden_BE = self._hidden(inputs_BL1)[:, -1]
-            logits_BLK = prior.step_logits(hidden_BE, step)
-            if self.guidance is not None:
-                logits_BLK = self.guidance.joined(logits_BLK)
-            new_BL = draw(logits_BLK, noise_BL, self.sampling)
-            if index < self.known_BLM.shape[2]:
-                new_BL = torch.where(self.drawn_LM[:, index], new_BL, self.known_BLM[:, :, index])
-            recent.append(new_BL)
-            inputs_BL1 = new_BL[:, :, None]
-            done = step - pattern.step(self.prompt_frames, pattern.num_quantizers - 1)
-            if done >= 0 and done % pattern.stride == 0:
-                steps_BLQ = torch.stack(tuple(recent), dim=2)
-                yield (steps_BLQ[:, 0] if prior.is_flat else steps_BLQ.diagonal(dim1=1, dim2=2))[:, :, None]
+        pattern, levels = self.prior.pattern, self.prior.config.num_quantizers
+        tail_BLS: Tensor | None = None
+        for start in range(0, self.frames, block_frames):
+            count = min(block_frames, self.frames - start)
+            if self.prior.is_flat:
+                yield unflatten_codes(take(count * levels)[:, 0], levels)
+                continue
+            steps_BLS = take(pattern.steps(count)) if tail_BLS is None else take(count)
+            if tail_BLS is not None:
+                steps_BLS = torch.cat((tail_BLS, steps_BLS), dim=2)
+            yield pattern.collect(steps_BLS, count)
+            tail_BLS = steps_BLS[:, :, count:]
 
-    def _prefill(self) -> Tensor:
+    def prefill(self, cache: KVCache) -> Tensor:
         """Fill the cache with the prompt; returns the input of the first step to draw."""
         for start in range(0, self.first_step, PREFILL_STEPS):
             stop = min(start + PREFILL_STEPS, self.first_step)
-            self._hidden(self.inputs_BLS[:, :, start:stop])
+            self.hidden(self.inputs_BLS[:, :, start:stop], cache)
         return self.inputs_BLS[:, :, -1:]
 
-    def _hidden(self, inputs_BLS: Tensor) -> Tensor:
+    def hidden(self, inputs_BLS: Tensor, cache: KVCache) -> Tensor:
+        """hidden_RSE of the rows of the steps that follow those of the cache."""
         if self.guidance is None:
-            return self.prior.hidden(inputs_BLS, self.cache)
-        condition_B1E = self.guidance.condition_B1E(self.batch)
-        return self.prior.hidden(self.guidance.rows(inputs_BLS), self.cache, condition_B1E)
+            return self.prior.hidden(inputs_BLS, cache)
+        condition_R1E = self.guidance.condition_B1E(self.batch)
+        return self.prior.hidden(self.guidance.rows(inputs_BLS), cache, condition_R1E)
 
-    def _noise(self) -> Iterator[Tensor]:
-        """noise_BL float32 in [0, 1) of each step to draw, the same on every device; nothing for greedy."""
-        device, slots = self.inputs_BLS.device, self.inputs_BLS.shape[1]
-        steps = self.last_step - self.first_step
-        if self.sampling.temperature == 0.0:
-            yield from repeat(torch.zeros(self.batch, slots, device=device), steps)
-            return
+    def noise(self, held: int) -> Iterator[Tensor | None]:
+        """noise_BSL float32 in [0, 1), drawn on the CPU, of `held` steps at a time, in the end of those left;
+        None for greedy.
+        """
+        slots = self.inputs_BLS.shape[1]
         rows = row_streams(self.seed, self.batch)
-        for start in range(0, steps, NOISE_STEPS):
-            count = min(NOISE_STEPS, steps - start)
-            noise_BSL = torch.stack([torch.rand(count, slots, generator=row) for row in rows])
-            yield from noise_BSL.to(device).unbind(1)
+        for start in range(0, self.steps, held):
+            count = min(held, self.steps - start)
+            if self.sampling.temperature == 0.0:
+                yield None
+            else:
+                yield torch.stack([torch.rand(count, slots, generator=row) for row in rows])
+
+
+class _PlainSteps:
+    """Steps through a growing cache, started one by one from Python."""
+
+    def __init__(self, run: _Run) -> None:
+        self._run, self._cache = run, run.prior.transformer.new_cache()
+        self._inputs_BL1 = run.prefill(self._cache)
+        self._index = 0
+        self._noise = self._each_noise()
+
+    def take(self, count: int) -> Tensor:
+        """codes_BLS of the next `count` steps."""
+        return torch.stack([self._step() for _ in range(count)], dim=2)
+
+    def _step(self) -> Tensor:
+        run = self._run
+        hidden_RE = run.hidden(self._inputs_BL1, self._cache)[:, -1]
+        logits_BLK = run.prior.step_logits(hidden_RE, run.first_step + self._index)
+        if run.guidance is not None:
+            logits_BLK = run.guidance.joined(logits_BLK)
+        new_BL = draw(logits_BLK, next(self._noise), run.sampling)
+        if self._index < run.known_BLM.shape[2]:
+            known_BL = run.known_BLM[:, :, self._index]
+            new_BL = torch.where(known_BL >= 0, known_BL, new_BL)
+        self._index += 1
+        self._inputs_BL1 = new_BL[:, :, None]
+        return new_BL
+
+    def _each_noise(self) -> Iterator[Tensor]:
+        batch, slots, _ = self._inputs_BL1.shape
+        device = self._inputs_BL1.device
+        for noise_BSL in self._run.noise(NOISE_STEPS):
+            if noise_BSL is None:
+                yield from repeat(torch.zeros(batch, slots, device=device), NOISE_STEPS)
+            else:
+                yield from noise_BSL.to(device).unbind(1)
+
+
+class _FilledSteps:
+    """Steps in fixed memory, which is filled as it runs out."""
+
+    def __init__(self, run: _Run, fixed: FixedSteps, held: int) -> None:
+        self._run, self._fixed = run, fixed
+        self._noise = run.noise(held)
+        self._left, self._held = run.steps, held
+        self._known_BLM: Tensor | None = run.known_BLM
+        cache = fixed.begin(run.guidance)
+        inputs_BL1 = run.prefill(cache)
+        fixed.follow(cache, inputs_BL1[:, :, 0])
+
+    def take(self, count: int) -> Tensor:
+        """codes_BLS of the next `count` steps."""
+        parts: list[Tensor] = []
+        while count:
+            if not self._fixed.open:
+                self._fill()
+            part = min(count, self._fixed.open)
+            parts.append(self._fixed.take(part))
+            count -= part
+        return parts[0] if len(parts) == 1 else torch.cat(parts, dim=2)
+
+    def _fill(self) -> None:
+        count = min(self._held, self._left)
+        known_BLM, self._known_BLM = self._known_BLM, None
+        later_BLM: Tensor | None = None
+        if known_BLM is not None and known_BLM.shape[2] > count:
+            known_BLM, later_BLM = known_BLM[:, :, :count], known_BLM[:, :, count:]
+        self._known_BLM = later_BLM
+        self._fixed.fill(count, next(self._noise), known_BLM)
+        self._left -= count
 
 
 @contextmanager
@@ -248,59 +292,6 @@ def evaluating(prior: CodePrior) -> Iterator[None]:
         yield
     finally:
         prior.train(was_training)
-
-
-def drawn_seed(generator: torch.Generator | None) -> int:
-    """One number of `generator`, which seeds all rows; 0 without one."""
-    if generator is None:
-        return 0
-    return int(torch.randint(2**62, (1,), generator=generator, device=generator.device))
-
-
-def row_streams(seed: int, rows: int) -> list[torch.Generator]:
-    """A stream of random numbers for each row, on the CPU."""
-    return [torch.Generator().manual_seed(row_seed(seed, row)) for row in range(rows)]
-
-
-def row_seed(seed: int, row: int) -> int:
-    """A 63-bit mix of both (SplitMix64's finaliser), so that neighbouring rows share nothing."""
-    mask = 2**64 - 1
-    z = (seed + (row + 1) * 0x9E3779B97F4A7C15) & mask
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & mask
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & mask
-    return (z ^ (z >> 31)) >> 1
-
-
-def draw(logits_BLK: Tensor, noise_BL: Tensor, sampling: SamplingConfig) -> Tensor:
-    """codes_BL int64: the code at which each cumulative distribution passes its uniform number."""
-    if sampling.temperature == 0.0:
-        return logits_BLK.argmax(dim=-1)
-    # From the likeliest code down, so that no quotient overflows upward: as temperature falls, the rest goes
-    # to -inf and the draw to the likeliest code.
-    lags_BLK = logits_BLK.float() - logits_BLK.float().amax(dim=-1, keepdim=True)
-    probs_BLK = torch.softmax(lags_BLK / max(sampling.temperature, LEAST_TEMPERATURE), dim=-1)
-    size = probs_BLK.shape[-1]
-    top_k = sampling.top_k if sampling.top_k else size
-    if top_k >= size and sampling.top_p >= 1.0:
-        return _invert(probs_BLK, noise_BL)
-    sorted_BLK, order_BLK = probs_BLK.sort(dim=-1, descending=True, stable=True)
-    if sampling.top_p < 1.0:
-        before_BLK = sorted_BLK.cumsum(dim=-1) - sorted_BLK
-        beyond_BLK = before_BLK >= sampling.top_p
-        beyond_BLK[..., 0] = False  # the likeliest code stays, also where float32 makes a tiny top_p zero
-        sorted_BLK = sorted_BLK.masked_fill(beyond_BLK, 0.0)
-    place_BL = _invert(sorted_BLK[..., :top_k], noise_BL)
-    return order_BLK.gather(-1, place_BL[..., None])[..., 0]
-
-
-def _invert(probs_BLK: Tensor, noise_BL: Tensor) -> Tensor:
-    """Inverse of the cumulative sum of unnormalised probabilities; never an entry of probability 0."""
-    cumulative_BLK = probs_BLK.cumsum(dim=-1)
-    total_BL1 = cumulative_BLK[..., -1:]
-    # Rounding may lift the product to the total itself, past every entry.
-    below_total = torch.nextafter(total_BL1, torch.zeros_like(total_BL1))
-    point_BL1 = torch.minimum(noise_BL[..., None] * total_BL1, below_total)
-    return (cumulative_BLK <= point_BL1).sum(dim=-1)
 
 
 def _checked_prompt(prompt_BQT: Tensor, prior: CodePrior, batch: int) -> Tensor:

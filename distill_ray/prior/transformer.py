@@ -13,6 +13,8 @@ Legend: B batch, S sequence steps, P cached steps, H heads, D width of a head, E
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -21,13 +23,20 @@ ROTARY_BASE = 10_000.0
 
 
 class KVCache:
-    """Keys and values of the last `window` steps of every layer; step s lives in slot s mod window."""
+    """Keys and values of the last `window` steps of every layer; step s lives in slot s mod window.
 
-    def __init__(self, num_layers: int, window: int) -> None:
+    rings: memory [B, H, window, D] of each layer's keys and values that is used instead of the cache's own.
+    """
+
+    def __init__(
+        self, num_layers: int, window: int, rings: Sequence[tuple[Tensor, Tensor]] | None = None
+    ) -> None:
         self.window = window
         self.length = 0  # steps seen so far, of which the last `window` are kept
         self._keys: list[Tensor | None] = [None] * num_layers
         self._values: list[Tensor | None] = [None] * num_layers
+        if rings is not None:
+            self._keys, self._values = [keys for keys, _ in rings], [values for _, values in rings]
         self._cos_sin: tuple[Tensor, Tensor] | None = None
         self._cos_sin_start = 0
 
@@ -72,7 +81,7 @@ def rotary_table(start: int, steps: int, width: int, device: torch.device) -> tu
     return angle_SD.cos().float().to(device), angle_SD.sin().float().to(device)
 
 
-def _rotate(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
+def rotated(x_BHSD: Tensor, cos_SD: Tensor, sin_SD: Tensor) -> Tensor:
     low, high = x_BHSD.chunk(2, dim=-1)
     return (x_BHSD * cos_SD + torch.cat((-high, low), dim=-1) * sin_SD).to(x_BHSD.dtype)
 
@@ -104,7 +113,7 @@ class Attention(nn.Module):
         """`mask` [S, keys] bool; None means all, or what comes before where attention is `causal`."""
         batch, steps, _ = x_BSE.shape
         query, key, value = self.qkv(x_BSE).view(batch, steps, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
-        query, key = _rotate(query, cos_SD, sin_SD), _rotate(key, cos_SD, sin_SD)
+        query, key = rotated(query, cos_SD, sin_SD), rotated(key, cos_SD, sin_SD)
         if cache is not None:
             key, value = _through_cache(key, value, cache, layer)
         y_BHSD = functional.scaled_dot_product_attention(

@@ -36,6 +36,8 @@ _PLACES = 5
 # A step also has losses, goes backwards and updates: on a CPU it takes 6 times as long as decoding.
 _STEP_TO_DECODING = 4
 _GENERATED, _SHORTEST_SECONDS = 2, 1.0
+# Frames after which the clock is looked at; a GPU would wait each time.
+_BLOCK_FRAMES, _BLOCK_FRAMES_ELSEWHERE = {"cpu": 1}, 32
 
 
 @dataclass(frozen=True, kw_only=True, eq=False)
@@ -208,7 +210,12 @@ class CodeGenerator:
         generator = torch.Generator().manual_seed(self._seed * _GENERATED + index)
         blocks: list[Tensor] = []
         for block_BQF in stream_codes(
-            prior, frames=frames, batch=1, sampling=SamplingConfig(), generator=generator
+            prior,
+            frames=frames,
+            batch=1,
+            sampling=SamplingConfig(),
+            generator=generator,
+            block_frames=_BLOCK_FRAMES.get(prior.heads_QKE.device.type, _BLOCK_FRAMES_ELSEWHERE),
         ):
             blocks.append(block_BQF[0].cpu())
             if time.perf_counter() > until:

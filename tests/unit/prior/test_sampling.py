@@ -8,7 +8,7 @@ import torch
 
 from distill_ray.errors import CodeShapeError, ConfigError, UsageError
 from distill_ray.prior import CodePrior, Guidance, SamplingConfig, sample_codes, stream_codes
-from distill_ray.prior.sampling import draw
+from distill_ray.prior.drawing import draw
 
 MakePrior = Callable[..., CodePrior]
 PATTERNS = ("delay", "flatten")
