@@ -133,6 +133,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         samples: bool = False,
     ) -> None:
         self.frame_rate = frame_rate
+        self.purpose = recordings.codec.config.purpose if recordings is not None else ""
         shape, training = config.model, config.training
         store = load_code_sequences(
             codes, codebook_size=shape.codebook_size, num_quantizers=shape.num_quantizers
@@ -301,12 +302,13 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         )
         if done.below_histogram is None or done.below_histogram >= LEAST_GAIN:
             return done
+        other = "" if self.purpose == "generation" else ", or train a codec with --purpose generation"
         self.worker.emit(
             self.warn(
                 f"the prior costs {done.bits_per_second:,.0f} bits for a second of held-out audio, "
                 f"{_compared(done.below_histogram)} than a histogram of each level's codes "
                 f"({done.histogram_bits_per_second:,.0f}): generated sound will be noise; train on more "
-                "audio or longer, or train a codec with --purpose generation"
+                f"audio or longer{other}"
             )
         )
         return replace(done, memorization_warnings=tuple(figures.warnings))

@@ -3,17 +3,21 @@ from __future__ import annotations
 import dataclasses
 import math
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
 
 from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
+from distill_ray.config.vqvae import PURPOSES
 from distill_ray.corpus import Corpus
 from distill_ray.events.records import Event, PriorEpochMetrics, PriorTrainingCompleteEvent
 from distill_ray.prior import CodePrior, CodeSequence, extract_code_sequences
 from distill_ray.prior.codes import _write_shard as write_shard
 from distill_ray.training import checkpoint
 from distill_ray.training.prior import PriorTask, train_prior
+from distill_ray.training.retokenise import Recordings
 from distill_ray.training.worker import LocalWorker, StopFlag
 
 CPU = torch.device("cpu")
@@ -58,7 +62,11 @@ def config(**training: object) -> PriorTrainConfig:
 
 
 def train(
-    codes: Path, run: PriorTrainConfig, folder: Path, stop: StopFlag | None = None
+    codes: Path,
+    run: PriorTrainConfig,
+    folder: Path,
+    stop: StopFlag | None = None,
+    recordings: Recordings | None = None,
 ) -> tuple[PriorTrainingCompleteEvent, list[PriorEpochMetrics]]:
     seen: list[PriorEpochMetrics] = []
 
@@ -69,7 +77,7 @@ def train(
                 stop.request()
 
     worker = LocalWorker(folder, device=CPU, listener=listen, stop=stop)
-    return train_prior(str(codes), run, worker, frame_rate=125.0), seen
+    return train_prior(str(codes), run, worker, frame_rate=125.0, recordings=recordings), seen
 
 
 def test_training_learns_what_can_be_learnt(codes: Path, tmp_path: Path) -> None:
@@ -112,7 +120,8 @@ def test_embeddings_start_from_the_codebooks(codes: Path, tmp_path: Path) -> Non
     assert not torch.equal(embedding[0], embedding[2])
 
 
-def test_a_prior_that_hardly_beats_the_histogram_is_warned_of(tmp_path: Path) -> None:
+@pytest.mark.parametrize("purpose", PURPOSES)
+def test_a_prior_that_hardly_beats_the_histogram_is_warned_of(tmp_path: Path, purpose: str) -> None:
     generator = torch.Generator().manual_seed(0)
     noise = [torch.randint(CODES, (LEVELS, 300), generator=generator) for _ in range(4)]
     files = [
@@ -122,11 +131,19 @@ def test_a_prior_that_hardly_beats_the_histogram_is_warned_of(tmp_path: Path) ->
         )
     ]
     write_shard(tmp_path / "codes", files)
-    completed, _ = train(tmp_path / "codes", config(epochs=1), tmp_path / "run")
+    codec: Any = SimpleNamespace(config=SimpleNamespace(purpose=purpose))
+    recordings = Recordings(corpus=str(tmp_path), codec=codec)
+    completed, _ = train(tmp_path / "codes", config(epochs=1), tmp_path / "run", recordings=recordings)
     assert completed.histogram_bits_per_second == pytest.approx(3 * 125.0 * LEVELS, rel=0.02)
     assert completed.below_histogram == pytest.approx(0.0, abs=0.04)
     (warning,) = [text for text in completed.memorization_warnings if "noise" in text]
     assert "than a histogram of each level's codes" in warning
+    assert warning.endswith(
+        {
+            "generation": "train on more audio or longer",
+            "compression": "train on more audio or longer, or train a codec with --purpose generation",
+        }[purpose]
+    )
 
 
 def test_codes_in_training_are_counted_per_second(codes: Path, tmp_path: Path) -> None:
