@@ -14,6 +14,7 @@ Legend: B batch, S sequence steps, P cached steps, H heads, D width of a head, E
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
@@ -91,6 +92,41 @@ def _sees(query: Tensor, key: Tensor, window: int) -> Tensor:
     return (distance >= 0) & (distance < window)
 
 
+@dataclass(frozen=True, kw_only=True, eq=False)
+class Sight:
+    """What steps see: what `mask_SX` (bool, X keys) says, or what comes before where it is `causal`, of that
+    the last `window` where there is one; otherwise all.
+    """
+
+    mask_SX: Tensor | None = None
+    causal: bool = False
+    window: int | None = None
+
+    def attended(self, query_BHSD: Tensor, key_BHXD: Tensor, value_BHXD: Tensor) -> Tensor:
+        """y_BSHD."""
+        if self.window is None:
+            return functional.scaled_dot_product_attention(
+                query_BHSD, key_BHXD, value_BHXD, attn_mask=self.mask_SX, is_causal=self.causal
+            ).transpose(1, 2)
+        steps = query_BHSD.shape[2]
+        # What `scaled_dot_product_attention` calls without a mask; with a mask it goes over all pairs in a
+        # kernel half as fast.
+        y_BSHD: Tensor = torch.ops.aten._flash_attention_forward(
+            query_BHSD.transpose(1, 2), key_BHXD.transpose(1, 2), value_BHXD.transpose(1, 2),
+            None, None, steps, steps, 0.0, True, False,
+            window_size_left=self.window - 1, window_size_right=0,
+        )[0]  # fmt: skip
+        return y_BSHD
+
+
+def _has_sliding_kernel(x: Tensor, width: int) -> bool:
+    """Whether flash attention takes heads of `width` in the dtype that products with `x` have."""
+    if x.device.type != "cuda" or torch.version.hip is not None or width > 256 or width % 8:
+        return False
+    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
+    return dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(x.device) >= (8, 0)
+
+
 class Attention(nn.Module):
     """Rotary multi-head attention over a sliding window."""
 
@@ -105,21 +141,16 @@ class Attention(nn.Module):
         x_BSE: Tensor,
         cos_SD: Tensor,
         sin_SD: Tensor,
-        mask: Tensor | None,
+        sight: Sight,
         cache: KVCache | None,
         layer: int,
-        causal: bool,
     ) -> Tensor:
-        """`mask` [S, keys] bool; None means all, or what comes before where attention is `causal`."""
         batch, steps, _ = x_BSE.shape
         query, key, value = self.qkv(x_BSE).view(batch, steps, 3, self.num_heads, -1).permute(2, 0, 3, 1, 4)
         query, key = rotated(query, cos_SD, sin_SD), rotated(key, cos_SD, sin_SD)
         if cache is not None:
             key, value = _through_cache(key, value, cache, layer)
-        y_BHSD = functional.scaled_dot_product_attention(
-            query, key, value, attn_mask=mask, is_causal=causal and mask is None
-        )
-        y_BSE: Tensor = self.out(y_BHSD.transpose(1, 2).flatten(2))
+        y_BSE: Tensor = self.out(sight.attended(query, key, value).flatten(2))
         return y_BSE
 
 
@@ -174,12 +205,11 @@ class Block(nn.Module):
         x_BSE: Tensor,
         cos_SD: Tensor,
         sin_SD: Tensor,
-        mask: Tensor | None,
+        sight: Sight,
         cache: KVCache | None,
         layer: int,
-        causal: bool,
     ) -> Tensor:
-        y_BSE = self.attention(self.attention_norm(x_BSE), cos_SD, sin_SD, mask, cache, layer, causal)
+        y_BSE = self.attention(self.attention_norm(x_BSE), cos_SD, sin_SD, sight, cache, layer)
         x_BSE = x_BSE + self.dropout(y_BSE)
         z_BSE: Tensor = self.dropout(self.mlp(self.mlp_norm(x_BSE)))
         return x_BSE + z_BSE
@@ -232,23 +262,29 @@ class Transformer(nn.Module):
         causal: whether steps see only the `window` up to themselves; without, all see all (and no cache).
         """
         steps, device = x_BSE.shape[1], x_BSE.device
-        mask: Tensor | None = None
         if cache is None:
             cos_SD, sin_SD = self._rotary(steps, device)
-            if causal and steps > self.window:
-                position = torch.arange(steps, device=device)
-                mask = _sees(position, position, self.window)
+            sight = self._sight(x_BSE) if causal else Sight()
         else:
             cos_SD, sin_SD = cache.rotary(steps, self.head_width, device)
-            if steps > 1:
-                mask = cache.visible(steps, device)
+            sight = Sight(mask_SX=cache.visible(steps, device) if steps > 1 else None)
         x_BSE = self.dropout(x_BSE)
         for layer, block in enumerate(self.blocks):
-            x_BSE = block(x_BSE, cos_SD, sin_SD, mask, cache, layer, causal and cache is None)
+            x_BSE = block(x_BSE, cos_SD, sin_SD, sight, cache, layer)
         if cache is not None:
             cache.length += steps
         y_BSE: Tensor = self.norm(x_BSE)
         return y_BSE
+
+    def _sight(self, x_BSE: Tensor) -> Sight:
+        """That of steps which see the `window` up to themselves."""
+        steps, device = x_BSE.shape[1], x_BSE.device
+        if steps <= self.window:
+            return Sight(causal=True)
+        if _has_sliding_kernel(x_BSE, self.head_width):
+            return Sight(causal=True, window=self.window)
+        position = torch.arange(steps, device=device)
+        return Sight(mask_SX=_sees(position, position, self.window))
 
     def _rotary(self, steps: int, device: torch.device) -> tuple[Tensor, Tensor]:
         if steps <= self.rotary_cos.shape[0]:

@@ -15,7 +15,7 @@ from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.events.records import Notice
 from distill_ray.training.capture import Gradients
 from distill_ray.training.optimizer import Optimizer, lr_scale
-from distill_ray.training.vq_objective import AdversarialObjective
+from distill_ray.training.vq_objective import AdversarialObjective, Outcome
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import VQVAE, CodecLoss
 from distill_ray.vqvae.discriminator import Discriminators
@@ -55,7 +55,7 @@ class Adversary:
             clip_norm=training.clip_norm,
         )
 
-        def gradients(*, learns: bool) -> Gradients:
+        def gradients(*, learns: bool) -> Gradients[Outcome]:
             objective = AdversarialObjective(
                 model,
                 loss,
@@ -65,7 +65,7 @@ class Adversary:
                 consistency_scale,
                 learns=learns,
             )
-            return Gradients(objective, worker, bf16=bf16, capture=capture, joined=True)
+            return Gradients(objective, objective.trained(), worker, bf16=bf16, capture=capture, joined=True)
 
         self._learning = gradients(learns=True)
         self._judging = gradients(learns=False) if self._settings.every > 1 else self._learning
@@ -77,7 +77,7 @@ class Adversary:
         """
         return self.steps > 0 or fraction >= self._settings.start
 
-    def gradients(self) -> Gradients:
+    def gradients(self) -> Gradients[Outcome]:
         """What leaves the gradients of this step, to be followed by `step`."""
         if self.steps == 0:
             count = sum(value.numel() for value in self._discriminators.parameters())

@@ -2,26 +2,33 @@
 
 A step is a thousand small kernels, and starting them one by one takes the host longer than running them
 takes the GPU. The graph runs the same kernels on the same numbers, so losses are those of uncaptured
-training to the last digit (tests/bench/step_time.py). `vqvae.py` trains through `Gradients`.
+training to the last digit (tests/bench/step_time.py, prior_speed.py). `vqvae.py` and `prior.py` train
+through `Gradients`.
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Generic, TypeVar
 
 import torch
 from torch import Tensor, nn
 
 from distill_ray.events.records import Notice
-from distill_ray.training.vq_objective import Objective, Outcome
 from distill_ray.training.worker import Worker
+
+OutcomeT = TypeVar("OutcomeT", bound=Sequence[Any])
+"""What an objective returns, the loss first."""
 
 _UNCAPTURED_STEPS = 3  # libraries choose kernels and allocate their workspaces in the first ones
 
 
-class Gradients:
-    """Leaves the gradients of `objective`, averaged over ranks, in its trained parameters.
+class Gradients(Generic[OutcomeT]):
+    """Leaves the gradients of `objective`, averaged over ranks, in the parameters that it trains.
 
-    With `capture`, from the fourth call on by replaying a graph; then `objective(audio_BCT, depth_B)` must
-    not make the host wait and must not draw random numbers. Every call has inputs of the same shapes; what a
+    With `capture`, from the fourth call on by replaying a graph; then `objective(*inputs)` must not make the
+    host wait. Random numbers it may draw from the device's default generator: a replay has those of the seed
+    that it is given before. Every call has inputs of the same shapes, None where others have none; what a
     call returns holds until the next.
 
     With `joined` (and `capture`) ranks average their gradients in one all-reduce after the backward pass,
@@ -31,11 +38,18 @@ class Gradients:
     """
 
     def __init__(
-        self, objective: Objective, worker: Worker, *, bf16: bool, capture: bool, joined: bool = False
+        self,
+        objective: nn.Module,
+        parameters: Sequence[nn.Parameter],
+        worker: Worker,
+        *,
+        bf16: bool,
+        capture: bool,
+        joined: bool = False,
     ) -> None:
         self._worker = worker
         self._bf16 = bf16
-        self._parameters = objective.trained()
+        self._parameters = parameters
         self._joined: Tensor | None = None
         self._parts: list[Tensor] = []
         self._graph: torch.cuda.CUDAGraph | None = None
@@ -54,15 +68,16 @@ class Gradients:
                 for part, value in zip(torch.split(self._joined, sizes), self._parameters, strict=True)
             ]
 
-    def __call__(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
+    def __call__(self, *inputs: Tensor | None) -> OutcomeT:
         if self._calls_to_capture == 0:
-            self._capture(audio_BCT, depth_B)
+            self._capture(inputs)
         self._calls_to_capture -= 1
         if self._graph is None:
-            outcome = self._compute(audio_BCT, depth_B)
+            outcome = self._compute(inputs)
         else:
-            self._audio_BCT.copy_(audio_BCT)
-            self._depth_B.copy_(depth_B)
+            for memory, value in zip(self._inputs, inputs, strict=True):
+                if memory is not None and value is not None:
+                    memory.copy_(value, non_blocking=True)
             self._graph.replay()
             outcome = self._outcome
             for parameter, gradient in zip(self._parameters, self._gradients, strict=True):
@@ -73,24 +88,24 @@ class Gradients:
             torch._foreach_copy_(gradients, self._parts)  # type: ignore[arg-type]
         return outcome
 
-    def _compute(self, audio_BCT: Tensor, depth_B: Tensor) -> Outcome:
-        with torch.autocast(audio_BCT.device.type, torch.bfloat16, enabled=self._bf16):
-            outcome: Outcome = self._objective(audio_BCT, depth_B)
-        outcome[0].backward()  # type: ignore[no-untyped-call]
+    def _compute(self, inputs: Sequence[Tensor | None]) -> OutcomeT:
+        with torch.autocast(self._worker.device.type, torch.bfloat16, enabled=self._bf16):
+            outcome: OutcomeT = self._objective(*inputs)
+        outcome[0].backward()
         if self._parts:
             gradients = [value.grad for value in self._parameters]
             torch._foreach_copy_(self._parts, gradients)  # type: ignore[arg-type]
         return outcome
 
-    def _capture(self, audio_BCT: Tensor, depth_B: Tensor) -> None:
+    def _capture(self, inputs: Sequence[Tensor | None]) -> None:
         for parameter in self._parameters:
             parameter.grad = None  # so that a replay sets gradients instead of adding to them
-        self._audio_BCT, self._depth_B = audio_BCT.clone(), depth_B.clone()
+        self._inputs = [None if value is None else value.clone() for value in inputs]
         try:
             graph = torch.cuda.CUDAGraph()
             # Other threads (Ray's, the checkpoint's) may use the GPU meanwhile.
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
-                self._outcome = self._compute(self._audio_BCT, self._depth_B)
+                self._outcome = self._compute(self._inputs)
         except RuntimeError as error:
             reason = str(error).strip().splitlines()[0]
             message = f"steps run without a CUDA graph, which makes them slower: {reason}"

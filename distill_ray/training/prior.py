@@ -15,7 +15,7 @@ from pathlib import Path
 from typing import Any, Self
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill_ray.argument_types import checks_arguments
 from distill_ray.config.prior import PriorTrainConfig
@@ -32,6 +32,7 @@ from distill_ray.events.records import (
 from distill_ray.prior import (
     CodePrior,
     MemorizationReport,
+    PriorOutput,
     SamplingConfig,
     bits_per_second,
     check_memorization,
@@ -43,7 +44,9 @@ from distill_ray.prior.calibration import calibrate
 from distill_ray.prior.extraction import prompted_extraction
 from distill_ray.prior.histogram import LEAST_GAIN, histogram_nats
 from distill_ray.prior.windows import validation_windows
+from distill_ray.training.capture import Gradients
 from distill_ray.training.loop import Pace, Progress
+from distill_ray.training.optimizer import uses_bf16
 from distill_ray.training.retokenise import CodePool, Recordings
 from distill_ray.training.samples import CodeGenerator
 from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
@@ -114,6 +117,35 @@ class PriorFigures(Figures):
         return super().from_json({"controls": None, **values})
 
 
+PriorOutcome = tuple[Tensor, Tensor]
+
+
+class PriorObjective(nn.Module):
+    """A prior and its loss as one module, of tensors alone: DDP sees one forward, a graph its memory."""
+
+    def __init__(self, prior: CodePrior) -> None:
+        super().__init__()
+        self.prior = prior
+
+    def forward(
+        self,
+        codes_BQT: Tensor,
+        lengths_B: Tensor,
+        starts_B: Tensor,
+        conditions_BAT: Tensor | None,
+        masked_MQT: Tensor | None,
+    ) -> PriorOutcome:
+        """The loss, and summed nats and number of codes."""
+        output: PriorOutput = self.prior(
+            codes_BQT,
+            lengths_B=lengths_B,
+            starts_B=starts_B,
+            conditions_BAT=conditions_BAT,
+            masked_MQT=masked_MQT,
+        )
+        return output.loss, torch.stack([output.nats_Q.sum(), output.codes_Q.sum()])
+
+
 class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
     """A prior in training on one rank."""
 
@@ -155,7 +187,14 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         if codebooks_QKD is not None:
             model.init_from_codebooks(codebooks_QKD)
         model.to(worker.device)
-        self.wrapped = worker.wrap(model)
+        objective = PriorObjective(model)
+        self.gradients: Gradients[PriorOutcome] = Gradients(
+            objective,
+            [value for value in model.parameters() if value.requires_grad],
+            worker,
+            bf16=uses_bf16(training.precision, worker.device),
+            capture=worker.device.type == "cuda" and training.capture == "auto",
+        )
         self.sounds = (
             CodeGenerator(frame_rate=frame_rate, seed=training.seed) if samples and worker.rank == 0 else None
         )
@@ -181,19 +220,16 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         windows = self.pool.sampler(step).batch(
             step, training.batch_size, rank=worker.rank, world_size=worker.world_size
         )
-        self.wrapped.train()
-        with torch.autocast(worker.device.type, torch.bfloat16, enabled=self.bf16):
-            output = self.wrapped(
-                windows.codes_BQT,
-                lengths_B=windows.lengths_B,
-                starts_B=windows.starts_B,
-                conditions_BAT=windows.conditions_BAT,
-                masked_MQT=windows.masked_MQT,
-            )
-        output.loss.backward()
+        self.model.train()
+        _, row = self.gradients(
+            windows.codes_BQT,
+            windows.lengths_B,
+            windows.starts_B,
+            windows.conditions_BAT,
+            windows.masked_MQT,
+        )
         self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
-        row = torch.stack([output.nats_Q.sum(), output.codes_Q.sum()])
-        self.sums += torch.where(torch.isfinite(self.grad_norm), row, torch.zeros_like(row))
+        self.sums += torch.where(torch.isfinite(self.grad_norm), row, 0.0)
 
     def validate(self) -> float:
         self.figures.val_loss = self._score(self.val or self.train)

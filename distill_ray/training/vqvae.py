@@ -43,7 +43,7 @@ from distill_ray.training.samples import ExcerptDecoder
 from distill_ray.training.task import Amounts, Figures, ModelTask, nan_for_null, run_task
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
-from distill_ray.training.vq_objective import ADVERSARIAL_TERMS, Objective
+from distill_ray.training.vq_objective import ADVERSARIAL_TERMS, Objective, Outcome
 from distill_ray.training.vq_validation import HeldOut
 from distill_ray.training.worker import Worker
 from distill_ray.vqvae import (
@@ -183,7 +183,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         if from_audio:
             _initialise(model, self.batches, config)
         bf16 = uses_bf16(training.precision, device)
-        # A graph would draw the same random numbers at every step.
+        # A graph would draw the random numbers of its own seed where none is set before a step.
         capture = device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0
         self.uses_kernels = training.kernels == "auto" and _pays_off(config, self.steps_per_epoch)
         if device.type == "cuda" and self.uses_kernels and (reason := kernels.missing(device.type)):
@@ -191,7 +191,9 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             worker.emit(Notice(level="warning", message=message))
         self.consistency = torch.zeros((), device=device)
         objective = Objective(model, self.loss, config.loss, self.consistency)
-        self.gradients = Gradients(objective, worker, bf16=bf16, capture=capture)
+        self.gradients: Gradients[Outcome] = Gradients(
+            objective, objective.trained(), worker, bf16=bf16, capture=capture
+        )
         self.adversary = (
             Adversary(model, self.loss, config, worker, self.consistency, bf16=bf16, capture=capture)
             if config.adversarial.enabled

@@ -20,6 +20,7 @@ import functools
 import gc
 import json
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -28,13 +29,17 @@ from unittest import mock
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 sys.path.insert(0, str(Path(__file__).parent))
-from bench_device import begin, wait
+from bench_device import begin, wait, worker_in
 from musicgen import MusicgenPrior
 
 from distill_ray.config.prior import PriorConfig, PriorTrainConfig, PriorTrainingConfig
 from distill_ray.prior import CodePrior, SamplingConfig, fixed_steps, sample_codes
+from distill_ray.prior.codes import CodeSequence
+from distill_ray.prior.codes import _write_shard as write_shard
+from distill_ray.training.prior import PriorTask
 
 Row = dict[str, Any]
 
@@ -67,6 +72,9 @@ def main() -> None:
         "shape": str(shape_of(tiny=options.tiny)),
     }
     with_rivals = "rivals" not in options.skip
+    if "training" not in options.skip:
+        found["training"] = list(training(device, options, rivals=with_rivals))
+        write(options.out, found)
     if "sampling" not in options.skip:
         found["sampling"] = list(sampling(device, options, rivals=with_rivals))
         write(options.out, found)
@@ -114,6 +122,139 @@ def profiled(out: Path, name: str, work: Callable[[], object]) -> None:
         torch.cuda.synchronize()
     table = profile.key_averages().table(sort_by="cuda_time_total", row_limit=40, max_name_column_width=70)
     (out / f"kernels-{name}.txt").write_text(table)
+
+
+def training(device: torch.device, options: argparse.Namespace, *, rivals: bool) -> Iterator[Row]:
+    """Milliseconds a step of 16 windows, and codes a second."""
+    model = shape_of(tiny=options.tiny)
+    losses: dict[str, list[float]] = {}
+    for capture in ("off", "auto"):
+        with codes_in(model) as folder, peak(device):
+            settings = PriorTrainingConfig(epochs=1, batch_size=16, capture=capture)
+            config = PriorTrainConfig(model=model, training=settings)
+            task = PriorTask(
+                folder, config, worker_in(folder / "run", device), frame_rate=86.0, codebooks_QKD=None
+            )
+            name = "ours, captured" if capture == "auto" else "ours, uncaptured"
+            losses[name] = []
+            for step in range(8):
+                before = float(task.sums[0])
+                task.train_step(step, 0.1)
+                losses[name].append(float(task.sums[0]) - before)
+            yield steps_timed(device, options, name, task.train_step, model, losses=losses[name])
+            del task
+    said(losses_equal=losses["ours, captured"] == losses["ours, uncaptured"])
+    if rivals:
+        with contextlib.suppress(ImportError), peak(device):
+            rival = Gpt2(model).to(device)
+            yield steps_timed(device, options, "GPT-2", rival.train_step, model, parameters=count(rival))
+
+
+def steps_timed(
+    device: torch.device,
+    options: argparse.Namespace,
+    name: str,
+    train_step: Callable[[int, float], None],
+    model: PriorConfig,
+    **more: Any,
+) -> Row:
+    steps = 3 if options.tiny else 30
+    for step in range(8, 12):
+        train_step(step, 0.1)
+    turns = [
+        timed(device, lambda turn=turn: [train_step(12 + turn * steps + n, 0.1) for n in range(steps)])  # type: ignore[misc]
+        for turn in range(3)
+    ]
+    step_s = sorted(turns)[1] / steps
+    wait(device)
+    began = time.perf_counter()
+    train_step(200, 0.1)
+    host_s = time.perf_counter() - began
+    wait(device)
+    if options.profile and device.type == "cuda":
+        name_of_file = name.replace(", ", "-")
+        profiled(options.out, name_of_file, lambda: [train_step(300 + n, 0.1) for n in range(5)])
+    peak_gb = torch.cuda.max_memory_allocated() / 1e9 if device.type == "cuda" else 0.0
+    return said(
+        way=name,
+        step_ms=1e3 * step_s,
+        codes_a_second=16 * model.training_frames * model.num_quantizers / step_s,
+        host_ms=1e3 * host_s,
+        peak_gb=peak_gb,
+        **more,
+    )
+
+
+@contextlib.contextmanager
+def codes_in(model: PriorConfig) -> Iterator[Path]:
+    """A folder with codes of random recordings."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        rng = torch.Generator().manual_seed(0)
+        shape = (model.num_quantizers, 4 * model.training_frames)
+        write_shard(
+            folder,
+            [
+                CodeSequence(
+                    sha256=f"{index:064x}",
+                    split="val" if index == 0 else "train",
+                    codes_QT=torch.randint(model.codebook_size, shape, generator=rng).to(torch.int16),
+                )
+                for index in range(8)
+            ],
+        )
+        yield folder
+
+
+class Gpt2(nn.Module):
+    """`transformers`' GPT-2 over the same windows, with the delay pattern laid out beforehand."""
+
+    def __init__(self, model: PriorConfig) -> None:
+        from transformers import GPT2Config, GPT2Model
+
+        super().__init__()
+        torch.manual_seed(0)
+        self.shape = model
+        self.steps = model.training_frames + model.num_quantizers - 1
+        settings = GPT2Config(
+            vocab_size=1,
+            n_positions=self.steps,
+            n_embd=model.hidden_size,
+            n_layer=model.num_layers,
+            n_head=model.num_heads,
+            resid_pdrop=model.dropout,
+            embd_pdrop=model.dropout,
+            attn_pdrop=0.0,
+        )
+        self.net = GPT2Model(settings)
+        self.embeddings = nn.ModuleList(
+            nn.Embedding(model.codebook_size + 2, model.hidden_size) for _ in range(model.num_quantizers)
+        )
+        self.heads = nn.ModuleList(
+            nn.Linear(model.hidden_size, model.codebook_size, bias=False) for _ in range(model.num_quantizers)
+        )
+        self.optimizer: torch.optim.Optimizer | None = None
+
+    def train_step(self, step: int, fraction: float) -> None:
+        if self.optimizer is None:
+            self.optimizer = torch.optim.AdamW(self.parameters(), lr=3e-4, weight_decay=0.1, fused=True)
+        self.train()
+        device = self.net.wte.weight.device
+        shape = (self.shape.num_quantizers, 16, self.steps)
+        codes_QBS = torch.randint(self.shape.codebook_size, shape, device=device)
+        with torch.autocast(device.type, torch.bfloat16, enabled=device.type == "cuda"):
+            embedded_BSE = sum(
+                embedding(codes_BS) for embedding, codes_BS in zip(self.embeddings, codes_QBS, strict=True)
+            )
+            hidden_BSE = self.net(inputs_embeds=embedded_BSE, use_cache=False).last_hidden_state
+            losses = [
+                functional.cross_entropy(head(hidden_BSE).flatten(0, 1).float(), codes_BS.flatten())
+                for head, codes_BS in zip(self.heads, codes_QBS, strict=True)
+            ]
+        self.optimizer.zero_grad()
+        torch.stack(losses).mean().backward()
+        nn.utils.clip_grad_norm_(self.parameters(), 1.0)
+        self.optimizer.step()
 
 
 def new_prior(config: PriorConfig, device: torch.device) -> CodePrior:

@@ -162,3 +162,24 @@ def test_memorising_epochs_are_warned_of_once_and_the_best_is_kept(codes: Path, 
     epoch_warnings = [text for text in completed.memorization_warnings if text.startswith("from epoch")]
     assert [text.split()[2] for text in epoch_warnings] == [str(epoch) for epoch in stretches]
     assert completed.best_epoch < memorizing[-1]
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+@pytest.mark.parametrize("masked_share", [0.0, 0.25])
+def test_a_captured_step_is_the_step(codes: Path, tmp_path: Path, masked_share: float) -> None:
+    found = []
+    for capture in ("off", "auto"):
+        said: list[Event] = []
+        run = config(capture=capture)
+        run = dataclasses.replace(run, model=dataclasses.replace(run.model, masked_share=masked_share))
+        worker = LocalWorker(tmp_path / capture, device=torch.device("cuda"), listener=said.append)
+        task = PriorTask(codes, run, worker, frame_rate=125.0, codebooks_QKD=None)
+        losses = []
+        for step in range(8):  # with dropout, whose numbers are of the step
+            task.train_step(step, 0.1)
+            losses.append(float(task.sums[0]))
+        assert said == []
+        found.append((losses, task.model.state_dict()))
+    (eager, weights), (captured, same_weights) = found
+    assert captured == eager
+    assert all(torch.equal(value, same_weights[name]) for name, value in weights.items())
