@@ -23,7 +23,7 @@ from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import open_corpus
 from distill_ray.evaluate.copies import CopyDetector
-from distill_ray.evaluate.corpus_reference import Piece, corpus_pieces, corpus_reference, piece_sounds
+from distill_ray.evaluate.corpus_reference import corpus_pieces, corpus_reference, piece_sounds
 from distill_ray.evaluate.extraction import corpus_copy_detector
 from distill_ray.evaluate.reference import FEWEST_WINDOWS, Reference
 from distill_ray.evaluate.sound import Sound
@@ -99,52 +99,60 @@ class CorpusJudge:
 
     def __call__(self, loaded: LoadedVQModel, depths: Sequence[int], listener: Listener) -> JudgedDepths:
         """Every depth decodes the same codes, of sounds that all levels were generated of."""
-        device = loaded.device
-        codes = list(self._codes(loaded, listener))
-        sounds = list(_decoded(loaded, codes, loaded.vqvae_config.num_quantizers))
+        device, levels = loaded.device, loaded.vqvae_config.num_quantizers
+        codes, held_out_codes = list(self._codes(loaded, listener)), list(self._held_out(loaded))
+        sounds = list(_decoded(loaded, codes, levels))
         copies = self.detector.find(sounds)
         scores: list[GeneratedScore] = []
         for depth in depths:
             note, done, total = f"{depth} levels", len(scores), len(depths)
             listener(StageProgress(stage="judge", done=done, total=total, note=note))
-            generated = self.reference.judge(_decoded(loaded, codes, depth), seed=self.seed, device=device)
-            held_out = self.reference.judge(self._held_out(loaded, depth), seed=self.seed, device=device)
+            made = sounds if depth == levels else _decoded(loaded, codes, depth)
+            generated = self.reference.judge(made, seed=self.seed, device=device)
+            again = _decoded(loaded, held_out_codes, depth)
+            held_out = self.reference.judge(again, seed=self.seed, device=device)
             scores.append(GeneratedScore(levels=depth, generated=generated.ratio, decoded=held_out.ratio))
         return JudgedDepths(scores=tuple(scores), copied=copies.verdict == COPIES)
 
-    def _codes(self, loaded: LoadedVQModel, listener: Listener) -> Iterator[Tensor]:
+    def _codes(self, loaded: LoadedVQModel, listener: Listener) -> Iterator[_Codes]:
         count = math.ceil(_WINDOWS.get(loaded.device.type, 96) / windows_of(SOUND_SECONDS))
         settings = GenerationSettings(count=count, seconds=SOUND_SECONDS, seed=self.seed)
         request = make_request(loaded, settings, None, None)
         for group in range(-(-count // request.batch)):
             done = group * request.batch
             listener(StageProgress(stage="generate", done=done, total=count))
-            yield from request.codes(group, lambda frame: None)[: count - done]
+            for number, codes_QF in enumerate(request.codes(group, lambda frame: None)[: count - done], done):
+                yield _Codes(name=f"sound {number}", codes_QF=codes_QF)
 
     @torch.inference_mode()
-    def _held_out(self, loaded: LoadedVQModel, depth: int) -> Iterator[Sound]:
+    def _held_out(self, loaded: LoadedVQModel) -> Iterator[_Codes]:
+        """Of training audio where too little is held out."""
         corpus = open_corpus(self.corpus)
         held_out = self.reference.held_out
         enough = held_out is not None and len(held_out.windows["short"]) >= FEWEST_WINDOWS
         pieces = corpus_pieces(corpus, "val" if enough else "train")
-        for sound in piece_sounds(corpus, pieces[:: 1 + int(_seconds(pieces, corpus) / _MOST_HELD_OUT)]):
-            audio_1CT = sound.audio_CT[None].to(loaded.device)
-            codes_1QF = loaded.model.encode(audio_1CT)[:, :depth]
-            decoded_1CT = loaded.model.decode(codes_1QF, audio_1CT.shape[2])
-            yield sound._replace(audio_CT=decoded_1CT[0].clamp(-1, 1).cpu())
+        seconds = sum(piece.samples for piece in pieces) / corpus.sample_rate
+        for sound in piece_sounds(corpus, pieces[:: math.ceil(seconds / _MOST_HELD_OUT)]):
+            codes_1QF = loaded.model.encode(sound.audio_CT[None].to(loaded.device))
+            yield _Codes(name=sound.name, codes_QF=codes_1QF[0], samples=sound.audio_CT.shape[1])
 
 
-def _seconds(pieces: Sequence[Piece], corpus: Corpus) -> float:
-    return sum(piece.samples for piece in pieces) / corpus.sample_rate
+@dataclass(frozen=True, kw_only=True)
+class _Codes:
+    """A sound's codes of all levels; samples: its length, by default what the codes have."""
+
+    name: str
+    codes_QF: Tensor
+    samples: int | None = None
 
 
 @torch.inference_mode()
-def _decoded(loaded: LoadedVQModel, codes: Sequence[Tensor], depth: int) -> Iterator[Sound]:
-    """The sounds of codes_QF with the first `depth` levels."""
-    config = loaded.vqvae_config
-    for number, codes_QF in enumerate(codes):
-        audio_1CT = loaded.model.decode(codes_QF[None, :depth].to(loaded.device))
-        yield Sound(f"sound {number}", audio_1CT[0].clamp(-1, 1).cpu(), config.sample_rate)
+def _decoded(loaded: LoadedVQModel, sounds: Sequence[_Codes], depth: int) -> Iterator[Sound]:
+    """The sounds with the first `depth` levels of their codes."""
+    for each in sounds:
+        codes_1QF = each.codes_QF[None, :depth].to(loaded.device)
+        audio_1CT = loaded.model.decode(codes_1QF, each.samples)
+        yield Sound(each.name, audio_1CT[0].clamp(-1, 1).cpu(), loaded.vqvae_config.sample_rate)
 
 
 @dataclass(frozen=True, kw_only=True)
