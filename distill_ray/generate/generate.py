@@ -5,15 +5,16 @@ A continuation holds the prompt, as the codec reconstructs it, and then what fol
 over all that was generated, and are decoded with full context (`vqvae/streaming.py`): long outputs have no
 seams.
 
-Legend: Q RVQ levels, F code frames.
+Legend: B sounds of a group, C channels, T samples, Q RVQ levels, F code frames.
 """
 
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
+import torch
 from torch import Tensor
 
 from distill_ray.bundle.read import LoadedVQModel
@@ -35,13 +36,15 @@ from distill_ray.prior import SamplingConfig
 from distill_ray.prior.fixed_steps import graph_kept
 from distill_ray.storage.output_file import check_output
 from distill_ray.storage.paths import AnyPath, as_path
-from distill_ray.vqvae import decode_blocks
+from distill_ray.vqvae import decode_batches, decode_blocks
 
 Progress = Callable[[StageProgress], None]
 Accepts = Callable[[Path, float], bool]
 """Whether a sound that was written, with so many seconds of prompt, may stay."""
 MOST_DRAWS = 8
 """How often a sound is drawn until it is accepted."""
+_MOST_TOGETHER = 1 << 26
+"""Numbers of audio that are decoded together, and held, at most."""
 
 
 def generate_samples(
@@ -129,19 +132,19 @@ def _write_sounds(
     prompt_seconds = request.prompt_frames / config.frame_rate
     draws: list[int] = []
 
-    def write(path: Path, codes_QF: Tensor) -> bool:
-        blocks = decode_blocks(loaded.model, [codes_QF], request.samples, chunk_frames=CHUNK_FRAMES)
-        write_audio(path, blocks, sample_rate=config.sample_rate, channels=config.channels)
+    def write(path: Path, blocks_CT: Iterable[Tensor]) -> bool:
+        write_audio(path, blocks_CT, sample_rate=config.sample_rate, channels=config.channels)
         return accepts is None or accepts(path, prompt_seconds)
 
     try:
-        for path, codes_QF in zip(files, _sampled(request, len(files), on_progress), strict=True):
+        sounds = _sampled(loaded, request, len(files), on_progress)
+        for path, blocks_CT in zip(files, sounds, strict=True):
             number, attempt = len(draws), 1
-            accepted = write(path, codes_QF)
+            accepted = write(path, blocks_CT)
             while not accepted and attempt < MOST_DRAWS:
                 group, row = divmod(number, request.batch)
                 again_BQF = request.codes(group, lambda frame: None, attempt=attempt)
-                accepted = write(path, again_BQF[row].cpu())
+                accepted = write(path, list(_decoded(loaded, request, again_BQF, row + 1))[row])
                 attempt += 1
             if not accepted:
                 path.unlink()
@@ -159,8 +162,10 @@ def _write_sounds(
     return draws
 
 
-def _sampled(request: Request, count: int, on_progress: Progress | None) -> Iterator[Tensor]:
-    """The codes [Q, F] of each of `count` sounds, prompt included."""
+def _sampled(
+    loaded: LoadedVQModel, request: Request, count: int, on_progress: Progress | None
+) -> Iterator[Iterable[Tensor]]:
+    """Blocks of audio [C, T] of each of `count` sounds, prompt included."""
     groups = -(-count // request.batch)
     for group in range(groups):
 
@@ -169,4 +174,24 @@ def _sampled(request: Request, count: int, on_progress: Progress | None) -> Iter
                 total = groups * request.frames
                 on_progress(StageProgress(stage="generate", done=before + frame, total=total, note="frames"))
 
-        yield from request.codes(group, tell)[: count - group * request.batch].cpu()
+        codes_BQF = request.codes(group, tell)
+        yield from _decoded(loaded, request, codes_BQF, min(request.batch, count - group * request.batch))
+
+
+def _decoded(
+    loaded: LoadedVQModel, request: Request, codes_BQF: Tensor, count: int
+) -> Iterator[Iterable[Tensor]]:
+    """Blocks of audio [C, T] of each of the first `count` sounds of a group.
+
+    All of the group are decoded together, however many are wanted: a product rounds by its size. Where they
+    are too long for that one after another, block by block.
+    """
+    model, samples = loaded.model, request.samples
+    if len(codes_BQF) == 1 or len(codes_BQF) * samples * loaded.vqvae_config.channels > _MOST_TOGETHER:
+        for codes_QF in codes_BQF[:count].cpu():
+            yield decode_blocks(model, [codes_QF], samples, chunk_frames=CHUNK_FRAMES)
+        return
+    blocks_BCT = decode_batches(model, [codes_BQF], samples, chunk_frames=CHUNK_FRAMES)
+    audio_BCT = torch.cat([block_BCT[:count].cpu() for block_BCT in blocks_BCT], dim=2)
+    for audio_CT in audio_BCT:
+        yield [audio_CT]

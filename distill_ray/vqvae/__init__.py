@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from distill_ray.vqvae.model import VQVAE
     from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
     from distill_ray.vqvae.results import VQVAEOutput
-    from distill_ray.vqvae.streaming import decode_blocks, decode_latents, encode_long
+    from distill_ray.vqvae.streaming import decode_batches, decode_blocks, decode_latents, encode_long
 
 __all__ = [
     "VQVAE",
@@ -48,6 +48,7 @@ __all__ = [
     "code_agreement",
     "codebook_health",
     "codec_loss",
+    "decode_batches",
     "decode_blocks",
     "decode_latents",
     "encode_long",
@@ -72,6 +73,7 @@ __getattr__ = lazy_exports(
         "code_agreement": "distill_ray.vqvae.agreement",
         "codebook_health": "distill_ray.vqvae.health",
         "codec_loss": "distill_ray.vqvae.magnitude_loss",
+        "decode_batches": "distill_ray.vqvae.streaming",
         "decode_blocks": "distill_ray.vqvae.streaming",
         "decode_latents": "distill_ray.vqvae.streaming",
         "encode_long": "distill_ray.vqvae.streaming",

@@ -87,7 +87,6 @@ def decode_latents(model: VQVAE, latent_FL: Tensor, *, chunk_frames: int) -> Ten
     return torch.cat(parts, dim=1)
 
 
-@torch.no_grad()
 def decode_blocks(
     model: VQVAE,
     blocks_QF: Iterable[Tensor],
@@ -96,7 +95,27 @@ def decode_blocks(
     chunk_frames: int,
     on_frames: Callable[[int], None] | None = None,
 ) -> Iterator[Tensor]:
-    """Audio float32 [C, T] on the model's device, block by block as its codes come in.
+    """Audio float32 [C, T] of one sound on the model's device, block by block as its codes come in.
+
+    As `decode_batches`, of codes int64 [Q, F].
+    """
+    blocks_BQF = (block_QF[None] for block_QF in blocks_QF)
+    for audio_BCT in decode_batches(
+        model, blocks_BQF, samples, chunk_frames=chunk_frames, on_frames=on_frames
+    ):
+        yield audio_BCT[0]
+
+
+@torch.no_grad()
+def decode_batches(
+    model: VQVAE,
+    blocks_BQF: Iterable[Tensor],
+    samples: int,
+    *,
+    chunk_frames: int,
+    on_frames: Callable[[int], None] | None = None,
+) -> Iterator[Tensor]:
+    """Audio float32 [B, C, T] of a batch of sounds on the model's device, block by block as their codes come.
 
     The codes may be whole or arrive in blocks of any size: a block of audio is computed once the
     `chunk_frames` frames that it stands for and the `context_frames` after them are there, and no further
@@ -105,7 +124,7 @@ def decode_blocks(
 
     Args:
         model: in eval mode, on any device.
-        blocks_QF: int64, consecutive in time, each of at least one frame; the first levels suffice.
+        blocks_BQF: int64, consecutive in time, each of at least one frame; the first levels suffice.
         samples: how many the blocks of audio hold in all, at most those of all codes.
         chunk_frames: code frames of a block of audio; memory and latency grow with it.
         on_frames: called with the number of frames decoded so far.
@@ -127,24 +146,24 @@ def decode_blocks(
     def decode(stop: int) -> Iterator[Tensor]:
         """What frames `done` to `stop` settle, where that is any; forgets what no later frame depends on."""
         nonlocal first, done, told
-        held_QF = torch.cat(held, dim=1) if len(held) > 1 else held[0]
+        held_BQF = torch.cat(held, dim=2) if len(held) > 1 else held[0]
         seen_start, seen_stop = max(0, done - context), min(come, stop + context)
-        seen_BQF = held_QF[None, :, seen_start - first : seen_stop - first].to(device)
+        seen_BQF = held_BQF[:, :, seen_start - first : seen_stop - first].to(device)
         model.check_codes(seen_BQF)
         own = slice(done - seen_start, min(stop, wanted) - seen_start)
         settled_BCT = stream.push(model.quantizer.decode(seen_BQF), own, last=stop >= wanted)
-        audio_CT = settled_BCT[0, :, : samples - told].clamp(-1.0, 1.0)
+        audio_BCT = settled_BCT[:, :, : samples - told].clamp(-1.0, 1.0)
         forgotten = max(first, stop - context)
-        held[:] = [held_QF[:, forgotten - first :]]
-        first, done, told = forgotten, stop, told + audio_CT.shape[1]
+        held[:] = [held_BQF[:, :, forgotten - first :]]
+        first, done, told = forgotten, stop, told + audio_BCT.shape[2]
         if on_frames is not None:
             on_frames(done)
-        if audio_CT.shape[1] > 0:
-            yield audio_CT
+        if audio_BCT.shape[2] > 0:
+            yield audio_BCT
 
-    for block_QF in blocks_QF:
-        held.append(block_QF)
-        come += block_QF.shape[1]
+    for block_BQF in blocks_BQF:
+        held.append(block_BQF)
+        come += block_BQF.shape[2]
         while done < wanted and come >= done + chunk_frames + context:
             yield from decode(done + chunk_frames)
         if done >= wanted:

@@ -259,3 +259,17 @@ def test_an_audio_file_is_the_one_sound_s_own(tmp_path: Path, make_loaded: MakeL
     (tmp_path / "album.wav").mkdir()
     report = generate_samples(loaded, seconds=0.1, out_dir=tmp_path / "album.wav")
     assert report.files == (str(tmp_path / "album.wav" / "sample_s0_000.wav"),)
+
+
+def test_sounds_too_long_to_be_decoded_together_are_the_same(
+    tmp_path: Path, make_loaded: MakeLoaded, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distill_ray.generate.request._BATCH", {"cpu": 3})
+    loaded = make_loaded()
+    together = generate_samples(loaded, count=4, seconds=0.3, out_dir=tmp_path / "together").files
+    monkeypatch.setattr("distill_ray.generate.generate._MOST_TOGETHER", 0)
+    alone = generate_samples(loaded, count=4, seconds=0.3, out_dir=tmp_path / "alone").files
+    for one, other in zip(together, alone, strict=True):
+        (pcm, _), (same, _) = soundfile.read(one, dtype="int16"), soundfile.read(other, dtype="int16")
+        assert np.abs(pcm).max() > 100
+        assert np.abs(pcm.astype(int) - same).max() <= 1
