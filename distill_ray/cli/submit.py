@@ -76,7 +76,7 @@ def command(
     check_name(job_name)
     line = write_command(asked, name=job_name, storage=storage)
     client = jobs.connect(address, token_file)
-    facts = client.check()
+    facts = client.check(on_wait=say)
     notice = python_notice(facts)
     if notice:
         say(f"warning: {notice}")

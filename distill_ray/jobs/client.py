@@ -27,8 +27,8 @@ from distill_ray.jsonable import parse_json
 # A dashboard needs milliseconds; with the start of Python, a user hears within 5 s.
 ANSWER_WITHIN_S = 3.0
 _CONNECT_LEAST_S = 1.0
-AGENT_WITHIN_S = 60.0
-_AGENT_PAUSE_S = 0.5
+STARTED_WITHIN_S = 60.0  # a cluster that has just started: its first node, and the agent that takes jobs
+_PAUSE_S = 0.5
 _NO_AGENT = b"No available agent"
 WORK_WITHIN_S = 60.0  # uploads and submissions, whose answer waits for work on the cluster
 _OLDEST_PYTHON = (3, 11)
@@ -76,8 +76,10 @@ class JobClient:
         """What every request carries; holds the token."""
         return {"Authorization": f"Bearer {self._token.value}"} if self._token is not None else {}
 
-    def check(self) -> ClusterFacts:
+    def check(self, on_wait: Callable[[str], None] | None = None) -> ClusterFacts:
         """Say within seconds what would keep a job from working there.
+
+        A cluster that has just started knows no node yet: it is waited for, once said to `on_wait`.
 
         Raises ClusterError where Ray's minor version is not this program's, Python is too old for it, or no
         node is known.
@@ -98,11 +100,11 @@ class JobClient:
                 f"the cluster at {self.address} runs Python {python}; distill-ray needs "
                 f"{'.'.join(map(str, _OLDEST_PYTHON))} or newer there"
             )
-        return ClusterFacts(ray_version=ray, python_version=python, resources=self._resources())
+        return ClusterFacts(ray_version=ray, python_version=python, resources=self._resources(on_wait))
 
-    def _resources(self) -> dict[str, float]:
+    def _resources(self, on_wait: Callable[[str], None] | None) -> dict[str, float]:
         """What the living nodes have; the head is one, but a dashboard that has just started names none."""
-        deadline = time.monotonic() + ANSWER_WITHIN_S
+        deadline = time.monotonic() + STARTED_WITHIN_S
         while True:
             found = self._data("/api/v0/nodes?detail=1&limit=10000").get("result")
             nodes = found.get("result", []) if isinstance(found, dict) else []
@@ -114,7 +116,10 @@ class JobClient:
                 raise self._not_ray() from None
             if time.monotonic() > deadline:
                 raise ClusterError(f"the cluster at {self.address} names no node yet; try again in a moment")
-            time.sleep(0.2)
+            if on_wait:
+                on_wait(f"the cluster at {self.address} is starting: waiting for its first node")
+                on_wait = None
+            time.sleep(_PAUSE_S)
 
     def jobs(self) -> list[JobRecord]:
         """All submitted jobs, the oldest first."""
@@ -149,7 +154,7 @@ class JobClient:
         A cluster that has just started has no agent yet that takes jobs: it is waited for, once said to
         `on_wait`.
         """
-        content, deadline = json.dumps(request).encode(), time.monotonic() + AGENT_WITHIN_S
+        content, deadline = json.dumps(request).encode(), time.monotonic() + STARTED_WITHIN_S
         while True:
             status, body = self._ask("POST", "/api/jobs/", content, WORK_WITHIN_S)
             if status < 500 or _NO_AGENT not in body or time.monotonic() > deadline:
@@ -157,7 +162,7 @@ class JobClient:
             if on_wait:
                 on_wait(f"the cluster at {self.address} is starting: waiting for the agent that takes jobs")
                 on_wait = None
-            time.sleep(_AGENT_PAUSE_S)
+            time.sleep(_PAUSE_S)
         if status != 200 and "already exists" in body.decode("utf-8", "replace"):
             name = request.get("submission_id")
             raise UsageError(f"the cluster already has a job named {name}; choose another --name")

@@ -44,7 +44,7 @@ class Cluster:
     def says(self, kind: str, document: dict[str, Any]) -> None:
         self.log += f"distill-ray-{kind} {json.dumps(document)}\n"
 
-    def check(self) -> ClusterFacts:
+    def check(self, on_wait: object = None) -> ClusterFacts:
         return ClusterFacts(ray_version="2.60.0", python_version="", resources={"CPU": 2.0})
 
     def jobs(self) -> list[JobRecord]:

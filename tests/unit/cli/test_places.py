@@ -79,7 +79,7 @@ class Cluster:
     def __init__(self) -> None:
         self.asked: list[Any] = []
 
-    def check(self) -> ClusterFacts:
+    def check(self, on_wait: object = None) -> ClusterFacts:
         self.asked.append("check")
         return ClusterFacts(ray_version="2.60.0", python_version="", resources={"CPU": 2.0})
 

@@ -104,13 +104,16 @@ def nodes(*resources: dict[str, float]) -> tuple[int, str]:
 def test_a_dashboard_that_has_just_started_is_asked_for_its_nodes_again(peer, monkeypatch):
     answers = dashboard(nodes=nodes())
     client = peer(answers).client()
-    said = iter([nodes({}), nodes({"CPU": 1.0})])
-    monkeypatch.setattr(job_client.time, "sleep", lambda _: answers.update(nodes=next(said)))
-    assert client.check().resources == {"CPU": 1.0}
+    named = iter([nodes({}), nodes({"CPU": 1.0})])
+    monkeypatch.setattr(job_client.time, "sleep", lambda _: answers.update(nodes=next(named)))
+    said: list[str] = []
+    assert client.check(said.append).resources == {"CPU": 1.0}
+    assert len(said) == 1
+    assert "is starting: waiting for its first node" in said[0]
 
 
 def test_a_dashboard_that_never_names_a_node_is_given_up(peer, monkeypatch):
-    monkeypatch.setattr(job_client, "ANSWER_WITHIN_S", 0.3)
+    monkeypatch.setattr(job_client, "STARTED_WITHIN_S", 0.3)
     with pytest.raises(ClusterError, match="names no node yet; try again"):
         peer(dashboard(nodes=nodes())).client().check()
 
@@ -302,7 +305,7 @@ def test_a_cluster_that_is_starting_is_waited_for_and_that_is_said(peer, monkeyp
 
 
 def test_an_agent_that_never_comes_is_waited_for_so_long_and_no_longer(peer, monkeypatch):
-    monkeypatch.setattr(job_client, "AGENT_WITHIN_S", 0.2)
-    monkeypatch.setattr(job_client, "_AGENT_PAUSE_S", 0.05)
+    monkeypatch.setattr(job_client, "STARTED_WITHIN_S", 0.2)
+    monkeypatch.setattr(job_client, "_PAUSE_S", 0.05)
     with pytest.raises(ClusterError, match="answers 500: Exception: No available agent"):
         peer({"jobs": NO_AGENT}).client().submit({"submission_id": "a"})
