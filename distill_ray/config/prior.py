@@ -150,6 +150,7 @@ class PriorTrainingConfig(Section):
         "auto", "arithmetic; auto: bf16 on GPUs, fp32 on CPUs", choices=("auto", "bf16", "fp32")
     )
     capture: str = setting("auto", "CUDA graphs; auto: a step is one graph on GPUs", choices=("auto", "off"))
+    kernels: str = setting("auto", "Triton kernels; auto: on GPUs that run them", choices=("auto", "off"))
     seed: int = setting(
         0, "seed of all that is random", flag="--seed", run_flag="--seed", low=0, high=2**31 - 1
     )

@@ -29,6 +29,7 @@ from torch.nn import functional
 
 from distill_ray.argument_types import checks_arguments
 from distill_ray.config.prior import PriorConfig
+from distill_ray.prior import fusing
 from distill_ray.prior.patterns import CodePattern, code_pattern, flatten_codes
 from distill_ray.prior.transformer import KVCache, Transformer
 
@@ -324,16 +325,18 @@ class CodePrior(nn.Module):
             hidden_QNE = hidden_BSE.view(batch, frames, levels, -1).permute(2, 0, 1, 3).flatten(1, 2)
             logits_QNK = torch.bmm(hidden_QNE, self.heads_QKE.transpose(1, 2))
             targets_QN = targets_BQT.transpose(0, 1).flatten(1)
-            nats_QN = functional.cross_entropy(
-                logits_QNK.flatten(0, 1).float(), targets_QN.flatten(), ignore_index=IGNORED, reduction="none"
-            )
+            nats_QN = _nats_of(logits_QNK.flatten(0, 1), targets_QN.flatten())
             return nats_QN.view(levels, batch, frames).sum(dim=2).T
         targets_BQS = self.pattern.lay_out(targets_BQT, IGNORED)
         logits_BSX = functional.linear(hidden_BSE, self.heads_QKE.flatten(0, 1))
-        nats = functional.cross_entropy(
-            logits_BSX.view(-1, self.config.codebook_size).float(),
-            targets_BQS.transpose(1, 2).flatten(),
-            ignore_index=IGNORED,
-            reduction="none",
-        )
+        nats = _nats_of(logits_BSX.view(-1, self.config.codebook_size), targets_BQS.transpose(1, 2).flatten())
         return nats.view(targets_BQS.shape[0], -1, levels).sum(dim=1)
+
+
+def _nats_of(logits_NK: Tensor, targets_N: Tensor) -> Tensor:
+    """nats_N of the targets; ignored ones count nothing."""
+    if fusing.usable(logits_NK):
+        from distill_ray.prior.training_kernels import nats
+
+        return nats(logits_NK, targets_N)
+    return functional.cross_entropy(logits_NK.float(), targets_N, ignore_index=IGNORED, reduction="none")

@@ -20,7 +20,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill_ray.prior import fusing
+
 ROTARY_BASE = 10_000.0
+_MOST_SEED = 2**31 - 1
 
 
 class KVCache:
@@ -123,8 +126,8 @@ def _has_sliding_kernel(x: Tensor, width: int) -> bool:
     """Whether flash attention takes heads of `width` in the dtype that products with `x` have."""
     if x.device.type != "cuda" or torch.version.hip is not None or width > 256 or width % 8:
         return False
-    dtype = torch.get_autocast_dtype("cuda") if torch.is_autocast_enabled("cuda") else x.dtype
-    return dtype in (torch.bfloat16, torch.float16) and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    is_half = fusing.product_dtype(x) in (torch.bfloat16, torch.float16)
+    return is_half and torch.cuda.get_device_capability(x.device) >= (8, 0)
 
 
 class Attention(nn.Module):
@@ -264,10 +267,12 @@ class Transformer(nn.Module):
         steps, device = x_BSE.shape[1], x_BSE.device
         if cache is None:
             cos_SD, sin_SD = self._rotary(steps, device)
-            sight = self._sight(x_BSE) if causal else Sight()
+            sight = self.sight(x_BSE) if causal else Sight()
         else:
             cos_SD, sin_SD = cache.rotary(steps, self.head_width, device)
             sight = Sight(mask_SX=cache.visible(steps, device) if steps > 1 else None)
+        if cache is None and fusing.usable(x_BSE):
+            return self.through_kernels(x_BSE, cos_SD, sin_SD, sight)
         x_BSE = self.dropout(x_BSE)
         for layer, block in enumerate(self.blocks):
             x_BSE = block(x_BSE, cos_SD, sin_SD, sight, cache, layer)
@@ -276,7 +281,35 @@ class Transformer(nn.Module):
         y_BSE: Tensor = self.norm(x_BSE)
         return y_BSE
 
-    def _sight(self, x_BSE: Tensor) -> Sight:
+    def through_kernels(self, x_BSE: Tensor, cos_SD: Tensor, sin_SD: Tensor, sight: Sight) -> Tensor:
+        """y_BSE of a training step, in the dtype of products."""
+        from distill_ray.prior import training_kernels as kernels
+
+        batch, steps, size = x_BSE.shape
+        p, dtype = self.dropout.p if self.training else 0.0, fusing.product_dtype(x_BSE)
+        count = 2 * len(self.blocks) + 1
+        seeds = torch.randint(_MOST_SEED, (count,), device=x_BSE.device) if p else x_BSE.new_zeros(count)
+        blocks = [block for block in self.blocks if isinstance(block, Block)]
+        norms = [norm for block in blocks for norm in (block.attention_norm, block.mlp_norm)]
+        norms.append(self.norm)
+
+        def added(x_NE: Tensor | None, y_NE: Tensor, place: int) -> tuple[Tensor, Tensor]:
+            return kernels.add_norm(x_NE, y_NE, norms[place], seeds[place : place + 1], p, dtype)
+
+        x_NE, normed_NE = added(None, x_BSE.reshape(-1, size), 0)
+        for layer, block in enumerate(blocks):
+            attention, mlp = block.attention, block.mlp
+            query, key, value = (
+                part_NE.view(batch, steps, attention.num_heads, -1).transpose(1, 2)
+                for part_NE in kernels.rotated(attention.qkv(normed_NE), cos_SD, sin_SD)
+            )
+            y_NE = sight.attended(query, key, value).reshape(batch * steps, size)
+            x_NE, normed_NE = added(x_NE, attention.out(y_NE), 2 * layer + 1)
+            y_NE = mlp.down(kernels.gated(mlp.gate_up(normed_NE)))
+            x_NE, normed_NE = added(x_NE, y_NE, 2 * layer + 2)
+        return normed_NE.view(batch, steps, size)
+
+    def sight(self, x_BSE: Tensor) -> Sight:
         """That of steps which see the `window` up to themselves."""
         steps, device = x_BSE.shape[1], x_BSE.device
         if steps <= self.window:

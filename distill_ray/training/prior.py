@@ -8,6 +8,7 @@ Shapes: B windows, Q RVQ levels, T code frames, K codes, D code dimensions.
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
@@ -23,6 +24,7 @@ from distill_ray.config.resolve import prior_steps_per_epoch
 from distill_ray.events.records import (
     Event,
     LevelTemperature,
+    Notice,
     PriorEpochMetrics,
     PriorStepMetrics,
     PriorTrainingCompleteEvent,
@@ -36,6 +38,7 @@ from distill_ray.prior import (
     SamplingConfig,
     bits_per_second,
     check_memorization,
+    fusing,
     load_code_sequences,
     perplexity,
     sample_codes,
@@ -53,6 +56,8 @@ from distill_ray.training.task import Amounts, Figures, ModelTask, run_task
 from distill_ray.training.worker import Worker
 
 _VALIDATION_BATCH = 16
+_LEAST_MINUTES_OF_KERNELS, _LEAST_STEPS_OF_KERNELS = 0.5, 500
+"""Of a training that Triton kernels are compiled for, which takes seconds where it was not done before."""
 _CHECKED_WINDOWS = 8  # generated at the end and compared with the training codes
 
 
@@ -187,12 +192,14 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         if codebooks_QKD is not None:
             model.init_from_codebooks(codebooks_QKD)
         model.to(worker.device)
+        bf16 = uses_bf16(training.precision, worker.device)
+        self.uses_kernels = bf16 and self._kernels_pay_off(config) and self._kernels_run(model, worker)
         objective = PriorObjective(model)
         self.gradients: Gradients[PriorOutcome] = Gradients(
             objective,
             [value for value in model.parameters() if value.requires_grad],
             worker,
-            bf16=uses_bf16(training.precision, worker.device),
+            bf16=bf16,
             capture=worker.device.type == "cuda" and training.capture == "auto",
         )
         self.sounds = (
@@ -213,6 +220,34 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             sums=2,  # nats, codes
         )
 
+    def _kernels_pay_off(self, config: PriorTrainConfig) -> bool:
+        """Whether the training is long enough for what compiling them may take."""
+        training = config.training
+        is_long = training.max_minutes is None or training.max_minutes >= _LEAST_MINUTES_OF_KERNELS
+        steps = math.inf if training.epochs is None else training.epochs * self.steps_per_epoch
+        return training.kernels == "auto" and is_long and steps >= _LEAST_STEPS_OF_KERNELS
+
+    def _kernels_run(self, model: CodePrior, worker: Worker) -> bool:
+        """Whether the kernels of training can be had here, after trying them; says why not."""
+        if worker.device.type != "cuda":
+            return False
+        codes_BQT = torch.zeros(2, model.config.num_quantizers, 16, dtype=torch.int64, device=worker.device)
+        try:
+            with fusing.enabled(), torch.autocast(worker.device.type, torch.bfloat16):
+                loss = model(codes_BQT).loss
+            loss.backward()
+            gradients = [value.grad for value in model.parameters() if value.grad is not None]
+            if not all(bool(gradient.isfinite().all()) for gradient in gradients):
+                raise RuntimeError("a gradient is not finite")
+        except Exception as error:  # whatever a compiler, a driver or a missing header may raise
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            message = f"steps run without Triton kernels, which makes them slower: {reason}"
+            worker.emit(Notice(level="warning", message=message))
+            return False
+        finally:
+            model.zero_grad()
+        return True
+
     def train_step(self, step: int, fraction: float) -> None:
         training, worker = self.config.training, self.worker
         # Dropout must be the same after a resume, and different on each rank.
@@ -221,13 +256,14 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             step, training.batch_size, rank=worker.rank, world_size=worker.world_size
         )
         self.model.train()
-        _, row = self.gradients(
-            windows.codes_BQT,
-            windows.lengths_B,
-            windows.starts_B,
-            windows.conditions_BAT,
-            windows.masked_MQT,
-        )
+        with fusing.enabled(self.uses_kernels):
+            _, row = self.gradients(
+                windows.codes_BQT,
+                windows.lengths_B,
+                windows.starts_B,
+                windows.conditions_BAT,
+                windows.masked_MQT,
+            )
         self.grad_norm = self.optimizer.step(self.lr_scale(step, fraction))
         self.sums += torch.where(torch.isfinite(self.grad_norm), row, 0.0)
 

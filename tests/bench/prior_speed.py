@@ -2,9 +2,10 @@
 
     python3 tests/bench/prior_speed.py --out DIR [--tiny] [--profile] [--skip training sampling]
 
-Training: a step captured and uncaptured, and GPT-2 of the same shape as it comes (bf16 autocast, SDPA, fused
-AdamW), one head and one embedding for each level as ours. Sampling: as a CUDA graph and plain, and MusicGen's
-decoder of the same shape with its static and its growing cache. Rivals without `transformers` are left out.
+Training: a step with and without kernels, captured and not, and GPT-2 of the same shape as it comes (bf16
+autocast, SDPA, fused AdamW), one head and one embedding for each level as ours. Sampling: as a CUDA graph and
+plain, and MusicGen's decoder of the same shape with its static and its growing cache. Rivals without
+`transformers` are left out.
 
 "equal" is the share of codes that graph and plain draw alike. Rounding moves a boundary now and then, after
 which a sound goes another way: "draws_apart" is how often, among draws after the same past.
@@ -42,6 +43,12 @@ from distill_ray.prior.codes import _write_shard as write_shard
 from distill_ray.training.prior import PriorTask
 
 Row = dict[str, Any]
+OURS: dict[str, Any] = {
+    "plain, eager": {"capture": "off", "kernels": "off"},
+    "plain, captured": {"kernels": "off"},
+    "kernels, eager": {"capture": "off"},
+    "kernels, captured": {},
+}
 
 
 def shape_of(*, tiny: bool) -> PriorConfig:
@@ -128,14 +135,13 @@ def training(device: torch.device, options: argparse.Namespace, *, rivals: bool)
     """Milliseconds a step of 16 windows, and codes a second."""
     model = shape_of(tiny=options.tiny)
     losses: dict[str, list[float]] = {}
-    for capture in ("off", "auto"):
+    for name, changes in OURS.items():
         with codes_in(model) as folder, peak(device):
-            settings = PriorTrainingConfig(epochs=1, batch_size=16, capture=capture)
+            settings = PriorTrainingConfig(epochs=10_000, batch_size=16, **changes)
             config = PriorTrainConfig(model=model, training=settings)
             task = PriorTask(
                 folder, config, worker_in(folder / "run", device), frame_rate=86.0, codebooks_QKD=None
             )
-            name = "ours, captured" if capture == "auto" else "ours, uncaptured"
             losses[name] = []
             for step in range(8):
                 before = float(task.sums[0])
@@ -143,7 +149,8 @@ def training(device: torch.device, options: argparse.Namespace, *, rivals: bool)
                 losses[name].append(float(task.sums[0]) - before)
             yield steps_timed(device, options, name, task.train_step, model, losses=losses[name])
             del task
-    said(losses_equal=losses["ours, captured"] == losses["ours, uncaptured"])
+    for kind in ("plain", "kernels"):
+        yield said(kind=kind, captured_as_eager=losses[f"{kind}, captured"] == losses[f"{kind}, eager"])
     if rivals:
         with contextlib.suppress(ImportError), peak(device):
             rival = Gpt2(model).to(device)

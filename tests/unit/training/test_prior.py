@@ -166,14 +166,16 @@ def test_memorising_epochs_are_warned_of_once_and_the_best_is_kept(codes: Path, 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 @pytest.mark.parametrize("masked_share", [0.0, 0.25])
-def test_a_captured_step_is_the_step(codes: Path, tmp_path: Path, masked_share: float) -> None:
+@pytest.mark.parametrize("epochs", [3, 1000], ids=["plain", "kernels"])
+def test_a_captured_step_is_the_step(codes: Path, tmp_path: Path, masked_share: float, epochs: int) -> None:
     found = []
     for capture in ("off", "auto"):
         said: list[Event] = []
-        run = config(capture=capture)
+        run = config(capture=capture, epochs=epochs)
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, masked_share=masked_share))
         worker = LocalWorker(tmp_path / capture, device=torch.device("cuda"), listener=said.append)
         task = PriorTask(codes, run, worker, frame_rate=125.0, codebooks_QKD=None)
+        assert task.uses_kernels == (epochs == 1000)
         losses = []
         for step in range(8):  # with dropout, whose numbers are of the step
             task.train_step(step, 0.1)
