@@ -15,6 +15,7 @@ import math
 import torch
 from torch import Tensor
 
+from distill_ray.vqvae.replay import Replayed
 from distill_ray.vqvae.spectral import Stft
 
 ITERATIONS = 16
@@ -41,6 +42,7 @@ class PhaseInverter:
         self._begun: Tensor | None = None  # directions of the first of them
         self._past: Tensor | None = None  # the settled frames [B, C, S, W] that reach into what waits
         self._unsaid = stft.padding  # samples before the first one, into which frames reach
+        self._replayed = Replayed()
 
     @torch.no_grad()
     def push(self, magnitudes_BCSK: Tensor, *, last: bool = False) -> Tensor:
@@ -69,15 +71,27 @@ class PhaseInverter:
         past_BCSW = self._past
         if past_BCSW is None:
             past_BCSW = magnitudes_BCSK.new_zeros(*magnitudes_BCSK.shape[:2], 0, stft.n_fft)
-        directions_BCSK = self._found(magnitudes_BCSK, self._first_directions(magnitudes_BCSK), past_BCSW)
-        frames_BCSW = self._frames(magnitudes_BCSK[:, :, :count], directions_BCSK[:, :, :count])
-        joined_BCSW = torch.cat([past_BCSW, frames_BCSW], dim=2)
+        begun_BCSK = self._first_directions(magnitudes_BCSK)
+        directions_BCSK, joined_BCSW, audio_BCT = self._replayed(
+            self._settled, magnitudes_BCSK, begun_BCSK, past_BCSW
+        )
         told = past_BCSW.shape[2] * stft.hop
-        audio_BCT = stft.overlapped(joined_BCSW) / self._envelope(joined_BCSW.shape[2])
         self._past = joined_BCSW[:, :, -(stft.n_fft // stft.hop - 1) :]
         self._waiting = self._waiting[:, :, count:]
         self._begun = directions_BCSK[:, :, count:]
-        return audio_BCT[..., told : told + count * stft.hop]
+        # A copy: the next replay has its audio in the same place.
+        return audio_BCT[..., told : told + count * stft.hop].clone()
+
+    def _settled(
+        self, magnitudes_BCSK: Tensor, begun_BCSK: Tensor, past_BCSW: Tensor
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Directions of all frames; the frames of before and those that are settled; audio of both."""
+        count = min(self._block, magnitudes_BCSK.shape[2])
+        directions_BCSK = self._found(magnitudes_BCSK, begun_BCSK, past_BCSW)
+        frames_BCSW = self._frames(magnitudes_BCSK[:, :, :count], directions_BCSK[:, :, :count])
+        joined_BCSW = torch.cat([past_BCSW, frames_BCSW], dim=2)
+        audio_BCT = self._stft.overlapped(joined_BCSW) / self._envelope(joined_BCSW.shape[2])
+        return directions_BCSK, joined_BCSW, audio_BCT
 
     def _found(self, magnitudes_BCSK: Tensor, directions_BCSK: Tensor, past_BCSW: Tensor) -> Tensor:
         """The directions after `ITERATIONS`: those of the transform of the sum of all frames."""

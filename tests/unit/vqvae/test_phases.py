@@ -66,3 +66,16 @@ def test_audio_comes_as_soon_as_its_look_ahead_is_there() -> None:
 
 def test_silence_stays_silence() -> None:
     assert not inverter().push(torch.zeros(1, 2, 12, STFT.bins), last=True).any()
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
+def test_replayed_graphs_give_the_same_audio(monkeypatch: pytest.MonkeyPatch) -> None:
+    magnitudes_BCSK = STFT(tones()).abs().expand(3, -1, -1, -1).cuda()
+    stft = Stft(512, 128).cuda()
+    replays = PhaseInverter(stft, block=4, look_ahead=4)
+    captured_BCT = replays.push(magnitudes_BCSK, last=True)
+    assert replays._replayed._calls < 4  # the last blocks are shorter
+    assert replays._replayed._inputs
+    monkeypatch.setattr("distill_ray.vqvae.replay._UNCAPTURED_CALLS", 10**9)
+    eager_BCT = PhaseInverter(stft, block=4, look_ahead=4).push(magnitudes_BCSK, last=True)
+    assert torch.equal(captured_BCT, eager_BCT)
