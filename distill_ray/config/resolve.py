@@ -376,6 +376,7 @@ def _for_generation(
             "model.latent_dim": _COMPONENTS,
             "model.codebook_dim": _COMPONENTS,
             "model.codebook_learning": "kmeans",  # of latents that do not change
+            "model.decoder_spread": "latents",
         }
     return {
         "model.encoder_input": "magnitudes",

@@ -22,6 +22,7 @@ MODEL_BEFORE: dict[str, object] = {
     "codebook_lookup": "cosine",
     "decoder_norm": False,
     "decoder_head": "compressed",
+    "decoder_spread": "bins",
 }
 """What codecs of files, and of runs, without these settings do."""
 
@@ -100,6 +101,13 @@ class VQVAEConfig(Section):
         "afterwards, or compressed parts as in old files",
         auto=True,
         choices=("directed", "magnitudes", "compressed"),
+    )
+    decoder_spread: str = setting(
+        "bins",
+        "what a decoder of magnitudes starts its spreads from: one for each bin, or a linear function of the "
+        "latents",
+        auto=True,
+        choices=("bins", "latents"),
     )
     dropout: float = setting(0.0, "dropout inside the blocks", low=0.0, high=0.9)
     n_fft: int = setting(1024, "STFT window in samples", auto=True, low=64, high=8192)

@@ -72,11 +72,20 @@ def _outcome(history: RunHistory) -> Iterator[tuple[str, object]]:
     elif isinstance(done, PriorTrainingCompleteEvent):
         yield "ended", f"{done.exit_reason} after {figures.count(done.epochs_trained, 'epoch')}"
         yield "final perplexity", figures.number(done.final_perplexity)
-        kept = f"(epoch {done.best_epoch}, kept; lower is better)"
-        yield "best perplexity", f"{figures.number(done.best_perplexity)} {kept}"
+        best = f"(epoch {done.best_epoch}; lower is better)"
+        yield "best perplexity", f"{figures.number(done.best_perplexity)} {best}"
         yield "held-out cost", f"{figures.number(done.bits_per_second)} bits per second of audio"
         if done.below_histogram is not None:
             yield "below the codes' histogram", f"{done.below_histogram:.1%} (higher is better)"
+        if done.code_distance is not None:
+            held_out = done.held_out_code_distance
+            beside = "" if held_out is None else f"; held-out recordings: {held_out:.2f}"
+            yield (
+                "generated to training codes",
+                f"distance {done.code_distance:.2f}{beside} (lower is better)",
+            )
+        if done.kept_epoch:
+            yield "kept", f"epoch {done.kept_epoch}"
         yield "throughput", f"{figures.number(done.codes_per_second)} codes per second"
         yield "time", figures.duration(done.elapsed_s)
     elif history.started is not None:

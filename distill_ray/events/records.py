@@ -199,16 +199,6 @@ class PriorEpochMetrics:
 
 
 @dataclass(frozen=True, kw_only=True)
-class LevelTemperature:
-    """As in `prior/calibration.py`."""
-
-    temperature: float
-    held_out_nats: float
-    nats_before: float
-    nats_after: float
-
-
-@dataclass(frozen=True, kw_only=True)
 class PriorTrainingCompleteEvent:
     """The end of prior training; `exit_reason` as in `TrainingCompleteEvent`.
 
@@ -229,8 +219,16 @@ class PriorTrainingCompleteEvent:
     histogram_bits_per_second: float | None = None
     memorization: dict[str, Any] | None = None
     """What `MemorizationReport.to_json` says at the end; None where nothing is held out."""
-    temperatures: tuple[LevelTemperature, ...] = ()
-    """Of each level; empty where nothing is held out."""
+    kept_epoch: int = 0
+    """Whose weights are used: `best_epoch`, or the last one where what it generates is more like the training
+    codes; 0 in records of before 2026-11-30.
+    """
+    temperatures: tuple[float, ...] = ()
+    """Of each level; empty where they are not known, as where the run failed before they were."""
+    code_distance: float | None = None
+    """Of generated codes to the training codes (`prior/likeness.py`), at these temperatures."""
+    held_out_code_distance: float | None = None
+    """The same of the held-out codes; None where nothing, or too little, is held out."""
 
     @property
     def below_histogram(self) -> float | None:

@@ -352,7 +352,7 @@ def _train_code_prior(
             train_prior,
             config=resolved.config,
             frame_rate=codec.frame_rate,
-            codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
+            vectors_QKL=loaded.model.quantizer.vectors(),
             recordings=Recordings(corpus=absolute(corpus.uri), codec=loaded.model.cpu()),
             name=file.path.stem,
             output_dir=str(start.folder.path),

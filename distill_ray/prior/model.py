@@ -121,17 +121,17 @@ class CodePrior(nn.Module):
         return self.config.pattern == "flatten"
 
     @torch.no_grad()
-    def init_from_codebooks(self, codebooks_QKD: Tensor, generator: torch.Generator | None = None) -> None:
-        """Start the embeddings of codes, and their rows of the heads, as random projections of the codec's
-        codebooks.
+    def init_from_vectors(self, vectors_QKL: Tensor, generator: torch.Generator | None = None) -> None:
+        """Start the embeddings of codes, and their rows of the heads, as random projections of what codes add
+        to the codec's latents.
 
         Codes that sound alike then start alike, as inputs and as what comes next. One Gaussian matrix a level
         (levels of the codec live in unrelated spaces), scaled to the standard deviation of what it replaces;
         `generator` is a CPU one. Both go on learning, each for itself.
         """
-        levels, size, width = codebooks_QKD.shape
+        levels, size, width = vectors_QKL.shape
         assert (levels, size) == (self.config.num_quantizers, self.config.codebook_size)
-        centred = codebooks_QKD.float().cpu() - codebooks_QKD.float().cpu().mean(dim=1, keepdim=True)
+        centred = vectors_QKL.float().cpu() - vectors_QKL.float().cpu().mean(dim=1, keepdim=True)
         projection_QDE = torch.randn(levels, width, self.config.hidden_size, generator=generator)
         codes_QKE = centred @ projection_QDE
         codes_QKE *= 0.02 / codes_QKE.std(dim=(1, 2), keepdim=True).clamp_min(1e-12)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -119,7 +118,8 @@ def export_prior(
             "below_histogram": completed.below_histogram,
             "memorization_warnings": list(completed.memorization_warnings),
             "memorization": completed.memorization,
-            TEMPERATURES: [asdict(level) for level in completed.temperatures],
+            "kept_epoch": completed.kept_epoch,
+            TEMPERATURES: [{"temperature": value} for value in completed.temperatures],
             CONTROLS: run.get("controls"),
         },
     )

@@ -31,13 +31,16 @@ _GPU_SYNC_STEPS = 10
 
 @dataclass(kw_only=True)
 class Progress:
-    """Where a run is; saved in every checkpoint. `step` counts finished steps, `epoch` finished epochs."""
+    """Where a run is; saved in every checkpoint. `step` counts finished steps, `epoch` finished epochs;
+    `best_epoch` has the least held-out loss, `kept_epoch` the weights that are used.
+    """
 
     step: int = 0
     epoch: int = 0
     epoch_start_step: int = 0
     best_loss: float = math.inf
     best_epoch: int = 0
+    kept_epoch: int = 0
     epochs_since_best: int = 0
     elapsed_s: float = 0.0
     training_s: float = 0.0
@@ -94,6 +97,10 @@ class Task(Protocol):
         """Go back to the best weights where the epoch just finished shows that the run has diverged, and say
         so; None where it has not (the same on every rank).
         """
+        ...
+
+    def settle(self, progress: Progress) -> None:
+        """Choose the weights to be used: the run has ended, and its last checkpoint follows (collective)."""
         ...
 
     def consolidate(self) -> None:
@@ -236,6 +243,7 @@ class _Loop:
         loss = task.validate()
         if loss < progress.best_loss or (task.keeps_newest() and math.isfinite(loss)):
             progress.best_loss, progress.best_epoch, progress.epochs_since_best = loss, progress.epoch, 0
+            progress.kept_epoch = progress.epoch
             task.keep_best()
         else:
             progress.epochs_since_best += 1
@@ -254,6 +262,7 @@ class _Loop:
         elif progress.step > progress.epoch_start_step:
             last = self._end_epoch()  # a budget of minutes ends inside an epoch
             progress.ended = task.verdict() or progress.ended
+        task.settle(progress)
         self._worker.checkpoint(last, self._writer(), last=True)
 
     def _pace(self) -> Pace:

@@ -3,7 +3,7 @@
 `loop.py` decides when; this file says what. The codes were extracted beforehand (`prior/codes.py`); every
 rank reads them all, which for hours of audio is some tens of megabytes.
 
-Shapes: B windows, Q RVQ levels, T code frames, K codes, D code dimensions.
+Shapes: B windows, Q RVQ levels, T code frames, K codes, L latent channels.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -23,7 +23,6 @@ from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import prior_steps_per_epoch
 from distill_ray.events.records import (
     Event,
-    LevelTemperature,
     Notice,
     PriorEpochMetrics,
     PriorStepMetrics,
@@ -43,9 +42,10 @@ from distill_ray.prior import (
     perplexity,
     sample_codes,
 )
-from distill_ray.prior.calibration import calibrate
+from distill_ray.prior.calibration import Calibration, calibrate
 from distill_ray.prior.extraction import prompted_extraction
 from distill_ray.prior.histogram import LEAST_GAIN, histogram_nats
+from distill_ray.prior.likeness import CodeLikeness
 from distill_ray.prior.windows import validation_windows
 from distill_ray.training.capture import Gradients
 from distill_ray.training.loop import Pace, Progress
@@ -68,7 +68,7 @@ def train_prior(
     worker: Worker,
     *,
     frame_rate: float,
-    codebooks_QKD: Tensor | None = None,
+    vectors_QKL: Tensor | None = None,
     recordings: Recordings | None = None,
     name: str = "prior",
     output_dir: str = "",
@@ -77,11 +77,11 @@ def train_prior(
 ) -> PriorTrainingCompleteEvent:
     """Train a prior on the code shards in folder `codes`; every rank calls it.
 
-    frame_rate: code frames per second, for bits per second. codebooks_QKD: the codec's codebooks, from which
-    embeddings start. recordings: what altered copies are made of, where the configuration asks for some.
-    samples: send codes that the prior generates as events (`samples.py`). What is kept is in the worker's
-    checkpoints, as in `training/vqvae.py`; the best weights are those of the epoch with the least held-out
-    loss.
+    frame_rate: code frames per second, for bits per second. vectors_QKL: what each code adds to the codec's
+    latents, from which embeddings start and by which temperatures are found. recordings: what altered copies
+    are made of, where the configuration asks for some. samples: send codes that the prior generates as events
+    (`samples.py`). What is kept is in the worker's checkpoints, as in `training/vqvae.py`: the weights of the
+    epoch with the least held-out loss or the newest, whichever generates codes more like the training codes.
 
     Raises BundleError for codes that cannot be read, CheckpointError, TrainingError.
     """
@@ -91,7 +91,7 @@ def train_prior(
         config,
         worker,
         frame_rate=frame_rate,
-        codebooks_QKD=codebooks_QKD,
+        vectors_QKL=vectors_QKL,
         recordings=recordings,
         samples=samples,
     )
@@ -165,11 +165,14 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         worker: Worker,
         *,
         frame_rate: float,
-        codebooks_QKD: Tensor | None,
+        vectors_QKL: Tensor | None,
         recordings: Recordings | None = None,
         samples: bool = False,
     ) -> None:
         self.frame_rate = frame_rate
+        self.vectors_QKL = vectors_QKL
+        self.calibration: Calibration | None = None
+        self.held_out_distance: float | None = None
         self.purpose = recordings.codec.config.purpose if recordings is not None else ""
         shape, training = config.model, config.training
         store = load_code_sequences(
@@ -189,8 +192,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         self.pool = CodePool(sequences, config, retokeniser if training.variants else None, worker.device)
         torch.manual_seed(training.seed)
         model = CodePrior(shape)
-        if codebooks_QKD is not None:
-            model.init_from_codebooks(codebooks_QKD)
+        if vectors_QKL is not None:
+            model.init_from_vectors(vectors_QKL)
         model.to(worker.device)
         bf16 = uses_bf16(training.precision, worker.device)
         self.uses_kernels = bf16 and self._kernels_pay_off(config) and self._kernels_run(model, worker)
@@ -318,8 +321,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         was_memorizing = bool(figures.history) and figures.history[-1]["is_memorizing"]
         if report.is_memorizing and not was_memorizing:  # one line for a stretch of epochs
             figures.warnings.append(
-                f"from epoch {progress.epoch} on: {report.message} The best epoch so far, "
-                f"{progress.best_epoch}, is kept."
+                f"from epoch {progress.epoch} on: {report.message} Which epoch is kept is decided at the "
+                "end, by what it generates."
             )
         event = PriorEpochMetrics(
             epoch=progress.epoch,
@@ -343,16 +346,43 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
                 self.worker.emit(sample)
         return event
 
+    def settle(self, progress: Progress) -> None:
+        """Keep the weights of the least held-out loss or the newest, at the temperatures at which either
+        generates codes that are most like the training codes.
+
+        Held-out loss rises as soon as single recordings are learnt by heart, while what is generated may
+        still become more like all of them. Newest weights that give training codes back are not kept.
+        """
+        if self.worker.rank != 0 or self.vectors_QKL is None:
+            return
+        likeness = CodeLikeness(self.train, self.vectors_QKL, self.frame_rate)
+        self.held_out_distance = likeness.distance(self.val) if self.val else None
+        newest = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
+        self.model.load_state_dict(self.best or newest)
+        self.calibration = self._calibrated(likeness)
+        if self.best is None or progress.kept_epoch == progress.epoch or progress.ended == "cancelled":
+            self.model.load_state_dict(newest)
+            return
+        best = self.calibration
+        self.model.load_state_dict(newest)
+        calibration = self._calibrated(likeness)
+        if calibration.distance < best.distance and not self._copies(extracted=False).is_memorizing:
+            self.best, self.calibration = newest, calibration
+            progress.kept_epoch = progress.epoch
+
+    def _calibrated(self, likeness: CodeLikeness) -> Calibration:
+        return calibrate(self.model.eval(), likeness, seed=self.config.training.seed)
+
     def completed(self, progress: Progress) -> PriorTrainingCompleteEvent:
         """The figures of the run as it ended; rank 0 compares what the prior makes with its codes."""
         figures = self.figures
         best_loss = min(progress.best_loss, figures.val_loss)
         memorization = None
-        temperatures: tuple[LevelTemperature, ...] = ()
         if self.worker.rank == 0 and self.val:
             self.model.load_state_dict(self.best or self.model.state_dict())
             self.model.eval()
-            temperatures = self._calibrated()
+            if self.calibration is not None:
+                self.model.temperature_Q.copy_(torch.tensor(self.calibration.temperatures))
             report = self._copies()
             memorization = report.to_json()
             if report.is_memorizing:
@@ -370,7 +400,10 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             exit_reason=progress.ended,
             histogram_bits_per_second=self._histogram_bits(),
             memorization=memorization,
-            temperatures=temperatures,
+            kept_epoch=progress.kept_epoch,
+            temperatures=() if self.calibration is None else self.calibration.temperatures,
+            code_distance=None if self.calibration is None else self.calibration.distance,
+            held_out_code_distance=self.held_out_distance,
         )
         if done.below_histogram is None or done.below_histogram >= LEAST_GAIN:
             return done
@@ -398,20 +431,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
     def _bits(self, loss: float) -> float:
         return bits_per_second(loss, self.frame_rate, self.config.model.num_quantizers)
 
-    @torch.no_grad()
-    def _calibrated(self) -> tuple[LevelTemperature, ...]:
-        """The temperatures of the best weights, by what each level of the held-out codes costs."""
-        shape, device = self.config.model, self.worker.device
-        sums_2Q = torch.zeros(2, shape.num_quantizers, dtype=torch.float64, device=device)
-        for windows in validation_windows(self.val, shape.training_frames, _VALIDATION_BATCH, device=device):
-            output = self.model(windows.codes_BQT, lengths_B=windows.lengths_B, starts_B=windows.starts_B)
-            sums_2Q += torch.stack([output.nats_Q, output.codes_Q]).double()
-        generator = torch.Generator().manual_seed(self.config.training.seed)
-        found = calibrate(self.model, sums_2Q[0] / sums_2Q[1], generator=generator)
-        return tuple(LevelTemperature(**asdict(level)) for level in found)
-
-    def _copies(self) -> MemorizationReport:
-        """What the best weights generate, compared with the training codes."""
+    def _copies(self, *, extracted: bool = True) -> MemorizationReport:
+        """What the weights generate, compared with the training codes; `extracted`: also from prompts."""
         generator = torch.Generator().manual_seed(self.config.training.seed)
         generated = sample_codes(
             self.model,
@@ -425,7 +446,9 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             train=self.train,
             held_out=self.val,
             frame_rate=self.frame_rate,
-            extraction=prompted_extraction(self.model, self.train, self.val, frame_rate=self.frame_rate),
+            extraction=prompted_extraction(self.model, self.train, self.val, frame_rate=self.frame_rate)
+            if extracted
+            else None,
         )
 
 

@@ -150,6 +150,9 @@ class ModelTask(ABC, Generic[CompletedT]):
     def recover(self, progress: Progress) -> Notice | None:
         return None
 
+    def settle(self, progress: Progress) -> None:
+        return
+
     def keep_best(self) -> None:
         self.best = {name: value.detach().clone() for name, value in self.kept.state_dict().items()}
 

@@ -94,7 +94,7 @@ class PriorTrainer:
                 str(store.folder),
                 prior,
                 frame_rate=config.model.frame_rate,
-                codebooks_QKD=loaded.model.quantizer.codebooks_QKD.detach(),
+                vectors_QKL=loaded.model.quantizer.vectors(),
                 recordings=Recordings(corpus=self.corpus, codec=loaded.model.cpu()),
                 name=f"prior of {run.path.name}",
                 output_dir=str(folder.path),

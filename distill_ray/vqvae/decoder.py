@@ -26,6 +26,11 @@ from distill_ray.vqvae.spectral import DIRECTION_FLOOR, Stft, directed, expand, 
 
 GAIN_SHARE = 0.1
 """Of the usual start of matrices: at first gains are little more than their bias."""
+LEAST_APART = 1e-3
+"""Nepers; a distance whose logarithm is taken is at least so much."""
+RIDGE = 1e-2
+"""Of the mean variance of the latents: what a regression on them adds to each."""
+_SPREAD_ROUNDS = 5
 
 
 class Decoder(nn.Module):
@@ -60,11 +65,15 @@ class Decoder(nn.Module):
         self.head = nn.Linear(config.width, (3 if self.directed else 2) * self.gains)
         self.apply(init_linear)
         self.basis = spectral_basis(config) if self.magnitudes else None
+        by_latents = self.magnitudes and config.decoder_spread == "latents"
+        self.spread = nn.Linear(config.latent_dim, self.gains, bias=False) if by_latents else None
         with torch.no_grad():
             if self.directed:
                 self.head.weight[: self.gains].mul_(GAIN_SHARE)
             if self.magnitudes:
                 self.head.weight.zero_()
+            if self.spread is not None:
+                self.spread.weight.zero_()
 
     @torch.no_grad()
     def start_from(self, audio_BCT: Tensor) -> None:
@@ -83,7 +92,8 @@ class Decoder(nn.Module):
 
     @torch.no_grad()
     def start_spread(self, audio_BCT: Tensor, latent_BFL: Tensor) -> None:
-        """Let the bias of a head of magnitudes give how far its medians are from recordings.
+        """Let a head of magnitudes give how far its medians are from recordings: each bin's bias, and, where
+        spreads go by latents, what a ridge regression says of them.
 
         Args:
             audio_BCT: as for `start_from`; latent_BFL: their quantised latents.
@@ -92,7 +102,26 @@ class Decoder(nn.Module):
             log_magnitudes(self.stft(audio_BCT))
             - self._spectra(latent_BFL, self._features(latent_BFL)).median_BCSK
         ).abs()
-        self.head.bias[self.gains :].copy_(raw_spread(apart_BCSK.mean((0, 2))).flatten())
+        bias_G = self.head.bias[self.gains :]
+        bias_G.copy_(raw_spread(apart_BCSK.mean((0, 2))).flatten())
+        if self.spread is None:
+            return
+        batch, _, frames, bins = apart_BCSK.shape
+        parts_BCFSK = apart_BCSK.view(batch, self.channels, frames // self.stride, self.stride, bins)
+        apart_NG = parts_BCFSK.mean(3).transpose(1, 2).flatten(0, 1).flatten(1)
+        raw_NG = raw_spread(apart_NG.clamp(min=LEAST_APART))
+        latent_NL = latent_BFL.flatten(0, 1).float()
+        mean_L = latent_NL.mean(0)
+        centred_NL = latent_NL - mean_L
+        products_LL = centred_NL.T @ centred_NL
+        ridge = RIDGE * products_LL.diagonal().mean().clamp(min=1e-12)
+        products_LL.diagonal().add_(ridge)
+        weight_LG = torch.linalg.solve(products_LL, centred_NL.T @ (raw_NG - raw_NG.mean(0)))
+        self.spread.weight.copy_(weight_LG.T)
+        bias_G.sub_(mean_L @ weight_LG)
+        for _ in range(_SPREAD_ROUNDS):  # until each bin's mean distance is one spread, as Laplace's is
+            log_NG = Magnitudes.of(raw_NG, latent_NL @ weight_LG + bias_G).log_spread_BCSK
+            bias_G.add_((apart_NG / log_NG.exp()).mean(0).log())
 
     @property
     def context_frames(self) -> int:
@@ -116,6 +145,11 @@ class Decoder(nn.Module):
 
     def _spectra(self, latent_BFL: Tensor, features_BSW: Tensor) -> Magnitudes:
         parts_BSE = self.head(features_BSW).float()
+        if self.spread is not None:
+            spread_BSG = self.spread(latent_BFL).float().repeat_interleave(self.stride, dim=1)
+            parts_BSE = torch.cat(
+                [parts_BSE[..., : self.gains], parts_BSE[..., self.gains :] + spread_BSG], -1
+            )
         parts_BSE = parts_BSE.unflatten(2, (2, self.channels, self.stft.bins))
         added_BCSK, spread_BCSK = parts_BSE.permute(2, 0, 3, 1, 4).unbind(0)
         assert self.basis is not None

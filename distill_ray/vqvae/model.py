@@ -69,7 +69,11 @@ class VQVAE(nn.Module):
         """The matrices between hidden features, which hold most parameters: not those that take in or
         give out spectra, nor the quantiser's.
         """
-        outer = [self.decoder.head, *([self.encoder.embed] if isinstance(self.encoder, Encoder) else [])]
+        outer = [
+            self.decoder.head,
+            self.decoder.spread,
+            *([self.encoder.embed] if isinstance(self.encoder, Encoder) else []),
+        ]
         parts = (*self.encoder.modules(), *self.decoder.modules())
         return [part.weight for part in parts if isinstance(part, nn.Linear) and part not in outer]
 

@@ -176,6 +176,17 @@ class ResidualVectorQuantizer(nn.Module):
             ]
             return torch.stack(decoded).sum(0)
 
+    @torch.no_grad()
+    def vectors(self) -> Tensor:
+        """What each code adds to the latents, float32 [Q, K, L]."""
+        with torch.autocast(self.codebooks_QKD.device.type, enabled=False):
+            return torch.stack(
+                [
+                    outward(codebook_KD)
+                    for outward, codebook_KD in zip(self.project_out, self.codebooks_QKD, strict=True)
+                ]
+            )
+
     def counts(self, codes_BQT: Tensor, used_QN: Tensor) -> Tensor:
         """How often each code is in use, float32 [Q, K]; sum these over ranks."""
         codes_QN = codes_BQT.transpose(0, 1).flatten(1)

@@ -6,11 +6,14 @@ import pytest
 import torch
 from torch.nn import functional
 
-from distill_ray.prior import CodePrior
-from distill_ray.prior.calibration import LEAST, MOST, calibrate
+from distill_ray.prior import CodePrior, SamplingConfig, sample_codes
+from distill_ray.prior.calibration import FIRST_LEVEL, LAST_LEVEL, calibrate
+from distill_ray.prior.likeness import CodeLikeness
 
 MakePrior = Callable[..., CodePrior]
 PATTERNS = ("delay", "flatten")
+FRAME_RATE = 8.0
+VECTORS_QKL = torch.randn(3, 16, 12, generator=torch.Generator().manual_seed(5))
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -26,22 +29,27 @@ def test_logits_are_those_of_the_loss(make_prior: MakePrior, pattern: str) -> No
         )
 
 
-@pytest.mark.parametrize("pattern", PATTERNS)
-def test_generated_entropy_becomes_the_held_out_cost(make_prior: MakePrior, pattern: str) -> None:
-    prior = make_prior(pattern=pattern, context_frames=48)
-    usual = calibrate(prior, torch.full((3,), 1.5), generator=torch.Generator().manual_seed(1))
-    start = torch.tensor([level.nats_before for level in usual])
-    wanted = start + torch.tensor([0.15, 0.0, -0.15])
-    found = calibrate(prior, wanted, generator=torch.Generator().manual_seed(2))
-    assert [level.nats_after for level in found] == pytest.approx(wanted.tolist(), abs=0.06)
-    assert found[0].temperature > 1.0 > found[2].temperature
-    assert prior.temperature_Q.tolist() == pytest.approx([level.temperature for level in found])
-    again = calibrate(prior, wanted, generator=torch.Generator().manual_seed(2))
-    assert again == found
-
-
-def test_temperatures_stay_in_bounds(make_prior: MakePrior) -> None:
-    found = calibrate(
-        make_prior(), torch.tensor([1e-9, 9.0, 9.0]), generator=torch.Generator().manual_seed(1)
+@pytest.mark.parametrize(("first", "last"), [(0.6, 1.25), (0.9, 1.0), (0.7, 1.6)])
+def test_the_temperatures_of_the_training_codes_are_found(
+    make_prior: MakePrior, first: float, last: float
+) -> None:
+    """The training codes are drawn from the prior itself, at temperatures of the grid."""
+    prior = make_prior(context_frames=48)
+    with torch.no_grad():  # so that its distributions are uneven, and a temperature tells
+        prior.heads_QKE.mul_(40.0)
+    wanted = [first * last ** (level / 2) for level in range(3)]
+    prior.temperature_Q.copy_(torch.tensor(wanted))
+    train_BQT = sample_codes(
+        prior, frames=200, batch=16, sampling=SamplingConfig(), generator=torch.Generator().manual_seed(3)
     )
-    assert [level.temperature for level in found] == pytest.approx([LEAST, MOST, MOST])
+    likeness = CodeLikeness(list(train_BQT), VECTORS_QKL, FRAME_RATE)
+    found = calibrate(prior, likeness, seed=1)
+    assert found.temperatures[0] == pytest.approx(first, abs=0.11)  # a step of the grid
+    assert found.temperatures == tuple(prior.temperature_Q.tolist())
+    assert found.distance < found.before
+    assert calibrate(prior, likeness, seed=1) == found
+
+
+def test_temperature_1_is_among_those_tried() -> None:
+    assert 1.0 in FIRST_LEVEL
+    assert 1.0 in LAST_LEVEL

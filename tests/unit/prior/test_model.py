@@ -132,18 +132,18 @@ def test_bf16_autocast_stays_close(make_prior: MakePrior) -> None:
 
 def test_embeddings_from_codebooks_keep_their_geometry(make_prior: MakePrior) -> None:
     prior = make_prior(hidden_size=256)
-    codebooks_QKD = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(2)) + 5.0
+    vectors_QKL = torch.randn(3, 16, 8, generator=torch.Generator().manual_seed(2)) + 5.0
     special = prior.embedding.weight.view(3, 18, 256)[:, 16:].clone()
-    prior.init_from_codebooks(codebooks_QKD, torch.Generator().manual_seed(0))
+    prior.init_from_vectors(vectors_QKL, torch.Generator().manual_seed(0))
     weight_QRE = prior.embedding.weight.view(3, 18, 256)
     assert torch.equal(weight_QRE[:, 16:], special)
-    for codebook_KD, rows_KE in zip(codebooks_QKD, weight_QRE[:, :16].detach(), strict=True):
+    for codebook_KD, rows_KE in zip(vectors_QKL, weight_QRE[:, :16].detach(), strict=True):
         assert rows_KE.std().item() == pytest.approx(0.02, rel=1e-4)
         pair = torch.stack((torch.pdist(codebook_KD), torch.pdist(rows_KE)))
         assert torch.corrcoef(pair)[0, 1] > 0.9
     assert torch.equal(prior.heads_QKE, weight_QRE[:, :16])
     again = make_prior(hidden_size=256)
-    again.init_from_codebooks(codebooks_QKD, torch.Generator().manual_seed(0))
+    again.init_from_vectors(vectors_QKL, torch.Generator().manual_seed(0))
     assert torch.equal(again.embedding.weight, prior.embedding.weight)
 
 

@@ -44,6 +44,7 @@ class CountingTask:
         self.best: list[int] = []
         self.epochs: list[tuple[int, int]] = []
         self.recovered: list[int] = []
+        self.settled: list[int] = []
 
     def train_step(self, step: int, fraction: float) -> None:
         self.steps.append(step)
@@ -57,6 +58,9 @@ class CountingTask:
     def validate(self) -> float:
         self.validated += 1
         return self.losses[min(self.validated, len(self.losses)) - 1]
+
+    def settle(self, progress: Progress) -> None:
+        self.settled.append(progress.epoch)
 
     def keep_best(self) -> None:
         self.best.append(self.validated)

@@ -16,6 +16,7 @@ from distill_ray.events.records import Event, PriorEpochMetrics, PriorTrainingCo
 from distill_ray.prior import CodePrior, CodeSequence, extract_code_sequences
 from distill_ray.prior.codes import _write_shard as write_shard
 from distill_ray.training import checkpoint
+from distill_ray.training.loop import Progress
 from distill_ray.training.prior import PriorTask, train_prior
 from distill_ray.training.retokenise import Recordings
 from distill_ray.training.worker import LocalWorker, StopFlag
@@ -94,7 +95,7 @@ def test_training_learns_what_can_be_learnt(codes: Path, tmp_path: Path) -> None
     prior = CodePrior(config().model)
     prior.load_state_dict(checkpoint.read_weights(tmp_path / "latest" / "best.safetensors"))
     task = PriorTask(
-        codes, config(), LocalWorker(tmp_path / "x", device=CPU), frame_rate=125.0, codebooks_QKD=None
+        codes, config(), LocalWorker(tmp_path / "x", device=CPU), frame_rate=125.0, vectors_QKL=None
     )
     task.model.load_state_dict(prior.state_dict())
     assert math.exp(task.validate()) == pytest.approx(completed.best_perplexity, rel=1e-5)
@@ -110,11 +111,48 @@ def test_a_resumed_run_ends_as_an_uncut_one(codes: Path, tmp_path: Path) -> None
     assert resumed.final_perplexity == uncut.final_perplexity
 
 
+def settled(
+    codes: Path, folder: Path, *, newest_scale: float, ended: str = "completed"
+) -> tuple[PriorTask, Progress]:
+    """A run of four epochs whose second was the best by loss; both weights differ by how sure they are."""
+    vectors_QKL = torch.randn(LEVELS, CODES, 8, generator=torch.Generator().manual_seed(0))
+    worker = LocalWorker(folder, device=CPU)
+    task = PriorTask(codes, config(), worker, frame_rate=16.0, vectors_QKL=vectors_QKL)
+    for step in range(60):
+        task.train_step(step, step / 60)
+    task.keep_best()
+    with torch.no_grad():
+        task.model.heads_QKE.mul_(newest_scale)
+    progress = Progress(epoch=4, best_epoch=2, kept_epoch=2, best_loss=1.0, ended=ended)
+    task.settle(progress)
+    return task, progress
+
+
+def test_the_weights_are_kept_that_generate_more_like_the_recordings(codes: Path, tmp_path: Path) -> None:
+    task, progress = settled(codes, tmp_path / "worse", newest_scale=0.0)
+    assert progress.kept_epoch == 2
+    assert task.best is not None
+    assert float(task.best["heads_QKE"].abs().sum()) > 0.0
+    assert task.calibration is not None
+    untrained, _ = settled(codes, tmp_path / "cut", newest_scale=0.0, ended="cancelled")
+    assert untrained.calibration == task.calibration  # of the best weights alone
+    assert float(task.model.heads_QKE.detach().abs().sum()) == 0.0  # the run could go on with the newest ones
+    assert task.held_out_distance is not None
+    # The newest ones, where they are better: the best were spoilt beforehand.
+    task.best = {name: value * 0.0 for name, value in task.best.items()}
+    with torch.no_grad():
+        for name, value in untrained.best.items() if untrained.best is not None else ():
+            task.model.state_dict()[name].copy_(value)
+    task.settle(progress)
+    assert progress.kept_epoch == 4
+    assert float(task.best["heads_QKE"].abs().sum()) > 0.0
+
+
 def test_embeddings_start_from_the_codebooks(codes: Path, tmp_path: Path) -> None:
     books = torch.randn(LEVELS, CODES, 8)
     books[0, 1] = books[0, 0]
     worker = LocalWorker(tmp_path, device=CPU)
-    task = PriorTask(codes, config(), worker, frame_rate=125.0, codebooks_QKD=books)
+    task = PriorTask(codes, config(), worker, frame_rate=125.0, vectors_QKL=books)
     embedding = task.model.embedding.weight
     assert torch.equal(embedding[0], embedding[1])
     assert not torch.equal(embedding[0], embedding[2])
@@ -174,7 +212,7 @@ def test_a_captured_step_is_the_step(codes: Path, tmp_path: Path, masked_share: 
         run = config(capture=capture, epochs=epochs)
         run = dataclasses.replace(run, model=dataclasses.replace(run.model, masked_share=masked_share))
         worker = LocalWorker(tmp_path / capture, device=torch.device("cuda"), listener=said.append)
-        task = PriorTask(codes, run, worker, frame_rate=125.0, codebooks_QKD=None)
+        task = PriorTask(codes, run, worker, frame_rate=125.0, vectors_QKL=None)
         assert task.uses_kernels == (epochs == 1000)
         losses = []
         for step in range(8):  # with dropout, whose numbers are of the step

@@ -153,6 +153,32 @@ def test_a_codec_starts_near_its_recordings(codec: VQVAE) -> None:
     assert apart < 0.35 * spread
 
 
+def test_spreads_that_go_by_latents_tell_tones_from_noise() -> None:
+    """Of two sounds of the same mean spread, one as certain as the basis makes it and one noise."""
+    generator = torch.Generator().manual_seed(1)
+    audio_BCT = recordings()
+    noisy_BCT = audio_BCT + 0.05 * torch.randn(audio_BCT.shape, generator=generator)
+    both_BCT = torch.cat([audio_BCT, noisy_BCT])
+
+    def started(spread: str) -> tuple[VQVAE, Tensor, Tensor]:
+        torch.manual_seed(0)
+        model = VQVAE(dataclasses.replace(CONFIG, decoder_spread=spread)).eval()
+        model.initialise(both_BCT, torch.Generator().manual_seed(0))
+        with torch.no_grad():
+            made = model(both_BCT).decoded
+        apart_BCSK = (made.median_BCSK - log_magnitudes(STFT(both_BCT))).abs()
+        return model, apart_BCSK, made.log_spread_BCSK
+
+    found = {}
+    for spread in ("bins", "latents"):
+        model, apart_BCSK, log_spread_BCSK = started(spread)
+        assert (model.decoder.spread is None) == (spread == "bins")
+        scaled_BCSK = apart_BCSK / log_spread_BCSK.exp()
+        assert float(scaled_BCSK.mean()) == pytest.approx(1.0, abs=0.1)
+        found[spread] = float((apart_BCSK / log_spread_BCSK.exp() + log_spread_BCSK).mean())
+    assert found["latents"] < found["bins"] - 0.03  # nats a bin
+
+
 def test_codebooks_are_those_of_further_audio_too() -> None:
     torch.manual_seed(0)
     model = VQVAE(dataclasses.replace(CONFIG, codebook_learning="kmeans")).eval()
