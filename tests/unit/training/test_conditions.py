@@ -136,6 +136,7 @@ def test_a_resumed_run_with_conditions_ends_as_an_uncut_one(
             config(codec, min_epoch_steps=6, warmup_steps=1),
             LocalWorker(tmp_path / folder, device=CPU, listener=listen, stop=stop),
             frame_rate=codec.config.frame_rate,
+            vectors_QKL=codec.quantizer.vectors(),
             recordings=Recordings(corpus=labelled.uri, codec=codec),
         )
         assert len(done.temperatures) == codec.config.num_quantizers
