@@ -16,6 +16,7 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
 from distill_ray.vqvae.magnitudes import (
+    Lasting,
     Magnitudes,
     Synthesis,
     log_magnitudes,
@@ -40,6 +41,8 @@ class Decoder(nn.Module):
     phase angle instead of the direction learns more slowly, compressed real and imaginary parts, which files
     of before 2026-11-26 have, reach less (ARCHITECTURE.md).
     """
+
+    lasting_2CK: Tensor | None
 
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
@@ -67,6 +70,10 @@ class Decoder(nn.Module):
         self.basis = spectral_basis(config) if self.magnitudes else None
         by_latents = self.magnitudes and config.decoder_spread == "latents"
         self.spread = nn.Linear(config.latent_dim, self.gains, bias=False) if by_latents else None
+        # Share and correlation of `Lasting`.
+        self.register_buffer(
+            "lasting_2CK", torch.zeros(2, config.channels, self.stft.bins) if by_latents else None
+        )
         with torch.no_grad():
             if self.directed:
                 self.head.weight[: self.gains].mul_(GAIN_SHARE)
@@ -117,11 +124,26 @@ class Decoder(nn.Module):
         ridge = RIDGE * products_LL.diagonal().mean().clamp(min=1e-12)
         products_LL.diagonal().add_(ridge)
         weight_LG = torch.linalg.solve(products_LL, centred_NL.T @ (raw_NG - raw_NG.mean(0)))
-        self.spread.weight.copy_(weight_LG.T)
         bias_G.sub_(mean_L @ weight_LG)
+        self.spread.weight.copy_(weight_LG.T)
         for _ in range(_SPREAD_ROUNDS):  # until each bin's mean distance is one spread, as Laplace's is
             log_NG = Magnitudes.of(raw_NG, latent_NL @ weight_LG + bias_G).log_spread_BCSK
             bias_G.add_((apart_NG / log_NG.exp()).mean(0).log())
+        found = self._spectra(latent_BFL, self._features(latent_BFL))
+        residual_BCSK = (
+            log_magnitudes(self.stft(audio_BCT)) - found.median_BCSK
+        ) / found.log_spread_BCSK.exp()
+        overlap = self.stft.n_fft // self.stft.hop
+        lasting = Lasting.of(residual_BCSK, block=self.stride, overlap=overlap)
+        assert self.lasting_2CK is not None
+        self.lasting_2CK.copy_(torch.stack([lasting.share_CK, lasting.correlation_CK]))
+
+    def lasting(self) -> Lasting | None:
+        """What of the noise lasts, on the CPU; None where nothing does."""
+        if self.lasting_2CK is None:
+            return None
+        share_CK, correlation_CK = self.lasting_2CK.cpu()
+        return Lasting(share_CK=share_CK, correlation_CK=correlation_CK)
 
     @property
     def context_frames(self) -> int:
@@ -191,7 +213,9 @@ class AudioStream:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder = decoder
         self._synthesis = (
-            Synthesis(decoder.stft, decoder.channels, block=decoder.stride) if decoder.magnitudes else None
+            Synthesis(decoder.stft, decoder.channels, block=decoder.stride, lasting=decoder.lasting())
+            if decoder.magnitudes
+            else None
         )
 
     def push(self, latent_BFL: Tensor, own: slice, *, last: bool = False) -> Tensor:

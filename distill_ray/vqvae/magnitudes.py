@@ -30,6 +30,11 @@ _SETTLED = 4
 """Code frames whose phases are found together: four times as quick as one by one, and no worse."""
 _LEAST_DRAWN = 1e-6
 _HALF_LOG_MEDIAN = 0.5 * math.log(math.log(2.0))
+_NOISE_MEAN = (-0.5 * 0.5772156649 - _HALF_LOG_MEDIAN) / RAYLEIGH_SPREAD
+_NOISE_DEVIATION = math.pi / math.sqrt(24.0) / RAYLEIGH_SPREAD
+"""Of the same log magnitudes, with their median at 0, in units of that distance."""
+_LONGEST, _MOST_LASTING = 0.98, 0.95
+"""Bounds of a correlation of neighbouring code frames, and of the lasting part's share."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -82,15 +87,50 @@ def spectral_basis(config: VQVAEConfig) -> SpectralBasis:
     )
 
 
+@dataclass(frozen=True, kw_only=True)
+class Lasting:
+    """How much of what codes do not say of a bin stays from one code frame to the next, [C, K] each.
+
+    share: the part of its variance that does; correlation: of that part, from code frame to code frame. In a
+    held note, what the medians lack is the same all along.
+    """
+
+    share_CK: Tensor
+    correlation_CK: Tensor
+
+    @classmethod
+    def of(cls, residual_BCSK: Tensor, *, block: int, overlap: int) -> Lasting:
+        """By the autocorrelation of residuals in units of their spread, at lags of one and of two times as
+        many whole blocks as frames overlap. Frames too few for that: nothing lasts.
+        """
+        blocks = -(-overlap // block)
+        lag = blocks * block
+        centred_BCSK = residual_BCSK.clamp(-4.0, 4.0)
+        centred_BCSK = centred_BCSK - centred_BCSK.mean((0, 2), keepdim=True)
+        variance_CK = centred_BCSK.square().mean((0, 2)).clamp(min=1e-12)
+        if centred_BCSK.shape[2] <= 2 * lag:
+            return cls(share_CK=torch.zeros_like(variance_CK), correlation_CK=torch.zeros_like(variance_CK))
+        once_CK, twice_CK = (
+            (centred_BCSK[:, :, by:] * centred_BCSK[:, :, :-by]).mean((0, 2)) / variance_CK
+            for by in (lag, 2 * lag)
+        )
+        decay_CK = (twice_CK.clamp(min=1e-3) / once_CK.clamp(min=1e-3)).clamp(max=_LONGEST**blocks)
+        share_CK = (once_CK / decay_CK.clamp(min=0.05)).clamp(0.0, _MOST_LASTING)
+        return cls(share_CK=share_CK, correlation_CK=decay_CK ** (1.0 / blocks))
+
+
 class Synthesis:
     """Draws magnitudes and finds their phases, for one batch of sounds, a code frame at a time.
 
     What is drawn are the log magnitudes of the transform of one white noise, so that frames that overlap and
-    bins that are neighbours differ as little as they do in a recording: independent draws flutter. The noise
-    is the same for every sound and every time, so that decoding is deterministic.
+    bins that are neighbours differ as little as they do in a recording: independent draws flutter. Where
+    something of it is `lasting`, that part changes from code frame to code frame by as little as it does in
+    recordings. The noise is the same for every sound and every time, so that decoding is deterministic.
     """
 
-    def __init__(self, stft: Stft, channels: int, *, block: int, seed: int = 0) -> None:
+    def __init__(
+        self, stft: Stft, channels: int, *, block: int, seed: int = 0, lasting: Lasting | None = None
+    ) -> None:
         self._stft = stft
         self._channels = channels
         self._block = block
@@ -98,6 +138,9 @@ class Synthesis:
         self._inverter = PhaseInverter(stft, block=_SETTLED * block, look_ahead=block, seed=seed + 1)
         self._window_W = stft.window.cpu()  # once: from a GPU a copy waits for all of its work
         self._reaching_CT = torch.randn(channels, stft.n_fft - stft.hop, generator=self._generator)
+        self._lasting = lasting
+        self._lasting_generator = torch.Generator().manual_seed(seed + 2)
+        self._field_CK: Tensor | None = None
 
     @torch.no_grad()
     def push(self, magnitudes: Magnitudes, *, last: bool = False) -> Tensor:
@@ -117,6 +160,34 @@ class Synthesis:
         new_CT = torch.randn(self._channels, self._block * stft.hop, generator=self._generator)
         audio_CT = torch.cat([self._reaching_CT, new_CT], dim=-1)
         self._reaching_CT = audio_CT[:, self._block * stft.hop :]
-        frames_CSW = audio_CT.unfold(-1, stft.n_fft, stft.hop) * self._window_W
-        log_CSK: Tensor = torch.fft.rfft(frames_CSW).abs().clamp(min=_LEAST_DRAWN).log()
+        noise_CSK = self._log_magnitudes(audio_CT.unfold(-1, stft.n_fft, stft.hop))
+        if self._lasting is None:
+            return noise_CSK
+        share_C1K = self._lasting.share_CK[:, None]
+        mixed_CSK = share_C1K.sqrt() * self._field() + (1.0 - share_C1K).sqrt() * _standard(noise_CSK)
+        return mixed_CSK * _NOISE_DEVIATION + _NOISE_MEAN
+
+    def _log_magnitudes(self, frames_CSW: Tensor) -> Tensor:
+        log_CSK: Tensor = torch.fft.rfft(frames_CSW * self._window_W).abs().clamp(min=_LEAST_DRAWN).log()
         return (log_CSK - _HALF_LOG_MEDIAN) / RAYLEIGH_SPREAD
+
+    def _field(self) -> Tensor:
+        """The lasting part of the next block [C, block, K], of mean 0 and deviation 1: an autoregressive
+        field of one spectrum a block, between which it goes in straight lines.
+        """
+        assert self._lasting is not None
+        shape = (self._channels, 1, self._stft.n_fft)
+        new_CK = _standard(self._log_magnitudes(torch.randn(shape, generator=self._lasting_generator)))[:, 0]
+        correlation_CK = self._lasting.correlation_CK
+        before_CK = new_CK if self._field_CK is None else self._field_CK
+        if self._field_CK is not None:
+            new_CK = correlation_CK * before_CK + (1.0 - correlation_CK.square()).sqrt() * new_CK
+        self._field_CK = new_CK
+        place_S1 = ((torch.arange(self._block) + 0.5) / self._block)[:, None]
+        between_CSK = before_CK[:, None] * (1.0 - place_S1) + new_CK[:, None] * place_S1
+        both_CSK = 2.0 * place_S1 * (1.0 - place_S1) * (1.0 - correlation_CK[:, None])
+        return between_CSK / (1.0 - both_CSK).sqrt()
+
+
+def _standard(noise_CSK: Tensor) -> Tensor:
+    return (noise_CSK - _NOISE_MEAN) / _NOISE_DEVIATION

@@ -16,6 +16,7 @@ from distill_ray.vqvae.magnitude_loss import MagnitudeLoss, codec_loss
 from distill_ray.vqvae.magnitudes import (
     LEAST_LOG_SPREAD,
     RAYLEIGH_SPREAD,
+    Lasting,
     Magnitudes,
     Synthesis,
     log_magnitudes,
@@ -229,3 +230,29 @@ def test_stereo_keeps_its_channels_apart() -> None:
 def test_codes_that_are_missing_are_refused(codec: VQVAE) -> None:
     with pytest.raises(UsageError, match="samples cannot be decoded"):
         list(decode_blocks(codec, [torch.zeros(3, 2, dtype=torch.long)], 10_000, chunk_frames=4))
+
+
+def drawn(synthesis: Synthesis, blocks: int) -> Tensor:
+    return torch.cat([synthesis._noise() for _ in range(blocks)], dim=1)[0]
+
+
+def test_what_lasts_is_found_again_in_what_is_drawn() -> None:
+    bins = STFT.bins
+    share_CK, correlation_CK = torch.full((1, bins), 0.5), torch.full((1, bins), 0.9)
+    share_CK[:, ::2] = 0.0
+    lasting = Lasting(share_CK=share_CK, correlation_CK=correlation_CK)
+    noise_SK = drawn(Synthesis(STFT, 1, block=4, lasting=lasting), 1500)
+    plain_SK = drawn(Synthesis(STFT, 1, block=4), 1500)
+    # As spread as white noise's, and in the bins where nothing lasts the same.
+    torch.testing.assert_close(noise_SK[:, ::2], plain_SK[:, ::2], atol=1e-4, rtol=0.0)
+    assert float(noise_SK.mean()) == pytest.approx(float(plain_SK.mean()), abs=0.02)
+    assert float(noise_SK.std()) == pytest.approx(float(plain_SK.std()), rel=0.03)
+    found = Lasting.of(noise_SK[None, None], block=4, overlap=STFT.n_fft // STFT.hop)
+    assert float(found.share_CK[0, ::2].mean()) < 0.1
+    assert float(found.share_CK[0, 1::2].mean()) == pytest.approx(0.5, abs=0.08)
+    assert float(found.correlation_CK[0, 1::2].mean()) == pytest.approx(0.9, abs=0.05)
+
+
+def test_of_too_few_frames_nothing_lasts() -> None:
+    found = Lasting.of(torch.randn(1, 1, 8, 5), block=4, overlap=4)
+    assert not found.share_CK.any()
