@@ -25,6 +25,9 @@ from distill_ray.prior.drawing import LEAST_TEMPERATURE
 from distill_ray.prior.fixed_ops import Memory
 
 FEW = 8
+BY_TENSOR_CORES = False
+"""Whether products of more rows are kernels, too, not cuBLAS's (tests/bench/prior_speed.py has both)."""
+_WIDE_ROWS, _WIDE_FEATURES, _WIDE_INPUTS = 64, 16, 32
 _NUMBERS = 8192  # of the weights, that a program takes at once
 _PROGRAMS = 264  # two for each processor of an H200
 _SLOTS = 64  # of a ring, taken at once
@@ -113,6 +116,45 @@ def _product(
             if GATED:
                 found_up = tl.sum(up * x[None, :], axis=1)
                 total_up += tl.where(r[:, None] == row, found_up[None, :], 0.0)
+    if NORM:
+        size = 1.0 / tl.sqrt(energy / K + eps)
+        total *= size[:, None]
+        total_up *= size[:, None]
+    if GATED:
+        total = total / (1.0 + tl.exp(-total)) * total_up
+    out = out_ptr + r[:, None] * features + n[None, :]
+    stored = (r[:, None] < rows) & (n[None, :] < features)
+    if ADD:
+        total += tl.load(out, mask=stored, other=0.0)
+    tl.store(out, total, mask=stored)
+
+
+@triton.jit
+def _wide_product(
+    x_ptr, weight_ptr, norm_ptr, out_ptr, rows, features, eps,
+    K: tl.constexpr, ROWS: tl.constexpr, N: tl.constexpr, BLOCK: tl.constexpr,
+    NORM: tl.constexpr, GATED: tl.constexpr, ADD: tl.constexpr,
+):  # fmt: skip
+    """N output features of ROWS rows by tensor cores, in three products of TF32: near float32's."""
+    n = tl.program_id(0) * N + tl.arange(0, N)
+    r = tl.program_id(1) * ROWS + tl.arange(0, ROWS)
+    total = tl.zeros([ROWS, N], tl.float32)
+    total_up = tl.zeros([ROWS, N], tl.float32)
+    energy = tl.zeros([ROWS], tl.float32)
+    for begin in range(0, K, BLOCK):
+        k = begin + tl.arange(0, BLOCK)
+        given = (r[:, None] < rows) & (k[None, :] < K)
+        x = tl.load(x_ptr + r[:, None] * K + k[None, :], mask=given, other=0.0)
+        places = n[None, :] * K + k[:, None]
+        inside = (n[None, :] < features) & (k[:, None] < K)
+        weight = tl.load(weight_ptr + places, mask=inside, other=0.0)
+        if NORM:
+            energy += tl.sum(x * x, axis=1)
+            x *= tl.load(norm_ptr + k, mask=k < K, other=0.0)[None, :]
+        total = tl.dot(x, weight, total, input_precision="tf32x3")
+        if GATED:
+            up = tl.load(weight_ptr + features * K + places, mask=inside, other=0.0)
+            total_up = tl.dot(x, up, total_up, input_precision="tf32x3")
     if NORM:
         size = 1.0 / tl.sqrt(energy / K + eps)
         total *= size[:, None]
@@ -245,7 +287,7 @@ def embedded(memory: Memory, weight_VE: Tensor, first_rows: tuple[int, ...], row
 
 def product(x_RE: Tensor, norm: nn.RMSNorm, weight_FE: Tensor) -> Tensor:
     """As `fixed_ops.product`."""
-    if len(x_RE) > FEW:
+    if len(x_RE) > FEW and not BY_TENSOR_CORES:
         return fixed_ops.product(x_RE, norm, weight_FE)
     y_RF = x_RE.new_empty(len(x_RE), len(weight_FE))
     _start_product(x_RE, weight_FE, y_RF, norm=norm)
@@ -256,7 +298,7 @@ def gated(x_RE: Tensor, norm: nn.RMSNorm, weight_FE: Tensor) -> Tensor:
     """As `fixed_ops.gated`."""
     inner = len(weight_FE) // 2
     y_RF = x_RE.new_empty(len(x_RE), inner)
-    if len(x_RE) <= FEW:
+    if len(x_RE) <= FEW or BY_TENSOR_CORES:
         _start_product(x_RE, weight_FE, y_RF, norm=norm, gated=True)
         return y_RF
     both_RF = functional.linear(norm(x_RE), weight_FE)
@@ -285,7 +327,7 @@ def attended(memory: Memory, layer: int, qkv_RF: Tensor, heads: int) -> Tensor |
 
 def add_product(x_RE: Tensor, y_RF: Tensor | Parts, weight_EF: Tensor) -> None:
     """As `fixed_ops.add_product`."""
-    if isinstance(y_RF, Tensor) and len(x_RE) > FEW:
+    if isinstance(y_RF, Tensor) and len(x_RE) > FEW and not BY_TENSOR_CORES:
         fixed_ops.add_product(x_RE, y_RF, weight_EF)
     else:
         _start_product(y_RF, weight_EF, x_RE, add=True)
@@ -320,6 +362,15 @@ def _start_product(
 ) -> None:
     rows, features = out_RF.shape
     width = weight_FK.shape[1]
+    scale = weight_FK if norm is None else norm.weight
+    eps = 0.0 if norm is None or norm.eps is None else norm.eps
+    if isinstance(x, Tensor) and rows > FEW:
+        _wide_product[(triton.cdiv(features, _WIDE_FEATURES), triton.cdiv(rows, _WIDE_ROWS))](
+            x, weight_FK, scale, out_RF, rows, features, eps,
+            K=width, ROWS=_WIDE_ROWS, N=_WIDE_FEATURES, BLOCK=_WIDE_INPUTS,
+            NORM=norm is not None, GATED=gated, ADD=add,
+        )  # fmt: skip
+        return
     if isinstance(x, Parts):
         x_RK, tops, totals = x.values_RSHD, x.tops_RSH, x.totals_RSH
         parts, head = x_RK.shape[1], x_RK.shape[3]
@@ -327,8 +378,6 @@ def _start_product(
         x_RK = tops = totals = x
         parts, head = 0, 1
     block = max(4, triton.next_power_of_2(triton.cdiv(features, _PROGRAMS)))
-    scale = weight_FK if norm is None else norm.weight
-    eps = 0.0 if norm is None or norm.eps is None else norm.eps
     _product[(triton.cdiv(features, block),)](
         x_RK, tops, totals, weight_FK, scale, out_RF, rows, features, eps,
         K=width, ROWS=triton.next_power_of_2(rows), N=block,

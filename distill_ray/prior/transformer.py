@@ -13,6 +13,7 @@ Legend: B batch, S sequence steps, P cached steps, H heads, D width of a head, E
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -126,8 +127,21 @@ def _has_sliding_kernel(x: Tensor, width: int) -> bool:
     """Whether flash attention takes heads of `width` in the dtype that products with `x` have."""
     if x.device.type != "cuda" or torch.version.hip is not None or width > 256 or width % 8:
         return False
-    is_half = fusing.product_dtype(x) in (torch.bfloat16, torch.float16)
-    return is_half and torch.cuda.get_device_capability(x.device) >= (8, 0)
+    dtype = fusing.product_dtype(x)
+    return dtype in (torch.bfloat16, torch.float16) and _sliding_runs(x.device, dtype, width)
+
+
+@functools.cache
+def _sliding_runs(device: torch.device, dtype: torch.dtype, width: int) -> bool:
+    """Whether the kernel, which torch calls its own, can be had here, there and back; tried once."""
+    with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
+        x_BHSD = torch.ones(1, 1, 16, width, device=device, dtype=dtype, requires_grad=True)
+        try:
+            y_BSHD = Sight(causal=True, window=8).attended(x_BHSD, x_BHSD, x_BHSD)
+            (gradient,) = torch.autograd.grad(y_BSHD.float().sum(), x_BHSD)
+        except (RuntimeError, TypeError):
+            return False
+        return bool((y_BSHD == 1.0).all() and gradient.isfinite().all())
 
 
 class Attention(nn.Module):

@@ -1,6 +1,8 @@
 """Training and sampling of a prior against `transformers`, in one run of under 100 s on an H200:
 
-    python3 tests/bench/prior_speed.py --out DIR [--tiny] [--profile] [--skip training sampling]
+    PYTHONPATH=. python3 tests/bench/prior_speed.py --out "$OUT" --profile
+
+(`--skip training`, `sampling` or `rivals` leaves these out.)
 
 Training: a step with and without kernels, captured and not, and GPT-2 of the same shape as it comes (bf16
 autocast, SDPA, fused AdamW), one head and one embedding for each level as ours. Sampling: as a CUDA graph and
@@ -23,6 +25,7 @@ import json
 import sys
 import tempfile
 import time
+import traceback
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -79,12 +82,17 @@ def main() -> None:
         "shape": str(shape_of(tiny=options.tiny)),
     }
     with_rivals = "rivals" not in options.skip
-    if "training" not in options.skip:
-        found["training"] = list(training(device, options, rivals=with_rivals))
-        write(options.out, found)
-    if "sampling" not in options.skip:
-        found["sampling"] = list(sampling(device, options, rivals=with_rivals))
-        write(options.out, found)
+    for name, part in (("sampling", sampling), ("training", training)):
+        if name in options.skip:
+            continue
+        found[name] = []
+        try:
+            for row in part(device, options, rivals=with_rivals):
+                found[name].append(row)
+                write(options.out, found)
+        except Exception:  # what was measured stays, and so does the other part
+            found[f"{name}_failed"] = traceback.format_exc()
+            print(found[f"{name}_failed"], flush=True)
     found["seconds"] = time.perf_counter() - began
     write(options.out, found)
 
@@ -278,23 +286,35 @@ def sampling(device: torch.device, options: argparse.Namespace, *, rivals: bool)
     """Milliseconds a frame and frames a second of all sounds together."""
     config = shape_of(tiny=options.tiny)
     prior = new_prior(config, device)
+    drawn(device, prior, 1, 8, way="plain")  # warm
     frames, plain_frames = (40, 40) if options.tiny else (860, 430)
     for batch in (1, 64):
         plain = drawn(device, prior, batch, plain_frames, way="plain")
         yield plain.row
-        for way in ("graph, torch", "graph"):
-            if device.type == "cuda":
-                found = drawn(device, prior, batch, frames, way=way)
-                yield {**found.row, **likeness(found.codes_BQT, plain.codes_BQT)}
-                if options.profile:
-                    again = functools.partial(drawn, device, prior, batch, 100, way=way)
-                    profiled(options.out, f"{way.replace(', ', '-')}-{batch}", again)
+        ways = ["graph", "graph, torch", *(["graph, tensor cores"] if batch > 8 else [])]
+        for way in ways if device.type == "cuda" else []:
+            found = drawn(device, prior, batch, frames, way=way)
+            yield {**found.row, **likeness(found.codes_BQT, plain.codes_BQT)}
+            if options.profile:
+                again = functools.partial(drawn, device, prior, batch, 100, way=way)
+                profiled(options.out, f"{way.replace(', ', '-')}-{batch}", again)
         if rivals:
             for cache in ("static", "dynamic"):
                 # Unlike ours it takes a full cache's time, or grows, for every frame.
-                rival_frames = 20 if options.tiny else 200
+                rival_frames = 20 if options.tiny else 100
                 with contextlib.suppress(ImportError):
                     yield musicgen(device, config, batch, rival_frames, cache)
+
+
+@contextlib.contextmanager
+def tensor_cores(wanted: bool) -> Iterator[None]:
+    if not wanted:  # without Triton, too
+        yield
+        return
+    from distill_ray.prior import kernels
+
+    with mock.patch.object(kernels, "BY_TENSOR_CORES", True):
+        yield
 
 
 class Drawn:
@@ -305,9 +325,11 @@ class Drawn:
 
 
 def drawn(device: torch.device, prior: CodePrior, batch: int, frames: int, *, way: str) -> Drawn:
-    """`way`: "plain", "graph", or "graph, torch", without kernels of our own."""
+    """`way`: "plain", or "graph"; "graph, torch" is without kernels of our own, "graph, tensor cores" with
+    those that take the place of cuBLAS.
+    """
     never = 10**9
-    least = {"plain": (never, never), "graph, torch": (1, never), "graph": (1, 1)}[way]
+    least = {"plain": (never, never), "graph, torch": (1, never)}.get(way, (1, 1))
 
     def sample() -> Tensor:
         return sample_codes(
@@ -379,7 +401,7 @@ def musicgen(device: torch.device, config: PriorConfig, batch: int, frames: int,
 
     frames = min(frames, config.context_frames)
     with peak(device) as memory:
-        sample()
+        timed(device, sample)
         spent_s = timed(device, sample)
     return said(
         way=f"MusicGen, {kind} cache",
