@@ -68,7 +68,7 @@ def main() -> None:
         pool = CodePool(codes["train"], replace(config, model=model), retokeniser, device)
         torch.manual_seed(asked.seed)
         prior = CodePrior(model)
-        prior.init_from_codebooks(loaded.model.quantizer.codebooks_QKD)
+        prior.init_from_vectors(loaded.model.quantizer.vectors())
         prior.to(device)
         optimizer = torch.optim.AdamW(prior.parameters(), lr=config.training.lr, betas=(0.9, 0.95))
         for step in range(asked.steps):

@@ -148,7 +148,7 @@ def training(device: torch.device, options: argparse.Namespace, *, rivals: bool)
             settings = PriorTrainingConfig(epochs=10_000, batch_size=16, **changes)
             config = PriorTrainConfig(model=model, training=settings)
             task = PriorTask(
-                folder, config, worker_in(folder / "run", device), frame_rate=86.0, codebooks_QKD=None
+                folder, config, worker_in(folder / "run", device), frame_rate=86.0, vectors_QKL=None
             )
             losses[name] = []
             for step in range(8):
