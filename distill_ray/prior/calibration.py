@@ -23,6 +23,10 @@ from distill_ray.prior.sampling import sample_codes
 
 FIRST_LEVEL = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Temperatures of the first level that are tried."""
+AS_GOOD = 1.5
+"""Times the least distance: as near as makes no difference. The hottest of these is taken: it is the one that
+repeats itself least, which distances of windows of seconds do not tell and longer ones do.
+"""
 LAST_LEVEL = (1.25, 1.0, 1.6)
 """How many times that of the first the last level's is; the levels between follow geometrically."""
 _SOUNDS = {"cpu": 16}
@@ -41,7 +45,8 @@ class Calibration:
 
 
 def calibrate(prior: CodePrior, likeness: CodeLikeness, *, seed: int) -> Calibration:
-    """Set `prior.temperature_Q` to the best of `FIRST_LEVEL` with the first of `LAST_LEVEL`, then of these.
+    """Set `prior.temperature_Q` to the hottest of `FIRST_LEVEL` that is `AS_GOOD` as the best, with the first
+    of `LAST_LEVEL`, then to the best of these.
 
     All are tried with the same random numbers, so that they differ by their temperatures alone.
     """
@@ -56,7 +61,8 @@ def calibrate(prior: CodePrior, likeness: CodeLikeness, *, seed: int) -> Calibra
 
     before = distance(1.0, 1.0)
     by_first = {first: distance(first, LAST_LEVEL[0]) for first in FIRST_LEVEL}
-    first = min(by_first, key=by_first.__getitem__)
+    enough = AS_GOOD * min(by_first.values())
+    first = max(first for first, found in by_first.items() if found <= enough)
     by_last = {LAST_LEVEL[0]: by_first[first], **{last: distance(first, last) for last in LAST_LEVEL[1:]}}
     last = min(by_last, key=by_last.__getitem__)
     prior.temperature_Q.copy_(temperatures(first, last))

@@ -16,8 +16,8 @@ from collections.abc import Iterable, Sequence
 import torch
 from torch import Tensor
 
-WINDOW_SECONDS = 1.5
-"""As long as the judge's short windows."""
+WINDOW_SECONDS = (1.5, 6.0)
+"""The shorter ones, as long as the judge's, say how sounds go; the longer ones tell what stays as it is."""
 _FEWEST_FRAMES = 8
 _COMPONENTS = 24
 _STEPS_A_WINDOW = 4
@@ -28,8 +28,8 @@ _LEAST = 1e-3
 class CodeLikeness:
     """Knows the training codes, and says how far others are from them.
 
-    Codes are looked at as the latents that they stand for, in their principal components. Of windows of
-    `WINDOW_SECONDS` it takes the mean, the spread and the pace (mean change from frame to frame) of each
+    Codes are looked at as the latents that they stand for, in their principal components. Of windows of each
+    of `WINDOW_SECONDS` it takes the mean, the spread and the pace (mean change from frame to frame) of each
     component.
 
     Args:
@@ -41,45 +41,48 @@ class CodeLikeness:
     def __init__(self, train: Sequence[Tensor], vectors_QKL: Tensor, frame_rate: float) -> None:
         assert train, "there is nothing to be like"
         self._vectors_QKL = vectors_QKL.detach().float().cpu()
-        self._window = max(_FEWEST_FRAMES, round(WINDOW_SECONDS * frame_rate))
+        self._windows = [max(_FEWEST_FRAMES, round(seconds * frame_rate)) for seconds in WINDOW_SECONDS]
         latent_NL = torch.cat([self._latents(codes_QT) for codes_QT in train])
         self._centre_L = latent_NL.mean(0)
         centred_NL = latent_NL - self._centre_L
         _, vectors_LL = torch.linalg.eigh(centred_NL.T @ centred_NL / len(centred_NL))
         self._axes_LD = vectors_LL.flip(1)[:, :_COMPONENTS]
         self._unit = float((centred_NL @ self._axes_LD[:, :1]).std().clamp(min=1e-12))
-        features_NX = self._features(train)
-        self._mean_X = features_NX.mean(0)
-        self._spread_X = features_NX.std(0, correction=0)
+        known = [self._features(train, window) for window in self._windows]
+        self._known = [(features_NX.mean(0), features_NX.std(0, correction=0)) for features_NX in known]
 
     def distance(self, sequences: Iterable[Tensor]) -> float:
-        """Mean over the features of the squared 2-Wasserstein distance of their normal distributions, in
-        units of the training codes' spread; 0 for codes as those.
+        """Mean over windows and features of the squared 2-Wasserstein distance of their normal distributions,
+        in units of the training codes' spread; 0 for codes as those.
 
-        sequences: codes [Q, T], of at least one window together.
+        sequences: codes [Q, T] of at least one frame.
         """
-        features_NX = self._features(list(sequences))
-        apart_X = (features_NX.mean(0) - self._mean_X).square()
-        apart_X = apart_X + (features_NX.std(0, correction=0) - self._spread_X).square()
-        return float((apart_X / self._spread_X.clamp(min=_LEAST).square()).mean())
+        given = list(sequences)
+        distances = []
+        for window, (mean_X, spread_X) in zip(self._windows, self._known, strict=True):
+            features_NX = self._features(given, window)
+            apart_X = (features_NX.mean(0) - mean_X).square()
+            apart_X = apart_X + (features_NX.std(0, correction=0) - spread_X).square()
+            distances.append(float((apart_X / spread_X.clamp(min=_LEAST).square()).mean()))
+        return sum(distances) / len(distances)
 
     def _latents(self, codes_QT: Tensor) -> Tensor:
         codes_QT = codes_QT.long().cpu()
         parts = [table_KL[codes_T] for table_KL, codes_T in zip(self._vectors_QKL, codes_QT, strict=True)]
         return torch.stack(parts).sum(0)
 
-    def _features(self, sequences: Sequence[Tensor]) -> Tensor:
-        long = [codes_QT for codes_QT in sequences if codes_QT.shape[1] >= self._window]
-        short = [codes_QT for codes_QT in sequences if codes_QT.shape[1] < self._window]
+    def _features(self, sequences: Sequence[Tensor], window: int) -> Tensor:
+        long = [codes_QT for codes_QT in sequences if codes_QT.shape[1] >= window]
+        short = [codes_QT for codes_QT in sequences if codes_QT.shape[1] < window]
         if short:
             joined_QT = torch.cat(short, dim=1)
-            if joined_QT.shape[1] >= self._window or not long:
+            if joined_QT.shape[1] >= window or not long:
                 long.append(joined_QT)
-        return torch.cat([self._of(codes_QT) for codes_QT in long])
+        return torch.cat([self._of(codes_QT, window) for codes_QT in long])
 
-    def _of(self, codes_QT: Tensor) -> Tensor:
+    def _of(self, codes_QT: Tensor, window: int) -> Tensor:
         places_TD = (self._latents(codes_QT) - self._centre_L) @ self._axes_LD / self._unit
-        window = min(self._window, len(places_TD))
+        window = min(window, len(places_TD))
         windows_NDW = places_TD.unfold(0, window, max(1, window // _STEPS_A_WINDOW))
         spread_ND = windows_NDW.std(2, correction=0)
         pace_ND = windows_NDW.diff(dim=2).abs().mean(2) if window > 1 else torch.zeros_like(spread_ND)

@@ -29,7 +29,7 @@ def likeness() -> CodeLikeness:
 
 def test_the_training_codes_are_at_0_and_others_of_their_kind_near(likeness: CodeLikeness) -> None:
     assert likeness.distance(walks(0)) == pytest.approx(0.0, abs=1e-6)
-    assert likeness.distance(walks(1)) < 0.02
+    assert likeness.distance(walks(1)) < 0.03
 
 
 def test_what_goes_otherwise_is_farther_the_more_it_does(likeness: CodeLikeness) -> None:
