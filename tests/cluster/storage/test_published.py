@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,6 +14,8 @@ import pytest
 from distill_ray.errors import CheckpointError
 from distill_ray.storage.storage import open_storage
 from distill_ray.storage.uploaded import POINTER, UploadedCheckpoints
+
+ROOT = Path(__file__).parents[3]
 
 
 def names(uri: str) -> list[str]:
@@ -72,3 +77,62 @@ def test_what_another_machine_made_goes_first(s3: Any, tmp_path: Path) -> None:
     assert one.newest() is None  # somebody has deleted the run
     one.close()
     two.close()
+
+
+def upload(here: Path, uri: str, content: str) -> None:
+    checkpoints = UploadedCheckpoints(here, uri, patience_s=200.0)
+    checkpoints.settle()
+    assert checkpoints.keep(state(content.encode() * 9_000_000))
+    checkpoints.flush()
+    checkpoints.close()
+
+
+@pytest.mark.slow
+def test_a_kill_at_every_request_that_changes_the_store(s3: Any, tmp_path: Path) -> None:
+    """Another machine finds the old checkpoint or the new one, and the killed one goes on."""
+    changes = 0
+
+    def is_killed(here: Path, uri: str, killed_at: int) -> bool:
+        nonlocal changes
+        changes = 0
+        program = "import sys; from tests.cluster.storage.test_published import *; "
+        program += "upload(Path(sys.argv[1]), *sys.argv[2:])"
+        process = subprocess.Popen([sys.executable, "-c", program, here, uri, "2"], cwd=ROOT)
+
+        def cut(method: str, path: str) -> bool:
+            nonlocal changes
+            changes += method not in ("GET", "HEAD")
+            if changes < killed_at:
+                return False
+            process.kill()
+            process.wait()
+            return True
+
+        s3.cut = cut
+        code = process.wait(300)
+        s3.cut = lambda method, path: False
+        assert code in (0, -signal.SIGKILL)
+        return code != 0
+
+    def found(uri: str, number: int) -> str:
+        there = UploadedCheckpoints(tmp_path / f"there{number}", uri, patience_s=60.0)
+        there.settle()
+        there.close()
+        content = (there.latest / "state").read_bytes()
+        assert content == content[:1] * 9_000_000
+        return content[:1].decode()
+
+    seen = []
+    for number in range(1, 100):
+        uri, here = f"s3://bucket/killed{number}/checkpoints", tmp_path / f"here{number}"
+        upload(here, uri, "0")
+        upload(here, uri, "1")
+        if not is_killed(here, uri, number):
+            break
+        seen.append(found(uri, number))
+        upload(here, uri, "3")
+        assert found(uri, number) == "3"
+        assert len({name.partition("/")[0] for name in names(uri)}) == 3
+    # The new one counts once the pointer names it; what is too old is removed after that.
+    assert seen == sorted(seen)
+    assert {*seen} == {"1", "2"}
