@@ -349,8 +349,11 @@ decoder_blocks = 1
 latent_dim = 16
 n_fft = 256
 hop = 64
+codebook_size = 16
+num_quantizers = 2
 
 [training]
+batch_size = 4
 window_seconds = 0.25
 min_epoch_steps = 4
 warmup_steps = 4
