@@ -1,14 +1,16 @@
 from __future__ import annotations
 
 import errno
-import subprocess
-import sys
-from collections.abc import Callable
+import re
+import resource
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+import torch
 
 from distill_ray.errors import CheckpointError
+from distill_ray.events.records import Event, Notice
 from distill_ray.storage.atomic import newest_folder
 from distill_ray.storage.checkpoints import (
     MODEL_FILES,
@@ -18,6 +20,8 @@ from distill_ray.storage.checkpoints import (
     node_folder,
 )
 from distill_ray.storage.uploaded import UploadedCheckpoints, discard, settle
+from distill_ray.training import checkpoint as training_checkpoint
+from distill_ray.training.worker import LocalWorker
 
 
 def text(content: str) -> Callable[[Path], None]:
@@ -43,50 +47,55 @@ def test_the_newest_one_is_kept_and_numbered(tmp_path: Path) -> None:
     assert settle(again.folder) == again.latest
 
 
-# Within a process of its own: the limit on the size of files cannot be taken back.
-_FULL_DISK = """
-import resource, signal, sys
-from pathlib import Path
-import torch
-from distill_ray.storage.checkpoints import Checkpoints
-from distill_ray.training import checkpoint
-from distill_ray.training.worker import LocalWorker
-from distill_ray.events.records import Notice
+@pytest.fixture
+def small_disk() -> Iterator[None]:
+    """No file becomes larger than 1 MB. Python ignores SIGXFSZ, and gets an error instead."""
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, before[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
-signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-resource.setrlimit(resource.RLIMIT_FSIZE, (1_000_000, 1_000_000))
-kind, folder = sys.argv[1], Path(sys.argv[2])
-write = {
-    "state": lambda path, size: checkpoint.write_state(path / "x", {"a": torch.zeros(size)}),
-    "weights": lambda path, size: checkpoint.write_weights(path / "x", {"a": torch.zeros(size)}),
-    "json": lambda path, size: checkpoint.write_json(path / "x", {"a": "x" * size}),
-}[kind]
-said = []
-worker = LocalWorker(Checkpoints(folder), device=torch.device("cpu"), listener=said.append)
-end = Notice(level="info", message="end")
-worker.checkpoint(end, lambda path: write(path, 100))
-before = (worker.restore() / "x").read_bytes()
-worker.checkpoint(end, lambda path: write(path, 2_000_000))
-assert (worker.restore() / "x").read_bytes() == before
-assert not (folder / "latest.new").exists()
-assert [notice.level for notice in said] == ["info", "warning", "info"], said
-assert "the training goes on" in said[1].message
-try:
-    worker.finish()
-except Exception as error:
-    print(type(error).__name__, error)
-worker.checkpoint(end, lambda path: write(path, 200))
-worker.finish()
-"""
+
+def write_of(kind: str, path: Path, size: int) -> None:
+    if kind == "state":
+        training_checkpoint.write_state(path / "x", {"a": torch.zeros(size)})
+    elif kind == "weights":
+        training_checkpoint.write_weights(path / "x", {"a": torch.zeros(size)})
+    else:
+        training_checkpoint.write_json(path / "x", {"a": "x" * size})
 
 
 @pytest.mark.parametrize("kind", ["state", "weights", "json"])
+@pytest.mark.usefixtures("small_disk")
 def test_a_full_disk_costs_one_checkpoint_and_not_the_run(tmp_path: Path, kind: str) -> None:
-    program = [sys.executable, "-c", _FULL_DISK, kind, str(tmp_path / "checkpoints")]
-    done = subprocess.run(program, capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"CheckpointError the last checkpoint could not be written to {tmp_path}")
-    assert "make room and go on with --resume" in done.stdout
+    said: list[Event] = []
+    folder = tmp_path / "checkpoints"
+    worker = LocalWorker(Checkpoints(folder), device=torch.device("cpu"), listener=said.append)
+    end = Notice(level="info", message="end")
+
+    def save(size: int) -> None:
+        worker.checkpoint(end, lambda path: write_of(kind, path, size))
+
+    def kept() -> bytes:
+        newest = worker.restore()
+        assert newest is not None
+        return (newest / "x").read_bytes()
+
+    save(100)
+    before = kept()
+    save(2_000_000)
+    assert kept() == before
+    assert not (folder / "latest.new").exists()
+    assert [notice.level for notice in said if isinstance(notice, Notice)] == ["info", "warning", "info"]
+    assert isinstance(said[1], Notice)
+    assert "the training goes on" in said[1].message
+    with pytest.raises(
+        CheckpointError, match=rf"^the last checkpoint could not be written to {re.escape(str(folder))} .*"
+    ) as caught:
+        worker.finish()
+    assert "make room and go on with --resume" in str(caught.value)
+    save(200)
+    worker.finish()
 
 
 def test_of_a_last_one_without_room_the_weights_are_kept_until_the_next_one(tmp_path: Path) -> None:
