@@ -23,9 +23,9 @@ from distill_ray.prior.sampling import sample_codes
 
 FIRST_LEVEL = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Temperatures of the first level that are tried."""
-AS_GOOD = 1.5
-"""Times the least distance: as near as makes no difference. The hottest of these is taken: it is the one that
-repeats itself least, which distances of windows of seconds do not tell and longer ones do.
+AS_GOOD = 0.07
+"""Beyond the least distance: as near as makes no difference. The hottest of these is taken: it is the one that
+repeats itself least, which windows of seconds do not tell.
 """
 LAST_LEVEL = (1.25, 1.0, 1.6)
 """How many times that of the first the last level's is; the levels between follow geometrically."""
@@ -61,7 +61,7 @@ def calibrate(prior: CodePrior, likeness: CodeLikeness, *, seed: int) -> Calibra
 
     before = distance(1.0, 1.0)
     by_first = {first: distance(first, LAST_LEVEL[0]) for first in FIRST_LEVEL}
-    enough = AS_GOOD * min(by_first.values())
+    enough = AS_GOOD + min(by_first.values())
     first = max(first for first, found in by_first.items() if found <= enough)
     by_last = {LAST_LEVEL[0]: by_first[first], **{last: distance(first, last) for last in LAST_LEVEL[1:]}}
     last = min(by_last, key=by_last.__getitem__)
