@@ -24,8 +24,8 @@ from distill_ray.prior.sampling import sample_codes
 FIRST_LEVEL = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Temperatures of the first level that are tried."""
 AS_GOOD = 0.07
-"""Beyond the least distance: as near as makes no difference. The hottest of these is taken: it is the one that
-repeats itself least, which windows of seconds do not tell.
+"""Beyond the least distance: as near as makes no difference. The hottest of these is taken: it is the one
+that repeats itself least, which windows of seconds do not tell.
 """
 LAST_LEVEL = (1.25, 1.0, 1.6)
 """How many times that of the first the last level's is; the levels between follow geometrically."""
