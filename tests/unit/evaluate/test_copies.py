@@ -20,11 +20,13 @@ def melody(seed: int, seconds: float) -> torch.Tensor:
     time_T = torch.arange(length) / RATE
     for start in torch.rand(round(5 * seconds), generator=generator) * seconds:
         pitch, level, decay = torch.rand(3, generator=generator).tolist()
-        after_T = (time_T - start).clamp(min=0)
-        envelope_T = torch.exp(-after_T * (2 + 12 * decay)) * (time_T >= start)
+        first = int(torch.searchsorted(time_T, start))
+        note_T = audio_T[first : first + 3 * RATE]  # a view; the slowest is at -52 dB then
+        after_T = time_T[first : first + len(note_T)] - start
+        envelope_T = torch.exp(-after_T * (2 + 12 * decay))
         for partial in (1, 2, 3):
             hertz = 110 * 2 ** (4 * pitch) * partial
-            audio_T += (0.05 + 0.1 * level) / partial * envelope_T * torch.sin(6.2832 * hertz * after_T)
+            note_T += (0.05 + 0.1 * level) / partial * envelope_T * torch.sin(6.2832 * hertz * after_T)
     return audio_T[None]
 
 
