@@ -84,15 +84,15 @@ def done(folder: Path, words: Sequence[str]) -> tuple[dict[str, Any], str]:
     return json.loads(ended.stdout), ended.stderr
 
 
+@pytest.mark.slow  # the next test and that of a pipeline are its quick ones
 @pytest.mark.parametrize(
     ("after", "signals"),
     [
         ("epoch 2", (signal.SIGINT,)),
-        # A pipeline is ended in these ways below.
-        pytest.param("prepare:", (signal.SIGTERM,), marks=pytest.mark.slow),
-        pytest.param("epoch 2", (signal.SIGINT, signal.SIGINT), marks=pytest.mark.slow),
-        pytest.param("epoch 2", (signal.SIGTERM,), marks=pytest.mark.slow),
-        pytest.param("epoch 2", (signal.SIGHUP,), marks=pytest.mark.slow),
+        ("prepare:", (signal.SIGTERM,)),
+        ("epoch 2", (signal.SIGINT, signal.SIGINT)),
+        ("epoch 2", (signal.SIGTERM,)),
+        ("epoch 2", (signal.SIGHUP,)),
     ],
 )
 def test_a_training_goes_on_by_the_line_that_it_prints(
@@ -111,11 +111,14 @@ def test_a_training_goes_on_by_the_line_that_it_prints(
         assert "epoch 1/5" not in said
 
 
-def test_a_killed_training_goes_on_by_the_same_command_or_without_its_data(folder: Path) -> None:
+def test_a_killed_and_a_stopped_training_go_on_by_the_same_command_or_without_its_data(folder: Path) -> None:
     words = ["train", "in", *CODEC]
     code, _ = stopped(folder, words, "epoch 2", signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, _ = stopped(folder, words, "epoch 4", signal.SIGKILL)
+    code, lines = stopped(folder, words, "epoch 4", signal.SIGINT)
+    assert (code, line_of(lines)) == (3, words)
+    assert any(f"going on with the unfinished run in {folder}/runs/in" in line for line in lines)
+    assert not any("epoch 1/5" in line for line in lines)
     made, said = done(folder, ["train", "--resume", "runs/in", "--no-report", "--num-workers", "0"])
     assert (made["epochs_completed"], "epoch 2/5" in said) == (5, False)
 
