@@ -21,7 +21,7 @@ from distill_ray.prior.likeness import CodeLikeness
 from distill_ray.prior.model import CodePrior
 from distill_ray.prior.sampling import sample_codes
 
-FIRST_LEVEL = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+FIRST_LEVEL = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 """Temperatures of the first level that are tried."""
 AS_GOOD = 0.07
 """Beyond the least distance: as near as makes no difference. The hottest of these is taken: it is the one

@@ -393,9 +393,12 @@ def musicgen(device: torch.device, config: PriorConfig, batch: int, frames: int,
         )
         inputs_BQ = torch.full((batch, rival.levels), rival.blank, device=device)
         for _ in range(min(frames, config.context_frames)):
-            logits = rival.net(
-                input_ids=inputs_BQ.flatten()[:, None], past_key_values=cache, use_cache=True
-            ).logits[:, -1]
+            with (
+                device
+            ):  # it makes positions on the default device and adds the cache's length, which is here
+                logits = rival.net(
+                    input_ids=inputs_BQ.flatten()[:, None], past_key_values=cache, use_cache=True
+                ).logits[:, -1]
             codes = torch.multinomial(logits.float().softmax(-1), 1)
             inputs_BQ = codes.view(batch, rival.levels)
 
