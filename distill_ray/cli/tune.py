@@ -41,10 +41,10 @@ def command(
 ) -> None:
     """Train codecs of several codebook sizes and depths, and keep the best one that is healthy.
 
-    Lower is better in the objective: the held-out reconstruction loss among the codecs within --max-kbps, or
-    the bits that a prior needs (prior-bits). A trial whose codebooks collapse is ended early. --epochs is for
-    each trial, --max-minutes for all of them. Ctrl-C keeps what is done; the same command goes on from
-    there.
+    Lower is better in the objective: how far from the recordings is what a short prior generates
+    (generation), the held-out reconstruction loss among the codecs within --max-kbps (reconstruction), or the
+    bits that a prior needs (prior-bits). A trial whose codebooks collapse is ended early. --epochs is for
+    each trial, --max-minutes for all of them. Ctrl-C keeps what is done; the same command goes on from there.
     """
     # A resumed search keeps the name that it has.
     source = options.data(data, resume)

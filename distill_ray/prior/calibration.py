@@ -35,13 +35,10 @@ _SOUNDS_ELSEWHERE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The temperatures of the levels, and how far from the training codes what they generate is; `before`:
-    at temperature 1.
-    """
+    """The temperatures of the levels, and how far from the training codes what is generated at them is."""
 
     temperatures: tuple[float, ...]
     distance: float
-    before: float
 
 
 def calibrate(prior: CodePrior, likeness: CodeLikeness, *, seed: int) -> Calibration:
@@ -59,16 +56,13 @@ def calibrate(prior: CodePrior, likeness: CodeLikeness, *, seed: int) -> Calibra
         prior.temperature_Q.copy_(temperatures(first, last))
         return likeness.distance(_drawn(prior, seed))
 
-    before = distance(1.0, 1.0)
     by_first = {first: distance(first, LAST_LEVEL[0]) for first in FIRST_LEVEL}
     enough = AS_GOOD + min(by_first.values())
     first = max(first for first, found in by_first.items() if found <= enough)
     by_last = {LAST_LEVEL[0]: by_first[first], **{last: distance(first, last) for last in LAST_LEVEL[1:]}}
     last = min(by_last, key=by_last.__getitem__)
     prior.temperature_Q.copy_(temperatures(first, last))
-    return Calibration(
-        temperatures=tuple(prior.temperature_Q.tolist()), distance=by_last[last], before=before
-    )
+    return Calibration(temperatures=tuple(prior.temperature_Q.tolist()), distance=by_last[last])
 
 
 def _drawn(prior: CodePrior, seed: int) -> Tensor:

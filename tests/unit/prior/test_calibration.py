@@ -56,7 +56,6 @@ def test_the_hottest_of_those_that_are_as_good_is_taken_then_the_best_slope(
     assert calibration.temperatures == pytest.approx(wanted)
     assert prior.temperature_Q.tolist() == pytest.approx(wanted)
     assert calibration.distance == pytest.approx(0.1)
-    assert calibration.before == pytest.approx(0.1 + max(0.0, 1.0 - first - wide) + 0.01 * (last - 1.0))
 
 
 def test_the_same_seed_finds_the_same(make_prior: MakePrior) -> None:
