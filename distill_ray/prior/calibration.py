@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.generation import SamplingConfig
+from distill_ray.prior.fixed_steps import graph_kept
 from distill_ray.prior.likeness import CodeLikeness
 from distill_ray.prior.model import CodePrior
 from distill_ray.prior.sampling import sample_codes
@@ -56,10 +57,11 @@ def calibrate(prior: CodePrior, likeness: CodeLikeness, *, seed: int) -> Calibra
         prior.temperature_Q.copy_(temperatures(first, last))
         return likeness.distance(_drawn(prior, seed))
 
-    by_first = {first: distance(first, LAST_LEVEL[0]) for first in FIRST_LEVEL}
-    enough = AS_GOOD + min(by_first.values())
-    first = max(first for first, found in by_first.items() if found <= enough)
-    by_last = {LAST_LEVEL[0]: by_first[first], **{last: distance(first, last) for last in LAST_LEVEL[1:]}}
+    with graph_kept():
+        by_first = {first: distance(first, LAST_LEVEL[0]) for first in FIRST_LEVEL}
+        enough = AS_GOOD + min(by_first.values())
+        first = max(first for first, found in by_first.items() if found <= enough)
+        by_last = {LAST_LEVEL[0]: by_first[first], **{last: distance(first, last) for last in LAST_LEVEL[1:]}}
     last = min(by_last, key=by_last.__getitem__)
     prior.temperature_Q.copy_(temperatures(first, last))
     return Calibration(temperatures=tuple(prior.temperature_Q.tolist()), distance=by_last[last])
