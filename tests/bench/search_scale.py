@@ -31,7 +31,7 @@ from distill_ray.tune.folder import SweepFolder
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.ranking import candidates
 from distill_ray.tune.rounds import Rounds
-from distill_ray.vqvae.health import HealthRule, LevelHealth
+from distill_ray.vqvae.health import EpochHealth, HealthRule, LevelHealth
 
 RULE = HealthRule(measure="utilization", floor=0.3, patience=3, warmup=2, kept_floor=0.1, gain_floor=0.01)
 LEVELS = (2, 4, 8)
@@ -150,7 +150,7 @@ def main() -> None:
                     events += 1
                     clocks.timed("events", ledger.take_event, trial, record)
                     continue
-                health = (ledger.records()[0].codebook_health,) * options.epochs
+                health = (EpochHealth(levels=ledger.records()[0].codebook_health),) * options.epochs
                 clocks.timed("events", ledger.ended, trial, health)
                 del live[trial]
         rows = clocks.timed("ranking at the end", candidates, ledger.finished(), sweep, RULE)
