@@ -3,10 +3,11 @@
     taskset -c 0 python tests/bench/realtime.py [--seconds 4] [--rounds 5] [--out FILE] [--codecs NAME…]
     python tests/bench/realtime.py --device cuda --seconds 30
 
-Random weights, 44.1 kHz mono, 9 × 1024 codes, float32, weight normalisation folded as in a deployed codec;
-all codecs take turns, and the figures are medians over rounds. On a CPU what counts is the processor time of
-this process, which other processes on the machine disturb less than the clock. A real-time factor of 20 means
-that a second of audio takes 1/20 s. `--stream` also shows what decoding in small blocks costs.
+Random weights, 44.1 kHz mono, 9 × 1024 codes (purpose generation: its own), float32, weight normalisation
+folded as in a deployed codec; all codecs take turns, and the figures are medians over rounds. On a CPU what
+counts is the processor time of this process, which other processes on the machine disturb less than the
+clock. A real-time factor of 20 means that a second of audio takes 1/20 s. `--stream` also shows what decoding
+in small blocks costs.
 
 Shapes: B items, C channels, T samples, Q RVQ levels, F code frames.
 """
@@ -29,23 +30,35 @@ from distill_ray.config.resolve import CorpusFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.vqvae import VQVAE
 
-CODECS = ("ours-tiny", "ours-small", "ours-base", "encodec", "dac-small", "dac")
+CODECS = (
+    "generation-tiny",
+    "generation-small",
+    "ours-tiny",
+    "ours-small",
+    "ours-base",
+    "encodec",
+    "dac-small",
+    "dac",
+)
+OURS = ("generation", "ours")
 BLOCKS = (1, 8, 32, 128)
 """Code frames that a streaming decoder gives out at a time."""
 
 
 def settings(name: str) -> VQTrainConfig:
     facts = CorpusFacts(file_count=1, train_seconds=600.0, sample_rate=SAMPLE_RATE, channels=1)
-    size = name.partition("-")[2] if name.startswith("ours") else "base"
-    codes: dict[str, object] = {"model.codebook_size": 1024, "model.num_quantizers": 9}
-    return resolve_vqvae(facts, overrides={**codes, "model.size": size}).config
+    kind, _, size = name.partition("-")
+    given: dict[str, object] = {"model.size": size if kind in OURS else "base"}
+    if kind != "generation":
+        given |= {"model.purpose": "compression", "model.codebook_size": 1024, "model.num_quantizers": 9}
+    return resolve_vqvae(facts, overrides=given).config
 
 
 def coder(name: str, device: torch.device) -> Coder:
     """A codec with random weights, ready to be used."""
     torch.manual_seed(0)
     config = settings(name)
-    if name.startswith("ours"):
+    if name.partition("-")[0] in OURS:
         return OursInUse(VQVAE(config.model).eval().to(device))
     if name == "encodec":
         layout: EncodecLayout | DacLayout = EncodecLayout(config)
