@@ -321,8 +321,9 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         was_memorizing = bool(figures.history) and figures.history[-1]["is_memorizing"]
         if report.is_memorizing and not was_memorizing:  # one line for a stretch of epochs
             figures.warnings.append(
-                f"from epoch {progress.epoch} on: {report.message} Which epoch is kept is decided at the "
-                "end, by what it generates."
+                f"from epoch {progress.epoch} on single recordings are being learnt by heart ({known:.2f} "
+                f"nats a code for training and {figures.val_loss:.2f} for held-out audio); which epoch is kept "
+                "is decided at the end, by what it generates"
             )
         event = PriorEpochMetrics(
             epoch=progress.epoch,
@@ -355,6 +356,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         """
         if self.worker.rank != 0 or self.vectors_QKL is None:
             return
+        message = "choosing temperatures, and which epoch is kept, by what the prior generates"
+        self.worker.emit(Notice(level="info", message=message))
         likeness = CodeLikeness(self.train, self.vectors_QKL, self.frame_rate)
         self.held_out_distance = likeness.distance(self.val) if self.val else None
         newest = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
