@@ -322,8 +322,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         if report.is_memorizing and not was_memorizing:  # one line for a stretch of epochs
             figures.warnings.append(
                 f"from epoch {progress.epoch} on single recordings are being learnt by heart ({known:.2f} "
-                f"nats a code for training and {figures.val_loss:.2f} for held-out audio); which epoch is kept "
-                "is decided at the end, by what it generates"
+                f"nats a code for training and {figures.val_loss:.2f} for held-out audio); which epoch is "
+                "kept is decided at the end, by what it generates"
             )
         event = PriorEpochMetrics(
             epoch=progress.epoch,
