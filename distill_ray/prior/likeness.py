@@ -42,13 +42,14 @@ class CodeLikeness:
         assert train, "there is nothing to be like"
         self._vectors_QKL = vectors_QKL.detach().float().cpu()
         self._windows = [max(_FEWEST_FRAMES, round(seconds * frame_rate)) for seconds in WINDOW_SECONDS]
-        latent_NL = torch.cat([self._latents(codes_QT) for codes_QT in train])
-        self._centre_L = latent_NL.mean(0)
-        centred_NL = latent_NL - self._centre_L
+        latents = [self._latents(codes_QT) for codes_QT in train]
+        self._centre_L = torch.cat(latents).mean(0)
+        centred_NL = torch.cat(latents) - self._centre_L
         _, vectors_LL = torch.linalg.eigh(centred_NL.T @ centred_NL / len(centred_NL))
         self._axes_LD = vectors_LL.flip(1)[:, :_COMPONENTS]
         self._unit = float((centred_NL @ self._axes_LD[:, :1]).std().clamp(min=1e-12))
-        known = [self._features(train, window) for window in self._windows]
+        places = [self._placed(latent_TL) for latent_TL in latents]
+        known = [_features(places, window) for window in self._windows]
         self._known = [(features_NX.mean(0), features_NX.std(0, correction=0)) for features_NX in known]
 
     def distance(self, sequences: Iterable[Tensor]) -> float:
@@ -57,10 +58,10 @@ class CodeLikeness:
 
         sequences: codes [Q, T] of at least one frame.
         """
-        given = list(sequences)
+        places = [self._placed(self._latents(codes_QT)) for codes_QT in sequences]
         distances = []
         for window, (mean_X, spread_X) in zip(self._windows, self._known, strict=True):
-            features_NX = self._features(given, window)
+            features_NX = _features(places, window)
             apart_X = (features_NX.mean(0) - mean_X).square()
             apart_X = apart_X + (features_NX.std(0, correction=0) - spread_X).square()
             distances.append(float((apart_X / spread_X.clamp(min=_LEAST).square()).mean()))
@@ -71,19 +72,25 @@ class CodeLikeness:
         parts = [table_KL[codes_T] for table_KL, codes_T in zip(self._vectors_QKL, codes_QT, strict=True)]
         return torch.stack(parts).sum(0)
 
-    def _features(self, sequences: Sequence[Tensor], window: int) -> Tensor:
-        long = [codes_QT for codes_QT in sequences if codes_QT.shape[1] >= window]
-        short = [codes_QT for codes_QT in sequences if codes_QT.shape[1] < window]
-        if short:
-            joined_QT = torch.cat(short, dim=1)
-            if joined_QT.shape[1] >= window or not long:
-                long.append(joined_QT)
-        return torch.cat([self._of(codes_QT, window) for codes_QT in long])
+    def _placed(self, latent_TL: Tensor) -> Tensor:
+        """Along the components, in units of the largest one's spread."""
+        places_TD: Tensor = (latent_TL - self._centre_L) @ self._axes_LD / self._unit
+        return places_TD
 
-    def _of(self, codes_QT: Tensor, window: int) -> Tensor:
-        places_TD = (self._latents(codes_QT) - self._centre_L) @ self._axes_LD / self._unit
-        window = min(window, len(places_TD))
-        windows_NDW = places_TD.unfold(0, window, max(1, window // _STEPS_A_WINDOW))
-        spread_ND = windows_NDW.std(2, correction=0)
-        pace_ND = windows_NDW.diff(dim=2).abs().mean(2) if window > 1 else torch.zeros_like(spread_ND)
-        return torch.cat([windows_NDW.mean(2), (spread_ND + _LEAST).log(), (pace_ND + _LEAST).log()], dim=1)
+
+def _features(places: Sequence[Tensor], window: int) -> Tensor:
+    """features_NX of all windows of the sequences places_TD."""
+    long = [places_TD for places_TD in places if len(places_TD) >= window]
+    short = [places_TD for places_TD in places if len(places_TD) < window]
+    if short:
+        joined_TD = torch.cat(short)
+        if len(joined_TD) >= window or not long:
+            long.append(joined_TD)
+    return torch.cat([_of_windows(places_TD, min(window, len(places_TD))) for places_TD in long])
+
+
+def _of_windows(places_TD: Tensor, window: int) -> Tensor:
+    windows_NDW = places_TD.unfold(0, window, max(1, window // _STEPS_A_WINDOW))
+    spread_ND = windows_NDW.std(2, correction=0)
+    pace_ND = windows_NDW.diff(dim=2).abs().mean(2) if window > 1 else torch.zeros_like(spread_ND)
+    return torch.cat([windows_NDW.mean(2), (spread_ND + _LEAST).log(), (pace_ND + _LEAST).log()], dim=1)
