@@ -113,3 +113,9 @@ class CancelledError(DistillError):
 
     exit_code = 3
     goes_on = True
+
+
+def first_line(error: BaseException) -> str:
+    """Of what an error of another library says; its type where it says nothing."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__

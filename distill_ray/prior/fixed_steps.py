@@ -24,6 +24,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.config.generation import SamplingConfig
+from distill_ray.errors import first_line
 from distill_ray.prior import fixed_ops
 from distill_ray.prior.fixed_ops import Memory
 from distill_ray.prior.guidance import Guidance
@@ -280,7 +281,7 @@ def _found(
         try:
             return FixedSteps(prior, batch, held, sampling, guidance, kernels=kernels, captured=True)
         except Exception as error:  # whatever a compiler, a driver or a missing header may raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             _kernels_failed |= kernels
     warnings.warn(f"codes are drawn without a CUDA graph, which is slower: {reason}", stacklevel=4)
     return None

@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-from distill_ray.errors import ClusterError, InstallationError
+from distill_ray.errors import ClusterError, InstallationError, first_line
 from distill_ray.regular_file import open_regular
 from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.processes import end_processes, guarded
@@ -366,5 +366,4 @@ def _owner_file(folder: Path) -> BinaryIO:
 
 
 def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0].rstrip(".:") if lines else type(error).__name__
+    return first_line(error).rstrip(".:")

@@ -19,7 +19,7 @@ import ray
 from ray.exceptions import RayError, RayTaskError
 
 from distill_ray.corpus.parallel import Job, Progress, in_threads
-from distill_ray.errors import ClusterError
+from distill_ray.errors import ClusterError, first_line
 from distill_ray.events.records import Event
 from distill_ray.runtime.shared_nodes import nodes_that_share
 
@@ -134,9 +134,7 @@ def stoppable(running: Mapping[Any, object], what: str) -> Iterator[Any]:
         if isinstance(error, RayTaskError) and isinstance(error.cause, Exception):
             raise error.cause from None
         if isinstance(error, RayError):
-            lines = str(error).strip().splitlines()
-            reason = lines[0] if lines else type(error).__name__
-            raise ClusterError(f"{what} on the cluster failed: {reason}") from error
+            raise ClusterError(f"{what} on the cluster failed: {first_line(error)}") from error
         raise
     finally:
         ray.kill(flag)

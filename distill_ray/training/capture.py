@@ -14,6 +14,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor, nn
 
+from distill_ray.errors import first_line
 from distill_ray.events.records import Notice
 from distill_ray.training.worker import Worker
 
@@ -107,7 +108,7 @@ class Gradients(Generic[OutcomeT]):
             with torch.cuda.graph(graph, capture_error_mode="thread_local"):
                 self._outcome = self._compute(self._inputs)
         except RuntimeError as error:
-            reason = str(error).strip().splitlines()[0]
+            reason = first_line(error)
             message = f"steps run without a CUDA graph, which makes them slower: {reason}"
             self._worker.emit(Notice(level="warning", message=message))
             for parameter in self._parameters:

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from distill_ray.argument_types import checks_arguments
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import prior_steps_per_epoch
+from distill_ray.errors import first_line
 from distill_ray.events.records import (
     Event,
     Notice,
@@ -243,7 +244,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             if not all(bool(gradient.isfinite().all()) for gradient in gradients):
                 raise RuntimeError("a gradient is not finite")
         except Exception as error:  # whatever a compiler, a driver or a missing header may raise
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             message = f"steps run without Triton kernels, which makes them slower: {reason}"
             worker.emit(Notice(level="warning", message=message))
             return False

@@ -11,6 +11,8 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from distill_ray.errors import first_line
+
 _UNCAPTURED_CALLS = 3  # libraries choose kernels, make plans and allocate in the first ones
 
 
@@ -55,7 +57,7 @@ class Replayed:
             ):
                 self._outputs = function(*self._inputs)
         except RuntimeError as error:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            reason = first_line(error)
             warnings.warn(f"phases are found without a CUDA graph, which is slower: {reason}", stacklevel=2)
             return
         self._graph = graph

@@ -17,6 +17,8 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
+from distill_ray.errors import first_line
+
 _enabled = 0
 _MOST_NUMBERS = 2**27  # kernels count elements, of which there may be eight times as many, in 32 bits
 
@@ -57,6 +59,5 @@ def missing(device_type: str) -> str:
 
         run_probe(torch.device(device_type))
     except Exception as error:  # whatever a compiler, a driver or a missing header may raise
-        reason = str(error).strip().splitlines()
-        return f"a trial kernel failed: {reason[0] if reason else type(error).__name__}"
+        return f"a trial kernel failed: {first_line(error)}"
     return ""
