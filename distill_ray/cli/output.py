@@ -21,7 +21,7 @@ from typing import Any, BinaryIO, TextIO
 
 import typer
 
-from distill_ray.cli.signals import Signals
+from distill_ray.cli.signals import LastResort, Signals
 from distill_ray.display.failure import forget
 from distill_ray.errors import CancelledError, ConfigError, DistillError, UsageError
 from distill_ray.events import lines as job_lines
@@ -32,6 +32,8 @@ from distill_ray.uri import redacted
 _GO_ON = ("run", "train", "train-prior", "tune")
 """The commands that, given again, go on where they were interrupted."""
 READER_GONE = 128 + 13  # SIGPIPE
+_CURSOR = "\x1b[?25h\n"
+"""Shows the terminal's cursor again, which a live view has hidden, on a line of its own."""
 _INTERRUPTED = 130  # what Typer makes of a KeyboardInterrupt
 _results: list[TextIO] = []  # the real stdout while a command runs; empty outside of one
 
@@ -109,7 +111,13 @@ def run(app: Callable[..., Any], arguments: Sequence[str]) -> int:
     as_json = "--json" in arguments
     if sys.stderr is None:  # closed, as some daemons do: progress and complaints have no reader
         sys.stderr = Path(os.devnull).open("w", encoding="utf-8")  # noqa: SIM115
-    with Signals() as signals:
+
+    def stuck() -> int:
+        message = "stopped at once; what it waited for, Ray's start or end, is left to itself"
+        sys.stderr.write(_CURSOR if sys.stderr.isatty() else "")
+        return _ended(CancelledError(message), arguments, as_json)
+
+    with Signals() as signals, LastResort(stuck):
         try:
             outcome = _outcome(app, arguments)
             signals.ignore()

@@ -17,7 +17,7 @@ from distill_ray.config.sweep import RESOURCES
 from distill_ray.errors import ConfigError, Problem, UsageError
 from distill_ray.jsonable import jsonable, parse_json
 from distill_ray.regular_file import read_regular
-from distill_ray.runs.run_folder import PIPELINE, newest_folders, numbered_folders
+from distill_ray.runs.run_folder import PAGE, PIPELINE, newest_folders, numbered_folders
 from distill_ray.storage.atomic import atomic_file
 from distill_ray.storage.names import checked_name
 from distill_ray.storage.ownership import refuse_writable_by_others
@@ -114,7 +114,7 @@ class PipelineRecord:
 
     def is_finished(self, *, report: bool) -> bool:
         """Whether there is nothing to go on with; `report`: the page is wanted too."""
-        told = REPORT in self.done or (self.folder / "report.html").exists()
+        told = REPORT in self.done or (self.folder / PAGE).exists()
         return "samples" in self.done and self.model.exists() and (told or not report)
 
     def is_asked_again(

@@ -166,6 +166,7 @@ def train_codec(
         resume=resume,
         new=new,
         resumed=functools.partial(resumed_run, table=TrainingConfig.table),
+        report=report,
     )
     return carry_out(asked, work, listener)
 
@@ -269,7 +270,9 @@ def train_code_prior(
     file = open_model(model)
     with result_folder(run or file.prior_run, listener=listener, advice=BESIDE_MODEL) as results:
         folder = RunFolder(path=results.path, uri=results.uri, advice=BESIDE_MODEL)
-        start = _prior_start(folder, file, given, resume=resume, new=new, overwrite=overwrite, tell=listener)
+        start = _prior_start(
+            folder, file, given, resume=resume, new=new, overwrite=overwrite, report=report, tell=listener
+        )
         listener = results.attended(listener)
         with marking(folder):
             found = recorded_data(start, data)
@@ -290,6 +293,7 @@ def _prior_start(
     resume: bool,
     new: bool,
     overwrite: bool,
+    report: bool,
     tell: Listener,
 ) -> Start[RunFolder]:
     """What the prior's run begins with; the other arguments as in `train_code_prior`."""
@@ -297,7 +301,7 @@ def _prior_start(
     if resume:
         return resumed_run(folder, given, table=table)
     settle(folder.checkpoints, folder.checkpoints_uri)
-    unfinished = folder.is_begun and not folder.is_finished
+    unfinished = folder.is_begun and not folder.is_finished(report=report)
     if unfinished and not new and is_asked_again(folder, given, table=table):
         tell_going_on("training of the prior", folder.shown, tell)
         return resumed_run(folder, given, table=table)

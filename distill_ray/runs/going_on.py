@@ -35,7 +35,7 @@ ReportT = TypeVar("ReportT")
 class Asked(Generic[FolderT]):
     """What a command says of its run. `kind` is the class of its folder, `free` the settings that do not
     make it another command, `resumed` what a run that goes on begins with. `new`: it never goes on with one
-    that --resume does not name.
+    that --resume does not name. `report`: it is finished with its page alone.
     """
 
     kind: type[FolderT]
@@ -46,6 +46,7 @@ class Asked(Generic[FolderT]):
     new: bool
     resumed: Callable[[FolderT, Mapping[str, object]], Start[FolderT]]
     free: Collection[str] = ()
+    report: bool = False
 
     def is_asked_again(self, folder: FolderT) -> bool:
         """Whether the run in `folder` was begun by the same command, as far as its settings show."""
@@ -95,7 +96,7 @@ def _entered(asked: Asked[FolderT], listener: Listener) -> Iterator[_Entered[Fol
                 start.refuse_renaming(asked.name, what=folder.what)
                 yield _Entered(results=results, start=start)
                 return
-            if asked.new or folder.is_finished or not asked.is_asked_again(folder):
+            if asked.new or folder.is_finished(report=asked.report) or not asked.is_asked_again(folder):
                 yield _Entered(results=results, start=new_run(folder, asked.given))
                 return
         else:
@@ -115,7 +116,7 @@ def _unfinished(
     """The newest run of the same command where that was interrupted and nobody is at work on it."""
     for path in newest_folders(asked.name or "distill"):
         if asked.is_asked_again(asked.kind(path=path)):
-            if asked.kind(path=path).is_finished:
+            if asked.kind(path=path).is_finished(report=asked.report):
                 return None
             with contextlib.suppress(BusyError):
                 return stack.enter_context(result_folder(path, listener=listener))

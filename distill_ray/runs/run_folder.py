@@ -45,6 +45,8 @@ _MAY_CHANGE = (*BUDGET, "patience", "val_seconds", "checkpoint_seconds")
 ANOTHER_OUT = "choose another --out"
 PIPELINE = "pipeline.json"
 """What `distill-ray run` records of itself (`pipeline/record.py`)."""
+PAGE = "report.html"
+"""The report of a run or a search (`report/write.py`)."""
 ROUNDS_FILE = "rounds.json"
 """What a search with a time budget has settled on (`tune/step_budget.py`)."""
 _ENDS = ("completed", "early_stop", "health")
@@ -59,7 +61,7 @@ _RESULTS = (
     "error.log",
     "tensorboard",
     "samples",
-    "report.html",
+    PAGE,
 )
 
 
@@ -103,13 +105,19 @@ class RunFolder:
         """Whether it holds a run or a search."""
         return any((self.path / name).exists() for name in (RUN_SETTINGS, SEARCH_SETTINGS))
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether there is nothing to go on with: it has ended by itself, and its model is there."""
-        if end_of(self.path) not in _ENDS:
+    def is_finished(self, *, report: bool = False) -> bool:
+        """Whether there is nothing to go on with: it has ended by itself, and its model is there, and with
+        `report` its page.
+        """
+        if end_of(self.path) not in _ENDS or (report and not self.has_page):
             return False
         name = read_settings(self.path / self.settings_file).identity.get("name")
         return name is None or (self.path / f"{name}.distill").exists()
+
+    @property
+    def has_page(self) -> bool:
+        """Whether its report is there, which comes after its model."""
+        return (self.path / PAGE).exists()
 
     def refuse_foreign(self) -> None:
         """Raise UsageError where a new run would write into, or remove, what is of no run."""

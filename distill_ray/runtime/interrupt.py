@@ -1,5 +1,5 @@
 """Ctrl-C, SIGTERM, a closed terminal: the first asks the loop to stop and keep a checkpoint, the second
-ends everything at once.
+ends everything at once, as the first does before there is a loop.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ class Interrupts(StopFlag):
         self._listener = listener
         self._announced = False
         self._abortable = False
+        self._starting = False
 
     def requested(self) -> bool:
         requested = super().requested()
@@ -63,9 +64,22 @@ class Interrupts(StopFlag):
                 signal.signal(number, handler)
 
     @contextlib.contextmanager
+    def starting(self) -> Iterator[None]:
+        """Within, the first signal raises KeyboardInterrupt, as one does that came before: nothing has been
+        done yet that could be kept, and Ray's start may take minutes where the machine is busy. What comes
+        while that is cleaned up changes nothing.
+        """
+        self._starting = True
+        try:
+            if super().requested():
+                raise KeyboardInterrupt
+            yield
+        finally:
+            self._starting = False
+
+    @contextlib.contextmanager
     def abortable(self) -> Iterator[None]:
-        """Within, a second signal raises KeyboardInterrupt; outside (starting, cleaning up) it changes
-        nothing."""
+        """Within, a second signal raises KeyboardInterrupt; outside (cleaning up) it changes nothing."""
         self._abortable = True
         try:
             yield
@@ -73,7 +87,8 @@ class Interrupts(StopFlag):
             self._abortable = False
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if super().requested() and self._abortable:
-            self._abortable = False
+        if self._starting or (super().requested() and self._abortable):
+            self._starting = self._abortable = False
+            self.request()
             raise KeyboardInterrupt
         self.request()

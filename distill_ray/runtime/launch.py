@@ -135,9 +135,9 @@ def _train_with_ray(
 ) -> tuple[Event, ResolvedPlan]:
     if plan.address is None:
         listener(Notice(level="info", message="starting Ray on this machine (some 15 seconds)"))
-    with ray_session(plan) as session:
-        if interrupts.requested():
-            raise KeyboardInterrupt
+    with contextlib.ExitStack() as stack:
+        with interrupts.starting():
+            session = stack.enter_context(ray_session(plan))
         settled = check_resources(plan, session.resources, session.limits)
         from distill_ray.runtime.ddp import DDPRun  # Ray is imported in its session's environment
 

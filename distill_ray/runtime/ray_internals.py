@@ -61,6 +61,18 @@ def nothing_on_stdout() -> Iterator[None]:
         worker.print_to_stdstream = original
 
 
+@contextlib.contextmanager
+def no_start_by_itself() -> Iterator[None]:
+    """Ray's functions start another Ray, with all that it has and open to others, where none is connected:
+    not here, nor after an abort, which may leave a thread that still calls them.
+    """
+    import ray._private.auto_init_hook as hook
+
+    before, hook.enable_auto_connect = hook.enable_auto_connect, False
+    yield
+    hook.enable_auto_connect = before
+
+
 def start_timed_out(error: BaseException | None) -> bool:
     """Whether Ray gave up on its servers because they were slow: it has no class of its own for that."""
     return "timed out" in str(error)

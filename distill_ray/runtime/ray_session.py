@@ -34,6 +34,7 @@ from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.processes import end_processes, guarded
 from distill_ray.runtime.ray_internals import (
     autoscaler_limits,
+    no_start_by_itself,
     nothing_on_stdout,
     reading_environment,
     servers_in_own_groups,
@@ -152,7 +153,11 @@ def _private_ray(plan: ResolvedPlan, dashboard: bool, spare_cpus: int) -> Iterat
                     _temp_dir=str(folder / RAY_FILES),
                 )
             _private = _describe(folder=folder)
-            with _environment(_TRACKED if dashboard else {}, keep_existing=True), nothing_on_stdout():
+            with (
+                _environment(_TRACKED if dashboard else {}, keep_existing=True),
+                nothing_on_stdout(),
+                no_start_by_itself(),
+            ):
                 yield _private
         finally:
             _private = None
@@ -169,7 +174,7 @@ def _cluster(address: str) -> Iterator[Session]:
     try:
         with _environment(_LOOPBACK if loopback else {}), _ray_setup(loopback=loopback):
             _init(address=address, **_variables_of_workers())
-        with _environment(_TRACKED, keep_existing=True), nothing_on_stdout():
+        with _environment(_TRACKED, keep_existing=True), nothing_on_stdout(), no_start_by_itself():
             yield _describe(folder=None)
     finally:
         _shutdown()

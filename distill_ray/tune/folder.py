@@ -40,14 +40,13 @@ class SweepFolder(RunFolder):
     what: ClassVar[str] = "search"
     settings_file: ClassVar[str] = SEARCH_SETTINGS
 
-    @property
-    def is_finished(self) -> bool:
-        """Whether it has ended by itself, with or without a winner."""
+    def is_finished(self, *, report: bool = False) -> bool:
+        """Whether it has ended by itself, with or without a winner, and with `report` its page is there."""
         try:
             reason = parse_json(read_regular(self.path / _LEADERBOARD)).get("exit_reason")
         except (OSError, ValueError, AttributeError):
             return False
-        return reason in ("completed", "health", "failed")
+        return reason in ("completed", "health", "failed") and (self.has_page or not report)
 
     @property
     def ray_storage(self) -> Path:

@@ -126,6 +126,7 @@ def tune_codec(
         new=new,
         resumed=resumed_sweep,
         free=(*RESOURCES, EPOCH_STEPS),
+        report=report,
     )
     return carry_out(asked, work, listener)
 
@@ -298,7 +299,9 @@ class _Search:
             return
         if self.machine.plan.address is None:
             self.listener(Notice(level="info", message="starting Ray on this machine (some 10 seconds)"))
-        with self.machine.session() as session:
+        with contextlib.ExitStack() as stack:
+            with interrupts.starting():
+                session = stack.enter_context(self.machine.session())
             from distill_ray.tune.driver import SweepRun  # Ray is imported in its session's environment
             from distill_ray.tune.run_trial import TrialHome
 

@@ -1,18 +1,21 @@
 """Does anything stay behind? Jobs on one local head, searches in one process, searches as commands.
 
-    python tests/bench/soak.py --jobs 200 --searches 10 OUT
+    python tests/bench/soak.py --jobs 200 --searches 10 --minutes 25 OUT
 
 Of the jobs, which do nothing, each third is stopped while it runs; what the others leave is fetched. Searches
 are tiny_sweep.py's. A line of figures every few rounds: processes, memory (MiB) and files of head and client,
-sockets of the client, actors that live. OUT is a new folder.
+sockets of the client and head, actors that live. Of each kind so many, or as many as fit in --minutes. OUT is
+a new folder.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import gc
 import importlib.util
 import json
+import math
 import os
 import subprocess
 import sys
@@ -24,7 +27,7 @@ from typing import Any
 
 import ray  # it brings psutil
 
-from distill_ray.errors import ClusterError
+from distill_ray.errors import ClusterError, UsageError
 
 psutil: Any = __import__("psutil")
 assert ray.__version__
@@ -41,12 +44,13 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=0)
     parser.add_argument("--searches", type=int, default=0)
     parser.add_argument("--commands", type=int, default=0)
+    parser.add_argument("--minutes", type=float, default=math.inf)
     asked = parser.parse_args()
     asked.out.mkdir(parents=True)
     if asked.jobs:
-        soak_jobs(asked.out, asked.jobs)
+        soak_jobs(asked.out, asked.jobs, 60.0 * asked.minutes)
     if asked.searches:
-        soak_searches(asked.out, asked.searches)
+        soak_searches(asked.out, asked.searches, 60.0 * asked.minutes)
     for number in range(asked.commands):
         began = time.monotonic()
         out = asked.out / f"command-{number}"
@@ -57,7 +61,7 @@ def main() -> None:
         show("command", number + 1, began, {"left": left_of_ray(), "files in /tmp": files_of_sessions()})
 
 
-def soak_jobs(out: Path, jobs: int) -> None:
+def soak_jobs(out: Path, jobs: int, within_s: float) -> None:
     """Submit, stop, fetch on one head."""
     from distill_ray.jobs.address import Token, dashboard_address
     from distill_ray.jobs.client import JobClient
@@ -73,20 +77,24 @@ def soak_jobs(out: Path, jobs: int) -> None:
         facts = json.loads(head.stdout.readline())
         token = Token(value=Path(facts["token_file"]).read_text().strip(), source="head")
         client = JobClient(dashboard_address(facts["dashboard"]), token)
-        client.check()
+        patiently(client.check)
+        show("job", 0, time.monotonic(), {**of_head(head.pid), **of_client(), "actors": alive(client)})
         began = time.monotonic()
         for number in range(jobs):
+            if time.monotonic() - began > within_s:
+                jobs = number
+                break
             name, folder = f"job-{number}", out / "store" / f"job-{number}"
             stopped = number % _STOPPED == _STOPPED - 1
             work = "exec sleep 600" if stopped else f"mkdir -p {folder} && echo {number} > {folder}/result"
-            client.submit(
-                {
-                    "submission_id": name,
-                    "entrypoint": work,
-                    "runtime_env": {"py_modules": [send_package(client)]},
-                    "metadata": {"output": str(folder)},
-                }
-            )
+            request = {
+                "submission_id": name,
+                "entrypoint": work,
+                "runtime_env": {"py_modules": [patiently(send_package, client)]},
+                "metadata": {"output": str(folder)},
+            }
+            with contextlib.suppress(UsageError):  # taken: it had arrived, and only the answer did not
+                patiently(client.submit, request)
             while not patiently(client.job, name).is_over():
                 if stopped and patiently(client.job, name).status == "running":
                     patiently(stop, client, name, now=False, on_wait=lambda text: None)
@@ -94,22 +102,28 @@ def soak_jobs(out: Path, jobs: int) -> None:
             ended = patiently(client.job, name).status
             assert ended == ("stopped" if stopped else "succeeded"), (name, ended)
             if not stopped:
-                (copy,) = fetch(client, name, out / "got", everything=True, on_progress=lambda *told: None)
+                (copy,) = patiently(
+                    fetch, client, name, out / "got", everything=True, on_progress=lambda *told: None
+                )
                 assert (copy / "result").read_text() == f"{number}\n"
             if (number + 1) % 10 == 0 or number < 2:
-                show("job", number + 1, began, {**of_head(head.pid), **of_client(), "actors": alive(client)})
+                lives = patiently(alive, client)
+                show("job", number + 1, began, {**of_head(head.pid), **of_client(), "actors": lives})
         head.communicate()
     show("job", jobs, began, {"left": left_of_ray(), "files in /tmp": files_of_sessions()})
 
 
-def soak_searches(out: Path, searches: int) -> None:
+def soak_searches(out: Path, searches: int, within_s: float) -> None:
     """Searches one after the other in this process, each with a Ray of its own."""
     tiny = tiny_sweep()
     data = out / "in"
     if not data.exists():
         tiny.recordings(data)
+    first = time.monotonic()
     for number in range(searches):
         began = time.monotonic()
+        if began - first > within_s:
+            break
         report = patiently(tiny.search, data, out / f"search-{number}", more=ONE_TRIAL)
         assert report.exit_code == 0
         gc.collect()
@@ -149,6 +163,7 @@ def of_head(pid: int) -> dict[str, Any]:
         "head processes": len(found),
         "head MiB": sum(process.memory_info().rss for process in found) >> 20,
         "head files": sum(process.num_fds() for process in found),
+        "head sockets": sum(len(process.net_connections()) for process in found),
     }
 
 

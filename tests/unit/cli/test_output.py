@@ -157,6 +157,22 @@ def press(*_, kill=os.kill, pid=os.getpid(), number=signal.SIGINT):
     assert (done.returncode, done.stderr) == (3, "error: cancelled by Ctrl-C\n")
 
 
+def test_what_waits_on_after_a_second_ctrl_c_is_left_in_time(made_up):
+    body = """
+import os, signal, time
+from distill_ray.cli import signals
+signals.PATIENCE_S = 0.1
+signal.signal(signal.SIGINT, lambda *_: None)  # as a call of Ray's that waits for its own time-outs
+for _ in range(2):
+    os.kill(os.getpid(), signal.SIGINT)
+time.sleep(60)
+"""
+    done = made_up(body, "--json")
+    said = "stopped at once; what it waited for, Ray's start or end, is left to itself"
+    assert (done.returncode, done.stderr) == (3, f"error: {said}\n")
+    assert json.loads(done.stdout)["error"]["message"] == said
+
+
 @pytest.mark.parametrize(
     "arguments", [("--no-such",), ("--level", "many")], ids=["unknown option", "wrong type"]
 )

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import os
 import signal
 from pathlib import Path
@@ -16,7 +17,7 @@ from distill_ray.config.corpus import CorpusConfig
 from distill_ray.corpus import open_corpus, prepare_corpus
 from distill_ray.errors import CancelledError, ConfigError, CorpusError, UsageError
 from distill_ray.events.recordings import RecordingsFound
-from distill_ray.events.records import Event, Notice, PriorEpochMetrics, RunStarted
+from distill_ray.events.records import Event, Notice, PriorEpochMetrics, RunStarted, VQEpochMetrics
 from distill_ray.pipeline.train import train_code_prior, train_codec
 from distill_ray.runs import workspace as results
 from distill_ray.runs.reports import PriorReport
@@ -239,3 +240,58 @@ def test_a_prepared_corpus_keeps_its_split(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="is a prepared corpus, which keeps the split") as refused:
         training(overrides={**PRIOR, "corpus.val_fraction": 0.3})
     assert [each.flag for each in refused.value.problems] == ["--val-fraction"]
+
+
+def empty_page(folder: Path, listener: Any, **more: Any) -> Path:
+    """In place of `report_run`, which takes seconds."""
+    (folder / "report.html").touch()
+    return folder / "report.html"
+
+
+def test_a_training_that_lacks_its_page_goes_on_with_that_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As one that was killed once its model was there, or was begun with --no-report."""
+    monkeypatch.setattr("distill_ray.pipeline.train.report_run", empty_page)
+    training = PriorTraining(tmp_path)
+    whole = training()
+    page, made = tmp_path / "m.prior" / "report.html", training.prior()
+    assert not page.exists()
+    again = training(report=True)
+    assert again.report_path == page
+    assert page.exists()
+    assert (again.completed.steps, training.prior()) == (whole.completed.steps, made)
+    assert [event for event in training.seen if isinstance(event, PriorEpochMetrics)] == []
+    going_on = [event.message for event in training.seen if isinstance(event, Notice)]
+    assert any("going on with the unfinished training of the prior" in message for message in going_on)
+    with pytest.raises(UsageError, match="already has a prior; give --overwrite"):
+        training(report=True)  # now it is finished
+
+
+def test_a_codec_that_lacks_its_page_goes_on_with_that_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distill_ray.pipeline.train.report_run", empty_page)
+    monkeypatch.chdir(tmp_path)
+    data, seen = PriorTraining(tmp_path).data, []
+    small = {"width": 16, "latent_dim": 16, "encoder_blocks": 1, "decoder_blocks": 1, "n_fft": 128, "hop": 32}
+    fixed = {"codebook_size": 16, "num_quantizers": 2, "purpose": "compression"}
+    short = {"epochs": 1, "batch_size": 2, "min_epoch_steps": 2, "window_seconds": 0.2}
+    train = functools.partial(
+        train_codec,
+        data=data,
+        overrides={f"model.{key}": value for key, value in {**small, **fixed}.items()}
+        | {f"training.{key}": value for key, value in short.items()},
+        config_file=None,
+        out=None,
+        name="m",
+        resume=None,
+        plan=WorkerPlan(num_workers=0, gpus_per_worker=0),
+        listener=seen.append,
+    )
+    first = train()
+    again = train(report=True)
+    assert (first.output_dir, again.output_dir) == (tmp_path / "runs" / "m",) * 2
+    assert again.report_path == tmp_path / "runs" / "m" / "report.html"
+    assert [type(event) for event in seen].count(VQEpochMetrics) == 1
+    assert train().output_dir == train(report=True).output_dir.with_name("m-2")

@@ -44,12 +44,26 @@ def test_a_job_has_no_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Ctrl-C" not in stopping().message
 
 
-def test_starting_and_cleaning_up_are_not_interrupted() -> None:
+def test_cleaning_up_is_not_interrupted() -> None:
     interrupts = Interrupts(lambda event: None)
     with interrupts.handling():
         for _ in range(3):
             os.kill(os.getpid(), signal.SIGINT)
         assert interrupts.requested()
+
+
+def test_the_first_signal_ends_a_start_and_the_second_leaves_the_cleaning_up_alone() -> None:
+    interrupts, cleaned = Interrupts(lambda event: None), []
+    with interrupts.handling():
+        with pytest.raises(KeyboardInterrupt), interrupts.starting():
+            try:
+                _send(signal.SIGINT)
+            finally:
+                os.kill(os.getpid(), signal.SIGINT)
+                cleaned.append(True)
+        assert (cleaned, interrupts.requested()) == ([True], True)
+        with pytest.raises(KeyboardInterrupt), interrupts.starting():
+            raise AssertionError("it had been stopped before")
 
 
 def test_what_nohup_ignores_stays_ignored() -> None:

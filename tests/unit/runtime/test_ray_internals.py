@@ -6,6 +6,7 @@ Where another minor version of Ray is tried, run this first.
 from __future__ import annotations
 
 import ast
+import contextlib
 import importlib
 import inspect
 from collections.abc import Callable
@@ -14,7 +15,9 @@ from typing import Any
 
 import pytest
 import ray
+from ray._private.auto_init_hook import auto_init_ray
 
+from distill_ray.runtime.ray_internals import no_start_by_itself
 from distill_ray.runtime.ray_session import _PRIVATE_ENVIRONMENT, _TRACKED, TRAIN_ENVIRONMENT
 
 PACKAGE = Path(__file__).parents[3] / "distill_ray"
@@ -57,6 +60,8 @@ CONTRACT: list[tuple[str, str, Callable[[Any], bool]]] = [
     ("Ctrl-C spares Ray's servers", "ray._private.services:ConsolePopen.__init__", callable),
     ("Ctrl-C spares Ray's servers", "ray._private.services:start_ray_process", says("ConsolePopen(")),
     ("silence on stdout", "ray._private.worker:print_to_stdstream", takes("data", "ignore_prefix")),
+    ("no Ray that nobody began", "ray._private.auto_init_hook:enable_auto_connect", bool),
+    ("no Ray that nobody began", "ray._private.auto_init_hook:auto_init_ray", says("if enable_auto_connect")),
     ("a second try of a slow start", "ray._private.node", says("timed out during startup")),
     ("files of a private Ray in its folder", "ray:init", says('"_temp_dir"')),
     ("autoscaled clusters", "ray._private.state:state.get_max_resources_from_cluster_config", takes()),
@@ -185,6 +190,22 @@ def test_a_node_that_is_taken_away_costs_a_restart_and_not_the_run() -> None:
 
     taken = PreemptionInfo(deadline_ms=None, preempted_node_to_ranks={"n": [1]})
     assert lost_a_process(PreemptionError(taken))
+
+
+def test_a_thread_that_outlives_an_abort_starts_no_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("ray._private.auto_init_hook.enable_auto_connect", True)
+    started: list[bool] = []
+    monkeypatch.setattr(ray, "init", lambda: started.append(True))
+    monkeypatch.setattr(ray, "is_initialized", lambda: False)
+    with no_start_by_itself():
+        pass
+    auto_init_ray()
+    assert started == [True]  # as in a notebook whose training has ended
+    with contextlib.suppress(KeyboardInterrupt), no_start_by_itself():
+        auto_init_ray()
+        raise KeyboardInterrupt
+    auto_init_ray()
+    assert started == [True]
 
 
 def test_nothing_else_takes_private_names_of_ray() -> None:
