@@ -1,9 +1,11 @@
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import threading
 import time
+from collections.abc import Iterator
 
 import pytest
 
@@ -54,13 +56,19 @@ def test_cleaning_up_is_not_interrupted() -> None:
 
 def test_the_first_signal_ends_a_start_and_the_second_leaves_the_cleaning_up_alone() -> None:
     interrupts, cleaned = Interrupts(lambda event: None), []
+
+    @contextlib.contextmanager
+    def slow() -> Iterator[None]:
+        try:
+            _send(signal.SIGINT)
+            yield
+        finally:
+            os.kill(os.getpid(), signal.SIGINT)
+            cleaned.append(True)
+
     with interrupts.handling():
-        with pytest.raises(KeyboardInterrupt), interrupts.starting():
-            try:
-                _send(signal.SIGINT)
-            finally:
-                os.kill(os.getpid(), signal.SIGINT)
-                cleaned.append(True)
+        with pytest.raises(KeyboardInterrupt), interrupts.starting(), slow():
+            raise AssertionError("it was stopped before it was there")
         assert (cleaned, interrupts.requested()) == ([True], True)
         with pytest.raises(KeyboardInterrupt), interrupts.starting():
             raise AssertionError("it had been stopped before")
