@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import http.client
 import json
+import os
 import socket
 import ssl
 import sys
@@ -23,11 +24,15 @@ from distill_ray.errors import ClusterError, UsageError
 from distill_ray.events import lines as job_lines
 from distill_ray.jobs.address import DashboardAddress, Token
 from distill_ray.jsonable import parse_json
+from distill_ray.runtime.head_port import HEAD_PORT, is_head
 
 # A dashboard needs milliseconds; with the start of Python, a user hears within 5 s.
 ANSWER_WITHIN_S = 3.0
 _CONNECT_LEAST_S = 1.0
-STARTED_WITHIN_S = 60.0  # a cluster that has just started: its first node, and the agent that takes jobs
+# A cluster that has just started: its dashboard, its first node, and the agent that takes jobs.
+STARTED_WITHIN_S = 60.0
+BEGUN_WITHIN_S = 10.0
+"""The same for a dashboard on this machine, of which no head tells that there will be one."""
 _PAUSE_S = 0.5
 _NO_AGENT = b"No available agent"
 WORK_WITHIN_S = 60.0  # uploads and submissions, whose answer waits for work on the cluster
@@ -64,6 +69,10 @@ class ClusterFacts:
     resources: Mapping[str, float]
 
 
+class NothingListensError(ClusterError):
+    """There is no dashboard at the address, or not yet."""
+
+
 class JobClient:
     """Speaks to one cluster. Every method raises ClusterError where it does not answer as Ray does."""
 
@@ -79,12 +88,13 @@ class JobClient:
     def check(self, on_wait: Callable[[str], None] | None = None) -> ClusterFacts:
         """Say within seconds what would keep a job from working there.
 
-        A cluster that has just started knows no node yet: it is waited for, once said to `on_wait`.
+        A cluster that has just started serves no dashboard or knows no node yet: that is waited for, once
+        said to `on_wait`.
 
         Raises ClusterError where Ray's minor version is not this program's, Python is too old for it, or no
         node is known.
         """
-        version = self._json("GET", "/api/version")
+        version = self._when_it_listens(on_wait)
         ray = version.get("ray_version") if isinstance(version, dict) else None
         if not isinstance(ray, str):
             raise self._not_ray()
@@ -101,6 +111,33 @@ class JobClient:
                 f"{'.'.join(map(str, _OLDEST_PYTHON))} or newer there"
             )
         return ClusterFacts(ray_version=ray, python_version=python, resources=self._resources(on_wait))
+
+    def _when_it_listens(self, on_wait: Callable[[str], None] | None) -> Any:
+        """What the dashboard says of its version, once it is there where a head is or may be starting."""
+        began, where = time.monotonic(), self.address
+        while True:
+            try:
+                return self._json("GET", "/api/version")
+            except NothingListensError:
+                begun = self._has_head()
+                patience_s = STARTED_WITHIN_S if begun else BEGUN_WITHIN_S if where.is_local else 0.0
+                if time.monotonic() - began >= patience_s:
+                    raise
+            if on_wait:
+                starting = f"the cluster at {where} is starting: waiting for its dashboard"
+                perhaps = (
+                    f"nothing listens at {where} yet: {patience_s:g} s are given to one that is starting"
+                )
+                on_wait(starting if begun else perhaps)
+                on_wait = None
+            time.sleep(_PAUSE_S)
+
+    def _has_head(self) -> bool:
+        """Whether a head answers on the dashboard's host: it does seconds before that."""
+        try:
+            return is_head(self.address.host, HEAD_PORT, tls=os.environ.get("RAY_USE_TLS", "0") != "0")
+        except (OSError, UnicodeError):
+            return False
 
     def _resources(self, on_wait: Callable[[str], None] | None) -> dict[str, float]:
         """What the living nodes have; the head is one, but a dashboard that has just started names none."""
@@ -235,7 +272,9 @@ class JobClient:
             response = connection.getresponse()
             return response.status, response.read()
         except ConnectionRefusedError:
-            raise ClusterError(f"nothing listens at {where}: is the cluster running{tunnel}?") from None
+            raise NothingListensError(
+                f"nothing listens at {where}: is the cluster running{tunnel}?"
+            ) from None
         except TimeoutError:
             raise ClusterError(
                 f"{where} gives no answer within {within_s:g} s: check host and port, or open a tunnel "

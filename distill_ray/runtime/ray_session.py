@@ -30,6 +30,7 @@ from typing import Any, BinaryIO
 
 from distill_ray.errors import ClusterError, InstallationError, first_line
 from distill_ray.regular_file import open_regular
+from distill_ray.runtime.head_port import is_head
 from distill_ray.runtime.plan import ResolvedPlan
 from distill_ray.runtime.processes import end_processes, guarded
 from distill_ray.runtime.ray_internals import (
@@ -84,9 +85,6 @@ _FOLDER_PREFIX = "distill-ray-session-"
 _SESSION_NAME = re.compile(re.escape(_FOLDER_PREFIX) + r"[a-z0-9_]{8}")  # as tempfile.mkdtemp makes them
 RAY_FILES = "ray"  # in the session's folder, which stays closed to others: Ray opens its own to everybody
 _CONNECT_TIMEOUT_S = 2.0
-# A Ray head speaks gRPC, that is HTTP/2: both sides begin with a frame of settings (fourth byte: its type).
-_HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
-_HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _HTTP2_SETTINGS
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,18 +280,12 @@ def _environment(
 def _probe(address: str) -> None:
     """Ray needs minutes to say that nobody answers, or somebody else; a connection says it at once."""
     try:
-        with socket.create_connection(_host_and_port(address), timeout=_CONNECT_TIMEOUT_S) as peer:
-            if os.environ.get("RAY_USE_TLS", "0") != "0":
-                return
-            peer.sendall(_HTTP2_HELLO)
-            answer = peer.recv(len(_HTTP2_SETTINGS), socket.MSG_WAITALL)
-    except TimeoutError:
-        answer = b""
+        found = is_head(*_host_and_port(address), tls=os.environ.get("RAY_USE_TLS", "0") != "0")
     except (OSError, UnicodeError) as error:  # the latter of what can be no host's name
         raise ClusterError(
             f"no Ray answers at {address} ({_first_line(error)}): check --address or RAY_ADDRESS"
         ) from error
-    if answer[3:4] != _HTTP2_SETTINGS[3:4]:
+    if not found:
         raise ClusterError(
             f"what listens at {address} is not a Ray head: check --address or RAY_ADDRESS "
             "(the head's port is usually 6379, not the dashboard's 8265 or the client's 10001)"

@@ -153,12 +153,60 @@ def test_the_token_goes_with_every_request_but_to_nobody_else(peer):
     assert elsewhere.requests == []
 
 
-def test_nothing_listens():
-    with socket.socket() as unused:
+@pytest.fixture
+def silent_port(monkeypatch):
+    """A port of this machine where nothing listens; nor does a head, in the place of its usual port."""
+    with socket.socket() as unused, socket.socket() as no_head:
         unused.bind(("127.0.0.1", 0))
-        url = f"http://127.0.0.1:{unused.getsockname()[1]}"
-        with pytest.raises(ClusterError, match=r"nothing listens at http://127\.0\.0\.1:"):
-            JobClient(dashboard_address(url, {}), None).check()
+        no_head.bind(("127.0.0.1", 0))
+        monkeypatch.setattr(job_client, "HEAD_PORT", no_head.getsockname()[1])
+        monkeypatch.setattr(job_client, "_PAUSE_S", 0.02)
+        yield unused.getsockname()[1]
+
+
+def test_nothing_listens(silent_port, monkeypatch):
+    monkeypatch.setattr(job_client, "BEGUN_WITHIN_S", 0.1)
+    said: list[str] = []
+    with pytest.raises(ClusterError, match=r"nothing listens at http://127\.0\.0\.1:"):
+        JobClient(dashboard_address(f"http://127.0.0.1:{silent_port}", {}), None).check(said.append)
+    url = f"http://127.0.0.1:{silent_port}"
+    assert said == [f"nothing listens at {url} yet: 0.1 s are given to one that is starting"]
+
+
+def test_nothing_listens_elsewhere_where_no_head_is(silent_port, monkeypatch):
+    client = JobClient(dashboard_address(f"http://ray.example:{silent_port}", {}), None)
+    found = socket.getaddrinfo("127.0.0.1", silent_port, type=socket.SOCK_STREAM)
+    monkeypatch.setattr(socket, "getaddrinfo", lambda host, port, *_, **__: found)
+    said: list[str] = []
+    with pytest.raises(ClusterError, match=r"nothing listens at http://ray\.example:"):
+        client.check(said.append)
+    assert said == []
+
+
+def test_a_dashboard_that_does_not_listen_yet_is_waited_for_where_a_head_does(peer, silent_port, monkeypatch):
+    """The dashboard comes some seconds after the head, which the user has just started."""
+    monkeypatch.setattr(job_client, "BEGUN_WITHIN_S", 0.0)
+    later = peer(dashboard())
+    client = JobClient(dashboard_address(f"http://127.0.0.1:{silent_port}", {}), None)
+
+    def start(_: float) -> None:
+        client.address = dashboard_address(later.url, {})
+
+    monkeypatch.setattr(job_client.time, "sleep", start)
+    said: list[str] = []
+    with socket.create_server(("127.0.0.1", 0)) as head:
+        monkeypatch.setattr(job_client, "HEAD_PORT", head.getsockname()[1])
+
+        def answer() -> None:
+            connection, _ = head.accept()
+            with connection:
+                connection.sendall(bytes([0, 0, 0, 4, 0, 0, 0, 0, 0]))
+                connection.recv(4096)
+
+        threading.Thread(target=answer, daemon=True).start()
+        assert client.check(said.append).resources == {"CPU": 6.0, "GPU": 1.0}
+    starting = f"the cluster at http://127.0.0.1:{silent_port} is starting: waiting for its dashboard"
+    assert said == [starting]
 
 
 def test_a_name_with_several_addresses_that_swallow_everything_is_given_up_in_time(monkeypatch):
