@@ -2,20 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import importlib.util
+import io
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 import pytest
+
+from distill_ray.cli.main import app
+from distill_ray.cli.output import run
 
 RATE = 8_000
 SETTINGS = """
@@ -66,6 +71,27 @@ def plucks() -> Callable[[int, float], tuple[np.ndarray, np.random.Generator]]:
         return tone_T, rng
 
     return make
+
+
+@pytest.fixture(scope="session")
+def in_process() -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Runs a command in this process, since to load torch takes another longer than the work."""
+
+    def command(
+        *arguments: object, cwd: Path, environment: Mapping[str, str]
+    ) -> subprocess.CompletedProcess[str]:
+        words, out, said = list(map(str, arguments)), io.StringIO(), io.StringIO()
+        with contextlib.ExitStack() as stack:
+            patch = stack.enter_context(pytest.MonkeyPatch.context())
+            for name, value in environment.items():
+                patch.setenv(name, value)
+            stack.enter_context(contextlib.chdir(cwd))
+            stack.enter_context(contextlib.redirect_stdout(out))
+            stack.enter_context(contextlib.redirect_stderr(said))
+            code = run(app, words)
+        return subprocess.CompletedProcess(words, code, out.getvalue(), said.getvalue())
+
+    return command
 
 
 @pytest.fixture(scope="session")

@@ -1,11 +1,16 @@
-"""One rank of a gloo group, started by test_ddp.py: trains, and saves what this rank ended with."""
+"""One rank of gloo groups, started by test_ddp.py: for each line on stdin, the arguments of `main` as JSON,
+it trains, saves what this rank ended with, and says so with a line on stdout.
+
+    python ddp_rank.py RANK
+"""
 
 from __future__ import annotations
 
+import contextlib
 import json
-import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import torch
 import torch.distributed as dist
@@ -34,7 +39,40 @@ class AskedAt(StopFlag):
 
 
 def main(
-    rank: int, world_size: int, corpus_uri: str, out: Path, stop_at: int, overrides: dict[str, object]
+    rank: int,
+    *,
+    world_size: int,
+    corpus: str,
+    out: Path,
+    stop_at: int,
+    overrides: dict[str, object],
+    as_on_gpu: bool = False,
+    apart: bool = False,
+) -> None:
+    """as_on_gpu: gradients are averaged in one piece; there is no graph to capture here. apart: rank 1 begins
+    with other weights, as rounding on other hardware would have it, and more.
+    """
+    with contextlib.ExitStack() as stack:
+        if as_on_gpu:
+            joined = lambda *given, **named: Gradients(*given, **{**named, "capture": True})  # noqa: E731
+            stack.enter_context(mock.patch.object(vqvae, "Gradients", joined))
+        if world_size > 1:
+            dist.init_process_group(
+                "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world_size
+            )
+            stack.callback(dist.destroy_process_group)
+        _train(rank, world_size, corpus, out, stop_at, overrides, apart=apart)
+
+
+def _train(
+    rank: int,
+    world_size: int,
+    corpus_uri: str,
+    out: Path,
+    stop_at: int,
+    overrides: dict[str, object],
+    *,
+    apart: bool,
 ) -> None:
     torch.set_num_threads(1)
     cpu = torch.device("cpu")
@@ -42,9 +80,6 @@ def main(
     listener = lambda event: epochs.append(to_record(event)) if isinstance(event, VQEpochMetrics) else None  # noqa: E731
     worker: Worker
     if world_size > 1:
-        dist.init_process_group(
-            "gloo", init_method=f"file://{out}/rendezvous", rank=rank, world_size=world_size
-        )
         worker = ProcessGroupWorker(out / "checkpoints", device=cpu, listener=listener, stop=AskedAt(stop_at))
     else:
         worker = LocalWorker(out / "checkpoints", device=cpu, listener=listener)
@@ -54,10 +89,8 @@ def main(
         file_count=6, train_seconds=corpus.seconds("train"), sample_rate=corpus.sample_rate, channels=1
     )
     config = resolve_vqvae(facts, overrides={**overrides, "model.size": "tiny"}).config
-    if os.environ.get("AS_ON_GPU"):  # gradients averaged in one piece; there is no graph to capture here
-        vqvae.Gradients = lambda *given, **named: Gradients(*given, **{**named, "capture": True})  # type: ignore[misc,assignment]
     task = VQTask(corpus, config, worker, depths=depths)
-    if os.environ.get("APART") and rank == 1:  # as rounding on other hardware would have it, and more
+    if apart and rank == 1:
         for matrix in task.model.hidden_matrices():
             matrix.data.mul_(1.001)
     budget = Budget(steps_per_epoch=task.steps_per_epoch, epochs=config.training.epochs, max_minutes=None)
@@ -68,16 +101,10 @@ def main(
         {"model": task.model.state_dict(), "average": task.average.module.state_dict()}, out / f"{rank}.pt"
     )
     (out / f"{rank}.json").write_text(json.dumps({"epochs": epochs, "completed": to_record(completed)}))
-    if world_size > 1:
-        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
-    main(
-        int(sys.argv[1]),
-        int(sys.argv[2]),
-        sys.argv[3],
-        Path(sys.argv[4]),
-        int(sys.argv[5]),
-        json.loads(sys.argv[6]),
-    )
+    for line in sys.stdin:
+        asked = json.loads(line)
+        main(int(sys.argv[1]), **{**asked, "out": Path(asked["out"])})
+        print("done", flush=True)

@@ -3,9 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import subprocess
-import sys
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -20,7 +17,7 @@ pytestmark = pytest.mark.timeout(600)
 
 
 @pytest.fixture
-def resume(tmp_path: Path) -> Any:
+def resume(tmp_path: Path, in_process: Any) -> Any:
     """Unpacks what was begun and goes on with it by the command that is given; its JSON document."""
 
     def go_on(begun: str, *command: str) -> dict[str, Any]:
@@ -29,14 +26,8 @@ def resume(tmp_path: Path) -> Any:
                 if hasattr(tarfile, "data_filter"):  # Python 3.11 has it from 3.11.4 on
                     archive.extraction_filter = tarfile.data_filter
                 archive.extractall(tmp_path)  # noqa: S202 - our own archive
-        done = subprocess.run(
-            [sys.executable, "-m", "distill_ray", *command, "--json"],
-            capture_output=True,
-            text=True,
-            env={**os.environ, "XDG_CACHE_HOME": str(tmp_path / "cache")},
-            cwd=tmp_path,
-            check=False,
-        )
+        environment = {"XDG_CACHE_HOME": str(tmp_path / "cache")}
+        done = in_process(*command, "--json", cwd=tmp_path, environment=environment)
         assert done.returncode == 0, done.stderr
         document: dict[str, Any] = json.loads(done.stdout)
         return document

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -57,41 +59,67 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, plucks: Any) -> str:
     return str(out)
 
 
-def train(
-    corpus: str, out: Path, world_size: int, overrides: dict[str, object], stop_at: int = -1
-) -> list[dict[str, Any]]:
-    """Run all ranks; what each ended with. Rank 1 alone is asked to stop at its look number `stop_at`."""
-    out.mkdir(exist_ok=True)
-    (out / "rendezvous").unlink(missing_ok=True)
-    arguments = (corpus, str(out), str(stop_at), json.dumps(overrides))
-    ranks = [
-        subprocess.Popen(
-            [sys.executable, str(SCRIPT), str(rank), str(world_size), *arguments],
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for rank in range(world_size)
-    ]
-    try:
-        for rank in ranks:
-            _, errors = rank.communicate(timeout=200)
-            assert rank.returncode == 0, errors
-    finally:
-        for rank in ranks:
-            rank.kill()
-            rank.communicate()
-    return [
-        {
-            **torch.load(out / f"{rank}.pt", weights_only=True),
-            **json.loads((out / f"{rank}.json").read_text()),
-        }
-        for rank in range(world_size)
-    ]
+class Ranks:
+    """Two processes that are the ranks of one training after another: to start them is what takes longest."""
+
+    def __init__(self, log: Path) -> None:
+        self._log = log
+        with log.open("w") as errors:
+            self.processes = [
+                subprocess.Popen(
+                    [sys.executable, str(SCRIPT), str(rank)],
+                    stdin=subprocess.PIPE,
+                    stdout=subprocess.PIPE,
+                    stderr=errors,
+                    text=True,
+                )
+                for rank in range(2)
+            ]
+
+    def train(
+        self,
+        corpus: str,
+        out: Path,
+        world_size: int,
+        overrides: dict[str, object],
+        stop_at: int = -1,
+        **more: bool,
+    ) -> list[dict[str, Any]]:
+        """What each rank ended with. Rank 1 alone is asked to stop at its look number `stop_at`."""
+        out.mkdir(exist_ok=True)
+        (out / "rendezvous").unlink(missing_ok=True)
+        asked = {"world_size": world_size, "corpus": corpus, "out": str(out), "stop_at": stop_at}
+        line = json.dumps({**asked, "overrides": overrides, **more})
+        for process in self.processes[:world_size]:
+            assert process.stdin is not None
+            print(line, file=process.stdin, flush=True)
+        for process in self.processes[:world_size]:
+            assert process.stdout is not None
+            assert process.stdout.readline() == "done\n", self._log.read_text()
+        return [
+            {
+                **torch.load(out / f"{rank}.pt", weights_only=True),
+                **json.loads((out / f"{rank}.json").read_text()),
+            }
+            for rank in range(world_size)
+        ]
+
+
+Train = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def two_ranks(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
-    return train(corpus, tmp_path_factory.mktemp("two"), 2, OVERRIDES)
+def train(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
+    ranks = Ranks(tmp_path_factory.mktemp("ranks") / "stderr")
+    yield functools.partial(ranks.train, corpus)
+    for process in ranks.processes:
+        process.kill()
+        process.communicate()
+
+
+@pytest.fixture(scope="module")
+def two_ranks(train: Train, tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    return train(tmp_path_factory.mktemp("two"), 2, OVERRIDES)
 
 
 def check_same(one: dict[str, Any], ranks: list[dict[str, Any]], *, tolerance: float = 1e-4) -> None:
@@ -117,24 +145,24 @@ def check_same(one: dict[str, Any], ranks: list[dict[str, Any]], *, tolerance: f
     assert first["completed"]["final_val_loss"] == second["completed"]["final_val_loss"]
 
 
-def test_two_ranks_train_as_one_process(corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]]) -> None:
-    check_same(train(corpus, tmp_path, 1, OVERRIDES)[0], two_ranks)
+def test_two_ranks_train_as_one_process(
+    train: Train, tmp_path: Path, two_ranks: list[dict[str, Any]]
+) -> None:
+    check_same(train(tmp_path, 1, OVERRIDES)[0], two_ranks)
 
 
-def test_two_ranks_average_codebooks_as_one_process(corpus: str, tmp_path: Path) -> None:
+def test_two_ranks_average_codebooks_as_one_process(train: Train, tmp_path: Path) -> None:
     overrides = {**OVERRIDES, "model.codebook_learning": "ema"}
-    check_same(
-        train(corpus, tmp_path / "one", 1, overrides)[0], train(corpus, tmp_path / "two", 2, overrides)
-    )
+    check_same(train(tmp_path / "one", 1, overrides)[0], train(tmp_path / "two", 2, overrides))
 
 
 @pytest.mark.slow
-def test_two_ranks_have_one_set_of_discriminators(corpus: str, tmp_path: Path) -> None:
+def test_two_ranks_have_one_set_of_discriminators(train: Train, tmp_path: Path) -> None:
     # Adam's first steps are as great where a gradient is all rounding.
     adversarial = {"enabled": True, "start": 0.4, "width": 4, "lr": 1e-4, "judged_every": 2}
     overrides = {**OVERRIDES, **{f"adversarial.{key}": value for key, value in adversarial.items()}}
-    one = train(corpus, tmp_path / "one", 1, overrides)[0]
-    two = train(corpus, tmp_path / "two", 2, overrides)
+    one = train(tmp_path / "one", 1, overrides)[0]
+    two = train(tmp_path / "two", 2, overrides)
     # Of two codes equally near one or the other is taken by rounding, and discriminators widen the gap.
     check_same(one, two, tolerance=3e-4)
     for alone, shared in zip(one["epochs"], two[0]["epochs"], strict=True):
@@ -144,10 +172,9 @@ def test_two_ranks_have_one_set_of_discriminators(corpus: str, tmp_path: Path) -
 
 
 def test_gradients_averaged_in_one_piece_as_on_gpus_train_the_same(
-    corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path, two_ranks: list[dict[str, Any]]
 ) -> None:
-    monkeypatch.setenv("AS_ON_GPU", "1")
-    joined = train(corpus, tmp_path, 2, OVERRIDES)
+    joined = train(tmp_path, 2, OVERRIDES, as_on_gpu=True)
     for mine, theirs in zip(joined, two_ranks, strict=True):
         assert all(
             torch.allclose(mine["model"][name], theirs["model"][name], atol=1e-6) for name in mine["model"]
@@ -158,20 +185,19 @@ def test_gradients_averaged_in_one_piece_as_on_gpus_train_the_same(
 
 
 def test_ranks_that_round_differently_are_brought_together_after_each_epoch(
-    corpus: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    train: Train, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("APART", "1")
-    first, second = train(corpus, tmp_path, 2, OVERRIDES)
+    first, second = train(tmp_path, 2, OVERRIDES, apart=True)
     assert all(torch.equal(first["model"][name], second["model"][name]) for name in first["model"])
 
 
 def test_ranks_stop_together_and_resume_as_if_uncut(
-    corpus: str, tmp_path: Path, two_ranks: list[dict[str, Any]]
+    train: Train, tmp_path: Path, two_ranks: list[dict[str, Any]]
 ) -> None:
-    cut = train(corpus, tmp_path, 2, OVERRIDES, stop_at=5)
+    cut = train(tmp_path, 2, OVERRIDES, stop_at=5)
     assert [rank["completed"]["exit_reason"] for rank in cut] == ["cancelled"] * 2
     assert [rank["completed"]["steps"] for rank in cut] == [4, 4]
-    resumed = train(corpus, tmp_path, 2, OVERRIDES)[0]
+    resumed = train(tmp_path, 2, OVERRIDES)[0]
     for one, other in zip(resumed["epochs"], two_ranks[0]["epochs"], strict=True):
         assert one["step"] == other["step"]
         assert one["codebook_health"] == other["codebook_health"]
@@ -179,12 +205,12 @@ def test_ranks_stop_together_and_resume_as_if_uncut(
         assert one["val_loss"] == pytest.approx(other["val_loss"], rel=1e-5)
 
 
-def test_ranks_are_ended_by_the_health_rule_together(corpus: str, tmp_path: Path) -> None:
+def test_ranks_are_ended_by_the_health_rule_together(train: Train, tmp_path: Path) -> None:
     # No use of codes is quite even, so that every epoch is a low report: what counts is when both ranks stop.
     rule = {"health.stop": True, "health.measure": "entropy", "health.floor": 1.0, "health.warmup": 0}
     overrides = {**OVERRIDES, **rule, "health.patience": 2, "training.epochs": 5}
     for _ in range(2):  # the second time both resume a run that the rule has ended
-        ranks = train(corpus, tmp_path, 2, overrides)
+        ranks = train(tmp_path, 2, overrides)
         assert [rank["completed"]["exit_reason"] for rank in ranks] == ["health"] * 2
         assert [rank["completed"]["epochs_completed"] for rank in ranks] == [2, 2]
         assert (

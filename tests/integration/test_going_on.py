@@ -10,7 +10,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -69,19 +69,16 @@ def line_of(lines: list[str]) -> list[str]:
     return shlex.split(command)
 
 
-def done(folder: Path, words: Sequence[str]) -> tuple[dict[str, Any], str]:
+@pytest.fixture
+def done(folder: Path, in_process: Any) -> Callable[[Sequence[str]], tuple[dict[str, Any], str]]:
     """The document of a command that comes to its end, and what it said."""
-    ended = subprocess.run(
-        [sys.executable, "-m", "distill_ray", *words, "--json"],
-        capture_output=True,
-        text=True,
-        env={**os.environ, **ENV},
-        cwd=folder,
-        timeout=240,
-        check=False,
-    )
-    assert ended.returncode == 0, ended.stderr
-    return json.loads(ended.stdout), ended.stderr
+
+    def ended(words: Sequence[str]) -> tuple[dict[str, Any], str]:
+        made = in_process(*words, "--json", cwd=folder, environment=ENV)
+        assert made.returncode == 0, made.stderr
+        return json.loads(made.stdout), made.stderr
+
+    return ended
 
 
 @pytest.mark.slow  # the next test and that of a pipeline are its quick ones
@@ -96,14 +93,14 @@ def done(folder: Path, words: Sequence[str]) -> tuple[dict[str, Any], str]:
     ],
 )
 def test_a_training_goes_on_by_the_line_that_it_prints(
-    folder: Path, after: str, signals: tuple[int, ...]
+    folder: Path, done: Any, after: str, signals: tuple[int, ...]
 ) -> None:
     words = ["train", "in", *CODEC, "--new"]
     code, lines = stopped(folder, words, after, *signals)
     assert code == 3, lines
     again = line_of(lines)
     assert again == words[:-1]
-    made, said = done(folder, again)
+    made, said = done(again)
     assert (made["exit_reason"], made["epochs_completed"]) == ("completed", 5)
     assert made["output_dir"] == str(folder / "runs" / "in")
     if after == "epoch 2":
@@ -111,7 +108,9 @@ def test_a_training_goes_on_by_the_line_that_it_prints(
         assert "epoch 1/5" not in said
 
 
-def test_a_killed_and_a_stopped_training_go_on_by_the_same_command_or_without_its_data(folder: Path) -> None:
+def test_a_killed_and_a_stopped_training_go_on_by_the_same_command_or_without_its_data(
+    folder: Path, done: Any
+) -> None:
     words = ["train", "in", *CODEC]
     code, _ = stopped(folder, words, "epoch 2", signal.SIGKILL)
     assert code == -signal.SIGKILL
@@ -119,16 +118,16 @@ def test_a_killed_and_a_stopped_training_go_on_by_the_same_command_or_without_it
     assert (code, line_of(lines)) == (3, words)
     assert any(f"going on with the unfinished run in {folder}/runs/in" in line for line in lines)
     assert not any("epoch 1/5" in line for line in lines)
-    made, said = done(folder, ["train", "--resume", "runs/in", "--no-report", "--num-workers", "0"])
+    made, said = done(["train", "--resume", "runs/in", "--no-report", "--num-workers", "0"])
     assert (made["epochs_completed"], "epoch 2/5" in said) == (5, False)
 
 
 @pytest.mark.slow
-def test_other_recordings_are_another_training(folder: Path) -> None:
+def test_other_recordings_are_another_training(folder: Path, done: Any) -> None:
     words = ["train", "in", *CODEC]
     stopped(folder, words, "epoch 2", signal.SIGINT)
     (folder / "in" / "5.wav").unlink()
-    made, said = done(folder, words)
+    made, said = done(words)
     assert "is of other recordings: this is a new one" in said
     assert made["output_dir"] == str(folder / "runs" / "in-2")
 
@@ -144,7 +143,7 @@ def test_other_recordings_are_another_training(folder: Path) -> None:
     ],
 )
 def test_a_search_goes_on_by_the_line_that_it_prints(
-    folder: Path, after: str, signals: tuple[int, ...]
+    folder: Path, done: Any, after: str, signals: tuple[int, ...]
 ) -> None:
     words = ["tune", "in", "--config", "search.toml", "--codebook-sizes", "16,32", "--rvq-levels", "2,3"]
     words += ["--epochs", "4", "--finalists", "1", "--no-report"]
@@ -152,14 +151,14 @@ def test_a_search_goes_on_by_the_line_that_it_prints(
     assert code == 3, lines
     assert not [line for line in lines if "Last result" in line or "Traceback" in line]
     assert line_of(lines) == words
-    made, _ = done(folder, words)
+    made, _ = done(words)
     assert made["exit_reason"] == "completed"
     assert made["output_dir"] == str(folder / "runs" / "in")
-    made, _ = done(folder, ["tune", "--resume", "runs/in", "--no-report"])
+    made, _ = done(["tune", "--resume", "runs/in", "--no-report"])
     assert made["exit_reason"] == "completed"
 
 
-def test_a_pipeline_goes_on_by_the_line_that_it_prints(folder: Path) -> None:
+def test_a_pipeline_goes_on_by_the_line_that_it_prints(folder: Path, done: Any) -> None:
     words = ["run", "in", "--no-tune", *CODEC, "--prior-epochs", "5", "--samples", "1", "--seconds", "0.5"]
     for after, signals in (
         ("epoch 2/5", (signal.SIGINT,)),
@@ -169,7 +168,7 @@ def test_a_pipeline_goes_on_by_the_line_that_it_prints(folder: Path) -> None:
         code, lines = stopped(folder, words, after, *signals)
         assert code == 3, lines
         assert line_of(lines) == words
-    made, _ = done(folder, words)
+    made, _ = done(words)
     assert made["output_dir"] == str(folder / "runs" / "in")
     assert [stage["state"] for stage in made["stages"]] == ["skipped", "skipped", "done", "done"]
     assert [path.name for path in (folder / "runs").iterdir()] == ["in"]

@@ -36,25 +36,30 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_settings: str, plucks
 
 
 def environment(folder: Path) -> dict[str, str]:
-    return {**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "DISTILL_RAY_TRACEBACK": "1"}
+    return {"XDG_CACHE_HOME": str(folder / "cache"), "DISTILL_RAY_TRACEBACK": "1"}
 
 
 @pytest.fixture(scope="module")
-def run(folder: Path) -> Command:
+def run(folder: Path, in_process: Command) -> Command:
+    """Most commands need no process of their own; `program` is one that has it."""
+
     def command(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
-        done = subprocess.run(
-            [sys.executable, "-m", "distill_ray", *map(str, arguments)],
-            capture_output=True,
-            text=True,
-            env=environment(folder),
-            cwd=folder,
-            timeout=240,
-            check=False,
-        )
+        done = in_process(*arguments, cwd=folder, environment=environment(folder))
         assert done.returncode == code, done.stderr
         return done
 
     return command
+
+
+def program(folder: Path, *arguments: object, **streams: Any) -> subprocess.Popen[str]:
+    return subprocess.Popen(
+        [sys.executable, "-m", "distill_ray", *map(str, arguments)],
+        stdout=subprocess.PIPE,
+        text=True,
+        env={**os.environ, **environment(folder)},
+        cwd=folder,
+        **streams,
+    )
 
 
 def document(done: subprocess.CompletedProcess[str]) -> dict[str, Any]:
@@ -105,8 +110,14 @@ def corpus(folder: Path, run: Command) -> dict[str, Any]:
 
 
 @pytest.fixture(scope="module")
-def trained(folder: Path, run: Command, corpus: dict[str, Any]) -> dict[str, Any]:
-    return document(run(*training(folder, "run", "--epochs", 3, "--num-workers", 0)))
+def trained(folder: Path, corpus: dict[str, Any]) -> dict[str, Any]:
+    """By a process, whose stdout is the document and nothing else."""
+    arguments = training(folder, "run", "--epochs", 3, "--num-workers", 0)
+    with program(folder, *arguments, stderr=subprocess.PIPE) as process:
+        stdout, stderr = process.communicate(timeout=240)
+    assert process.returncode == 0, stderr
+    loaded: dict[str, Any] = json.loads(stdout)
+    return loaded
 
 
 @pytest.fixture(scope="module")
@@ -187,19 +198,7 @@ def test_a_cancelled_run_resumes_to_the_same_losses(
 ) -> None:
     log = folder / "cut.log"
     with log.open("w") as errors:
-        process = subprocess.Popen(
-            [
-                sys.executable,
-                "-m",
-                "distill_ray",
-                *map(str, training(folder, "cut", "--epochs", 3, "--num-workers", 0)),
-            ],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment(folder),
-            cwd=folder,
-        )
+        process = program(folder, *training(folder, "cut", "--epochs", 3, "--num-workers", 0), stderr=errors)
         deadline = time.monotonic() + 120
         while "step" not in log.read_text() and "epoch 1" not in log.read_text():
             assert time.monotonic() < deadline
@@ -349,14 +348,7 @@ def test_a_cut_prior_run_leaves_the_prior_that_is_there(
     )  # fmt: skip
     log = tmp_path / "log"
     with log.open("w") as errors:
-        process = subprocess.Popen(
-            [sys.executable, "-m", "distill_ray", *map(str, arguments)],
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment(folder),
-            cwd=folder,
-        )
+        process = program(folder, *arguments, stderr=errors)
         deadline = time.monotonic() + 120
         while "epoch 2" not in log.read_text():  # the first is over
             assert time.monotonic() < deadline

@@ -130,7 +130,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.timeout(900)
-def test_a_search_and_all_that_follows(folder: Path) -> None:
+def test_a_search_and_all_that_follows(folder: Path, in_process: Any) -> None:
     arguments = (
         "in", "--out", "all", "--config", "search.toml", "--codebook-sizes", 16, "--rvq-levels", "2,4",
         "--finalists", 1, "--epochs", 2, "--gpus-per-trial", 0, "--max-concurrent", 1, "--prior-epochs", 2,
@@ -155,7 +155,8 @@ def test_a_search_and_all_that_follows(folder: Path) -> None:
     own = (out / "search" / "trials" / trials[0] / "events.jsonl").read_text()
     assert '"event": "VQEpochMetrics"' in own
 
-    again = document(start(folder, "--resume", "all", "--json"))
+    cache = {"XDG_CACHE_HOME": str(folder / "cache")}
+    again = document(in_process("run", "--resume", "all", "--json", cwd=folder, environment=cache))
     assert [stage["state"] for stage in again["stages"]] == ["skipped"] * 4
     said_once = {"stages": None, "warnings": None}  # warnings are of what a command did
     assert {**again, **said_once} == {**made, **said_once}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -57,17 +58,36 @@ def make_audio(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
-def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
-    """A model whose codebooks are started on music, with a prior unless `prior` is false."""
+def make_loaded(tmp_path: Path, make_model: Callable[..., Path]) -> Callable[..., LoadedVQModel]:
+    """A model of this test whose codebooks are started on music, with a prior unless `prior` is false."""
 
-    def make(
+    def make(*, seed: int = 0, **wanted: Any) -> LoadedVQModel:
+        return load_model_v2(shutil.copy(make_model(seed=seed, **wanted), tmp_path / f"model{seed}.distill"))
+
+    return make
+
+
+@pytest.fixture(scope="session")
+def make_model(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., Path]:
+    """The files of `make_loaded`, which take longer to make than most tests: each is made once."""
+    folder = tmp_path_factory.mktemp("models")
+    made: dict[str, Path] = {}
+
+    def make(**wanted: Any) -> Path:
+        key = repr(sorted(wanted.items()))
+        if key not in made:
+            made[key] = write(folder / f"{len(made)}.distill", **wanted)
+        return made[key]
+
+    def write(
+        path: Path,
         *,
-        seed: int = 0,
+        seed: int,
         prior: bool = True,
         controls: Controls | None = None,
         masked_share: float = 0.0,
         **changes: Any,
-    ) -> LoadedVQModel:
+    ) -> Path:
         torch.manual_seed(seed)
         codec = VQVAE(dataclasses.replace(CODEC, **changes))
         config = codec.config
@@ -93,14 +113,13 @@ def make_loaded(tmp_path: Path) -> Callable[..., LoadedVQModel]:
             torch.nn.init.normal_(own.conditions.weight[1:].detach(), std=2.0)
         with torch.no_grad():  # far from uniform, so that temperature and top-k make a difference
             own.heads_QKE.mul_(20)
-        path = save_model_v2(
-            tmp_path / f"model{seed}.distill",
+        return save_model_v2(
+            path,
             codec,
             metadata={},
             codebook_health=(),
             prior=own if prior else None,
             prior_metadata={"controls": None if controls is None else controls.to_json()},
         )
-        return load_model_v2(path)
 
     return make

@@ -53,10 +53,10 @@ def test_strength_0_is_what_the_codec_makes_of_it(model: Model, make_audio: Make
 def test_a_stronger_variation_is_further_away_and_as_long(
     make_loaded: MakeLoaded, make_audio: MakeAudio, masked_share: float
 ) -> None:
-    model, path = Model(make_loaded(masked_share=masked_share)), make_audio(1.01)
+    model, path = Model(make_loaded(masked_share=masked_share)), make_audio(0.51)
     codec_CT = decoded(model, path)
     sounds = [model.vary(path, strength, seed=1).audio_CT for strength in (0.1, 0.5, 1.0)]
-    assert {sound_CT.shape for sound_CT in sounds} == {(1, 8_080)}
+    assert {sound_CT.shape for sound_CT in sounds} == {(1, 4_080)}
     apart = [float((sound_CT - codec_CT).square().mean()) for sound_CT in sounds]
     assert 0 < apart[0] < apart[1]
     assert apart[0] < apart[2]
@@ -65,16 +65,16 @@ def test_a_stronger_variation_is_further_away_and_as_long(
 
 
 def test_outside_a_gap_the_recording_stays_as_it_is(model: Model, make_audio: MakeAudio) -> None:
-    path = make_audio(2.0)
+    path = make_audio(0.8)
     original_CT = read_recording(model.loaded, path).audio_CT
-    audio_CT = model.fill(path, 0.7, 1.1, seed=1).audio_CT
+    audio_CT = model.fill(path, 0.3, 0.5, seed=1).audio_CT
     changed_T = (audio_CT != original_CT)[0].nonzero()[:, 0]
     # Whole frames around the gap, and a crossfade of a frame.
-    first, last = int(0.7 * RATE / HOP) * HOP, -int(-1.1 * RATE // HOP) * HOP
+    first, last = int(0.3 * RATE / HOP) * HOP, -int(-0.5 * RATE // HOP) * HOP
     assert first - HOP <= int(changed_T.min()) < first + HOP
     assert last - HOP <= int(changed_T.max()) < last + HOP
-    assert not torch.equal(audio_CT, model.fill(path, 0.7, 1.1, seed=2).audio_CT)
-    assert torch.equal(audio_CT, model.fill(path, 0.7, 1.1, seed=1).audio_CT)
+    assert not torch.equal(audio_CT, model.fill(path, 0.3, 0.5, seed=2).audio_CT)
+    assert torch.equal(audio_CT, model.fill(path, 0.3, 0.5, seed=1).audio_CT)
 
 
 def test_codes_outside_a_gap_are_kept(
@@ -106,8 +106,7 @@ def test_a_crossfade_goes_from_one_to_the_other() -> None:
     assert (mixed_T[30:36].diff() > 0).all()
 
 
-@pytest.mark.parametrize("masked_share", [0.0, 0.25])
-@pytest.mark.parametrize("seconds", [0.512, 0.777])
+@pytest.mark.parametrize(("seconds", "masked_share"), [(0.512, 0.0), (0.377, 0.25)])
 def test_a_loop_has_no_first_sample(make_loaded: MakeLoaded, masked_share: float, seconds: float) -> None:
     loaded = make_loaded(masked_share=masked_share)
     settings = GenerationSettings(seconds=seconds, seed=1)
@@ -163,7 +162,7 @@ def test_a_recording_becomes_a_loop(model: Model, make_audio: MakeAudio) -> None
 
 
 def test_a_morph_goes_from_one_to_the_other(model: Model, make_audio: MakeAudio) -> None:
-    one, other = make_audio(2.0, seed=1), make_audio(1.5, seed=2)
+    one, other = make_audio(1.2, seed=1), make_audio(0.9, seed=2)
     audio_CT = model.morph(one, other, seed=4).audio_CT
     one_CT, other_CT = decoded(model, one)[:, : audio_CT.shape[1]], decoded(model, other)
     assert audio_CT.shape == other_CT.shape
@@ -267,13 +266,13 @@ def test_too_long_a_recording_is_refused(
 
 
 def test_edits_say_how_they_were_made(model: Model, make_loaded: MakeLoaded, make_audio: MakeAudio) -> None:
-    path, loaded = make_audio(1.5), model.loaded
-    gap = FillSettings(start=0.4, stop=0.8)
+    path, loaded = make_audio(0.8), model.loaded
+    gap = FillSettings(start=0.3, stop=0.5)
     sounds: dict[str, EditedSound] = {
         "fill": fill(loaded, path, gap, SAMPLING, seed=0).sound(0, print),
         "free": vary(loaded, path, VarySettings(strength=1.0), SAMPLING, seed=0).sound(0, print),
         "morph": morph(loaded, path, path, MorphSettings(), seed=0).sound(0, print),
-        "cut": loop(make_loaded(seed=1), None, GenerationSettings(seconds=1.0), SAMPLING).sound(0, print),
+        "cut": loop(make_loaded(seed=1), None, GenerationSettings(seconds=0.5), SAMPLING).sound(0, print),
     }
     assert [sound.method for sound in sounds.values()] == ["filled", "continued", "latents", "cut"]
     assert sounds["fill"].seams is not None
