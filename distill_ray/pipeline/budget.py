@@ -30,6 +30,8 @@ _PRIOR_ENDING = 0.1
 _SOUND_S, _PAGE_S, _ENDING_S, _COPIES_S = 0.22, 8.0, 4.0, 0.08
 """What these take on two cores that nobody else wants (2026-11-30, the smallest models): a second of sound,
 the page, the prior's last validation and file, looking for copies of a second of training audio."""
+_MOST_SOUNDS, _MOST_PAGE, _MOST_ENDING = 0.2, 0.1, 0.2
+"""Of the whole, however slow the machine is at the moment: what keeps it from its work may be over by then."""
 _LEAST_S = 1.0
 _RAY_S, _TRIAL_S = 15.0, 10.0
 """What starting Ray and each round of trials takes before the first step, about."""
@@ -78,7 +80,7 @@ class TimeBudget:
     @property
     def page_s(self) -> float:
         """What the page takes without its judge."""
-        return max(_PAGE_SHARE * self.total_s, _PAGE_S * self.slowness())
+        return min(max(_PAGE_SHARE * self.total_s, _PAGE_S * self.slowness()), _MOST_PAGE * self.total_s)
 
     @property
     def report_s(self) -> float:
@@ -92,7 +94,8 @@ class TimeBudget:
 
     @property
     def sounds_s(self) -> float:
-        return max(_SOUNDS_SHARE * self.total_s, _SOUND_S * self.sound_s * self.slowness())
+        needed = _SOUND_S * self.sound_s * self.slowness()
+        return min(max(_SOUNDS_SHARE * self.total_s, needed), _MOST_SOUNDS * self.total_s)
 
     @property
     def trainings_s(self) -> float:
@@ -102,7 +105,8 @@ class TimeBudget:
     @property
     def ending_s(self) -> float:
         """What follows the prior's last step, where it has all the time that it might need."""
-        return (_ENDING_S + _COPIES_S * self.corpus_s) * self.slowness()
+        needed = (_ENDING_S + _COPIES_S * self.corpus_s) * self.slowness()
+        return min(needed, _MOST_ENDING * self.total_s)
 
     @property
     def codec_s(self) -> float:

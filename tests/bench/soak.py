@@ -26,6 +26,7 @@ from types import ModuleType
 from typing import Any
 
 import ray  # it brings psutil
+from ray.cloudpickle import register_pickle_by_value
 
 from distill_ray.errors import ClusterError, UsageError
 
@@ -153,6 +154,7 @@ def tiny_sweep() -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     sys.modules["tiny_sweep"] = module
     spec.loader.exec_module(module)
+    register_pickle_by_value(module)  # which the processes of trials cannot import
     return module
 
 

@@ -135,6 +135,7 @@ def with_prior(folder: Path, run: Command, trained: dict[str, Any]) -> dict[str,
             4,
             "--num-workers",
             0,
+            "--no-report",
             "--json",
         )
     )
@@ -198,7 +199,9 @@ def test_a_cancelled_run_resumes_to_the_same_losses(
 ) -> None:
     log = folder / "cut.log"
     with log.open("w") as errors:
-        process = program(folder, *training(folder, "cut", "--epochs", 3, "--num-workers", 0), stderr=errors)
+        process = program(
+            folder, *training(folder, "cut", "--epochs", 3, "--num-workers", 0, "--no-report"), stderr=errors
+        )
         deadline = time.monotonic() + 120
         while "step" not in log.read_text() and "epoch 1" not in log.read_text():
             assert time.monotonic() < deadline
@@ -211,7 +214,16 @@ def test_a_cancelled_run_resumes_to_the_same_losses(
         assert process.returncode == 3
         assert run("info", cut["model_path"], "--verify").returncode == 0
     resumed = document(
-        run("train", folder / "corpus", "--resume", folder / "cut", "--json", "--num-workers", 0)
+        run(
+            "train",
+            folder / "corpus",
+            "--resume",
+            folder / "cut",
+            "--json",
+            "--num-workers",
+            0,
+            "--no-report",
+        )
     )
     for key in ("final_train_loss", "final_val_loss", "best_val_loss", "best_epoch", "codebook_health"):
         assert resumed[key] == trained[key]
@@ -231,7 +243,7 @@ def test_a_collapsing_run_ends_with_code_4_and_its_model(
         "train", folder / "corpus", "--config", folder / "collapse.toml", "--out", folder / "collapse",
         "--codebook-size", 128, "--rvq-levels", 2, "--batch-size", 16, "--lr", 0.03, "--epochs", 4,
         "--commitment-weight", 100, "--health-stop", "--health-floor", 0.5, "--health-patience", 2,
-        "--health-warmup", 1, "--purpose", "compression", "--num-workers", 0, "--json",
+        "--health-warmup", 1, "--purpose", "compression", "--num-workers", 0, "--json", "--no-report",
         code=4,
     )  # fmt: skip
     ended = document(done)
@@ -243,7 +255,7 @@ def test_a_collapsing_run_ends_with_code_4_and_its_model(
 
 @pytest.mark.slow
 def test_one_ray_worker_trains_as_no_worker(folder: Path, run: Command, trained: dict[str, Any]) -> None:
-    one = document(run(*training(folder, "ray", "--epochs", 3, "--num-workers", 1)))
+    one = document(run(*training(folder, "ray", "--epochs", 3, "--num-workers", 1, "--no-report")))
     for key in ("final_train_loss", "final_val_loss", "best_val_loss", "best_epoch", "codebook_health"):
         assert one[key] == trained[key]
 
@@ -344,7 +356,7 @@ def test_a_cut_prior_run_leaves_the_prior_that_is_there(
     before = model.read_bytes()
     arguments = (
         "train-prior", model, folder / "corpus", "--config", folder / "settings.toml",
-        "--max-minutes", 5, "--batch-size", 4, "--num-workers", 0, "--json", "--overwrite",
+        "--max-minutes", 5, "--batch-size", 4, "--num-workers", 0, "--no-report", "--json", "--overwrite",
     )  # fmt: skip
     log = tmp_path / "log"
     with log.open("w") as errors:

@@ -51,6 +51,17 @@ def test_what_is_left_is_shared_by_what_is_still_to_come() -> None:
     assert budget.prior_left_s == 1.0  # at least one step
 
 
+def test_a_machine_that_is_taken_at_the_moment_does_not_take_the_trainings_their_time() -> None:
+    """With two hungry programs beside it, samples were given 17 of a run's 10 minutes and the search none."""
+    budget = TimeBudget(
+        total_s=600.0, spent_s=0.0, began=0.0, sound_s=40.0, corpus_s=100.0, clock=lambda: 100.0
+    )
+    budget.slowness = lambda: 50.0
+    expected = budget.expected("tune")
+    assert expected == pytest.approx({"tune": 70.0, "prior": 250.0, "samples": 120.0, "report": 60.0})
+    assert budget.prior_left_s == pytest.approx(200.0)
+
+
 def test_slowness_is_what_threads_waited_for_a_core(tmp_path: Path) -> None:
     for name, text in {"1": "3000000000 6000000000 9", "2": "1000000000 2000000000 1", "3": ""}.items():
         (tmp_path / name).mkdir()

@@ -145,7 +145,14 @@ def test_discriminators_take_part_from_their_share_of_the_budget_on(
     assert completed.best_val_loss == third.val_loss
 
 
-@pytest.mark.parametrize(("cut_after", "every", "banded"), [(3, 1, False), (20, 1, True), (30, 2, False)])
+@pytest.mark.parametrize(
+    ("cut_after", "every", "banded"),
+    [
+        (20, 2, True),
+        pytest.param(3, 1, False, marks=pytest.mark.slow),
+        pytest.param(30, 1, False, marks=pytest.mark.slow),
+    ],
+)
 def test_a_resumed_adversarial_run_ends_as_an_uncut_one(
     train: Train,
     corpus: Corpus,
