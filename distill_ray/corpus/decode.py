@@ -118,9 +118,9 @@ class AudioDecoder:
         if lost is None:
             raise AudioError(f"it is silent: no sample reaches {SILENCE_DBFS:.0f} dBFS")
         if self._channels > 1:
-            raise AudioError(f"{lost}; prepare with --channels 1, which mixes all")
+            raise AudioError(f"{lost}; --channels 1 mixes all")
         if max(self._source_peaks[:2]) >= AUDIBLE:
-            raise AudioError(f"{lost}; prepare with --channels 2")
+            raise AudioError(f"{lost}; --channels 2 keeps two")
         raise AudioError(f"{lost}; convert it to the channels to be used")
 
     def lost(self) -> str | None:

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
 from rich.text import Text
 
 from distill_ray.display import figures
-from distill_ray.display.history import History, RunHistory
+from distill_ray.display.history import History, RunHistory, kind_of
 from distill_ray.display.leaderboard import sweep_report
 from distill_ray.display.tables import facts, health_table, warning_line
 from distill_ray.events.records import PriorTrainingCompleteEvent, TrainingCompleteEvent
 
-_REPLAYED = 24  # warnings repeated in the final report; a long run with a low level has one an epoch
+_REPLAYED = 24  # warnings repeated in the final report
 _ALONE = "Result"
 _TITLES = {"vqvae": "Codec", "prior": "Prior"}
 
 
 def final_report(history: History, paths: Mapping[str, object]) -> Iterator[RenderableType]:
-    """Results and health of the search and of every run; then `paths` and all warnings.
+    """Results and health of the search and of every run; then `paths` and the warnings, once each.
 
     Settings were shown when each began.
     """
@@ -31,13 +31,18 @@ def final_report(history: History, paths: Mapping[str, object]) -> Iterator[Rend
     last = history.runs[-1]
     alone = len(history.runs) == 1 and history.sweep.started is None
     yield from _run_report(last, _ALONE if alone else _title(last), paths)
-    warnings = history.warnings
+    warnings = _latest_of_each(history.warnings)
     if warnings:
         yield Text()
     if len(warnings) > _REPLAYED:
         yield warning_line(f"{len(warnings) - _REPLAYED} earlier warnings are in the run's events.jsonl")
     for message in warnings[-_REPLAYED:]:
         yield warning_line(message)
+
+
+def _latest_of_each(warnings: Sequence[str]) -> tuple[str, ...]:
+    """The last one of those that differ in their figures only, as one an epoch does."""
+    return tuple({kind_of(text): text for text in warnings}.values())
 
 
 def _run_report(run: RunHistory, title: str, paths: Mapping[str, object]) -> Iterator[RenderableType]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 
 from distill_ray.display.sweep import SweepHistory
@@ -48,13 +49,16 @@ class RunHistory:
     _of_epochs: list[str] = field(default_factory=list)
 
     def add(self, event: Event) -> tuple[str, ...]:
-        """Take an event in; returns the warnings to show with it. A notice's is shown once."""
+        """Take an event in; returns the warnings to show with it: a notice's once, an epoch's where the one
+        before did not have it.
+        """
         if isinstance(event, RunStarted):
             self.started = event
         elif isinstance(event, VQEpochMetrics | PriorEpochMetrics):
             warnings = _new_warnings(event, self.epoch)
             self.epoch = event
-            self._of_epochs += [f"epoch {event.epoch}: {text}" for text in warnings]
+            every = event.utilization_warnings if isinstance(event, VQEpochMetrics) else warnings
+            self._of_epochs += [f"epoch {event.epoch}: {text}" for text in every]
             return warnings
         elif isinstance(event, TrainingCompleteEvent | PriorTrainingCompleteEvent):
             self.complete = event
@@ -91,6 +95,13 @@ def _new_warnings(
     event: VQEpochMetrics | PriorEpochMetrics, before: VQEpochMetrics | PriorEpochMetrics | None
 ) -> tuple[str, ...]:
     if isinstance(event, VQEpochMetrics):
-        return event.utilization_warnings
+        said = before.utilization_warnings if isinstance(before, VQEpochMetrics) else ()
+        known = set(map(kind_of, said))
+        return tuple(text for text in event.utilization_warnings if kind_of(text) not in known)
     goes_on = isinstance(before, PriorEpochMetrics) and before.is_memorizing
     return (event.memorization_message,) if event.is_memorizing and not goes_on else ()
+
+
+def kind_of(warning: str) -> str:
+    """What warnings have in common that differ in their figures only."""
+    return re.sub(r"\d+(\.\d+)?", "#", warning)

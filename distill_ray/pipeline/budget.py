@@ -31,7 +31,7 @@ _SOUND_S, _PAGE_S, _ENDING_S, _COPIES_S = 0.22, 8.0, 4.0, 0.08
 """What these take on two cores that nobody else wants (2026-11-30, the smallest models): a second of sound,
 the page, the prior's last validation and file, looking for copies of a second of training audio."""
 _MOST_SOUNDS, _MOST_PAGE, _MOST_ENDING = 0.2, 0.1, 0.2
-"""Of the whole, however slow the machine is at the moment: what keeps it from its work may be over by then."""
+"""Of the whole, however slow the machine is at the moment: what keeps it busy may be over by then."""
 _LEAST_S = 1.0
 _RAY_S, _TRIAL_S = 15.0, 10.0
 """What starting Ray and each round of trials takes before the first step, about."""

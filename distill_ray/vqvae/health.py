@@ -99,13 +99,17 @@ def _level_health(counts_K: Sequence[float]) -> LevelHealth:
 
 
 def utilization_warnings(health: Sequence[LevelHealth]) -> tuple[str, ...]:
-    """One sentence for each level that uses less than `FAIR_UTILIZATION` of its codes."""
-    return tuple(
-        f"RVQ level {level} uses {item.utilization:.0%} of its codes ({item.dead_codes} dead): "
-        "use a smaller --codebook-size or fewer --rvq-levels, or train longer or on more audio"
-        for level, item in enumerate(health)
-        if item.utilization < FAIR_UTILIZATION
-    )
+    """One sentence on the levels that use less than `FAIR_UTILIZATION` of their codes; none without any."""
+    low = {level: item for level, item in enumerate(health) if item.utilization < FAIR_UTILIZATION}
+    if not low:
+        return ()
+    levels, shares = list(map(str, low)), [f"{item.utilization:.0%}" for item in low.values()]
+    dead = ", ".join(str(item.dead_codes) for item in low.values())
+    advice = "use a smaller --codebook-size or fewer --rvq-levels, or train longer or on more audio"
+    if len(low) == 1:
+        return (f"RVQ level {levels[0]} uses {shares[0]} of its codes ({dead} dead): {advice}",)
+    which = f"{', '.join(levels[:-1])} and {levels[-1]}"
+    return (f"RVQ levels {which} use {', '.join(shares)} of their codes ({dead} dead): {advice}",)
 
 
 KEPT, GAIN = "codes kept at ¼ frame", "prior's gain"

@@ -78,15 +78,12 @@ def unheard(path: Path, frame: list[float], channels: int) -> str:
 
 def test_silence_of_the_mixing_is_told_from_silence(tmp_path: Path) -> None:
     path = tmp_path / "a.wav"
-    assert unheard(path, [0.5, -0.5], 1) == (
-        "its channels cancel when mixed to one; prepare with --channels 2"
-    )
+    assert unheard(path, [0.5, -0.5], 1) == ("its channels cancel when mixed to one; --channels 2 keeps two")
     assert unheard(path, [0.0, 0.0, 0.5, -0.5], 1) == (
         "its channels cancel when mixed to one; convert it to the channels to be used"
     )
     assert unheard(path, [0.0, 0.0, 0.5], 2) == (
-        "its first two channels are silent, and others are not used; prepare with --channels 1, "
-        "which mixes all"
+        "its first two channels are silent, and others are not used; --channels 1 mixes all"
     )
     for channels in (1, 2):
         assert unheard(path, [0.0, 0.0, 0.0], channels) == "it is silent: no sample reaches -80 dBFS"

@@ -64,10 +64,19 @@ def test_a_run_without_an_end_says_so(pipe, started):
 
 def test_of_many_warnings_the_latest_are_repeated(pipe, complete):
     history = History()
-    history.add(dataclasses.replace(complete, warnings=tuple(f"epoch {n}: low" for n in range(1, 101))))
+    names = [f"{a}{b}" for a in "abcdefghij" for b in "abcdefghij"]
+    history.add(dataclasses.replace(complete, warnings=tuple(f"{name} is low" for name in names)))
     lines = [line for line in shown(pipe, *final_report(history, {})).splitlines() if "warning" in line]
     assert lines[0] == "warning: 76 earlier warnings are in the run's events.jsonl"
-    assert lines[1:] == [f"warning: epoch {n}: low" for n in range(77, 101)]
+    assert lines[1:] == [f"warning: {name} is low" for name in names[76:]]
+
+
+def test_of_the_same_warning_of_many_epochs_the_last_is_repeated(pipe, complete):
+    history = History()
+    warnings = tuple(f"epoch {n}: RVQ level 1 uses {n}% of its codes" for n in range(1, 31))
+    history.add(dataclasses.replace(complete, warnings=warnings))
+    lines = [line for line in shown(pipe, *final_report(history, {})).splitlines() if "warning" in line]
+    assert lines == ["warning: epoch 30: RVQ level 1 uses 30% of its codes"]
 
 
 def test_square_brackets_are_text_everywhere(pipe, started):

@@ -6,13 +6,17 @@ from distill_ray.display.history import RunHistory
 from distill_ray.events.records import Notice
 
 
-def test_a_notice_is_shown_once_and_an_epochs_warning_each_time(epoch):
+def test_a_notice_and_an_epochs_warning_are_shown_when_they_are_news(epoch):
     history = RunHistory()
     assert history.add(Notice(level="warning", message="first")) == ("first",)
     assert history.add(Notice(level="warning", message="first")) == ()
     low = epoch().utilization_warnings[0]
-    assert history.add(epoch(1)) == history.add(epoch(2)) == (low,)
-    assert history.warnings == ("first", f"epoch 1: {low}", f"epoch 2: {low}")
+    assert history.add(epoch(1)) == (low,)
+    worse = low.replace("10%", "9.5%")
+    assert history.add(epoch(2, utilization_warnings=(worse,))) == ()  # another figure is no news
+    assert history.warnings == ("first", f"epoch 1: {low}", f"epoch 2: {worse}")
+    assert history.add(epoch(3, utilization_warnings=())) == ()
+    assert history.add(epoch(4)) == (low,)
 
 
 def test_the_finished_run_says_which_warnings_it_had(epoch, complete):

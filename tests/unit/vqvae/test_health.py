@@ -30,6 +30,10 @@ def test_colors_and_warnings_follow_the_thresholds() -> None:
     assert [level.color for level in health] == ["green", "green", "yellow", "yellow", "red"]
     (warning,) = utilization_warnings(health)
     assert warning.startswith("RVQ level 4 uses 20% of its codes (8 dead)")
+    low = codebook_health([[1] * live + [0] * (10 - live) for live in (1, 9, 2, 0)])
+    (warning,) = utilization_warnings(low)  # one for all of them
+    assert warning.startswith("RVQ levels 0, 2 and 3 use 10%, 20%, 0% of their codes (9, 8, 10 dead): use a")
+    assert utilization_warnings(health[:2]) == ()
 
 
 def test_health_needs_no_torch() -> None:
