@@ -100,7 +100,9 @@ def command(
                 sampling=sections[SamplingConfig],
                 on_progress=display,
             )
-    title = f"{len(report.files)} files of {report.split}, {report.seconds:.1f} s at {report.sample_rate} Hz"
+    which = {"val": "held-out ", "train": "training "}.get(report.split, "")
+    files = f"{len(report.files)} {which}file{'s'[: len(report.files) != 1]}"
+    title = f"{files}, {report.seconds:.1f} s at {report.sample_rate} Hz"
     for warning in report.warnings:
         display.warn(warning)
     tables: list[Any] = [

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.output import finish
+from distill_ray.cli.output import finish, labelled
 
 if TYPE_CHECKING:
     from distill_ray.bundle import FileFacts, Manifest
@@ -54,9 +54,7 @@ def command(
         "verified": verify,
         **manifest.to_json(),
     }
-    rows = list(_rows(model, manifest, facts, verify))
-    width = max(len(label) for label, _ in rows)
-    lines = [f"{label:<{width}}  {value}" for label, value in rows]
+    lines = labelled(list(_rows(model, manifest, facts, verify)))
     finish(document, result=lines, as_json=as_json)
 
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.output import bytes_on_stdout, finish, say, shown_to_a_person
+from distill_ray.cli.output import bytes_on_stdout, finish, labelled, say, shown_to_a_person
 from distill_ray.cli.recordings import showing_findings
 from distill_ray.errors import CancelledError, JobError, UsageError
 from distill_ray.uri import is_uri
@@ -48,7 +48,6 @@ TokenFile = Annotated[
         show_default=False,
     ),
 ]
-_STATE_WIDTH = 9
 
 
 def connect(address: str | None, token_file: Path | None) -> JobClient:
@@ -97,8 +96,7 @@ def jobs_status(
     lines += [("exit code", str(job.exit_code))] if job.exit_code is not None else []
     lines += [("results", _output(job))] if _output(job) else []
     lines += [("message", job.message)] if job.message else []
-    shown = [f"{label:<{_STATE_WIDTH}}  {value}" for label, value in lines]
-    finish(_document(job), result=shown, as_json=as_json)
+    finish(_document(job), result=labelled(lines), as_json=as_json)
 
 
 def jobs_logs(

@@ -10,8 +10,10 @@ import json
 import logging
 import os
 import shlex
+import shutil
 import sys
 import tempfile
+import textwrap
 import time
 import traceback
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -272,6 +274,21 @@ def _complain(message: str) -> None:
 def shown_to_a_person() -> bool:
     """Whether results go to a terminal."""
     return _result_stream().isatty()
+
+
+def labelled(rows: Sequence[tuple[str, str]]) -> list[str]:
+    """Lines of a label and a value; on a terminal a value that is too long for one goes on below itself."""
+    width = max(len(label) for label, _ in rows)
+    lines = [f"{label:<{width}}  {value}" for label, value in rows]
+    if not shown_to_a_person():
+        return lines
+    wrapper = textwrap.TextWrapper(
+        width=shutil.get_terminal_size().columns,
+        subsequent_indent=" " * (width + 2),
+        break_long_words=False,
+        break_on_hyphens=False,
+    )
+    return [part for line in lines for part in wrapper.wrap(line)]
 
 
 def _print(text: str) -> None:

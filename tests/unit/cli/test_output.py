@@ -30,6 +30,23 @@ finish({{"a": 1}}, result="/x/y.distill", as_json=as_json)"""
     assert json.loads(done.stdout) == {"a": 1}
 
 
+def test_on_a_terminal_what_is_too_long_for_a_line_goes_on_below_itself(monkeypatch):
+    rows = [
+        ("codes", "3 levels × 256"),
+        ("level 0", "20% of codes used; kept at ¼ frame 60%, a/long/path/to.wav"),
+    ]
+    plain = ["codes    3 levels × 256", f"level 0  {rows[1][1]}"]
+    assert output.labelled(rows) == plain  # whole lines for programs
+    monkeypatch.setattr(output, "shown_to_a_person", lambda: True)
+    monkeypatch.setenv("COLUMNS", "30")
+    assert output.labelled(rows) == [
+        plain[0],
+        "level 0  20% of codes used;",
+        "         kept at ¼ frame 60%,",
+        "         a/long/path/to.wav",
+    ]
+
+
 def test_documents_are_valid_json_whatever_the_numbers(capsys):
     document = {
         "path": Path("/a/ü"),

@@ -36,7 +36,7 @@ def test_stdout_is_the_tables_or_the_document(
     assert run(app, ["evaluate", model, str(tmp_path / "source"), "--split", "all"]) == 0
     captured = capsys.readouterr()
     assert "left out broken.wav it cannot be decoded" in " ".join(captured.err.split())
-    assert captured.out.startswith("2 files of all")
+    assert captured.out.startswith("2 files, 0.9 s at 8000 Hz")
     assert "SI-SDR dB" in captured.out
     assert f"{document['depths'][0]['mel_distance']:.4g}" in captured.out
     assert "\x1b" not in captured.out
