@@ -150,7 +150,7 @@ class Synthesis:
         # Block by block, so that the numbers do not depend on how many come at once.
         noise_CSK = torch.cat([self._noise() for _ in range(median_BCSK.shape[2] // self._block)], dim=1)
         drawn_BCSK = magnitudes.drawn(noise_CSK.to(median_BCSK.device), self._stft.loudest)
-        return self._inverter.push(drawn_BCSK, last=last)
+        return self._inverter.push(drawn_BCSK, median_BCSK, last=last)
 
     def _noise(self) -> Tensor:
         """Log magnitudes of the next frames of white noise, of median 0 and mean distance 1 from it:
