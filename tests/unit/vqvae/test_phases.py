@@ -22,8 +22,8 @@ def tones(seconds: float = 0.5) -> Tensor:
     return 0.3 * audio_T[None, None]
 
 
-def inverter(seed: int = 0) -> PhaseInverter:
-    return PhaseInverter(STFT, block=4, look_ahead=4, seed=seed)
+def inverter() -> PhaseInverter:
+    return PhaseInverter(STFT, block=4, look_ahead=4)
 
 
 @pytest.mark.parametrize("kind", ["tones", "noise", "clicks"])
@@ -47,14 +47,15 @@ def test_a_held_tone_keeps_its_level_and_its_frequency(hertz: float, seed: int) 
         2 * math.pi * hertz / SAMPLE_RATE * torch.arange(SAMPLE_RATE // 512 * 512, dtype=torch.float64)
     )
     given_BCSK = STFT(0.5 * radians_T.sin()[None, None]).abs()
-    found_T = inverter(seed).push(given_BCSK, last=True)[0, 0]
+    inverter = PhaseInverter(STFT, block=16, look_ahead=4, seed=seed)  # as a codec has it
+    found_T = inverter.push(given_BCSK, last=True)[0, 0]
     turned_T = found_T * torch.polar(torch.ones_like(radians_T), -radians_T)
     pieces_NW = turned_T[1024:-1024].unfold(0, 400, 200)
     window_W = torch.hann_window(400, dtype=torch.float64)
     partial_N = 2 * (pieces_NW * window_W).sum(-1) / window_W.sum()
     levels_N = partial_N.abs() / 0.5
     apart_N = (partial_N[1:] * partial_N[:-1].conj()).angle() / (2 * math.pi) * SAMPLE_RATE / 200
-    # From random directions 16 iterations have levels from 0.62 and are up to 22 Hz apart.
+    # From random directions, 16 iterations: levels from 0.46 to 0.94 at the least, 8 to 24 Hz apart.
     assert levels_N.min() > 0.98
     assert levels_N.max() < 1.02
     assert apart_N.abs().max() < 1.0
