@@ -268,7 +268,9 @@ def _quote(text: str) -> None:
 
 
 def _complain(message: str) -> None:
-    say(f"error: {message}")
+    line = f"error: {message}"
+    for part in _wrapped(line) if sys.stderr.isatty() else [line]:
+        say(part)
 
 
 def shown_to_a_person() -> bool:
@@ -282,13 +284,18 @@ def labelled(rows: Sequence[tuple[str, str]]) -> list[str]:
     lines = [f"{label:<{width}}  {value}" for label, value in rows]
     if not shown_to_a_person():
         return lines
-    wrapper = textwrap.TextWrapper(
-        width=shutil.get_terminal_size().columns,
-        subsequent_indent=" " * (width + 2),
+    return [part for line in lines for part in _wrapped(line, indent=width + 2)]
+
+
+def _wrapped(line: str, *, indent: int = 0) -> list[str]:
+    """The line in as many as the terminal needs, broken between words alone."""
+    return textwrap.wrap(
+        line,
+        shutil.get_terminal_size().columns,
+        subsequent_indent=" " * indent,
         break_long_words=False,
         break_on_hyphens=False,
     )
-    return [part for line in lines for part in wrapper.wrap(line)]
 
 
 def _print(text: str) -> None:

@@ -92,7 +92,7 @@ def generate_samples(
     prompt_seconds = request.prompt_frames / config.frame_rate
     make_sound_folder(files[0].parent)  # before the sampling, which may take minutes
     with graph_kept():
-        drawn = _write_sounds(loaded, request, files, accepts, on_progress)
+        drawn = _write_sounds(loaded, request, files, accepts, on_progress, overwrite=overwrite)
     measured = [followed(loaded, wish, path, prompt_seconds) for path in files] if wish else []
     elapsed = time.monotonic() - began
     return GenerationReport(
@@ -126,8 +126,10 @@ def _write_sounds(
     files: Sequence[Path],
     accepts: Accepts | None,
     on_progress: Progress | None,
+    *,
+    overwrite: bool,
 ) -> list[int]:
-    """How often each was drawn."""
+    """How often each was drawn. `overwrite`: the same command does so again."""
     config = loaded.vqvae_config
     prompt_seconds = request.prompt_frames / config.frame_rate
     draws: list[int] = []
@@ -155,9 +157,10 @@ def _write_sounds(
                 )
             draws.append(attempt)
     except KeyboardInterrupt:
+        again = "the same command" if overwrite else "with --overwrite the same command"
         raise CancelledError(
-            f"cancelled by Ctrl-C with {len(draws)} of {len(files)} sounds made in {files[0].parent}; with "
-            "--overwrite the same command makes all anew"
+            f"cancelled by Ctrl-C with {len(draws)} of {len(files)} sounds made in {files[0].parent}; "
+            f"{again} makes all anew"
         ) from None
     return draws
 

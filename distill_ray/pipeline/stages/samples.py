@@ -29,8 +29,9 @@ class Samples:
         if found is not None:
             count, seconds = settings.count, settings.seconds
             return skipped(self.name, f"{count} of {seconds:g} s with seed {settings.seed} are there")
-        reason = "other ones are there" if self._sets() else "this model has made none yet"
-        return will_run(self.name, reason)
+        cut = (self._context.record.folder / self._free_folder([])).is_dir()
+        none = "they were not all made" if cut else "this model has made none yet"
+        return will_run(self.name, "other ones are there" if self._sets() else none)
 
     def skip(self) -> None:
         found = self._found(self._sets())

@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from distill_ray.cli import output
+from distill_ray.errors import UsageError
 
 FINISH = "from distill_ray.cli.output import finish\n"
 RAISE = "from distill_ray import errors\nfrom distill_ray.errors import Problem\n"
@@ -45,6 +46,18 @@ def test_on_a_terminal_what_is_too_long_for_a_line_goes_on_below_itself(monkeypa
         "         kept at ¼ frame 60%,",
         "         a/long/path/to.wav",
     ]
+
+
+def test_on_a_terminal_an_error_breaks_between_words(monkeypatch, capsys):
+    def fail(**given):
+        raise UsageError("the corpus at /a/long-path/to.wav is not there")
+
+    monkeypatch.setenv("COLUMNS", "30")
+    assert output.run(fail, []) == 2
+    assert capsys.readouterr().err == "error: the corpus at /a/long-path/to.wav is not there\n"
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    output.run(fail, [])
+    assert capsys.readouterr().err == "error: the corpus at\n/a/long-path/to.wav is not\nthere\n"
 
 
 def test_documents_are_valid_json_whatever_the_numbers(capsys):

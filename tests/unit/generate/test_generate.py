@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import functools
 import json
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -62,8 +63,13 @@ def test_ctrl_c_keeps_what_was_made_and_says_so(tmp_path: Path, make_loaded: Mak
         if progress.done > 2 * progress.total / 3:
             raise KeyboardInterrupt
 
-    with pytest.raises(CancelledError, match="with 2 of 3 sounds made in "):
-        generate_samples(make_loaded(), count=3, seconds=0.3, out_dir=tmp_path / "out", on_progress=stop)
+    begin = functools.partial(
+        generate_samples, make_loaded(), count=3, seconds=0.3, out_dir=tmp_path / "out", on_progress=stop
+    )
+    with pytest.raises(CancelledError, match=r"with 2 of 3 sounds made in .*; with --overwrite the same"):
+        begin()
+    with pytest.raises(CancelledError, match=r"with 2 of 3 sounds made in .*/out; the same command makes"):
+        begin(overwrite=True)  # as `run` does, which has no such option
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
         ".distill-ray",
         "sample_s0_000.wav",

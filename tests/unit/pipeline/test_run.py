@@ -333,6 +333,7 @@ def test_samples_that_were_cut_are_made_again(
     report = run()
     assert trainings.names() == []
     assert states(report) == ["skipped", "skipped", "skipped", "done"]
+    assert run.planned()["samples"] == "runs: they were not all made"
     assert len(report.samples) == 2
 
 
