@@ -114,7 +114,13 @@ def _load_prior(
     stride = config.num_quantizers if config.pattern == "flatten" else 1
     if config.context_frames * stride * (config.hidden_size // config.num_heads) > _MOST_POSITIONS:
         raise BundleError(f"{container.path} is not usable: its prior's context is absurdly long")
-    return _load(container, manifest, PRIOR_PREFIX, lambda: CodePrior(config), device)
+    prior = _load(container, manifest, PRIOR_PREFIX, lambda: CodePrior(config), device)
+    openings = prior.openings_NQT
+    if openings.numel() and not 0 <= int(openings.min()) <= int(openings.max()) < config.codebook_size:
+        raise BundleError(
+            f"{container.path} is not usable: its prior begins with codes that it does not have"
+        )
+    return prior
 
 
 def _load(

@@ -53,6 +53,14 @@ class PriorConfig(Section):
     )
     labels: int = setting(0, "names of folders learnt as labels", auto=True, low=0, high=MOST_LABELS)
 
+    openings: int = setting(
+        0,
+        "moments of the training recordings, 8 code frames each, from which sounds go on, unheard; 0: none",
+        auto=True,
+        low=0,
+        high=65_536,
+    )
+
     masked_share: float = setting(
         0.0,
         "share of the windows that teach to fill gaps, for fill, vary and loop; 0: none",

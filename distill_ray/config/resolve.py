@@ -77,6 +77,7 @@ _COMPONENTS = 64
 _VARIANTS = 15
 _CPU_STEPS_PER_VARIED_SECOND = 0.27
 _LEAST_CONTEXT = 96
+_OPENINGS = 512
 KEPT_FLOOR = 0.02
 """Floors of a level for generation (docs/measurements/2026-11-30-search.md has healthy and ill runs)."""
 GPU_PACE = 4_000.0
@@ -189,7 +190,10 @@ def resolve_vqvae(
     problems = _fixed_by_data(given, auto, ("model.sample_rate", "model.channels"))
     budgeted = has_budget(given, "training")
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
-    if values.get("adversarial.enabled") is True and values.get("model.decoder_head") == "magnitudes":
+    if values.get("adversarial.enabled") is True and values.get("model.decoder_head") in (
+        "flow",
+        "magnitudes",
+    ):
         message = (
             "discriminators judge audio, and a decoder of magnitudes trains without; leave them out, or set "
             'model.decoder_head to "directed"'
@@ -244,6 +248,7 @@ def resolve_prior(
     }
     if codec.purpose == "generation":
         auto["prior_training.variants"] = _VARIANTS
+        auto["prior.openings"] = _OPENINGS
         if not accelerator:
             auto["prior_training.variant_steps"] = max(20, round(seconds * _CPU_STEPS_PER_VARIED_SECOND))
     if given.get("prior.controls") and labels <= MOST_LABELS:
@@ -359,7 +364,7 @@ def _for_generation(
     seconds_by_codes = {1024: HOUR, 512: HOUR / 12} if machine.accelerator else {}
     codes = next((codes for codes, least in seconds_by_codes.items() if train_seconds >= least), 256)
     judged = given.get("adversarial.enabled") is True
-    head = given.get("model.decoder_head", "directed" if judged else "magnitudes")
+    head = given.get("model.decoder_head", "directed" if judged else "flow")
     framing = _framing(sample_rate)
     of_head: dict[str, object] = {
         "model.stride": 8,
@@ -367,7 +372,7 @@ def _for_generation(
         "loss.consistency": 3.0,
         "adversarial.enabled": machine.accelerator,
     }
-    if head == "magnitudes":
+    if head in ("flow", "magnitudes"):
         framing = {key: 2 * value for key, value in framing.items()}  # which tell partials apart
         of_head = {
             "model.stride": 4,

@@ -97,10 +97,16 @@ class VQVAEConfig(Section):
     decoder_norm: bool = setting(True, "normalise the decoder's input")
     decoder_head: str = setting(
         "directed",
-        "what the decoder gives: gains and directions of spectra, magnitudes whose phases are found "
-        "afterwards, or compressed parts as in old files",
+        "what the decoder gives: gains and directions of spectra; components of magnitudes, drawn by a flow, "
+        "or magnitudes, whose phases are found afterwards; or compressed parts as in old files",
         auto=True,
-        choices=("directed", "magnitudes", "compressed"),
+        choices=("directed", "flow", "magnitudes", "compressed"),
+    )
+    decoder_components: int = setting(
+        256,
+        "principal components of a code frame's spectrum that a flow draws, the quantised ones among them",
+        low=2,
+        high=4096,
     )
     decoder_spread: str = setting(
         "bins",
@@ -118,10 +124,18 @@ class VQVAEConfig(Section):
     def cross_checks(self) -> Iterator[Problem]:
         if self.n_fft % self.hop or self.n_fft < 2 * self.hop:
             yield self.problem("n_fft", f"{self.n_fft} is not a multiple of at least two hops ({self.hop})")
-        if self.decoder_head == "magnitudes" and self.encoder_input != "magnitudes":
+        if self.gives_magnitudes and self.encoder_input != "magnitudes":
             yield self.problem("encoder_input", 'a decoder of magnitudes needs "magnitudes"')
+        if self.decoder_head == "flow" and self.decoder_components < self.latent_dim:
+            message = f"{self.decoder_components} are fewer than the latent channels ({self.latent_dim})"
+            yield self.problem("decoder_components", message)
         if (self.n_fft - self.hop) % 2:
             yield self.problem("hop", f"{self.n_fft} - {self.hop} must be even")
+
+    @property
+    def gives_magnitudes(self) -> bool:
+        """Whether the decoder gives magnitudes, whose phases are found afterwards."""
+        return self.decoder_head in ("flow", "magnitudes")
 
     @property
     def frame_hop(self) -> int:
@@ -153,6 +167,7 @@ class LossConfig(Section):
     magnitudes: float = setting(
         10.0, "weight of the cost of log magnitudes, of a decoder that gives magnitudes", low=0.0
     )
+    flow: float = setting(1.0, "weight of the cost of a flow's velocities", low=0.0)
     codebook: float = setting(1.0, "weight of the codebook loss (gradient-learned codebooks)", low=0.0)
     consistency: float = setting(
         0.0,

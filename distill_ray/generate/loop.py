@@ -161,7 +161,7 @@ def _round_sound(loaded: LoadedVQModel, codes_QF: Tensor, samples: int) -> Tenso
     around_CT = decoded(loaded.model, codes_QF[:, around_F], len(around_F) * hop)
     first, last = context * hop, (context + frames) * hop
     audio_CT = around_CT[:, first:last].clone()
-    if loaded.model.decoder.magnitudes:
+    if loaded.vqvae_config.gives_magnitudes:
         # Phases are found as the sound goes on and do not come round: what would follow the end fades out
         # over the beginning.
         fade = min(hop, round(FADE_S * loaded.vqvae_config.sample_rate))

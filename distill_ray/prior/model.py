@@ -30,6 +30,7 @@ from torch.nn import functional
 from distill_ray.argument_types import checks_arguments
 from distill_ray.config.prior import PriorConfig
 from distill_ray.prior import fusing
+from distill_ray.prior.openings import OPENING_FRAMES
 from distill_ray.prior.patterns import CodePattern, code_pattern, flatten_codes
 from distill_ray.prior.transformer import KVCache, Transformer
 
@@ -72,6 +73,8 @@ class CodePrior(nn.Module):
 
     temperature_Q: Tensor
     """What the logits of each level are divided by when codes are drawn (`calibration.py`)."""
+    openings_NQT: Tensor
+    """int16 codes after which a sound in the middle of things begins (`openings.py`)."""
 
     @checks_arguments
     def __init__(self, config: PriorConfig) -> None:
@@ -87,6 +90,10 @@ class CodePrior(nn.Module):
             else None
         )
         self.register_buffer("temperature_Q", torch.ones(config.num_quantizers), persistent=False)
+        openings = (config.openings, config.num_quantizers, OPENING_FRAMES)
+        self.register_buffer(
+            "openings_NQT", torch.zeros(openings, dtype=torch.int16), persistent=config.openings > 0
+        )
         self.transformer = Transformer(
             hidden_size=config.hidden_size,
             num_layers=config.num_layers,

@@ -31,6 +31,7 @@ from distill_ray.prior.transformer import KVCache
 PREFILL_STEPS = 1024
 NOISE_STEPS = 1024
 """Steps whose uniform numbers are drawn, and moved to the device, at once."""
+_OPENING_SEED = 0x5EED
 
 _BLOCK_FRAMES = {"cpu": 1}
 _BLOCK_FRAMES_ELSEWHERE = 32
@@ -130,10 +131,14 @@ class _Run:
         device, levels = prior.heads_QKE.device, prior.config.num_quantizers
         self.prompt_BQT = torch.empty(batch, levels, 0, dtype=torch.int64, device=device)
         starts_B = torch.full((batch,), sampling.start == "beginning", device=device)
+        self.seed = 0 if sampling.temperature == 0.0 else drawn_seed(generator)
+        self.heard = prompt_BQT is not None
         if prompt_BQT is not None:
             prompt_BQT = _checked_prompt(prompt_BQT, prior, batch).to(device).long()
             self.prompt_BQT = prompt_BQT.expand(batch, -1, -1)
             starts_B = torch.zeros(batch, dtype=torch.bool, device=device)
+        elif sampling.start == "middle" and sampling.temperature > 0.0 and guidance is None:
+            self.prompt_BQT = self._openings()
         prompt_frames = self.prompt_BQT.shape[2]
         self.first_step = prior.pattern.step(prompt_frames, 0)
         self.steps = prior.pattern.steps(prompt_frames + frames) - self.first_step
@@ -146,7 +151,15 @@ class _Run:
         drawn_LM = torch.arange(lag, device=device) >= torch.arange(levels, device=device)[:, None]
         known_BLM = tokens_BLS[:, :, self.first_step : self.first_step + lag]
         self.known_BLM = known_BLM.masked_fill(drawn_LM[: known_BLM.shape[1]], -1)
-        self.seed = 0 if sampling.temperature == 0.0 else drawn_seed(generator)
+
+    def _openings(self) -> Tensor:
+        """An unheard prompt for each row, of none where the prior has no openings."""
+        count = len(self.prior.openings_NQT)
+        if not count:
+            return self.prompt_BQT
+        rows = row_streams(self.seed ^ _OPENING_SEED, self.batch)
+        chosen_B = torch.cat([torch.randint(count, (1,), generator=row) for row in rows])
+        return self.prior.openings_NQT[chosen_B.to(self.prompt_BQT.device)].long()
 
     @torch.inference_mode()
     def blocks(self, block_frames: int) -> Iterator[Tensor]:
@@ -157,7 +170,7 @@ class _Run:
             evaluating(prior),
             fixed_steps(prior, self.batch, held, self.sampling, self.guidance, steps=self.steps) as fixed,
         ):
-            if self.prompt_BQT.shape[2]:
+            if self.heard:
                 yield self.prompt_BQT
             if fixed is None:
                 take = _PlainSteps(self).take

@@ -45,6 +45,7 @@ _PRIOR_BEFORE: dict[str, object] = {
     f"{PriorConfig.table}.controls": 0,
     f"{PriorConfig.table}.labels": 0,
     f"{PriorConfig.table}.masked_share": 0.0,
+    f"{PriorConfig.table}.openings": 0,
 }
 
 # What a run prepared its recordings with where it recorded nothing of it.

@@ -47,6 +47,7 @@ from distill_ray.prior.calibration import Calibration, calibrate
 from distill_ray.prior.extraction import prompted_extraction
 from distill_ray.prior.histogram import LEAST_GAIN, histogram_nats
 from distill_ray.prior.likeness import CodeLikeness
+from distill_ray.prior.openings import openings
 from distill_ray.prior.windows import validation_windows
 from distill_ray.training.capture import Gradients
 from distill_ray.training.loop import Pace, Progress
@@ -195,6 +196,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         model = CodePrior(shape)
         if vectors_QKL is not None:
             model.init_from_vectors(vectors_QKL)
+        if shape.openings:
+            model.openings_NQT.copy_(openings(self.train, shape.openings))
         model.to(worker.device)
         bf16 = uses_bf16(training.precision, worker.device)
         self.uses_kernels = bf16 and self._kernels_pay_off(config) and self._kernels_run(model, worker)

@@ -76,9 +76,10 @@ class Objective(nn.Module):
         """The output for all windows, and how far the latents of their views are apart from theirs: the mean
         square over the variance of latents, without the frames at the end, into which silence was shifted.
         """
-        latent_BFL = self.model.encoder(audio_BCT)
+        latent_BFD = self.model.latents(audio_BCT)
         count = len(depth_B)
-        output = self.model.reconstruct(latent_BFL[:count], depth_B)
+        output = self.model.reconstruct(latent_BFD[:count], depth_B)
+        latent_BFL = latent_BFD[..., : self.model.config.latent_dim]
         views = len(latent_BFL) - count
         if not views:
             return output, latent_BFL.new_zeros(())

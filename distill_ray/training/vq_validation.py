@@ -56,21 +56,23 @@ class HeldOut:
         """
         device, full = self._worker.device, model.config.num_quantizers
         levels = sorted({*depths, full})
-        sums = torch.zeros(len(levels), len(loss.terms) + 1, dtype=torch.float64, device=device)
+        sums = torch.zeros(len(levels), len(loss.scored) + 1, dtype=torch.float64, device=device)
         for audio_BCT in self.windows():
             with torch.autocast(device.type, torch.bfloat16, enabled=bf16):
-                output = model(audio_BCT)
+                latent_BFD = model.latents(audio_BCT)
+                output = model.reconstruct(latent_BFD)
                 for row, depth in enumerate(levels):
                     decoded = output.decoded
                     if depth < full:
-                        decoded = model.decoder.compared(model.quantizer.decode(output.codes_BQT[:, :depth]))
+                        quantised_BFL = model.quantizer.decode(output.codes_BQT[:, :depth])
+                        decoded = model.compared(quantised_BFL, latent_BFD)
                     terms = loss(decoded, audio_BCT)
-                    means = [loss.total(terms), *(terms[name] for name in loss.terms)]
+                    means = [loss.total(terms), *(terms[name] for name in loss.scored)]
                     sums[row] += torch.stack([value.double() for value in means]) * len(audio_BCT)
         count = self._worker.all_reduce(torch.tensor(float(len(self._own)), device=device)).item()
         rows = (self._worker.all_reduce(sums) / count).tolist()
         return {
-            depth: HeldOutScore(loss=total, terms=dict(zip(loss.terms, each, strict=True)))
+            depth: HeldOutScore(loss=total, terms=dict(zip(loss.scored, each, strict=True)))
             for depth, (total, *each) in zip(levels, rows, strict=True)
         }
 

@@ -225,8 +225,9 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
 
     def train_step(self, step: int, fraction: float) -> None:
         training = self.config.training
-        if self.config.model.dropout > 0.0:
-            torch.manual_seed((training.seed << 32) + step)  # the same after a resume
+        if self.config.model.dropout > 0.0 or self.config.model.decoder_head == "flow":
+            # The same after a resume, another on each rank.
+            torch.manual_seed((training.seed << 32) + (self.worker.rank << 24) + step)
         began = time.perf_counter()
         batch = self.batches.batch(step)
         self.waited_s += time.perf_counter() - began
@@ -440,7 +441,7 @@ def _pays_off(config: VQTrainConfig, steps_per_epoch: int) -> bool:
 def _initialise(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:
     """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result."""
     frames = config.training.batch_size * config.window_frames
-    has_basis = config.model.decoder_head == "magnitudes"
+    has_basis = config.model.gives_magnitudes
     per_code = _BASIS_VECTORS_PER_CODE if has_basis else _INITIAL_VECTORS_PER_CODE
     count = -(-per_code * config.model.codebook_size // frames)
     audio_BCT = torch.cat([batches.unchanged(step) for step in range(count)])

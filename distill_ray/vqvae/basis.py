@@ -34,6 +34,7 @@ class SpectralBasis(nn.Module):
     Args:
         channels, bins, stride, sample_rate: of the spectra, and how many frames make a code frame.
         latents: components.
+        coded: latents whose mean square is one; the first of them. None: all.
     """
 
     mean_V: Tensor
@@ -41,8 +42,18 @@ class SpectralBasis(nn.Module):
     scale: Tensor
     weight_K: Tensor
 
-    def __init__(self, *, channels: int, bins: int, stride: int, sample_rate: int, latents: int) -> None:
+    def __init__(
+        self,
+        *,
+        channels: int,
+        bins: int,
+        stride: int,
+        sample_rate: int,
+        latents: int,
+        coded: int | None = None,
+    ) -> None:
         super().__init__()
+        self._coded = coded
         self._shape = (channels, stride, bins)
         values = channels * stride * bins
         self.register_buffer("mean_V", torch.zeros(values))
@@ -53,7 +64,7 @@ class SpectralBasis(nn.Module):
     @torch.no_grad()
     def fit(self, log_BCSK: Tensor, generator: torch.Generator) -> None:
         """Take the principal components of these log magnitudes, by the randomised method of Halko,
-        Martinsson & Tropp 2011; latents get a mean square of one.
+        Martinsson & Tropp 2011; latents, as far as they are coded, get a mean square of one.
 
         Args:
             log_BCSK: S is a multiple of the stride.
@@ -70,8 +81,15 @@ class SpectralBasis(nn.Module):
         self.components_VL.zero_()
         _, _, rotated_LL = torch.linalg.svd(centred_NV @ sketch_VL, full_matrices=False)
         self.components_VL[:, :count] = sketch_VL @ rotated_LL[:count].T
-        latents_NL = centred_NV @ self.components_VL
+        latents_NL = centred_NV @ self.components_VL[:, : self._coded]
         self.scale.copy_(latents_NL.square().mean().sqrt().clamp(min=1e-3))
+
+    @torch.no_grad()
+    def take(self, other: SpectralBasis) -> None:
+        """Be the first components of another basis of the same spectra."""
+        self.mean_V.copy_(other.mean_V)
+        self.components_VL.copy_(other.components_VL[:, : self.components_VL.shape[1]])
+        self.scale.copy_(other.scale)
 
     def latents(self, log_BCSK: Tensor) -> Tensor:
         """[B, F, L] of log magnitudes."""

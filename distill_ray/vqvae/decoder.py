@@ -19,19 +19,16 @@ from distill_ray.vqvae.magnitudes import (
     Lasting,
     Magnitudes,
     Synthesis,
+    lasting_of,
     log_magnitudes,
     raw_spread,
     spectral_basis,
+    spreads_by_latents,
 )
 from distill_ray.vqvae.spectral import DIRECTION_FLOOR, Stft, directed, expand, limited
 
 GAIN_SHARE = 0.1
 """Of the usual start of matrices: at first gains are little more than their bias."""
-LEAST_APART = 1e-3
-"""Nepers; a distance whose logarithm is taken is at least so much."""
-RIDGE = 1e-2
-"""Of the mean variance of the latents: what a regression on them adds to each."""
-_SPREAD_ROUNDS = 5
 
 
 class Decoder(nn.Module):
@@ -67,7 +64,7 @@ class Decoder(nn.Module):
         self.gains = config.channels * self.stft.bins
         self.head = nn.Linear(config.width, (3 if self.directed else 2) * self.gains)
         self.apply(init_linear)
-        self.basis = spectral_basis(config) if self.magnitudes else None
+        self.basis = spectral_basis(config, config.latent_dim) if self.magnitudes else None
         by_latents = self.magnitudes and config.decoder_spread == "latents"
         self.spread = nn.Linear(config.latent_dim, self.gains, bias=False) if by_latents else None
         # Share and correlation of `Lasting`.
@@ -113,30 +110,14 @@ class Decoder(nn.Module):
         bias_G.copy_(raw_spread(apart_BCSK.mean((0, 2))).flatten())
         if self.spread is None:
             return
-        batch, _, frames, bins = apart_BCSK.shape
-        parts_BCFSK = apart_BCSK.view(batch, self.channels, frames // self.stride, self.stride, bins)
-        apart_NG = parts_BCFSK.mean(3).transpose(1, 2).flatten(0, 1).flatten(1)
-        raw_NG = raw_spread(apart_NG.clamp(min=LEAST_APART))
-        latent_NL = latent_BFL.flatten(0, 1).float()
-        mean_L = latent_NL.mean(0)
-        centred_NL = latent_NL - mean_L
-        products_LL = centred_NL.T @ centred_NL
-        ridge = RIDGE * products_LL.diagonal().mean().clamp(min=1e-12)
-        products_LL.diagonal().add_(ridge)
-        weight_LG = torch.linalg.solve(products_LL, centred_NL.T @ (raw_NG - raw_NG.mean(0)))
-        bias_G.sub_(mean_L @ weight_LG)
+        weight_LG, fitted_G = spreads_by_latents(apart_BCSK, latent_BFL)
+        bias_G.copy_(fitted_G)
         self.spread.weight.copy_(weight_LG.T)
-        for _ in range(_SPREAD_ROUNDS):  # until each bin's mean distance is one spread, as Laplace's is
-            log_NG = Magnitudes.of(raw_NG, latent_NL @ weight_LG + bias_G).log_spread_BCSK
-            bias_G.add_((apart_NG / log_NG.exp()).mean(0).log())
         found = self._spectra(latent_BFL, self._features(latent_BFL))
-        residual_BCSK = (
-            log_magnitudes(self.stft(audio_BCT)) - found.median_BCSK
-        ) / found.log_spread_BCSK.exp()
-        overlap = self.stft.n_fft // self.stft.hop
-        lasting = Lasting.of(residual_BCSK, block=self.stride, overlap=overlap)
         assert self.lasting_2CK is not None
-        self.lasting_2CK.copy_(torch.stack([lasting.share_CK, lasting.correlation_CK]))
+        self.lasting_2CK.copy_(
+            lasting_of(log_magnitudes(self.stft(audio_BCT)), found, self.stft, block=self.stride)
+        )
 
     def lasting(self) -> Lasting | None:
         """What of the noise lasts, on the CPU; None where nothing does."""

@@ -94,16 +94,12 @@ class BasisEncoder(nn.Module):
         super().__init__()
         self.stride = config.stride
         self.stft = Stft(config.n_fft, config.hop)
-        self.basis = spectral_basis(config)
+        self.basis = spectral_basis(config, config.latent_dim)
 
     @property
     def context_frames(self) -> int:
         """As `Encoder.context_frames`."""
         return -(-self.stft.padding // (self.stft.hop * self.stride))
-
-    def fit(self, audio_BCT: Tensor, generator: torch.Generator) -> None:
-        """Take the basis of recordings; `generator` as for `SpectralBasis.fit`."""
-        self.basis.fit(log_magnitudes(self.stft(audio_BCT)), generator)
 
     def forward(self, audio_BCT: Tensor) -> Tensor:
         """Latents as `Encoder` gives them."""

@@ -51,6 +51,11 @@ class CodecLoss(nn.Module):
     terms: ClassVar[tuple[str, ...]]
     weights: LossConfig
 
+    @property
+    def scored(self) -> tuple[str, ...]:
+        """The terms of held-out recordings: also what is told and not learnt from."""
+        return self.terms
+
     def total(self, terms: Mapping[str, Tensor]) -> Tensor:
         """Weighted sum of the terms that `forward` gives."""
         weighted: list[Tensor] = [getattr(self.weights, term) * terms[term] for term in self.terms]

@@ -10,12 +10,15 @@ Shapes: B batch, C channels, T samples, S STFT frames, K frequency bins, M mel b
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
 from distill_ray.config.vqvae import LossConfig, VQVAEConfig
 from distill_ray.vqvae.basis import mel_share
+from distill_ray.vqvae.flow import Transport
 from distill_ray.vqvae.losses import LOG_FLOOR, CodecLoss, ReconstructionLoss, mel_filters
 from distill_ray.vqvae.magnitudes import LEAST_LOG_SPREAD, Magnitudes, log_magnitudes
 from distill_ray.vqvae.spectral import Stft
@@ -31,7 +34,7 @@ class MagnitudeLoss(CodecLoss):
         weights: factors of `total`.
     """
 
-    terms = ("magnitudes", "mel")
+    terms: ClassVar[tuple[str, ...]] = ("magnitudes", "mel")
 
     def __init__(self, config: VQVAEConfig, weights: LossConfig) -> None:
         super().__init__()
@@ -52,15 +55,45 @@ class MagnitudeLoss(CodecLoss):
             log_BCSK = log_magnitudes(self.stft(target_BCT))
             apart_BCSK = (log_BCSK - pred.median_BCSK.float()).abs()
             cost_BCSK = apart_BCSK * (-log_spread_BCSK).exp() + log_spread_BCSK - LEAST_LOG_SPREAD
-            mel = functional.l1_loss(self._log_mel(pred.expected().float()), self._log_mel(log_BCSK.exp()))
-            return {"magnitudes": (cost_BCSK * self.get_buffer("share_K")).mean(), "mel": mel}
+            magnitudes = (cost_BCSK * self.get_buffer("share_K")).mean()
+            return {"magnitudes": magnitudes, "mel": self.mel(pred, log_BCSK)}
+
+    def mel(self, pred: Magnitudes, log_BCSK: Tensor) -> Tensor:
+        """Mean L1 distance of log10 mel magnitudes from those of recordings."""
+        return functional.l1_loss(self._log_mel(pred.expected().float()), self._log_mel(log_BCSK.exp()))
 
     def _log_mel(self, magnitudes_BCSK: Tensor) -> Tensor:
         return torch.log10(magnitudes_BCSK @ self.get_buffer("filters_KM") + LOG_FLOOR)
 
 
+class FlowLoss(MagnitudeLoss):
+    """How far a flow's velocities are from those wanted; of held-out recordings also the level of mel bins.
+
+    A component counts by how far it is from its mean on average, relative to that of all (`weight_D`).
+    """
+
+    terms: ClassVar[tuple[str, ...]] = ("flow",)
+
+    @property
+    def scored(self) -> tuple[str, ...]:
+        return ("flow", "mel")
+
+    def forward(self, pred: Transport, target_BCT: Tensor) -> dict[str, Tensor]:  # type: ignore[override]
+        """Unweighted scalar terms: "flow", the mean square of a component's error in units of its deviation,
+        and, where `pred` has something drawn, "mel" as for magnitudes.
+        """
+        with torch.autocast(target_BCT.device.type, enabled=False):
+            apart_BFD = pred.velocity_BFD.float() - pred.wanted_BFD.float()
+            terms = {"flow": (apart_BFD.square() * pred.weight_D).mean()}
+            if pred.drawn is not None:
+                terms["mel"] = self.mel(pred.drawn, log_magnitudes(self.stft(target_BCT)))
+            return terms
+
+
 def codec_loss(config: VQVAEConfig, weights: LossConfig) -> CodecLoss:
     """The loss that fits the decoder of `config`."""
+    if config.decoder_head == "flow":
+        return FlowLoss(config, weights)
     if config.decoder_head == "magnitudes":
         return MagnitudeLoss(config, weights)
     return ReconstructionLoss(config, weights)

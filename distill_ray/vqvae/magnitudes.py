@@ -20,6 +20,7 @@ from torch import Tensor
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae.basis import SpectralBasis
 from distill_ray.vqvae.phases import PhaseInverter
+from distill_ray.vqvae.regression import ridge
 from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft
 
 LEAST_LOG_SPREAD, MOST_LOG_SPREAD = -4.0, 0.5
@@ -29,6 +30,9 @@ RAYLEIGH_SPREAD = 0.4840
 _SETTLED = 4
 """Code frames whose phases are found together: four times as quick as one by one, and no worse."""
 _LEAST_DRAWN = 1e-6
+_LEAST_APART = 1e-3
+"""Nepers; a distance whose logarithm is taken is at least so much."""
+_SPREAD_ROUNDS = 5
 _HALF_LOG_MEDIAN = 0.5 * math.log(math.log(2.0))
 _NOISE_MEAN = (-0.5 * 0.5772156649 - _HALF_LOG_MEDIAN) / RAYLEIGH_SPREAD
 _NOISE_DEVIATION = math.pi / math.sqrt(24.0) / RAYLEIGH_SPREAD
@@ -76,14 +80,15 @@ def log_magnitudes(spectra: Tensor) -> Tensor:
     return (spectra.abs() + MAGNITUDE_FLOOR).log()
 
 
-def spectral_basis(config: VQVAEConfig) -> SpectralBasis:
-    """A basis of the spectra of `config`, for its encoder or its decoder."""
+def spectral_basis(config: VQVAEConfig, components: int) -> SpectralBasis:
+    """A basis of the spectra of `config`, of so many components, for its encoder or its decoder."""
     return SpectralBasis(
         channels=config.channels,
         bins=config.n_fft // 2 + 1,
         stride=config.stride,
         sample_rate=config.sample_rate,
-        latents=config.latent_dim,
+        latents=components,
+        coded=config.latent_dim,
     )
 
 
@@ -117,6 +122,34 @@ class Lasting:
         decay_CK = (twice_CK.clamp(min=1e-3) / once_CK.clamp(min=1e-3)).clamp(max=_LONGEST**blocks)
         share_CK = (once_CK / decay_CK.clamp(min=0.05)).clamp(0.0, _MOST_LASTING)
         return cls(share_CK=share_CK, correlation_CK=decay_CK ** (1.0 / blocks))
+
+
+def lasting_of(log_BCSK: Tensor, found: Magnitudes, stft: Stft, *, block: int) -> Tensor:
+    """Share and correlation of what of log magnitudes lasts beside what was found of them: [2, C, K]."""
+    residual_BCSK = (log_BCSK - found.median_BCSK) / found.log_spread_BCSK.exp()
+    lasting = Lasting.of(residual_BCSK, block=block, overlap=stft.n_fft // stft.hop)
+    return torch.stack([lasting.share_CK, lasting.correlation_CK])
+
+
+def spreads_by_latents(apart_BCSK: Tensor, latent_BFL: Tensor) -> tuple[Tensor, Tensor]:
+    """Weights [L, G] and bias [G] by which latents give what `Magnitudes.of` makes spreads of.
+
+    Args:
+        apart_BCSK: distances of log magnitudes from their medians; latent_BFL: of the same frames.
+    """
+    batch, channels, frames, bins = apart_BCSK.shape
+    count = latent_BFL.shape[1]
+    parts_BCFSK = apart_BCSK.view(batch, channels, count, frames // count, bins)
+    apart_NG = parts_BCFSK.mean(3).transpose(1, 2).flatten(0, 1).flatten(1)
+    raw_NG = raw_spread(apart_NG.clamp(min=_LEAST_APART))
+    latent_NL = latent_BFL.flatten(0, 1).float()
+    mean_L, bias_G = latent_NL.mean(0), raw_NG.mean(0)
+    weight_LG = ridge(latent_NL - mean_L, raw_NG - bias_G)
+    bias_G = bias_G - mean_L @ weight_LG
+    for _ in range(_SPREAD_ROUNDS):  # until each bin's mean distance is one spread, as Laplace's is
+        log_NG = Magnitudes.of(raw_NG, latent_NL @ weight_LG + bias_G).log_spread_BCSK
+        bias_G = bias_G + (apart_NG / log_NG.exp()).mean(0).log()
+    return weight_LG, bias_G
 
 
 class Synthesis:

@@ -16,6 +16,9 @@ from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.errors import UsageError
 from distill_ray.vqvae.decoder import Decoder
 from distill_ray.vqvae.encoder import BasisEncoder, Encoder
+from distill_ray.vqvae.flow import Transport
+from distill_ray.vqvae.flow_decoder import FlowDecoder
+from distill_ray.vqvae.magnitudes import Magnitudes, log_magnitudes
 from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
 from distill_ray.vqvae.results import VQVAEOutput
 
@@ -27,10 +30,10 @@ class VQVAE(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.config = config
-        is_fixed = config.decoder_head == "magnitudes"
+        is_fixed = config.gives_magnitudes
         self.encoder = BasisEncoder(config) if is_fixed else Encoder(config)
         self.quantizer = ResidualVectorQuantizer(config)
-        self.decoder = Decoder(config)
+        self.decoder = FlowDecoder(config) if config.decoder_head == "flow" else Decoder(config)
         if is_fixed:  # latents that nothing moves need no other spaces to be looked up in
             self.quantizer.project_in.requires_grad_(False)
             self.quantizer.project_out.requires_grad_(False)
@@ -51,13 +54,20 @@ class VQVAE(nn.Module):
                 f"audio of shape {tuple(audio_BCT.shape)} cannot be trained on: this model takes "
                 f"[batch, {channels}, samples] with a multiple of {hop} samples"
             )
-        return self.reconstruct(self.encoder(audio_BCT), depth_B)
+        return self.reconstruct(self.latents(audio_BCT), depth_B)
 
-    def reconstruct(self, latent_BFL: Tensor, depth_B: Tensor | None = None) -> VQVAEOutput:
-        """Quantise and decode the encoder's latents for training; `depth_B` as for `forward`."""
-        quantized = self.quantizer(latent_BFL, depth_B)
+    def latents(self, audio_BCT: Tensor) -> Tensor:
+        """What `reconstruct` takes of audio: the encoder's latents, with those that only a flow knows."""
+        if isinstance(self.decoder, FlowDecoder):
+            return self.decoder.wanted(audio_BCT)
+        latent_BFL: Tensor = self.encoder(audio_BCT)
+        return latent_BFL
+
+    def reconstruct(self, latent_BFD: Tensor, depth_B: Tensor | None = None) -> VQVAEOutput:
+        """Quantise and decode `latents` for training; `depth_B` as for `forward`."""
+        quantized = self.quantizer(latent_BFD[..., : self.config.latent_dim], depth_B)
         return VQVAEOutput(
-            decoded=self.decoder.compared(quantized.latent_BFL),
+            decoded=self.compared(quantized.latent_BFL, latent_BFD),
             codes_BQT=quantized.codes_BQT,
             commitment_loss=quantized.commitment_loss,
             codebook_loss=quantized.codebook_loss,
@@ -65,13 +75,19 @@ class VQVAE(nn.Module):
             used_QN=quantized.used_QN,
         )
 
+    def compared(self, latent_BFL: Tensor, latent_BFD: Tensor) -> Tensor | Magnitudes | Transport:
+        """What a loss compares with recordings, of their quantised latents and of `latents`."""
+        if isinstance(self.decoder, FlowDecoder):
+            return self.decoder.compared(latent_BFL, latent_BFD)
+        return self.decoder.compared(latent_BFL)
+
     def hidden_matrices(self) -> list[Tensor]:
         """The matrices between hidden features, which hold most parameters: not those that take in or
         give out spectra, nor the quantiser's.
         """
         outer = [
             self.decoder.head,
-            self.decoder.spread,
+            *([self.decoder.spread] if isinstance(self.decoder, Decoder) else []),
             *([self.encoder.embed] if isinstance(self.encoder, Encoder) else []),
         ]
         parts = (*self.encoder.modules(), *self.decoder.modules())
@@ -88,12 +104,15 @@ class VQVAE(nn.Module):
             more: further batches of audio, for the codebooks alone.
         """
         if isinstance(self.encoder, BasisEncoder):
-            self.encoder.fit(audio_BCT, generator)
             assert self.decoder.basis is not None, "encoder and decoder are of one kind"
-            self.decoder.basis.load_state_dict(self.encoder.basis.state_dict())
+            self.decoder.basis.fit(log_magnitudes(self.encoder.stft(audio_BCT)), generator)
+            self.encoder.basis.take(self.decoder.basis)
         latent_BFL = self.encoder(audio_BCT).float()
         latents = [latent_BFL, *(self.encoder(each_BCT).float() for each_BCT in more)]
         self.quantizer.initialise(torch.cat([each.flatten(0, 1) for each in latents]), generator)
+        if isinstance(self.decoder, FlowDecoder):
+            self.decoder.start_from(audio_BCT, self.quantizer(latent_BFL).latent_BFL)
+            return
         self.decoder.start_from(audio_BCT)
         if self.decoder.magnitudes:
             self.decoder.start_spread(audio_BCT, self.quantizer(latent_BFL).latent_BFL)

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from torch import Tensor
 
+from distill_ray.vqvae.flow import Transport
 from distill_ray.vqvae.magnitudes import Magnitudes
 
 
@@ -41,8 +42,10 @@ class QuantizerOutput(Quantization):
 class VQVAEOutput(Quantization):
     """A pass through the codec."""
 
-    decoded: Tensor | Magnitudes
-    """What the loss compares with the recording: audio [B, C, T], float32, not clamped, or magnitudes."""
+    decoded: Tensor | Magnitudes | Transport
+    """What the loss compares with the recording: audio [B, C, T], float32, not clamped, magnitudes, or what a
+    flow is learnt from.
+    """
 
     @property
     def audio_BCT(self) -> Tensor:

@@ -128,7 +128,7 @@ def test_a_codec_is_for_generation_unless_something_else_is_asked_for() -> None:
     )
     assert not asked.adversarial.enabled
     on_gpu = resolve(accelerator=True).config
-    assert (on_gpu.model.decoder_head, on_gpu.model.codebook_size) == ("magnitudes", 512)
+    assert (on_gpu.model.decoder_head, on_gpu.model.codebook_size) == ("flow", 512)
     assert (on_gpu.training.window_seconds, on_gpu.training.batch_size) == (1.5, 48)
     assert (on_gpu.model.latent_dim, on_gpu.model.codebook_dim) == (64, 64)
     assert not on_gpu.adversarial.enabled
@@ -144,8 +144,11 @@ def test_discriminators_judge_a_decoder_of_audio() -> None:
     assert judged.loss.consistency == 3.0
     by_head = resolve({"model.decoder_head": "directed"}, accelerator=True).config
     assert by_head.adversarial.enabled
-    with pytest.raises(ConfigError, match="a decoder of magnitudes trains without"):
-        resolve({"model.decoder_head": "magnitudes", "adversarial.enabled": True})
+    for head in ("flow", "magnitudes"):
+        with pytest.raises(ConfigError, match="a decoder of magnitudes trains without"):
+            resolve({"model.decoder_head": head, "adversarial.enabled": True})
+    with pytest.raises(ConfigError, match="32 are fewer than the latent channels"):
+        resolve({"model.decoder_components": 32})
     with pytest.raises(ConfigError, match='needs "magnitudes"'):
         resolve({"model.encoder_input": "complex"})
 
