@@ -3,7 +3,7 @@
 A prior has little to learn what sounds begin with in the middle of things: one token of each window. Drawn
 from that, sounds begin, and stay for seconds, where the model is surest, and most of what a corpus holds is
 never heard. So a prior keeps codes of moments spread evenly over its training recordings, and a sound goes on
-from one of them, which is not heard itself (docs/decisions/0029-openings-and-components.md).
+from one of them, which is not heard itself (docs/decisions/0029-flow-and-openings.md).
 
 Shapes: N openings, Q RVQ levels, T code frames.
 """

@@ -2,7 +2,7 @@
 
 Codes keep a few of a frame's principal components, and those coarsely. The network here learns what the
 others, and the rest of these, are like beside the codes around a frame, so that a decoder can draw a sharp
-spectrum where the mean of all that would fit is blurred (docs/decisions/0029-detail-by-flow.md).
+spectrum where the mean of all that would fit is blurred (docs/decisions/0029-flow-and-openings.md).
 `flow_decoder.py` makes spectra of them.
 
 Flow matching on straight paths (Lipman et al. 2023; Liu et al. 2023), times drawn as by Esser et al. 2024.
