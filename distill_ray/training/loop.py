@@ -199,13 +199,14 @@ class _Loop:
         if self._first_done is None:
             self._first_done = self._elapsed
         shown = self._progress.step - self._first_step >= _PACE_STEPS
-        while (
-            self._budget.max_steps == 0
-            and shown
-            and self._elapsed - self._first_done >= _PACE_SECONDS
-            and not self._stopping
-        ):
-            self._clock.pause()
+        seconds = self._elapsed - self._first_done
+        if self._budget.max_steps != 0 or not shown or seconds < _PACE_SECONDS or self._stopping:
+            return
+        self._clock.pause()
+        # A GPU's steps may have been issued in an instant: whoever says how many are made then knows of the
+        # first one only, and would wait for this run as it waits for them.
+        self._worker.emit(self._task.step_event(self._progress, self._pace()))
+        while self._budget.max_steps == 0 and not self._stopping:
             time.sleep(_WAIT_SECONDS)
             self._agree()
 

@@ -144,7 +144,9 @@ def test_a_run_that_is_told_its_steps_waits_for_them_and_ends_there_within_an_ep
     monkeypatch.setattr(loop, "_PACE_SECONDS", 0.0)
     monkeypatch.setattr(loop, "_WAIT_SECONDS", 0.001)
     task, told = CountingTask([3.0, 1.0, 2.0]), Told(after=60, steps=10)
-    worker = LocalWorker(tmp_path, device=torch.device("cpu"), stop=told)
+    monkeypatch.setattr(loop, "_STEP_EVENT_SECONDS", 1e9)  # as where all steps are issued in an instant
+    heard: list[Event] = []
+    worker = LocalWorker(tmp_path, device=torch.device("cpu"), stop=told, listener=heard.append)
     budget = Budget(steps_per_epoch=STEPS, epochs=None, max_minutes=1e6, max_steps=0)
     settings = LoopSettings(patience=0, checkpoint_seconds=1e9)
     progress = run_loop(task, worker, budget, settings, restore(worker, task))
@@ -152,6 +154,8 @@ def test_a_run_that_is_told_its_steps_waits_for_them_and_ends_there_within_an_ep
     assert task.fractions[:6] == pytest.approx([0.0] * 6, abs=1e-6)  # nobody had said before the seventh
     assert task.fractions[6:] == [step / 10 for step in range(6, 10)]
     assert told.asked > 60
+    # It is heard of where it waits, or whoever says the steps would wait for its pace.
+    assert "step 6" in [event.message for event in heard if isinstance(event, Notice)]
 
 
 def test_a_diverged_epoch_is_recovered_from_at_its_end(tmp_path: Path) -> None:
