@@ -27,6 +27,8 @@ _STEP_EVENT_SECONDS = 0.25
 _PACE_STEPS, _PACE_SECONDS, _WAIT_SECONDS = 6, 3.0, 0.05
 # Ranks agree on time and stop flags this often: each agreement makes the host wait for a GPU.
 _GPU_SYNC_STEPS = 10
+# Steps that say nothing of a pace: a GPU's first ones compile kernels and capture a graph.
+_UNSETTLED_STEPS, _GPU_UNSETTLED_STEPS = 1, 2 * _GPU_SYNC_STEPS
 
 
 @dataclass(kw_only=True)
@@ -162,12 +164,14 @@ class _Loop:
         self._settings = settings
         self._progress = progress
         self._clock = Clock(progress.elapsed_s + start_s, progress.training_s)
-        self._sync_steps = 1 if worker.device.type == "cpu" else _GPU_SYNC_STEPS
+        on_cpu = worker.device.type == "cpu"
+        self._sync_steps = 1 if on_cpu else _GPU_SYNC_STEPS
+        self._unsettled_steps = _UNSETTLED_STEPS if on_cpu else _GPU_UNSETTLED_STEPS
         self._first_step, self._first_training = progress.step, progress.training_s
         self._saved_at = progress.elapsed_s  # not this rank's clock: ranks must save at the same steps
         self._shown_at = -math.inf
         self._elapsed = self._start_elapsed = self._clock.elapsed()
-        self._slow_steps = SlowSteps(on_cpu=worker.device.type == "cpu")
+        self._slow_steps = SlowSteps(on_cpu=on_cpu)
         self._stopping = False
         self._verdict = task.verdict()  # a run that had ended by it must not go on
 
@@ -194,7 +198,7 @@ class _Loop:
         """Where others say how many steps are made: do not run ahead of them once the pace has shown
         (collective).
         """
-        if not self._steps_are_said or self._progress.step == self._first_step:
+        if not self._steps_are_said or self._is_unsettled():
             return
         if self._first_done is None:
             self._first_done = self._elapsed
@@ -203,12 +207,14 @@ class _Loop:
         if self._budget.max_steps != 0 or not shown or seconds < _PACE_SECONDS or self._stopping:
             return
         self._clock.pause()
-        # A GPU's steps may have been issued in an instant: whoever says how many are made then knows of the
-        # first one only, and would wait for this run as it waits for them.
+        # Whoever says how many are made may know of one moment only, and would wait for this run as it waits.
         self._worker.emit(self._task.step_event(self._progress, self._pace()))
         while self._budget.max_steps == 0 and not self._stopping:
             time.sleep(_WAIT_SECONDS)
             self._agree()
+
+    def _is_unsettled(self) -> bool:
+        return self._progress.step - self._first_step < self._unsettled_steps
 
     def _reason_to_end(self, fraction: float) -> str:
         """Why no further step is made; "" where one is."""
@@ -229,6 +235,8 @@ class _Loop:
                 self._worker.emit(notice)
             self._verdict = task.verdict()
             self._agree()
+        elif self._steps_are_said and self._is_unsettled():
+            pass  # whoever says the steps goes by what is told of the pace
         elif self._clock.elapsed() - self._shown_at >= _STEP_EVENT_SECONDS:
             self._worker.emit(task.step_event(progress, self._pace()))
             self._shown_at = self._clock.elapsed()

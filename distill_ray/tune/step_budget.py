@@ -31,6 +31,10 @@ LEAST_EPOCHS = 2
 """Of a trial that may be compared: after one, codebooks have hardly settled."""
 _OF_PRIORS = (PriorStepMetrics.__name__, PriorEpochMetrics.__name__)
 _LEAST_SECONDS, _LEAST_STEPS = 2.0, 3  # of a trial, before its pace is believed
+_SILENT_SECONDS = 10.0
+"""A trial that has said nothing for so long waits to hear: it is told a number by what is known of it."""
+_QUICK = 1e-3
+"""Seconds a step where nothing is known of a pace: too many steps are corrected, too few are over."""
 _ENDING = 0.06  # share of a trial's time that validation and its last checkpoint take
 _NEWS = 0.03  # a change of the number of steps that is worth saying
 _LATE = 0.1  # share of the time by which the search may take longer for its finalists
@@ -60,6 +64,8 @@ class _Pace:
 
     @property
     def seconds_per_step(self) -> float:
+        if not self.is_known:
+            return _QUICK
         return (self.newest[1] - self.first[1]) / (self.newest[0] - self.first[0])
 
 
@@ -100,7 +106,7 @@ class StepBudget:
             if ended or furthest >= _SETTLED_AT * self._said.steps:
                 self.settled = self._said
                 return None
-        if not paces or len(paces) < len(live) or not all(pace.is_known for pace in paces):
+        if not paces or len(paces) < len(live) or not all(map(self._can_go_on, paces)):
             return None
         found = self._found(paces)
         if self._said is None:
@@ -109,6 +115,10 @@ class StepBudget:
         elif abs(found.steps / self._said.steps - 1.0) < _NEWS:
             return None
         return self._say(found)
+
+    def _can_go_on(self, pace: _Pace) -> bool:
+        waits = self._said is None and self.clock() - pace.newest[1] >= _SILENT_SECONDS
+        return pace.is_known or waits
 
     def has_time_for(self, seconds: float) -> bool:
         """Whether trials that take so long may still begin."""

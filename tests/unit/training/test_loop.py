@@ -158,6 +158,28 @@ def test_a_run_that_is_told_its_steps_waits_for_them_and_ends_there_within_an_ep
     assert "step 6" in [event.message for event in heard if isinstance(event, Notice)]
 
 
+def test_steps_that_say_nothing_of_the_pace_are_not_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A GPU's first steps compile and capture; who says how many steps are made goes by what it is told."""
+    monkeypatch.setattr(loop, "_PACE_SECONDS", 0.0)
+    monkeypatch.setattr(loop, "_UNSETTLED_STEPS", 5)
+    monkeypatch.setattr(loop, "_STEP_EVENT_SECONDS", 0.0)
+    heard: list[Event] = []
+    told = Told(after=30, steps=9)
+    worker = LocalWorker(tmp_path, device=torch.device("cpu"), stop=told, listener=heard.append)
+    task = CountingTask([3.0])
+    budget = Budget(steps_per_epoch=100, epochs=None, max_minutes=1e6, max_steps=0)
+    run_loop(task, worker, budget, LoopSettings(patience=0, checkpoint_seconds=1e9), restore(worker, task))
+    steps = [
+        int(event.message.split()[1])
+        for event in heard
+        if str(getattr(event, "message", "")).startswith("step")
+    ]
+    assert steps[0] == 5
+    assert set(steps) >= {5, 6, 7, 8}
+
+
 def test_a_diverged_epoch_is_recovered_from_at_its_end(tmp_path: Path) -> None:
     task = CountingTask([3.0, 5000.0, 2.0])
     progress, _ = run(task, tmp_path)

@@ -99,3 +99,21 @@ def test_however_many_trials_run_they_lie_evenly(count: int) -> None:
     assert order[0] == count - 1
     if count == 5:
         assert order == [4, 0, 2, 1, 3]
+
+
+def test_trials_that_wait_with_nothing_but_one_moment_known_are_told_and_corrected() -> None:
+    """On a GPU ten steps are issued in an instant, and both moments arrive at once."""
+    world = World(10.0, 0.5, 1.0)
+    world.now = 20.0
+    for trial in world.paces:
+        for step in (1, 10):
+            world.budget.hear(trial, {"step": step, "steps_per_epoch": 20})
+    world.now = 25.0
+    assert world.budget.news(world.paces, ended=0) is None
+    world.now = 30.5
+    news = world.budget.news(world.paces, ended=0)
+    assert news is not None
+    assert news.steps > 1000  # corrected before anyone gets there
+    world.told.append(news.steps)
+    world.go(60.0)
+    assert world.told[-1] == pytest.approx(131, rel=0.1)
