@@ -3,7 +3,7 @@
     spectral ─┬─► encoder ─► quantizer (kmeans) ─► decoder ─► model ─► streaming
               │                     phases ─► magnitudes ─┘     results, health
               └─► losses ─► magnitude_loss
-    blocks; kernels (Triton, where it runs); discriminator ─► adversarial
+    regression ─► flow ─► flow_decoder (beside decoder); blocks; kernels (Triton, where it runs); discriminator ─► adversarial
 
 Imports `config` and `errors` only; `training` turns it into a run, `bundle` stores it.
 """

@@ -257,3 +257,21 @@ def test_damaged_temperatures_and_controls_are_refused(
     )
     with pytest.raises(BundleError, match=r"prior_metadata\.(temperatures|controls)"):
         load_model_v2(path)
+
+
+def test_openings_come_back_and_codes_that_the_prior_lacks_are_refused(
+    tmp_path: Path,
+    make_codec: Callable[..., VQVAE],
+    make_prior: Callable[..., CodePrior],
+    save: Callable[..., Path],
+) -> None:
+    prior = make_prior(openings=3)
+    prior.openings_NQT.copy_(torch.arange(prior.openings_NQT.numel()).view_as(prior.openings_NQT) % 5)
+    path = save(tmp_path / "m.distill", make_codec(), prior)
+    loaded = load_model_v2(path)
+    assert loaded.prior is not None
+    assert torch.equal(loaded.prior.openings_NQT, prior.openings_NQT)
+    for code in (-1, prior.config.codebook_size):
+        rewrite(path, lambda _, arrays, code=code: arrays["prior.openings_NQT"].fill(code))
+        with pytest.raises(BundleError, match="begins with codes that it does not have"):
+            load_model_v2(path)
