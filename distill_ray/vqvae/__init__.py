@@ -3,7 +3,8 @@
     spectral ─┬─► encoder ─► quantizer (kmeans) ─► decoder ─► model ─► streaming
               │                     phases ─► magnitudes ─┘     results, health
               └─► losses ─► magnitude_loss
-    regression ─► flow ─► flow_decoder (beside decoder); blocks; kernels (Triton, where it runs); discriminator ─► adversarial
+    flow ─► flow_decoder (beside decoder); blocks; regression; kernels (Triton, where it runs)
+    discriminator ─► adversarial
 
 Imports `config` and `errors` only; `training` turns it into a run, `bundle` stores it.
 """
