@@ -74,7 +74,7 @@ class CodePrior(nn.Module):
     temperature_Q: Tensor
     """What the logits of each level are divided by when codes are drawn (`calibration.py`)."""
     openings_NQT: Tensor
-    """int16 codes after which a sound in the middle of things begins (`openings.py`)."""
+    """int32 codes after which a sound in the middle of things begins (`openings.py`)."""
 
     @checks_arguments
     def __init__(self, config: PriorConfig) -> None:
@@ -92,7 +92,7 @@ class CodePrior(nn.Module):
         self.register_buffer("temperature_Q", torch.ones(config.num_quantizers), persistent=False)
         openings = (config.openings, config.num_quantizers, OPENING_FRAMES)
         self.register_buffer(
-            "openings_NQT", torch.zeros(openings, dtype=torch.int16), persistent=config.openings > 0
+            "openings_NQT", torch.zeros(openings, dtype=torch.int32), persistent=config.openings > 0
         )
         self.transformer = Transformer(
             hidden_size=config.hidden_size,

@@ -21,7 +21,7 @@ OPENING_FRAMES = 8
 
 
 def openings(sequences: Sequence[Tensor], count: int) -> Tensor:
-    """int16 [N, Q, T] of `count` places spread evenly over recordings' codes [Q, frames]; of recordings
+    """int32 [N, Q, T] of `count` places spread evenly over recordings' codes [Q, frames]; of recordings
     shorter than an opening only where there are no others, from the beginning again and again.
     """
     long = [codes_QT for codes_QT in sequences if codes_QT.shape[1] >= OPENING_FRAMES]
@@ -34,4 +34,4 @@ def openings(sequences: Sequence[Tensor], count: int) -> Tensor:
         row = int(np.searchsorted(ends_R, place, side="right"))
         start = place - (int(ends_R[row - 1]) if row else 0)
         taken.append(long[row][:, start : start + OPENING_FRAMES])
-    return torch.stack(taken).to(torch.int16)
+    return torch.stack(taken).to(torch.int32)

@@ -41,15 +41,15 @@ def prior(config: PriorConfig = CONFIG) -> CodePrior:
 
 def test_they_are_spread_evenly_over_all_recordings() -> None:
     found_NQT = openings([counting(8), counting(3), counting(12, first=100)], 6)
-    assert found_NQT.dtype == torch.int16
+    assert found_NQT.dtype == torch.int32
     assert found_NQT.shape == (6, 2, OPENING_FRAMES)
     # One place in the first recording, none in the short one, five in the last.
     assert [int(first) for first in found_NQT[:, 0, 0]] == [0, 4, 5, 6, 7, 8]
-    assert torch.equal(found_NQT[2, 1], (torch.arange(101, 109) % 16).short())
+    assert torch.equal(found_NQT[2, 1], (torch.arange(101, 109) % 16).int())
 
 
 def test_more_than_there_are_places_come_again_and_short_recordings_go_round() -> None:
-    assert torch.equal(openings([counting(8)], 3)[2, 0], torch.arange(8).short())
+    assert torch.equal(openings([counting(8)], 3)[2, 0], torch.arange(8).int())
     assert openings([counting(3)], 1)[0, 0].tolist() == [0, 1, 2, 0, 1, 2, 0, 1]
 
 
