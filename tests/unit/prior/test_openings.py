@@ -105,3 +105,9 @@ def test_rows_begin_alike_however_many_there_are() -> None:
 def test_they_are_stored_with_the_weights_where_there_are_any() -> None:
     assert prior().state_dict()["openings_NQT"].shape == (4, 2, OPENING_FRAMES)
     assert "openings_NQT" not in prior(dataclasses.replace(CONFIG, openings=0)).state_dict()
+
+
+def test_they_are_of_a_type_that_ranks_can_send_each_other() -> None:
+    """Gloo, which CPUs use, and NCCL have no 16-bit integers; every buffer of a model in training is sent."""
+    sent = (torch.float32, torch.int32, torch.int64)
+    assert all(value.dtype in sent for value in prior().buffers())
