@@ -52,7 +52,6 @@ class FlowDecoder(nn.Module):
         self.channels = config.channels
         self.stride = config.stride
         self.stft = Stft(config.n_fft, config.hop)
-        self.latents = config.latent_dim
         components = config.decoder_components
         self.basis = spectral_basis(config, components)
         self.flow = LatentFlow(config, components)

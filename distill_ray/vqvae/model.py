@@ -1,6 +1,7 @@
 """The codec: encoder, quantiser and decoder put together.
 
-Shapes: B batch, C channels, T samples, F code frames, Q RVQ levels, N = B · F vectors, L latent channels.
+Shapes: B batch, C channels, T samples, F code frames, Q RVQ levels, N = B · F vectors, L latent channels,
+D components that a flow draws, the latent channels first; L without one.
 """
 
 from __future__ import annotations
