@@ -59,7 +59,7 @@ def command(
     from distill_ray.bundle import choose_device, load_model_v2
     from distill_ray.config.corpus import CorpusConfig
     from distill_ray.corpus import ensure_corpus
-    from distill_ray.display import Display
+    from distill_ray.display import Display, figures
     from distill_ray.display.tables import as_lines, facts, health_table, table
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.generated import check_generated, evaluate_generated
@@ -101,7 +101,7 @@ def command(
                 on_progress=display,
             )
     which = {"val": "held-out ", "train": "training "}.get(report.split, "")
-    files = f"{len(report.files)} {which}file{'s'[: len(report.files) != 1]}"
+    files = figures.count(len(report.files), f"{which}file")
     title = f"{files}, {report.seconds:.1f} s at {report.sample_rate} Hz"
     for warning in report.warnings:
         display.warn(warning)

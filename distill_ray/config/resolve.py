@@ -26,6 +26,7 @@ from distill_ray.config.prior import (
 )
 from distill_ray.config.setting import Section
 from distill_ray.config.vqvae import (
+    MAGNITUDE_HEADS,
     SIZES,
     VECTORS_PER_CODE,
     AugmentConfig,
@@ -190,10 +191,7 @@ def resolve_vqvae(
     problems = _fixed_by_data(given, auto, ("model.sample_rate", "model.channels"))
     budgeted = has_budget(given, "training")
     values = {**({} if budgeted else {"training.epochs": 1}), **auto, **given}
-    if values.get("adversarial.enabled") is True and values.get("model.decoder_head") in (
-        "flow",
-        "magnitudes",
-    ):
+    if values.get("adversarial.enabled") is True and values.get("model.decoder_head") in MAGNITUDE_HEADS:
         message = (
             "discriminators judge audio, and a decoder of magnitudes trains without; leave them out, or set "
             'model.decoder_head to "directed"'
@@ -372,7 +370,7 @@ def _for_generation(
         "loss.consistency": 3.0,
         "adversarial.enabled": machine.accelerator,
     }
-    if head in ("flow", "magnitudes"):
+    if head in MAGNITUDE_HEADS:
         framing = {key: 2 * value for key, value in framing.items()}  # which tell partials apart
         of_head = {
             "model.stride": 4,

@@ -13,6 +13,8 @@ from distill_ray.errors import Problem
 
 SIZES = ("tiny", "small", "base")
 PURPOSES = ("generation", "compression")
+MAGNITUDE_HEADS = ("flow", "magnitudes")
+"""Heads of decoders that give magnitudes, whose phases are found afterwards."""
 VECTORS_PER_CODE = 50
 """Count at least this many vectors for each code of a codebook; fewer make live codes look dead."""
 
@@ -134,8 +136,8 @@ class VQVAEConfig(Section):
 
     @property
     def gives_magnitudes(self) -> bool:
-        """Whether the decoder gives magnitudes, whose phases are found afterwards."""
-        return self.decoder_head in ("flow", "magnitudes")
+        """Whether the decoder is of `MAGNITUDE_HEADS`."""
+        return self.decoder_head in MAGNITUDE_HEADS
 
     @property
     def frame_hop(self) -> int:

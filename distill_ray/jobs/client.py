@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import http.client
 import json
-import os
 import socket
 import ssl
 import sys
@@ -135,7 +134,7 @@ class JobClient:
     def _has_head(self) -> bool:
         """Whether a head answers on the dashboard's host: it does seconds before that."""
         try:
-            return is_head(self.address.host, HEAD_PORT, tls=os.environ.get("RAY_USE_TLS", "0") != "0")
+            return is_head(self.address.host, HEAD_PORT)
         except (OSError, UnicodeError):
             return False
 

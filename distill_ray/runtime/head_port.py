@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import socket
 
 HEAD_PORT = 6379
@@ -12,14 +13,14 @@ _HTTP2_SETTINGS = bytes([0, 0, 0, 4, 0, 0, 0, 0, 0])
 _HTTP2_HELLO = b"PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n" + _HTTP2_SETTINGS
 
 
-def is_head(host: str, port: int, *, tls: bool) -> bool:
-    """Whether what listens there speaks as a head does; with `tls`, whether anything listens.
+def is_head(host: str, port: int) -> bool:
+    """Whether what listens there speaks as a head does; where Ray speaks TLS, whether anything listens.
 
     Raises OSError or UnicodeError (for what can be no host's name) where nothing listens.
     """
     try:
         with socket.create_connection((host, port), timeout=_TIMEOUT_S) as peer:
-            if tls:
+            if os.environ.get("RAY_USE_TLS", "0") != "0":
                 return True
             peer.sendall(_HTTP2_HELLO)
             answer = peer.recv(len(_HTTP2_SETTINGS), socket.MSG_WAITALL)

@@ -280,7 +280,7 @@ def _environment(
 def _probe(address: str) -> None:
     """Ray needs minutes to say that nobody answers, or somebody else; a connection says it at once."""
     try:
-        found = is_head(*_host_and_port(address), tls=os.environ.get("RAY_USE_TLS", "0") != "0")
+        found = is_head(*_host_and_port(address))
     except (OSError, UnicodeError) as error:  # the latter of what can be no host's name
         raise ClusterError(
             f"no Ray answers at {address} ({_first_line(error)}): check --address or RAY_ADDRESS"

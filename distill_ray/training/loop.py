@@ -214,7 +214,8 @@ class _Loop:
             self._agree()
 
     def _is_unsettled(self) -> bool:
-        return self._progress.step - self._first_step < self._unsettled_steps
+        """Whether steps say nothing yet to whom says how many are made."""
+        return self._steps_are_said and self._progress.step - self._first_step < self._unsettled_steps
 
     def _reason_to_end(self, fraction: float) -> str:
         """Why no further step is made; "" where one is."""
@@ -235,9 +236,7 @@ class _Loop:
                 self._worker.emit(notice)
             self._verdict = task.verdict()
             self._agree()
-        elif self._steps_are_said and self._is_unsettled():
-            pass  # whoever says the steps goes by what is told of the pace
-        elif self._clock.elapsed() - self._shown_at >= _STEP_EVENT_SECONDS:
+        elif not self._is_unsettled() and self._clock.elapsed() - self._shown_at >= _STEP_EVENT_SECONDS:
             self._worker.emit(task.step_event(progress, self._pace()))
             self._shown_at = self._clock.elapsed()
         if self._elapsed - self._saved_at >= self._settings.checkpoint_seconds and not self._stopping:

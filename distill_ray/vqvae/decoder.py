@@ -102,10 +102,8 @@ class Decoder(nn.Module):
         Args:
             audio_BCT: as for `start_from`; latent_BFL: their quantised latents.
         """
-        apart_BCSK = (
-            log_magnitudes(self.stft(audio_BCT))
-            - self._spectra(latent_BFL, self._features(latent_BFL)).median_BCSK
-        ).abs()
+        log_BCSK, features_BSW = log_magnitudes(self.stft(audio_BCT)), self._features(latent_BFL)
+        apart_BCSK = (log_BCSK - self._spectra(latent_BFL, features_BSW).median_BCSK).abs()
         bias_G = self.head.bias[self.gains :]
         bias_G.copy_(raw_spread(apart_BCSK.mean((0, 2))).flatten())
         if self.spread is None:
@@ -113,18 +111,13 @@ class Decoder(nn.Module):
         weight_LG, fitted_G = spreads_by_latents(apart_BCSK, latent_BFL)
         bias_G.copy_(fitted_G)
         self.spread.weight.copy_(weight_LG.T)
-        found = self._spectra(latent_BFL, self._features(latent_BFL))
+        found = self._spectra(latent_BFL, features_BSW)
         assert self.lasting_2CK is not None
-        self.lasting_2CK.copy_(
-            lasting_of(log_magnitudes(self.stft(audio_BCT)), found, self.stft, block=self.stride)
-        )
+        self.lasting_2CK.copy_(lasting_of(log_BCSK, found, self.stft, block=self.stride).to_buffer())
 
     def lasting(self) -> Lasting | None:
         """What of the noise lasts, on the CPU; None where nothing does."""
-        if self.lasting_2CK is None:
-            return None
-        share_CK, correlation_CK = self.lasting_2CK.cpu()
-        return Lasting(share_CK=share_CK, correlation_CK=correlation_CK)
+        return None if self.lasting_2CK is None else Lasting.from_buffer(self.lasting_2CK)
 
     @property
     def context_frames(self) -> int:

@@ -76,7 +76,6 @@ class LatentFlow(nn.Module):
     def __init__(self, config: VQVAEConfig, components: int) -> None:
         super().__init__()
         width, blocks = config.width, max(_LEAST_BLOCKS, config.decoder_blocks)
-        self.components = components
         self.context_frames = blocks * REACH
         self.codes = nn.Linear(config.latent_dim, width)
         self.around = convnext_stack(

@@ -105,12 +105,7 @@ class FlowDecoder(nn.Module):
         self.spread_LG.copy_(weight_LG)
         self.spread_G.copy_(bias_G)
         found = self._magnitudes(wanted_BFD, latent_BFL)
-        self.lasting_2CK.copy_(lasting_of(log_BCSK, found, self.stft, block=self.stride))
-
-    def lasting(self) -> Lasting:
-        """What of the noise lasts, on the CPU."""
-        share_CK, correlation_CK = self.lasting_2CK.cpu()
-        return Lasting(share_CK=share_CK, correlation_CK=correlation_CK)
+        self.lasting_2CK.copy_(lasting_of(log_BCSK, found, self.stft, block=self.stride).to_buffer())
 
     def wanted(self, audio_BCT: Tensor) -> Tensor:
         """Components [B, F, D] of recordings; the first L of them are what the encoder gives."""
@@ -178,9 +173,8 @@ class FlowStream:
     def __init__(self, decoder: FlowDecoder) -> None:
         self._decoder = decoder
         self._noise = decoder.noise()
-        self._synthesis = Synthesis(
-            decoder.stft, decoder.channels, block=decoder.stride, lasting=decoder.lasting()
-        )
+        lasting = Lasting.from_buffer(decoder.lasting_2CK)
+        self._synthesis = Synthesis(decoder.stft, decoder.channels, block=decoder.stride, lasting=lasting)
 
     def push(self, latent_BFL: Tensor, own: slice, *, last: bool = False) -> Tensor:
         """As `AudioStream.push`."""

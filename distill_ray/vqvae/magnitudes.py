@@ -104,6 +104,16 @@ class Lasting:
     correlation_CK: Tensor
 
     @classmethod
+    def from_buffer(cls, lasting_2CK: Tensor) -> Lasting:
+        """What `to_buffer` gave, on the CPU."""
+        share_CK, correlation_CK = lasting_2CK.cpu()
+        return cls(share_CK=share_CK, correlation_CK=correlation_CK)
+
+    def to_buffer(self) -> Tensor:
+        """[2, C, K]: share and correlation, as decoders keep them."""
+        return torch.stack([self.share_CK, self.correlation_CK])
+
+    @classmethod
     def of(cls, residual_BCSK: Tensor, *, block: int, overlap: int) -> Lasting:
         """By the autocorrelation of residuals in units of their spread, at lags of one and of two times as
         many whole blocks as frames overlap. Frames too few for that: nothing lasts.
@@ -124,11 +134,10 @@ class Lasting:
         return cls(share_CK=share_CK, correlation_CK=decay_CK ** (1.0 / blocks))
 
 
-def lasting_of(log_BCSK: Tensor, found: Magnitudes, stft: Stft, *, block: int) -> Tensor:
-    """Share and correlation of what of log magnitudes lasts beside what was found of them: [2, C, K]."""
+def lasting_of(log_BCSK: Tensor, found: Magnitudes, stft: Stft, *, block: int) -> Lasting:
+    """What of log magnitudes lasts beside what was found of them."""
     residual_BCSK = (log_BCSK - found.median_BCSK) / found.log_spread_BCSK.exp()
-    lasting = Lasting.of(residual_BCSK, block=block, overlap=stft.n_fft // stft.hop)
-    return torch.stack([lasting.share_CK, lasting.correlation_CK])
+    return Lasting.of(residual_BCSK, block=block, overlap=stft.n_fft // stft.hop)
 
 
 def spreads_by_latents(apart_BCSK: Tensor, latent_BFL: Tensor) -> tuple[Tensor, Tensor]:

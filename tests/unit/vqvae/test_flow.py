@@ -8,31 +8,17 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.config.vqvae import LossConfig, VQVAEConfig
+from distill_ray.config.vqvae import LossConfig
 from distill_ray.vqvae import VQVAE, decode_blocks
 from distill_ray.vqvae.flow import WARMTH, FrameNoise, LatentFlow, Transport
 from distill_ray.vqvae.flow_decoder import FlowDecoder
 from distill_ray.vqvae.magnitude_loss import FlowLoss, codec_loss
 from distill_ray.vqvae.magnitudes import log_magnitudes
 from distill_ray.vqvae.regression import ridge
+from tests.unit.vqvae.conftest import MAGNITUDES, tones
 
-CONFIG = VQVAEConfig(
-    purpose="generation",
-    decoder_head="flow",
-    decoder_components=24,
-    encoder_input="magnitudes",
-    codebook_learning="kmeans",
-    sample_rate=16_000,
-    codebook_size=32,
-    num_quantizers=3,
-    codebook_dim=16,
-    latent_dim=16,
-    width=32,
-    encoder_blocks=1,
-    decoder_blocks=1,
-    n_fft=512,
-    hop=128,
-    stride=4,
+CONFIG = dataclasses.replace(
+    MAGNITUDES, decoder_head="flow", decoder_components=24, codebook_learning="kmeans"
 )
 
 
@@ -41,12 +27,8 @@ def normal(*shape: int, seed: int = 0) -> Tensor:
 
 
 def recordings(items: int = 8) -> Tensor:
-    """[B, 1, 8192]: held tones of another pitch and level in each, with a little noise."""
-    time_T = torch.arange(8192) / CONFIG.sample_rate
-    hertz_B = 200.0 * 2.0 ** (torch.arange(items) * 5 % 24 / 12.0)
-    level_B = 0.05 + 0.4 * (torch.arange(items) % 3) / 2
-    tones_BT = level_B[:, None] * torch.sin(2 * torch.pi * hertz_B[:, None] * time_T)
-    return (tones_BT + 0.01 * normal(items, 8192))[:, None]
+    """[B, 1, 8192]: `tones` with a little noise."""
+    return tones(items) + 0.01 * normal(items, 8192)[:, None]
 
 
 @pytest.fixture(scope="module")

@@ -9,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill_ray.config.vqvae import LossConfig, VQVAEConfig
+from distill_ray.config.vqvae import LossConfig
 from distill_ray.errors import UsageError
 from distill_ray.vqvae import VQVAE, decode_blocks
 from distill_ray.vqvae.magnitude_loss import MagnitudeLoss, codec_loss
@@ -23,23 +23,9 @@ from distill_ray.vqvae.magnitudes import (
     raw_spread,
 )
 from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft
+from tests.unit.vqvae.conftest import MAGNITUDES, tones
 
-CONFIG = VQVAEConfig(
-    purpose="generation",
-    decoder_head="magnitudes",
-    encoder_input="magnitudes",
-    sample_rate=16_000,
-    codebook_size=32,
-    num_quantizers=3,
-    codebook_dim=16,
-    latent_dim=16,
-    width=32,
-    encoder_blocks=1,
-    decoder_blocks=1,
-    n_fft=512,
-    hop=128,
-    stride=4,
-)
+CONFIG = MAGNITUDES
 STFT = Stft(CONFIG.n_fft, CONFIG.hop)
 
 
@@ -57,16 +43,8 @@ def codec() -> VQVAE:
     """A codec as it starts from four seconds of notes that come and go."""
     torch.manual_seed(0)
     model = VQVAE(CONFIG).eval()
-    model.initialise(recordings(), torch.Generator().manual_seed(0))
+    model.initialise(tones(), torch.Generator().manual_seed(0))
     return model
-
-
-def recordings(items: int = 8) -> Tensor:
-    """[B, 1, 8192]: held tones of another pitch and level in each."""
-    time_T = torch.arange(8192) / CONFIG.sample_rate
-    hertz_B = 200.0 * 2.0 ** (torch.arange(items) * 5 % 24 / 12.0)
-    level_B = 0.05 + 0.4 * (torch.arange(items) % 3) / 2
-    return (level_B[:, None] * torch.sin(2 * torch.pi * hertz_B[:, None] * time_T))[:, None]
 
 
 def test_the_spread_of_noise_is_that_of_white_noise() -> None:
@@ -137,7 +115,7 @@ def test_the_cost_is_least_at_the_median_and_the_mean_distance_from_it() -> None
 
 def test_certain_magnitudes_that_are_right_cost_nothing() -> None:
     loss = codec_loss(CONFIG, LossConfig())
-    audio_BCT = recordings()
+    audio_BCT = tones()
     log_BCSK = log_magnitudes(STFT(audio_BCT))
     certain = Magnitudes(median_BCSK=log_BCSK, log_spread_BCSK=torch.full_like(log_BCSK, LEAST_LOG_SPREAD))
     terms = loss(certain, audio_BCT)
@@ -145,8 +123,8 @@ def test_certain_magnitudes_that_are_right_cost_nothing() -> None:
     assert float(terms["mel"]) < 0.02
 
 
-def test_a_codec_starts_near_its_recordings(codec: VQVAE) -> None:
-    audio_BCT = recordings()
+def test_a_codec_starts_near_its_tones(codec: VQVAE) -> None:
+    audio_BCT = tones()
     with torch.no_grad():
         median_BCSK = codec(audio_BCT).decoded.median_BCSK
     apart = (median_BCSK - log_magnitudes(STFT(audio_BCT))).abs().mean()
@@ -157,7 +135,7 @@ def test_a_codec_starts_near_its_recordings(codec: VQVAE) -> None:
 def test_spreads_that_go_by_latents_tell_tones_from_noise() -> None:
     """Of two sounds of the same mean spread, one as certain as the basis makes it and one noise."""
     generator = torch.Generator().manual_seed(1)
-    audio_BCT = recordings()
+    audio_BCT = tones()
     noisy_BCT = audio_BCT + 0.05 * torch.randn(audio_BCT.shape, generator=generator)
     both_BCT = torch.cat([audio_BCT, noisy_BCT])
 
@@ -183,7 +161,7 @@ def test_spreads_that_go_by_latents_tell_tones_from_noise() -> None:
 def test_codebooks_are_those_of_further_audio_too() -> None:
     torch.manual_seed(0)
     model = VQVAE(dataclasses.replace(CONFIG, codebook_learning="kmeans")).eval()
-    few_BCT, more_BCT = recordings(), recordings() * 0.3
+    few_BCT, more_BCT = tones(), tones() * 0.3
     generator = torch.Generator().manual_seed(0)
     model.initialise(few_BCT, generator, iter([more_BCT]))
     known = copy.deepcopy(model)
@@ -197,7 +175,7 @@ def test_codebooks_are_those_of_further_audio_too() -> None:
 
 
 def test_polarity_changes_no_code_and_decoding_is_deterministic(codec: VQVAE) -> None:
-    audio_BCT = recordings()
+    audio_BCT = tones()
     codes_BQF = codec.encode(audio_BCT)
     assert torch.equal(codec.encode(-audio_BCT), codes_BQF)
     assert torch.equal(codec.decode(codes_BQF), codec.decode(codes_BQF))
@@ -206,7 +184,7 @@ def test_polarity_changes_no_code_and_decoding_is_deterministic(codec: VQVAE) ->
 
 @pytest.mark.parametrize("chunk_frames", [1, 3, 8])
 def test_codes_in_blocks_give_the_audio_of_the_whole(codec: VQVAE, chunk_frames: int) -> None:
-    codes_QF = codec.encode(recordings(1))[0]
+    codes_QF = codec.encode(tones(1))[0]
     samples = codes_QF.shape[1] * CONFIG.frame_hop - 100
     whole_CT = codec.decode(codes_QF[None], samples)[0]
     for cut in (1, 5, codes_QF.shape[1]):
@@ -220,7 +198,7 @@ def test_codes_in_blocks_give_the_audio_of_the_whole(codec: VQVAE, chunk_frames:
 def test_stereo_keeps_its_channels_apart() -> None:
     torch.manual_seed(0)
     model = VQVAE(dataclasses.replace(CONFIG, channels=2)).eval()
-    left_BCT = recordings()
+    left_BCT = tones()
     stereo_BCT = torch.cat([left_BCT, 0.1 * left_BCT], dim=1)
     model.initialise(stereo_BCT, torch.Generator().manual_seed(0))
     left, right = model.decode(model.encode(stereo_BCT)).square().mean((0, 2)).sqrt().tolist()
