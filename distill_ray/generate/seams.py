@@ -20,6 +20,7 @@ WINDOWS_S = (0.01, 0.04, 0.16)
 BANDS = 24
 _FLOOR = 1e-9
 _MOMENTS = 256
+_AT_ONCE = 64  # moments, so that their windows stay some MB
 _INAUDIBLE_DB = -70.0
 
 
@@ -80,38 +81,35 @@ def moment_distances(audio_CT: Tensor, moments: Sequence[int], *, sample_rate: i
     longest = round(WINDOWS_S[-1] * sample_rate)
     # Near an end the windows are as long as the sound allows, on both sides.
     kept = [moment for moment in moments if min(moment, len(mono_T) - moment) > frame_hop // 2 + longest // 8]
-    steps = [
-        torch.stack([_distance(mono_T, moment + offset, sample_rate) for moment in kept])
-        for offset in (-(frame_hop // 2), 0, frame_hop // 2)
-        if kept
-    ]
-    if not steps:
-        return torch.empty(0)
-    distance_N = torch.stack(steps).amax(dim=0)
+    offsets_3 = torch.tensor([-(frame_hop // 2), 0, frame_hop // 2])
+    moments_3N = offsets_3[:, None] + torch.tensor(kept, dtype=torch.long)
+    distance_N = _distances(mono_T, moments_3N.flatten(), sample_rate).view(3, -1).amax(dim=0)
     return distance_N[~distance_N.isnan()]
 
 
-def _distance(mono_T: Tensor, moment: int, sample_rate: int) -> Tensor:
-    """NaN where both sides are silent."""
-    room = min(moment, len(mono_T) - moment)
-    distances = []
+def _distances(mono_T: Tensor, moment_N: Tensor, sample_rate: int) -> Tensor:
+    """distance_N; NaN where both sides are silent."""
+    room_N = torch.minimum(moment_N, len(mono_T) - moment_N)
+    sum_N, power_N = torch.zeros(len(moment_N)), torch.zeros(len(moment_N))
     for seconds in WINDOWS_S:
-        width = min(round(seconds * sample_rate), room)
-        sides_2W = torch.stack((mono_T[moment - width : moment], mono_T[moment : moment + width]))
-        distances.append(_band_distance(sides_2W, sample_rate))
-    power = mono_T[moment - width : moment + width].square().mean()
-    silent = 10 * torch.log10(power + 1e-12) < _INAUDIBLE_DB
-    return torch.where(silent, torch.nan, torch.stack(distances).mean())
+        width_N = room_N.clamp(max=round(seconds * sample_rate))
+        for width in width_N.unique().tolist():
+            for part_N in (width_N == width).nonzero()[:, 0].split(_AT_ONCE):
+                sides_N2W = mono_T.unfold(0, 2 * width, 1)[moment_N[part_N] - width].unflatten(1, (2, width))
+                sum_N[part_N] += _band_distance(sides_N2W, sample_rate)
+                power_N[part_N] = sides_N2W.square().mean(dim=(1, 2))  # at last, over the longest window
+    silent_N = 10 * torch.log10(power_N + 1e-12) < _INAUDIBLE_DB
+    return torch.where(silent_N, torch.nan, sum_N / len(WINDOWS_S))
 
 
-def _band_distance(sides_2W: Tensor, sample_rate: int) -> Tensor:
-    width = sides_2W.shape[1]
-    power_2F = torch.fft.rfft(sides_2W * torch.hann_window(width)).abs().square() * (4 / width**2)
-    hertz_F = torch.arange(power_2F.shape[1]) * (sample_rate / width)
+def _band_distance(sides_N2W: Tensor, sample_rate: int) -> Tensor:
+    width = sides_N2W.shape[2]
+    power_N2F = torch.fft.rfft(sides_N2W * torch.hann_window(width)).abs().square() * (4 / width**2)
+    hertz_F = torch.arange(power_N2F.shape[2]) * (sample_rate / width)
     # Bands of equal width on the mel scale; a short window leaves the lowest ones empty.
     mel_F = torch.log1p(hertz_F / 700)
     band_F = (mel_F / mel_F[-1] * BANDS).long().clamp(max=BANDS - 1)
-    power_2M = torch.zeros(2, BANDS).index_add_(1, band_F, power_2F)
+    power_N2M = torch.zeros(*power_N2F.shape[:2], BANDS).index_add_(2, band_F, power_N2F)
     used_M = torch.zeros(BANDS).index_add_(0, band_F, torch.ones(len(band_F))) > 0
-    level_2M = 10 * torch.log10(power_2M[:, used_M] + _FLOOR)
-    return (level_2M[0] - level_2M[1]).square().mean().sqrt()
+    level_N2M = 10 * torch.log10(power_N2M[:, :, used_M] + _FLOOR)
+    return (level_N2M[:, 0] - level_N2M[:, 1]).square().mean(dim=1).sqrt()

@@ -11,7 +11,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -73,14 +74,38 @@ def plucks() -> Callable[[int, float], tuple[np.ndarray, np.random.Generator]]:
     return make
 
 
+class _Signalling(io.StringIO):
+    """A stream of this process, which gets `signals` once a line that is written has `after`."""
+
+    def __init__(self, after: str, signals: Sequence[int]) -> None:
+        super().__init__()
+        self._after, self._signals = after, list(signals)
+
+    def write(self, text: str) -> int:
+        written = super().write(text)
+        if self._signals and self._after in self.getvalue():
+            signals, self._signals = self._signals, []
+            for number in signals:
+                os.kill(os.getpid(), number)
+        return written
+
+
 @pytest.fixture(scope="session")
 def in_process() -> Callable[..., subprocess.CompletedProcess[str]]:
-    """Runs a command in this process, since to load torch takes another longer than the work."""
+    """Runs a command in this process, since to load torch takes another longer than the work.
+
+    `signals` come once a line of stderr has `after`. A command that SIGKILL ends is run by a fork, whose
+    words are lost.
+    """
 
     def command(
-        *arguments: object, cwd: Path, environment: Mapping[str, str]
+        *arguments: object,
+        cwd: Path,
+        environment: Mapping[str, str],
+        after: str = "",
+        signals: Sequence[int] = (),
     ) -> subprocess.CompletedProcess[str]:
-        words, out, said = list(map(str, arguments)), io.StringIO(), io.StringIO()
+        words, out, said = list(map(str, arguments)), io.StringIO(), _Signalling(after, signals)
         with contextlib.ExitStack() as stack:
             patch = stack.enter_context(pytest.MonkeyPatch.context())
             for name, value in environment.items():
@@ -88,10 +113,22 @@ def in_process() -> Callable[..., subprocess.CompletedProcess[str]]:
             stack.enter_context(contextlib.chdir(cwd))
             stack.enter_context(contextlib.redirect_stdout(out))
             stack.enter_context(contextlib.redirect_stderr(said))
-            code = run(app, words)
+            code = _forked(words) if signal.SIGKILL in signals else run(app, words)
         return subprocess.CompletedProcess(words, code, out.getvalue(), said.getvalue())
 
     return command
+
+
+def _forked(words: list[str]) -> int:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # since Python 3.12: of threads, which wait here
+        pid = os.fork()
+    if pid == 0:
+        try:
+            run(app, words)
+        finally:
+            os._exit(99)
+    return os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1])
 
 
 @pytest.fixture(scope="session")

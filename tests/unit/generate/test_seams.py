@@ -40,3 +40,12 @@ def test_where_nothing_can_be_said_nothing_is() -> None:
     assert measure_seams(audio_CT, [3], [audio_CT], sample_rate=RATE, frame_hop=HOP) is None
     assert measure_seams(audio_CT, [RATE], [audio_CT[:, :99]], sample_rate=RATE, frame_hop=HOP) is None
     assert measure_seams(silence_CT, [RATE], [audio_CT], sample_rate=RATE, frame_hop=HOP) is None
+
+
+def test_many_moments_at_once_are_as_far_as_each_alone() -> None:
+    audio_CT = noise(1.0, 0) * torch.linspace(0, 1, RATE)
+    moments = [400, 700, *range(1_000, 7_900, 97)]  # of some, the windows are cut off at an end
+    together_N = moment_distances(audio_CT, moments, sample_rate=RATE, frame_hop=HOP)
+    alone = [moment_distances(audio_CT, [moment], sample_rate=RATE, frame_hop=HOP) for moment in moments]
+    assert torch.equal(together_N, torch.cat(alone))
+    assert len(together_N) > 64
