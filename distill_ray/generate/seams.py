@@ -93,9 +93,9 @@ def _distances(mono_T: Tensor, moment_N: Tensor, sample_rate: int) -> Tensor:
     sum_N, power_N = torch.zeros(len(moment_N)), torch.zeros(len(moment_N))
     for seconds in WINDOWS_S:
         width_N = room_N.clamp(max=round(seconds * sample_rate))
-        for width in width_N.unique().tolist():
+        for width in sorted(set(width_N.tolist())):
             for part_N in (width_N == width).nonzero()[:, 0].split(_AT_ONCE):
-                sides_N2W = mono_T.unfold(0, 2 * width, 1)[moment_N[part_N] - width].unflatten(1, (2, width))
+                sides_N2W = mono_T.unfold(0, 2 * width, 1)[moment_N[part_N] - width].view(-1, 2, width)
                 sum_N[part_N] += _band_distance(sides_N2W, sample_rate)
                 power_N[part_N] = sides_N2W.square().mean(dim=(1, 2))  # at last, over the longest window
     silent_N = 10 * torch.log10(power_N + 1e-12) < _INAUDIBLE_DB

@@ -17,8 +17,11 @@ SETTINGS = """
 codebook_size = 16
 num_quantizers = 2
 width = 16
+n_fft = 256
+hop = 64
 [training]
-batch_size = 2
+batch_size = 8
+window_seconds = 0.5
 min_epoch_steps = 2
 """
 

@@ -62,7 +62,8 @@ def exported(url: str) -> dict[tuple[str, ...], float]:
     }
 
 
-def test_events_arrive_at_the_metrics_port() -> None:
+def test_events_arrive_at_the_metrics_port(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("RAY_metrics_report_interval_ms", "500")  # 10 s, if nothing is said
     plan = resolve_plan(WorkerPlan(num_workers=1, gpus_per_worker=0))
     with ray_session(plan):
         import ray
@@ -76,7 +77,7 @@ def test_events_arrive_at_the_metrics_port() -> None:
         deadline = time.monotonic() + 120
         while ("ray_distill_ray_best_val_loss",) not in values:
             assert time.monotonic() < deadline, values
-            time.sleep(1)
+            time.sleep(0.2)
             try:
                 values = exported(url)
             except OSError:  # the port opens some seconds after Ray's start

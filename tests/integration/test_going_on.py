@@ -32,7 +32,7 @@ def folder(tmp_path: Path, small_settings: str, plucks: Any) -> Path:
         tone_T, rng = plucks(number, 1.5)
         noise_T = 0.02 * rng.standard_normal(len(tone_T))
         soundfile.write(tmp_path / "in" / f"{number}.wav", 0.3 * tone_T + noise_T, RATE)
-    settings = re.sub(r"(training\])", r"\1\nbatch_size = 4\ncheckpoint_seconds = 0.0", small_settings)
+    settings = re.sub(r"(training\])", r"\1\nbatch_size = 16\ncheckpoint_seconds = 0.0", small_settings)
     (tmp_path / "search.toml").write_text(settings)
     one = settings.replace("[model]\n", "[model]\ncodebook_size = 16\nnum_quantizers = 2\n")
     (tmp_path / "one.toml").write_text(one)
@@ -60,6 +60,17 @@ def stopped(folder: Path, words: Sequence[str], after: str, *signals: int) -> tu
                 break
         lines += process.stderr.read().splitlines()
         return process.wait(120), lines
+
+
+@pytest.fixture
+def cut(folder: Path, in_process: Any) -> Callable[..., tuple[int, list[str]]]:
+    """As `stopped`, without another process."""
+
+    def ended(words: Sequence[str], after: str, *signals: int) -> tuple[int, list[str]]:
+        made = in_process(*words, cwd=folder, environment=ENV, after=after, signals=signals)
+        return made.returncode, made.stderr.splitlines()
+
+    return ended
 
 
 def line_of(lines: list[str]) -> list[str]:
@@ -109,12 +120,12 @@ def test_a_training_goes_on_by_the_line_that_it_prints(
 
 
 def test_a_killed_and_a_stopped_training_go_on_by_the_same_command_or_without_its_data(
-    folder: Path, done: Any
+    folder: Path, done: Any, cut: Any
 ) -> None:
     words = ["train", "in", *CODEC]
-    code, _ = stopped(folder, words, "epoch 2", signal.SIGKILL)
+    code, _ = cut(words, "epoch 2", signal.SIGKILL)
     assert code == -signal.SIGKILL
-    code, lines = stopped(folder, words, "epoch 4", signal.SIGINT)
+    code, lines = cut(words, "epoch 4", signal.SIGINT)
     assert (code, line_of(lines)) == (3, words)
     assert any(f"going on with the unfinished run in {folder}/runs/in" in line for line in lines)
     assert not any("epoch 1/5" in line for line in lines)
@@ -158,13 +169,13 @@ def test_a_search_goes_on_by_the_line_that_it_prints(
     assert made["exit_reason"] == "completed"
 
 
-def test_a_pipeline_goes_on_by_the_line_that_it_prints(folder: Path, done: Any) -> None:
+def test_a_pipeline_goes_on_by_the_line_that_it_prints(folder: Path, done: Any, cut: Any) -> None:
     words = ["run", "in", "--no-tune", *CODEC, "--prior-epochs", "5", "--samples", "1", "--seconds", "0.5"]
     for after, signals in (
         ("epoch 2/5", (signal.SIGTERM,)),  # the codec's
         ("epoch 2/5", (signal.SIGINT, signal.SIGINT)),  # the prior's
     ):
-        code, lines = stopped(folder, words, after, *signals)
+        code, lines = cut(words, after, *signals)
         assert code == 3, lines
         assert line_of(lines) == words
     made, _ = done(words)

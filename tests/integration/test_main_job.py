@@ -80,7 +80,7 @@ def training(folder: Path, name: str, *more: object) -> tuple[object, ...]:
         "--rvq-levels",
         2,
         "--batch-size",
-        4,
+        16,
         "--out",
         folder / name,
         "--name",
@@ -241,7 +241,7 @@ def test_a_collapsing_run_ends_with_code_4_and_its_model(
     )
     done = run(
         "train", folder / "corpus", "--config", folder / "collapse.toml", "--out", folder / "collapse",
-        "--codebook-size", 128, "--rvq-levels", 2, "--batch-size", 16, "--lr", 0.03, "--epochs", 4,
+        "--codebook-size", 64, "--rvq-levels", 2, "--batch-size", 8, "--lr", 0.1, "--epochs", 4,
         "--commitment-weight", 100, "--health-stop", "--health-floor", 0.5, "--health-patience", 2,
         "--health-warmup", 1, "--purpose", "compression", "--num-workers", 0, "--json", "--no-report",
         code=4,
@@ -380,7 +380,7 @@ def test_a_cut_prior_run_leaves_the_prior_that_is_there(
 def test_train_takes_a_plain_folder(folder: Path, run: Command) -> None:
     done = run(
         "train", "in", "--config", "settings.toml", "--codebook-size", 16, "--rvq-levels", 2, "--epochs", 1,
-        "--num-workers", 0,
+        "--batch-size", 16, "--num-workers", 0,
     )  # fmt: skip
     assert Path(done.stdout.strip()) == folder / "runs" / "in" / "in.distill"
     assert "(auto)" in done.stderr

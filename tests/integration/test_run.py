@@ -52,9 +52,10 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_settings: str, plucks
         tone_T, rng = plucks(number, 1.5)
         noise_T = 0.02 * rng.standard_normal(len(tone_T))
         soundfile.write(root / "in" / f"{number}.wav", 0.3 * tone_T + noise_T, RATE)
-    # Small batches, and a checkpoint after every step.
-    settings = re.sub(r"(training\])", r"\1\nbatch_size = 4\ncheckpoint_seconds = 0.0", small_settings)
+    settings = re.sub(r"(training\])", r"\1\nbatch_size = 16", small_settings)
     (root / "search.toml").write_text(settings)
+    # To be killed: a checkpoint after every step.
+    settings = re.sub(r"(training\])", r"\1\ncheckpoint_seconds = 0.0", settings)
     (root / "one.toml").write_text(settings.replace("[model]\n", ONE_CODEC))
     return root
 

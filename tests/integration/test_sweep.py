@@ -193,7 +193,7 @@ def test_a_killed_trial_goes_on_once_and_the_search_without_one_that_dies_again(
     out, events = tmp_path / "s", list[Event]()
     # They kill themselves: from outside, a fast machine's trial would have ended first.
     deaths = functools.partial(tiny.dying_note, {"k16-q4": 1, "k32-q4": 2})
-    report = tiny.search(data, out, listener=events.append, trial_listener=deaths)
+    report = tiny.search(data, out, more=tiny.EACH_STEP, listener=events.append, trial_listener=deaths)
     assert states(events, "k16-q4") == ["pending", "running", "retrying", "running", "completed"]
     assert states(events, "k32-q4") == ["pending", "running", "retrying", "running", "failed"]
     by_id = {item.spec.id: item for item in report.records}

@@ -23,6 +23,8 @@ from distill_ray.tune.settings import TrialListener
 from distill_ray.tune.tune import tune_codec
 
 RATE = 8_000
+# For a search that is killed; else to keep checkpoints takes longer than to train.
+EACH_STEP = {"training.checkpoint_seconds": 0.0}
 SETTINGS: dict[str, object] = {
     "corpus.sample_rate": RATE,
     "corpus.val_fraction": 0.3,
@@ -39,7 +41,6 @@ SETTINGS: dict[str, object] = {
     "training.min_epoch_steps": 2,
     "training.warmup_steps": 2,
     "training.val_seconds": 1.0,
-    "training.checkpoint_seconds": 0.0,
     "sweep.codebook_sizes": (16, 32),
     "sweep.rvq_levels": (2, 4),
     "sweep.max_kbps": 0.7,  # 62.5 frames a second: two levels of 16 or 32 codes, not four
@@ -151,7 +152,7 @@ def main() -> None:
         if isinstance(event, TrialUpdate):
             print(event.trial, event.state, event.epoch, file=sys.stderr, flush=True)
 
-    search(Path(sys.argv[1]), Path(sys.argv[2]), listener=listener)
+    search(Path(sys.argv[1]), Path(sys.argv[2]), more=EACH_STEP, listener=listener)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import functools
 import subprocess
 import sys
 from pathlib import Path
@@ -115,6 +116,7 @@ ONLY_IN = {"ray": {"runtime", "jobs", "tune"}, "rich": {"display"}, "typer": {"c
 FILES = sorted(ROOT.rglob("*.py"))
 
 
+@functools.cache
 def imported(path: Path) -> set[str]:
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):

@@ -44,7 +44,7 @@ SMALL: dict[str, object] = {
     "model.latent_dim": 16,
     "model.n_fft": 256,
     "model.hop": 64,
-    "training.batch_size": 4,
+    "training.batch_size": 16,
     "training.window_seconds": 0.25,
     "training.epochs": 3,
     "training.min_epoch_steps": 4,

@@ -8,7 +8,8 @@ import sys
 import pytest
 
 from distill_ray import __version__
-from distill_ray.cli.main import COMMANDS, parser_of
+from distill_ray.cli import output
+from distill_ray.cli.main import COMMANDS, app, parser_of
 
 # Run the entry point, then name the packages that it loaded (on stderr, which --help leaves empty).
 _TRACE = """
@@ -63,12 +64,12 @@ def test_version():
 
 
 @pytest.mark.parametrize("name", COMMANDS)
-def test_every_command_has_help_and_json(name):
-    done = run(name, "--help")
-    assert done.returncode == 0, done.stderr
-    assert f"Usage: distill-ray {name} " in done.stdout
+def test_every_command_has_help_and_json(name, capsys):
+    assert output.run(app, [name, "--help"]) == 0
+    shown = capsys.readouterr().out
+    assert f"Usage: distill-ray {name} " in shown
     if name != "bundle":
-        assert "--json" in done.stdout
+        assert "--json" in shown
 
 
 def test_an_unknown_command_is_a_usage_error():

@@ -125,11 +125,11 @@ def test_what_the_model_generates_is_judged_and_the_same_again(
         codebook_size=16, num_quantizers=3, hidden_size=16, num_layers=1, num_heads=1, context_frames=16
     )
     save_prior_to_model(loaded.path, CodePrior(config), prior_metadata={})
-    arguments = (loaded.path, corpus.uri, "--generated", "-n", 3, "-d", 6, "--seed", 5, "--json")
+    arguments = (loaded.path, corpus.uri, "--generated", "-n", 4, "-d", 3, "--seed", 5, "--json")
     code, document, said = evaluate(capsys, *arguments)
     assert code == 0
-    assert document["generated"]["sounds"] == 3
-    assert document["generated"]["windows"] == 21
+    assert document["generated"]["sounds"] == 4
+    assert document["generated"]["windows"] == 12
     assert "generate:" in said
     _, again, said = evaluate(capsys, *arguments)
     assert again["generated"] == document["generated"]

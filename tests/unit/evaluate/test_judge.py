@@ -91,7 +91,7 @@ def test_held_out_recordings_are_about_as_far_as_a_half_and_as_the_floor(
 
 def test_training_audio_against_itself_is_the_floor(recordings: Any) -> None:
     training, _ = recordings.split()
-    found = judge(recordings.as_sounds(training[::2]), recordings.as_sounds(training))
+    found = judge(recordings.as_sounds(training[::4]), recordings.as_sounds(training[::2]))
     assert found.ratio == pytest.approx(1, abs=0.6)
     assert found.measures.kernel == pytest.approx(0, abs=0.05)
     assert found.floors.held_out is None
@@ -101,7 +101,7 @@ def test_training_audio_against_itself_is_the_floor(recordings: Any) -> None:
 def test_the_same_sounds_and_seed_give_the_same_document_from_a_kept_reference(
     reference: Reference, recordings: Any, tmp_path: Path
 ) -> None:
-    sounds = recordings.as_sounds(recordings.grains(recordings.split()[1]))
+    sounds = recordings.as_sounds(recordings.grains(recordings.split()[1])[:3])
     save_reference(reference, tmp_path / "kept" / "reference.safetensors")
     kept = load_reference(tmp_path / "kept" / "reference.safetensors")
     assert kept is not None
@@ -118,7 +118,7 @@ def test_the_same_sounds_and_seed_give_the_same_document_from_a_kept_reference(
 def test_another_rate_and_a_second_channel_change_little(reference: Reference, recordings: Any) -> None:
     from torchaudio.functional import resample
 
-    sounds = recordings.as_sounds(recordings.split()[1])
+    sounds = recordings.as_sounds(recordings.split()[1][::2])
     other = [
         Sound(name, resample(audio_CT, rate, 44_100).repeat(2, 1), 44_100) for name, audio_CT, rate in sounds
     ]
@@ -137,7 +137,7 @@ def test_structure_tells_grains_of_long_recordings(recordings: Any) -> None:
         if path.name.startswith("loop")
     ]
     rate = recordings.rate
-    long = [torch.from_numpy(audio_T).repeat(40)[: 72 * rate].numpy() for audio_T in loops[:4]]
+    long = [torch.from_numpy(audio_T).repeat(30)[: 48 * rate].numpy() for audio_T in loops[:4]]
     reference = Reference.fit(recordings.as_sounds(long))
     excerpts = [audio_T[7 * rate : 27 * rate] for audio_T in long]
     real = reference.judge(recordings.as_sounds(excerpts))
@@ -170,7 +170,7 @@ def test_short_sounds_are_judged_as_a_stream(reference: Reference, recordings: A
 
 def test_rounding_changes_nothing(reference: Reference, recordings: Any) -> None:
     """What a GPU's other order of sums could, and more: noise of a hundredth of a 16-bit step."""
-    sounds = recordings.as_sounds(recordings.split()[1])
+    sounds = recordings.as_sounds(recordings.split()[1][::2])
     generator = torch.Generator().manual_seed(0)
     noisy = [
         Sound(name, audio_CT + 3e-7 * torch.randn(audio_CT.shape, generator=generator), rate)

@@ -106,7 +106,7 @@ def test_a_crossfade_goes_from_one_to_the_other() -> None:
     assert (mixed_T[30:36].diff() > 0).all()
 
 
-@pytest.mark.parametrize(("seconds", "masked_share"), [(0.512, 0.0), (0.377, 0.25)])
+@pytest.mark.parametrize(("seconds", "masked_share"), [(0.256, 0.0), (0.377, 0.25)])
 def test_a_loop_has_no_first_sample(make_loaded: MakeLoaded, masked_share: float, seconds: float) -> None:
     loaded = make_loaded(masked_share=masked_share)
     settings = GenerationSettings(seconds=seconds, seed=1)

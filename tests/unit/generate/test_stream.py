@@ -30,26 +30,25 @@ def whole(loaded: LoadedVQModel, seconds: float, seed: int, **options: Any) -> t
     return torch.cat(list(decode_blocks(loaded.model, [codes_QF], request.samples, chunk_frames=1024)), dim=1)
 
 
-@pytest.mark.parametrize("block_frames", [1, 7, 16, 1_000])
-@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize(("block_frames", "channels"), [(1, 1), (7, 2), (16, 1), (1_000, 1)])
 def test_blocks_join_to_the_sound_of_generate_samples(
     tmp_path: Path, make_loaded: MakeLoaded, block_frames: int, channels: int
 ) -> None:
     loaded = make_loaded(channels=channels)
     sampling = SamplingConfig(temperature=0.9, top_k=8, top_p=0.95)
-    blocks = list(generate_stream(loaded, seconds=0.81, sampling=sampling, seed=3, block_frames=block_frames))
+    blocks = list(generate_stream(loaded, seconds=0.41, sampling=sampling, seed=3, block_frames=block_frames))
     audio_CT = torch.cat(blocks, dim=1)
     assert audio_CT.dtype == torch.float32
-    assert audio_CT.shape == (channels, 6_480)
+    assert audio_CT.shape == (channels, 3_280)
     assert {block_CT.shape[1] for block_CT in blocks[:-1]} <= {block_frames * HOP}
-    expected_CT = whole(loaded, 0.81, 3, sampling=sampling)
+    expected_CT = whole(loaded, 0.41, 3, sampling=sampling)
     torch.testing.assert_close(audio_CT, expected_CT, rtol=0, atol=1e-5)
     report = generate_samples(
-        loaded, count=2, seconds=0.81, sampling=sampling, seed=3, out_dir=tmp_path / "out"
+        loaded, count=2, seconds=0.41, sampling=sampling, seed=3, out_dir=tmp_path / "out"
     )
     written_TC, _ = soundfile.read(report.files[0], dtype="float32", always_2d=True)
     assert (audio_CT.T - torch.from_numpy(written_TC)).abs().max() < 0.51 / 32_768 + 1e-5
-    other = torch.cat(list(generate_stream(loaded, seconds=0.81, sampling=sampling, seed=4)), dim=1)
+    other = torch.cat(list(generate_stream(loaded, seconds=0.41, sampling=sampling, seed=4)), dim=1)
     assert (other - audio_CT).abs().max() > 1e-3
 
 

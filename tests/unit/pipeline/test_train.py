@@ -46,12 +46,20 @@ def untrained(path: Path, **metadata: Any) -> Path:
         latent_dim=16,
         encoder_blocks=1,
         decoder_blocks=1,
-        n_fft=128,
-        hop=32,
+        n_fft=256,
+        hop=64,
     )
     health = LevelHealth(utilization=1.0, perplexity=8.0, dead_codes=0, entropy=0.75)
     torch.manual_seed(0)
     return save_model_v2(path, VQVAE(config), metadata=metadata, codebook_health=[health, health])
+
+
+@pytest.fixture(autouse=True)
+def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """To look for copies takes longer than a training here; tests/unit/runs/test_copies.py does it."""
+    monkeypatch.setattr(
+        "distill_ray.pipeline.train.judged_copies", lambda model, corpus, done, listener: done
+    )
 
 
 class PriorTraining:

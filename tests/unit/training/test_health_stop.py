@@ -21,21 +21,21 @@ from distill_ray.vqvae import VQVAE, HealthRule
 CPU = torch.device("cpu")
 Config = Callable[..., VQTrainConfig]
 COLLAPSING: dict[str, object] = {
-    "model__codebook_size": 128,
+    "model__codebook_size": 64,
     # What keeps codebooks in use by default is turned off.
     "model__reseed_threshold": 0.0,
     "model__codebook_lookup": "cosine",
     "model__codebook_decay": 0.99,
     "model__commitment_weight": 0.25,
     "model__quantizer_dropout": 0.0,
-    "training__lr": 0.06,
+    "training__lr": 0.1,
     "training__muon_rate": 0.0,
     "training__beta1": 0.8,
     "training__beta2": 0.99,
     "training__clip_norm": 5.0,
     "loss__waveform": 10.0,
     "loss__phase_hz": 4_000.0,
-    "training__batch_size": 16,
+    "training__batch_size": 8,
     "training__epochs": 4,
     "health__stop": True,
     "health__floor": 0.3,
