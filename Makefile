@@ -8,6 +8,9 @@ MINUTES ?= 3
 DEMO := demo
 READY := $(VENV)/.ready
 
+# Bytecode of the package and its tests is kept: without it each process of a test compiles them again.
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup demo test test-slow check docs clean
 
 setup: $(READY)

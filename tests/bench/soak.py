@@ -17,9 +17,11 @@ import importlib.util
 import json
 import math
 import os
+import re
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -80,7 +82,7 @@ def soak_jobs(out: Path, jobs: int, within_s: float) -> None:
         client = JobClient(dashboard_address(facts["dashboard"]), token)
         patiently(client.check)
         show("job", 0, time.monotonic(), {**of_head(head.pid), **of_client(), "actors": alive(client)})
-        began = time.monotonic()
+        began, first = time.monotonic(), dict[str, dict[str, int]]()
         for number in range(jobs):
             if time.monotonic() - began > within_s:
                 jobs = number
@@ -110,6 +112,9 @@ def soak_jobs(out: Path, jobs: int, within_s: float) -> None:
             if (number + 1) % 10 == 0 or number < 2:
                 lives = patiently(alive, client)
                 show("job", number + 1, began, {**of_head(head.pid), **of_client(), "actors": lives})
+                by_name = of_processes(head.pid)
+                first = first or by_name
+                show("since job 1", number + 1, began, grown(first, by_name))
         head.communicate()
     show("job", jobs, began, {"left": left_of_ray(), "files in /tmp": files_of_sessions()})
 
@@ -160,7 +165,7 @@ def tiny_sweep() -> ModuleType:
 
 def of_head(pid: int) -> dict[str, Any]:
     """The head and all that it has started."""
-    found = list(below(psutil.Process(pid)))
+    found = [process for process in below(psutil.Process(pid)) if process.is_running()]
     return {
         "head processes": len(found),
         "head MiB": sum(process.memory_info().rss for process in found) >> 20,
@@ -169,11 +174,49 @@ def of_head(pid: int) -> dict[str, Any]:
     }
 
 
+def of_processes(pid: int) -> dict[str, dict[str, int]]:
+    """KiB and open files (by what they are) of each of the head's processes, by its program and number."""
+    found = {}
+    for process in below(psutil.Process(pid)):
+        with contextlib.suppress(psutil.Error, OSError):
+            figures: Counter[str] = Counter({"KiB": process.memory_info().rss >> 10})
+            for descriptor in Path(f"/proc/{process.pid}/fd").iterdir():
+                with contextlib.suppress(OSError):
+                    target = re.sub(r"[0-9a-f]{6,}|\d+", "#", str(descriptor.readlink()))
+                    figures[target.rpartition("/")[2] if target.startswith("/") else target] += 1
+            found[f"{program_of(process)} {process.pid}"] = dict(figures)
+    return found
+
+
+def program_of(process: Any) -> str:
+    """A short name: `gcs_server`, `dashboard/agent.py`, `ray::IDLE`."""
+    words = process.cmdline() or ["?"]
+    script = next((word for word in words[1:] if word.endswith(".py")), words[0])
+    return "/".join(Path(script).parts[-2:])
+
+
+def grown(before: dict[str, dict[str, int]], now: dict[str, dict[str, int]]) -> dict[str, Any]:
+    """What is more than it was, of processes that were there; and processes that have come."""
+    more: dict[str, Any] = {}
+    for name, figures in now.items():
+        than = before.get(name)
+        if than is None:
+            more[name] = "new"
+            continue
+        differences = {what: count - than.get(what, 0) for what, count in figures.items()}
+        if found := {
+            what: count for what, count in differences.items() if count > (256 if what == "KiB" else 0)
+        }:
+            more[name] = found
+    return more
+
+
 def below(process: Any) -> Iterator[Any]:
     yield process
     for child in process.children(recursive=True):
-        if child.status() != psutil.STATUS_ZOMBIE:
-            yield child
+        with contextlib.suppress(psutil.NoSuchProcess):  # ended meanwhile
+            if child.status() != psutil.STATUS_ZOMBIE:
+                yield child
 
 
 def of_client() -> dict[str, Any]:

@@ -138,7 +138,7 @@ class Head:
     environment: dict[str, str]
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")  # an idle one takes a twentieth of a core
 def head() -> Iterator[Head]:
     """head.py as a process; everything of it ends with the tests."""
     program = Path(__file__).with_name("head.py")

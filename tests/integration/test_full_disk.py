@@ -20,13 +20,14 @@ from distill_ray.bundle import read_manifest
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 RATE = 44_100
 Disk = Callable[[int], Path]
-# The smallest codec of the command line: weights of 4.8 MB and a state of 13 MB.
+MB = 1_000_000
+# The smallest codec of the command line.
 TINY = ["--epochs", "1", "--max-minutes", "0.05", "--num-workers", "0"]
 
 
 @pytest.fixture
 def disk(tmp_path: Path) -> Iterator[Disk]:
-    """Mounts a file system of so many MB."""
+    """Mounts a file system of so many bytes."""
     if os.geteuid() != 0:
         pytest.skip("needs root to mount a file system")
     mounted: list[Path] = []
@@ -34,7 +35,7 @@ def disk(tmp_path: Path) -> Iterator[Disk]:
     def mount(size: int) -> Path:
         folder = tmp_path / f"disk{size}"
         folder.mkdir()
-        command = ["mount", "-t", "tmpfs", "-o", f"size={size}m", "distill-ray-test", folder]
+        command = ["mount", "-t", "tmpfs", "-o", f"size={size}", "distill-ray-test", folder]
         if subprocess.run(command, capture_output=True, check=False).returncode:
             pytest.skip("no file system can be mounted here")
         mounted.append(folder)
@@ -57,6 +58,15 @@ def source(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.fixture(scope="module")
+def trained(source: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder with what each file takes where there is room for all."""
+    folder = tmp_path_factory.mktemp("trained") / "run"
+    code, said = run("train", source, "--out", folder, "--name", "m", "--size", "tiny", *TINY)
+    assert code == 0, said
+    return folder
+
+
 def run(*command: object) -> tuple[int, str]:
     """Its exit code and what it said."""
     line = [sys.executable, "-m", "distill_ray", *map(str, command)]
@@ -66,7 +76,7 @@ def run(*command: object) -> tuple[int, str]:
 
 
 def test_a_corpus_that_does_not_fit_leaves_nothing(disk: Disk, source: Path) -> None:
-    folder = disk(2)
+    folder = disk(2 * MB)
     code, said = run("prepare", source, "--out", folder / "corpus")
     assert code == 2
     assert said.splitlines()[-1].startswith(
@@ -76,11 +86,19 @@ def test_a_corpus_that_does_not_fit_leaves_nothing(disk: Disk, source: Path) -> 
 
 
 @pytest.mark.parametrize(
-    ("size", "given_up"),
-    [(8, "of the end of this run only the weights are kept"), (22, "has no room for the model and the last")],
+    ("fits", "given_up"),
+    [
+        ("weights", "of the end of this run only the weights are kept"),
+        ("checkpoint", "has no room for the model and the last"),
+    ],
 )
-def test_the_model_comes_before_the_checkpoint(disk: Disk, source: Path, size: int, given_up: str) -> None:
-    folder = disk(size)
+def test_the_model_comes_before_the_checkpoint(
+    disk: Disk, source: Path, trained: Path, fits: str, given_up: str
+) -> None:
+    latest, model = trained / "checkpoints" / "latest", (trained / "m.distill").stat().st_size
+    checkpoint = sum(file.stat().st_size for file in latest.iterdir())
+    taken = {"weights": (latest / "best.safetensors").stat().st_size, "checkpoint": checkpoint}
+    folder = disk(taken[fits] + model // 2)  # and half of the model
     code, said = run("train", source, "--out", folder / "run", "--name", "m", "--size", "tiny", *TINY)
     assert code == 0, said
     assert given_up in said
@@ -88,12 +106,11 @@ def test_the_model_comes_before_the_checkpoint(disk: Disk, source: Path, size: i
     assert [*(folder / "run" / "checkpoints").iterdir()] == []
 
 
-def test_a_prior_comes_before_its_checkpoint(disk: Disk, source: Path, tmp_path: Path) -> None:
-    code, said = run("train", source, "--out", tmp_path / "run", "--name", "m", "--size", "tiny", *TINY)
-    assert code == 0, said
-    folder = disk(20)
+def test_a_prior_comes_before_its_checkpoint(disk: Disk, source: Path, trained: Path) -> None:
+    content = (trained / "m.distill").read_bytes()
+    folder = disk(len(content) + 12 * MB)  # its checkpoint takes 9.7
     model = folder / "m.distill"
-    model.write_bytes((tmp_path / "run" / "m.distill").read_bytes())
+    model.write_bytes(content)
     code, said = run("train-prior", model, source, "--hidden-size", "128", "--layers", "2", *TINY)
     assert code == 0, said
     assert "has no room for the model and the last checkpoint" in said

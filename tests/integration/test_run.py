@@ -119,7 +119,7 @@ def test_killed_at_every_stage_it_ends_with_the_same_bytes(
     for at, left in kills:
         killed = start(folder, *one_codec("out"), program=("-c", KILLED, json.dumps(at)))
         assert killed.returncode == -signal.SIGKILL, killed.stderr
-        plan = [line.split() for line in killed.stderr.splitlines() if line.startswith("  ")]
+        plan = [line.split() for line in killed.stderr.splitlines() if line.startswith("  ") and line.strip()]
         stages = {words[0]: words[1] for words in plan if words[0] in STAGES}
         assert [stage for stage in STAGES if stages[stage] == "will"] == left, killed.stderr
     ended = ends()

@@ -85,10 +85,14 @@ def test_a_name_like_no_command_is_answered_with_all_of_them():
     assert "no such command 'zzz'; there are prepare, train, " in done.stderr
 
 
-def test_help_is_a_word_too():
-    assert run("help").stdout == run("--help").stdout
-    assert run("help", "encode").stdout == run("encode", "--help").stdout
-    assert "no such command 'nothing'" in run("help", "nothing").stderr
+def test_help_is_a_word_too(capsys):
+    def shown(*words):
+        output.run(app, words)
+        return capsys.readouterr()
+
+    assert shown("help") == shown("--help")
+    assert shown("help", "encode") == shown("encode", "--help")
+    assert "no such command 'nothing'" in shown("help", "nothing").err
 
 
 def test_help_says_what_a_number_may_be():

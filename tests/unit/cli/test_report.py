@@ -26,7 +26,7 @@ latent_dim = 16
 n_fft = 256
 hop = 64
 [training]
-batch_size = 2
+batch_size = 8
 window_seconds = 0.25
 epochs = 1
 min_epoch_steps = 2

@@ -22,14 +22,14 @@ from distill_ray.vqvae.discriminator import Discriminators
 CPU = torch.device("cpu")
 Config = Callable[..., VQTrainConfig]
 Train = Callable[..., tuple[TrainingCompleteEvent, list[Event]]]
+# Nine steps an epoch.
+FEW_STEPS: dict[str, object] = {"training__batch_size": 8, "adversarial__width": 4}
 JUDGED = {"adversarial", "feature_matching", "discriminator"}
 
 
 @pytest.fixture
 def config(small_config: Config) -> VQTrainConfig:
-    return small_config(
-        training__epochs=3, adversarial__enabled=True, adversarial__width=4, adversarial__start=0.5
-    )
+    return small_config(**FEW_STEPS, training__epochs=3, adversarial__enabled=True, adversarial__start=0.5)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -130,7 +130,7 @@ def test_discriminators_take_part_from_their_share_of_the_budget_on(
     train: Train, corpus: Corpus, config: VQTrainConfig, small_config: Config, tmp_path: Path
 ) -> None:
     completed, events = train(corpus, config, tmp_path / "with")
-    _, plain = train(corpus, small_config(training__epochs=3), tmp_path / "without")
+    _, plain = train(corpus, small_config(**FEW_STEPS, training__epochs=3), tmp_path / "without")
     first, second, third = epochs(events)
     assert first.losses == epochs(plain)[0].losses  # until then nothing is different
     assert set(second.losses) - set(first.losses) == JUDGED  # they begin in the middle of three epochs
@@ -148,9 +148,9 @@ def test_discriminators_take_part_from_their_share_of_the_budget_on(
 @pytest.mark.parametrize(
     ("cut_after", "every", "banded"),
     [
-        (20, 2, True),
+        (12, 2, True),
         pytest.param(3, 1, False, marks=pytest.mark.slow),
-        pytest.param(30, 1, False, marks=pytest.mark.slow),
+        pytest.param(16, 1, False, marks=pytest.mark.slow),
     ],
 )
 def test_a_resumed_adversarial_run_ends_as_an_uncut_one(
@@ -163,9 +163,9 @@ def test_a_resumed_adversarial_run_ends_as_an_uncut_one(
     banded: bool,
 ) -> None:
     config = small_config(
+        **FEW_STEPS,
         training__epochs=2,
         adversarial__enabled=True,
-        adversarial__width=4,
         adversarial__start=0.4,
         adversarial__every=every,
         adversarial__banded=banded,

@@ -98,7 +98,7 @@ def test_a_dominated_candidate_never_changes_the_winner(
         assert not next(row for row in rows if row.trial == "k2048-q16").on_front
 
 
-@pytest.mark.parametrize("max_kbps", [1.0, 2.6, 4.2, 1e6])
+@pytest.mark.parametrize("max_kbps", [2.6, 1e6])
 def test_both_plans_choose_the_same_codec_where_cutting_levels_costs_nothing(
     world: Any, search: Any, rule: Any, max_kbps: float
 ) -> None:
