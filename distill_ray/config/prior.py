@@ -151,7 +151,9 @@ class PriorTrainingConfig(Section):
     variant_steps: int = setting(
         40, "steps for each new variant, which takes the oldest one's place", auto=True, low=1
     )
-    patience: int = setting(10, "epochs without a better held-out loss before stopping; 0: never", low=0)
+    patience: int = setting(
+        10, "epochs without a better held-out loss before stopping; 0: never", auto=True, low=0
+    )
     min_epoch_steps: int = setting(10, "least steps between two validations", auto=True, low=1)
     checkpoint_seconds: float = setting(60.0, "least time between checkpoints in seconds", low=0.0)
     precision: str = setting(

@@ -69,6 +69,9 @@ _AUTO_STEPS = {"vqvae": {True: 10_000, False: 2_000}, "prior": {True: 8_000, Fal
 _PASSES_UNVARIED, _MOST_PASSES = 150, 6_000
 _LEAST_STEPS = 1_000  # however little audio there is, and however many workers share a step
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
+# Priors of codes for generation: trained on further than held-out cost says, up to where they begin to give
+# recordings back (docs/measurements/2026-11-30-longer-priors.md).
+_MOST_PRIOR_PASSES, _LEAST_PRIOR_STEPS = 1_800, 500
 # Code frames are four times as long as usual: in windows of 0.75 s most of them lie near an edge, which no
 # frame of a whole recording does.
 _LONGER = 2
@@ -232,9 +235,10 @@ def resolve_prior(
     given, accelerator = dict(overrides), machine.accelerator
     fixed = _of_codec(codec)
     seconds = train_frames / codec.frame_rate
-    sized = _prior_size(file_count, seconds, accelerator=accelerator)
     if codec.purpose == "generation":
-        sized |= _prior_for_generation(codec, int(sized["context_frames"]), accelerator=accelerator)
+        sized = _prior_for_generation(codec, file_count, train_frames, accelerator=accelerator)
+    else:
+        sized = _prior_size(file_count, seconds, accelerator=accelerator)
     sized = fitting_heads(given, sized)
     auto: dict[str, object] = {
         **{f"prior.{key}": value for key, value in sized.items()},
@@ -246,6 +250,7 @@ def resolve_prior(
     }
     if codec.purpose == "generation":
         auto["prior_training.variants"] = _VARIANTS
+        auto["prior_training.patience"] = 0
         auto["prior.openings"] = _OPENINGS
         if not accelerator:
             auto["prior_training.variant_steps"] = max(20, round(seconds * _CPU_STEPS_PER_VARIED_SECOND))
@@ -256,8 +261,10 @@ def resolve_prior(
     values = {**({} if budgeted else {"prior_training.epochs": 1}), **auto, **given}
     built = build_sections(PRIOR, values, [*problems, *unknown_keys(values)])
     config = PriorTrainConfig(model=built[PriorConfig], training=built[PriorTrainingConfig])
-    if not budgeted:
-        epochs = math.ceil(_AUTO_STEPS["prior"][accelerator] / prior_steps_per_epoch(config, train_frames))
+    if not budgeted or "prior_training.epochs" not in given:
+        epochs = _auto_prior_epochs(
+            config, train_frames, accelerator, budgeted=budgeted, capped=codec.purpose == "generation"
+        )
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     _check_shared(PriorTrainingConfig, config.training.batch_size, machine)
     if config.model.masked_share and config.training.batch_size < 2 * max(1, machine.workers):
@@ -325,6 +332,18 @@ def _auto_epochs(
     if accelerator:
         steps = min(steps, max(_LEAST_STEPS, _MOST_PASSES * _pass_steps(config, train_seconds)))
     per_epoch = steps_per_epoch(config, train_seconds)
+    return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
+
+
+def _auto_prior_epochs(
+    config: PriorTrainConfig, train_frames: int, accelerator: bool, *, budgeted: bool, capped: bool
+) -> int | None:
+    """Epochs of a prior for which none were given; `capped`: as many as a corpus is worth at most."""
+    steps = math.inf if budgeted else _AUTO_STEPS["prior"][accelerator]
+    if capped:
+        one_pass = train_frames / (config.training.batch_size * config.model.training_frames)
+        steps = min(steps, max(_LEAST_PRIOR_STEPS, _MOST_PRIOR_PASSES * one_pass))
+    per_epoch = prior_steps_per_epoch(config, train_frames)
     return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
 
 
@@ -423,12 +442,17 @@ def _prior_size(file_count: int, total_seconds: float | None, *, accelerator: bo
 
 
 def _prior_for_generation(
-    codec: VQVAEConfig, context_frames: int, *, accelerator: bool
-) -> dict[str, int | float]:
-    """As many seconds of context as at the usual frame rate, and more dropout against learning by heart."""
-    frames = context_frames * codec.frame_rate / VQVAEConfig().frame_rate
+    codec: VQVAEConfig, file_count: int, train_frames: int, *, accelerator: bool
+) -> dict[str, Any]:
+    """Wide and deep as for as many frames at the usual rate, with as many seconds of context as for as many
+    seconds, and more dropout.
+    """
+    usual_rate = VQVAEConfig().frame_rate
+    sized = _prior_size(file_count, train_frames / usual_rate, accelerator=accelerator)
+    looks_back = _prior_size(file_count, train_frames / codec.frame_rate, accelerator=accelerator)
+    frames = looks_back["context_frames"] * codec.frame_rate / usual_rate
     context = max(_LEAST_CONTEXT, 32 * round(frames / 32))
-    return {"context_frames": context, **({"dropout": 0.3} if accelerator else {})}
+    return {**sized, "context_frames": context, **({"dropout": 0.3} if accelerator else {})}
 
 
 def _fixed_by_data(

@@ -229,6 +229,8 @@ class PriorTrainingCompleteEvent:
     """Of generated codes to the training codes (`prior/likeness.py`), at these temperatures."""
     held_out_code_distance: float | None = None
     """The same of the held-out codes; None where nothing, or too little, is held out."""
+    level_nats: tuple[float, ...] = ()
+    """Of a held-out code of each level at best; empty in records of before 2026-12."""
 
     @property
     def below_histogram(self) -> float | None:

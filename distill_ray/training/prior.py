@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -115,13 +115,17 @@ def train_prior(
 
 @dataclass(kw_only=True)
 class PriorFigures(Figures):
-    """The same of a prior, and what its conditions mean (`Controls.to_json`); None: it learns none."""
+    """The same of a prior, and what its conditions mean (`Controls.to_json`); None: it learns none.
+
+    level_nats: what a held-out code of each level cost at best.
+    """
 
     controls: dict[str, Any] | None = None
+    level_nats: list[float] = field(default_factory=list)
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return super().from_json({"controls": None, **values})
+        return super().from_json({"controls": None, "level_nats": [], **values})
 
 
 PriorOutcome = tuple[Tensor, Tensor]
@@ -275,15 +279,19 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         self.sums += torch.where(torch.isfinite(self.grad_norm), row, 0.0)
 
     def validate(self) -> float:
-        self.figures.val_loss = self._score(self.val or self.train)
-        return self.figures.val_loss
+        figures, level_nats = self.figures, self._score(self.val or self.train)
+        figures.val_loss = _mean(level_nats)
+        if not figures.level_nats or figures.val_loss < _mean(figures.level_nats):
+            figures.level_nats = level_nats
+        return figures.val_loss
 
     @torch.no_grad()
-    def _score(self, sequences: list[Tensor]) -> float:
-        """Nats per code in eval mode, over every frame of the sequences (collective)."""
+    def _score(self, sequences: list[Tensor]) -> list[float]:
+        """Nats a code of each level in eval mode, over every frame of the sequences (collective)."""
         worker = self.worker
         self.model.eval()
-        sums = torch.zeros(2, dtype=torch.float64, device=worker.device)
+        levels = self.config.model.num_quantizers
+        sums_2Q = torch.zeros(2, levels, dtype=torch.float64, device=worker.device)
         for windows in validation_windows(
             sequences,
             self.config.model.training_frames,
@@ -294,9 +302,10 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         ):
             with torch.autocast(worker.device.type, torch.bfloat16, enabled=self.bf16):
                 output = self.model(windows.codes_BQT, lengths_B=windows.lengths_B, starts_B=windows.starts_B)
-            sums += torch.stack([output.nats_Q.double().sum(), output.codes_Q.double().sum()])
-        nats, codes = map(float, worker.all_reduce(sums).tolist())
-        return nats / codes
+            sums_2Q += torch.stack([output.nats_Q.double(), output.codes_Q.double()])
+        nats_Q, codes_Q = worker.all_reduce(sums_2Q)
+        found: list[float] = (nats_Q / codes_Q).tolist()
+        return found
 
     def step_event(self, progress: Progress, pace: Pace) -> Event:
         nats, codes = self.sums.tolist()
@@ -320,10 +329,11 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         figures = self.figures
         figures.train_loss = nats / codes
         # Both losses without dropout, or the gap would be smaller than it is.
-        known = self._score(self.train_sample) if self.val else None
+        known = _mean(self._score(self.train_sample)) if self.val else None
         report = check_memorization(train_loss=known, val_loss=figures.val_loss if self.val else None)
         was_memorizing = bool(figures.history) and figures.history[-1]["is_memorizing"]
-        if report.is_memorizing and not was_memorizing:  # one line for a stretch of epochs
+        # One line for a stretch of epochs. Codes for generation are trained on beyond this on purpose.
+        if report.is_memorizing and not was_memorizing and self.purpose != "generation":
             figures.warnings.append(
                 f"from epoch {progress.epoch} on single recordings are being learnt by heart ({known:.2f} "
                 f"nats a code for training and {figures.val_loss:.2f} for held-out audio); which epoch is "
@@ -411,6 +421,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             temperatures=() if self.calibration is None else self.calibration.temperatures,
             code_distance=None if self.calibration is None else self.calibration.distance,
             held_out_code_distance=self.held_out_distance,
+            level_nats=tuple(figures.level_nats),
         )
         if done.below_histogram is None or done.below_histogram >= LEAST_GAIN:
             return done
@@ -457,6 +468,10 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             if extracted
             else None,
         )
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
 
 
 def _compared(gain: float) -> str:

@@ -192,18 +192,22 @@ class TrialRater:
             return None
         device = "cuda" if self.trainer.accelerator and torch.cuda.is_available() else "cpu"
         loaded = load_model_v2(model, device=device)
-        judged = self._as_learnt(prior, loaded)
+        judged = self._as_learnt(prior)
         if judged.reason:
             return judged
         said = self.judge()(loaded, depths or (config.model.num_quantizers,), listener)
         return dataclasses.replace(judged, scores=said.scores, copied=said.copied)
 
-    def _as_learnt(self, prior: ShortPrior, loaded: LoadedVQModel) -> CodecJudged:
-        """What the prior has learnt of each level, and whether that is too little."""
-        assert loaded.prior is not None, "it has just joined the file"
+    def _as_learnt(self, prior: ShortPrior) -> CodecJudged:
+        """What the prior has learnt of each level at best, and whether that is too little.
+
+        The weights that are kept cost more: they have learnt recordings by heart (decision 30).
+        """
         train, held_out = prior.codes.codes("train"), prior.codes.codes("val")
-        is_known = held_out and prior.completed.steps >= LEAST_PRIOR_STEPS
-        gains = level_gains(loaded.prior, train, held_out) if is_known else ()
+        completed = prior.completed
+        gains: tuple[float, ...] = ()
+        if held_out and completed.steps >= LEAST_PRIOR_STEPS:
+            gains = level_gains(completed.level_nats, train, held_out, prior.config.model.codebook_size)
         lows = [(level, self.rule.low_gain(gain)) for level, gain in enumerate(gains)]
         level, low = next(((level, low) for level, low in lows if low is not None), (0, None))
         return CodecJudged(

@@ -114,19 +114,21 @@ class PriorTrainer:
     def _config(
         self, codec: VQTrainConfig, train_frames: int, recordings: int, minutes: float | None
     ) -> PriorTrainConfig:
-        resolved = resolve_prior(
+        settings = dict(self.settings)
+        if minutes is not None:
+            settings = {key: value for key, value in settings.items() if key not in _BUDGET}
+            settings[f"{PriorTrainingConfig.table}.max_minutes"] = minutes
+        config = resolve_prior(
             codec.model,
             file_count=recordings,
             train_frames=train_frames,
-            overrides=self.settings,
+            overrides=settings,
             machine=MachineFacts(accelerator=self.accelerator),
-        )
-        training = resolved.config.training
-        if minutes is not None:
-            training = replace(training, epochs=None, max_minutes=minutes)
-        elif training.epochs is not None and not has_budget(self.settings, training.table):
-            training = replace(training, epochs=math.ceil(training.epochs / _SHARE))
-        return replace(resolved.config, training=training)
+        ).config
+        training = config.training
+        if training.epochs is None or has_budget(settings, training.table):
+            return config
+        return replace(config, training=replace(training, epochs=math.ceil(training.epochs / _SHARE)))
 
     def _record(self, folder: RunFolder, config: PriorTrainConfig, identity: Mapping[str, str]) -> None:
         """Make it a run that `train-prior --resume` takes over: with a budget of its own, so without this

@@ -172,7 +172,39 @@ def test_the_prior_of_a_codec_for_generation_sees_as_many_seconds_and_altered_co
     )
     assert (chosen.model.dropout, chosen.training.variants) == (0.3, 15)
     assert usual.training.variants == 0
+    assert (usual.training.patience, chosen.training.patience) == (10, 0)
+    # A quarter of the frames are a quarter of what there is to learn.
+    usual_size, chosen_size = ((each.model.hidden_size, each.model.num_layers) for each in (usual, chosen))
+    assert (usual_size, chosen_size) == ((512, 8), (256, 6))
     assert prior(codec, accelerator=False).training.variant_steps == 324  # of 20 minutes, on two cores
+
+
+@pytest.mark.parametrize("minutes", [None, 60.0])
+def test_a_prior_for_generation_ends_before_it_gives_recordings_back(minutes: float | None) -> None:
+    codec = resolve(accelerator=True).config.model
+    budget = {} if minutes is None else {"prior_training.max_minutes": minutes}
+
+    def prior(seconds: float, **overrides: object) -> PriorTrainConfig:
+        return resolve_prior(
+            codec,
+            file_count=9,
+            train_frames=round(seconds * codec.frame_rate),
+            overrides={**budget, **{f"prior_training.{key}": value for key, value in overrides.items()}},
+            machine=MachineFacts(accelerator=True, workers=1),
+        ).config
+
+    def steps(seconds: float) -> int:
+        config = prior(seconds)
+        assert config.training.epochs is not None
+        return config.training.epochs * prior_steps_per_epoch(config, round(seconds * codec.frame_rate))
+
+    seen = 32 * prior(981.0).model.training_frames  # frames of a step
+    assert steps(981.0) == pytest.approx(1_800 * 981.0 * codec.frame_rate / seen, rel=0.02)
+    assert steps(10.0) == 500
+    assert prior(981.0, epochs=1_000).training.epochs == 1_000
+    compression = resolve({"model.purpose": "compression"}).config.model
+    of_waveforms = resolve_prior(compression, file_count=9, train_frames=80_000, overrides=budget).config
+    assert (of_waveforms.training.epochs is None) == (minutes is not None)
 
 
 def of_minutes(minutes: float) -> CorpusFacts:

@@ -200,6 +200,7 @@ def test_memorising_epochs_are_warned_of_once_and_the_best_is_kept(codes: Path, 
     epoch_warnings = [text for text in completed.memorization_warnings if text.startswith("from epoch")]
     assert [text.split()[2] for text in epoch_warnings] == [str(epoch) for epoch in stretches]
     assert completed.best_epoch < memorizing[-1]
+    assert math.fsum(completed.level_nats) / LEVELS == pytest.approx(math.log(completed.best_perplexity))
 
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")

@@ -184,10 +184,17 @@ class Trainer:
         if how["stop"].requested():
             return None
         completed = SimpleNamespace(
-            steps=self.steps, bits_per_second=700.0, histogram_bits_per_second=1_000.0
+            steps=self.steps,
+            bits_per_second=700.0,
+            histogram_bits_per_second=1_000.0,
+            level_nats=(1.0,) * LEVELS,
         )
         codes = {"train": [torch.zeros(LEVELS, 4)], "val": self.held_out}
-        return SimpleNamespace(completed=completed, codes=SimpleNamespace(codes=codes.__getitem__))
+        return SimpleNamespace(
+            completed=completed,
+            codes=SimpleNamespace(codes=codes.__getitem__),
+            config=SimpleNamespace(model=SimpleNamespace(codebook_size=64)),
+        )
 
 
 class Trial:
