@@ -100,7 +100,14 @@ def train_vqvae(
     began = time.monotonic()
     opened = open_corpus(corpus)
     return run_task(
-        VQTask(opened, config, worker, depths=depths, samples=samples),
+        VQTask(
+            opened,
+            config,
+            worker,
+            depths=depths,
+            samples=samples,
+            from_audio=worker.restore() is None,  # a checkpoint has its own
+        ),
         kind="vqvae",
         name=name,
         output_dir=output_dir,
@@ -166,7 +173,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         samples: bool = False,
         from_audio: bool = True,
     ) -> None:
-        """`from_audio`: begin with the corpus's codes, as a training does; not where only steps are timed."""
+        """`from_audio`: begin with the corpus's codes, as a training does; not where only steps are timed or
+        a checkpoint follows."""
         levels = config.model.num_quantizers
         for depth in depths:
             if not 1 <= depth <= levels:
