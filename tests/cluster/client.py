@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import functools
 import json
-import signal
 import subprocess
 import sys
 import time
@@ -46,8 +44,6 @@ class Client:
                 stderr=file,
                 text=True,
                 start_new_session=True,
-                # In the background of a shell script Ctrl-C is ignored, by children too.
-                preexec_fn=functools.partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
             )
         self.started.append(process)
         return process, stderr

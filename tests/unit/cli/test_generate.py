@@ -108,14 +108,9 @@ def test_a_player_that_was_never_there(make_model: Callable[..., Path]) -> None:
 
 
 def test_ctrl_c_while_the_player_is_behind(make_model: Callable[..., Path]) -> None:
-    # Where the tests run in the background, the shell has them ignore SIGINT.
-    heeding = (
-        "import signal\nsignal.signal(signal.SIGINT, signal.default_int_handler)\n"
-        "from distill_ray.cli.main import main\nmain()"
-    )
     ours, theirs = os.pipe()
     fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
-    line = [sys.executable, "-c", heeding, "generate", make_model(), "-d", "36000", "--stream"]
+    line = [*LINE, make_model(), "-d", "36000", "--stream"]
     streamed = subprocess.Popen(line, stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
     try:
