@@ -133,7 +133,7 @@ def _resumed(lines: list[Line], broken_at: float) -> tuple[float, int] | None:
 
 
 class Nodes:
-    """nodes.py; its processes are known by FOLDER in their environment."""
+    """nodes.py; its processes are known by a path in FOLDER in their environment."""
 
     def __init__(self, head_cpus: int) -> None:
         self.folder = Path(tempfile.mkdtemp(prefix="nodes-", dir="/tmp"))
@@ -144,7 +144,7 @@ class Nodes:
             stdout=subprocess.PIPE,
             stderr=self._log,
             text=True,
-            env={**os.environ, "DISTILL_RAY_TEST_NODES": str(self.folder)},
+            env={**os.environ, "DISTILL_RAY_TEST_NODES": str(self.folder / "nodes")},
             start_new_session=True,
         )
         self.address = ""

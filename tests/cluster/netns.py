@@ -79,7 +79,7 @@ class Machines:
             "RAY_USAGE_STATS_ENABLED": "0",
             "RAY_memory_monitor_refresh_ms": "0",
             "RAY_worker_niceness": "0",
-            "DISTILL_RAY_TEST_MACHINES": str(self.folder),
+            "DISTILL_RAY_TEST_MACHINES": str(self.folder / "machines"),  # a path in it tells processes of it
         }
 
 
