@@ -146,7 +146,7 @@ def jobs_stop(
     token_file: TokenFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Stop a job after its current step, with a checkpoint and a usable model.
+    """Stop a job after its current step; its model can be used.
 
     A job that waits to begin is ended at once. Waits until the job is over.
     """
@@ -180,7 +180,7 @@ def jobs_fetch(
     token_file: TokenFile = None,
     as_json: options.Json = False,
 ) -> None:
-    """Bring a job's model here from where it put its results; what is damaged is not kept."""
+    """Bring a job's model here, undamaged or not at all."""
     from distill_ray.display import Display
     from distill_ray.events.records import StageProgress
     from distill_ray.jobs.follow import fetch

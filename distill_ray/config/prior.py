@@ -107,7 +107,7 @@ class PriorTrainingConfig(Section):
 
     epochs: int | None = setting(
         None,
-        "epochs of the prior; without limit where there is a time budget",
+        "epochs of the prior; with a time budget, for generation at most as many as the corpus is worth",
         flag="--epochs",
         run_flag="--prior-epochs",
         auto=True,

@@ -25,8 +25,10 @@ def duration(seconds: float | None) -> str:
 
 
 def budget(minutes: float) -> str:
-    """ "30 s", "1.5 min", "90 min": minutes as they are given, seconds where they are less than one."""
-    return duration(60 * minutes) if minutes < 1 else f"{number(minutes)} min"
+    """ "30 s", "2 min 30 s", "90 min": minutes as they are given, and seconds in place of their fractions."""
+    whole, seconds = divmod(max(0, round(60 * minutes)), 60)
+    parts = [f"{whole:,} min"] if whole else []
+    return " ".join([*parts, f"{seconds} s"] if seconds or not whole else parts)
 
 
 def number(value: float) -> str:

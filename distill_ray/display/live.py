@@ -15,7 +15,7 @@ from rich.text import Text
 from distill_ray.display import figures
 from distill_ray.display.fitting import fitted
 from distill_ray.display.leaderboard import Leaderboard
-from distill_ray.display.plain import epoch_line, opening_lines, stage_line
+from distill_ray.display.plain import PERCENT, epoch_line, opening_lines, stage_line
 from distill_ray.display.sweep import SweepHistory
 from distill_ray.display.sweep_lines import plan_lines, state_line, sweep_ending, sweep_opening
 from distill_ray.display.tables import health_table, warning_line
@@ -97,7 +97,7 @@ class LiveRenderer:
         elif isinstance(event, VQEpochMetrics | PriorEpochMetrics):
             if isinstance(event, VQEpochMetrics):
                 self._health = event.codebook_health
-            return [epoch_line(event, self._console.width)]
+            return [epoch_line(event, self._console.width, timed=self._minutes() is not None)]
         elif isinstance(event, StageProgress):
             return self._stage(event)
         elif isinstance(event, TrainingCompleteEvent | PriorTrainingCompleteEvent):
@@ -131,6 +131,9 @@ class LiveRenderer:
         self._losses, self._health = "", ()
 
     def _step(self, event: VQStepMetrics | PriorStepMetrics) -> None:
+        if not event.epoch_step and event.fraction >= 1.0:  # all steps are made: what follows has no epoch
+            self._clear_run()
+            return
         label = self._label(event.epoch)
         rates = [
             (2, f"{figures.number(event.steps_per_second)} steps/s"),
@@ -161,16 +164,19 @@ class LiveRenderer:
             if event.stage in self._tasks:
                 self._stages.remove_task(self._tasks.pop(event.stage))
             return [stage_line(event)]
-        note = f"{event.done:,}/{event.total:,}  {event.note}"
+        note = "" if event.note == PERCENT else f"{event.done:,}/{event.total:,}  {event.note}"
         self._bar(self._stages, event.stage, event.stage, event.done, event.total, note)
         return []
 
     def _label(self, epoch: int) -> str:
+        if (minutes := self._minutes()) is not None:
+            return f"epoch {epoch}, {figures.budget(minutes)}"
         if self._started is not None and self._started.epochs:
             return f"epoch {epoch}/{self._started.epochs}"
-        if self._started is not None and self._started.max_minutes:
-            return f"epoch {epoch}, {figures.budget(self._started.max_minutes)}"
         return f"epoch {epoch}"
+
+    def _minutes(self) -> float | None:
+        return self._started.max_minutes if self._started is not None else None
 
     def _bar(self, bars: Progress, key: str, label: str, done: float, total: float, note: str) -> None:
         if key not in self._tasks:

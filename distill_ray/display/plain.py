@@ -38,6 +38,7 @@ from distill_ray.events.records import (
 STEP_SECONDS = 10.0
 STAGE_SECONDS = 5.0
 TRIAL_SECONDS = 5.0
+PERCENT = "percent"  # the note of a stage that has no parts to count
 
 
 class PlainRenderer:
@@ -48,6 +49,7 @@ class PlainRenderer:
         self._clock = clock
         self._last: dict[str, float] = {}
         self._sweep = SweepHistory()
+        self._timed = False
 
     def show(self, event: Event, warnings: tuple[str, ...]) -> None:
         """Print the event and the warnings that go with it."""
@@ -61,12 +63,13 @@ class PlainRenderer:
 
     def _lines(self, event: Event) -> list[str]:
         if isinstance(event, RunStarted):
+            self._timed = event.max_minutes is not None
             return opening_lines(event)
         if isinstance(event, VQStepMetrics | PriorStepMetrics):
             return [step_line(event)] if self._due("step", STEP_SECONDS) else []
         if isinstance(event, VQEpochMetrics | PriorEpochMetrics):
             self._last["step"] = self._clock()  # the epoch's line says what a step's would
-            return [epoch_line(event)]
+            return [epoch_line(event, timed=self._timed)]
         if isinstance(event, StageProgress):
             done = event.done >= event.total
             return [stage_line(event)] if self._due(event.stage, STAGE_SECONDS) or done else []
@@ -137,9 +140,13 @@ def step_line(event: VQStepMetrics | PriorStepMetrics) -> str:
     )
 
 
-def epoch_line(event: VQEpochMetrics | PriorEpochMetrics, width: int | None = None) -> str:
-    """The figures of an epoch, as many as `width` has room for; lower losses are better."""
-    head = f"epoch {event.epoch}" + (f"/{event.epochs}" if event.epochs else "")
+def epoch_line(
+    event: VQEpochMetrics | PriorEpochMetrics, width: int | None = None, *, timed: bool = False
+) -> str:
+    """The figures of an epoch, as many as `width` has room for; lower losses are better. `timed`: minutes
+    may end the run long before its last epoch.
+    """
+    head = f"epoch {event.epoch}" + (f"/{event.epochs}" if event.epochs and not timed else "")
     if isinstance(event, VQEpochMetrics):
         reseeded = f"{figures.count(event.reseeded_codes, 'code')} re-seeded" if event.reseeded_codes else ""
         parts = [
@@ -165,6 +172,8 @@ def epoch_line(event: VQEpochMetrics | PriorEpochMetrics, width: int | None = No
 
 
 def stage_line(event: StageProgress) -> str:
+    if event.note == PERCENT:
+        return f"{event.stage}: {event.done}%"
     of = f" of {event.total:,}" if event.total else ""
     note = f"  {event.note}" if event.note else ""
     return f"{event.stage}: {event.done:,}{of}{note}"

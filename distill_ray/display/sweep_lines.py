@@ -141,7 +141,7 @@ def plan_lines(event: PipelinePlan, columns: int | None = None) -> list[str]:
     """One line a stage: will it run, how long it is expected to take, and why."""
     width = max((len(item.stage) for item in event.stages), default=0)
     times = [
-        "" if item.skipped or item.expected_s is None else f"about {figures.duration(item.expected_s)}"
+        "" if item.skipped or item.expected_s is None else f"about {figures.budget(item.expected_s / 60)}"
         for item in event.stages
     ]
     column = max(map(len, times), default=0)

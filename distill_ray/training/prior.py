@@ -309,13 +309,15 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
 
     def step_event(self, progress: Progress, pace: Pace) -> Event:
         nats, codes = self.sums.tolist()
+        # Right after an epoch nothing is summed yet, and no loss at all would read as one of 0.
+        loss = nats / codes if codes else self.figures.train_loss
         return PriorStepMetrics(
             step=progress.step,
             epoch=progress.epoch + 1,
             epoch_step=progress.step - progress.epoch_start_step,
             steps_per_epoch=self.steps_per_epoch,
             fraction=pace.fraction,
-            loss=nats / max(codes, 1.0),
+            loss=loss,
             lr=self.config.training.lr * self.lr_scale(progress.step, pace.fraction),
             grad_norm=float(self.grad_norm),
             skipped_steps=int(self.optimizer.skipped),

@@ -304,7 +304,9 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         return full.loss
 
     def step_event(self, progress: Progress, pace: Pace) -> Event:
-        loss, losses = self._means(self.sums.tolist())
+        sums = self.sums.tolist()
+        # Right after an epoch nothing is summed yet, and no loss at all would read as one of 0.
+        loss, losses = self._means(sums) if sums[-1] else (self.figures.train_loss, {})
         return VQStepMetrics(
             step=progress.step,
             epoch=progress.epoch + 1,

@@ -49,8 +49,8 @@ def test_the_worst_level_is_the_least_used_one():
 
 
 def test_a_budget_below_a_minute_is_in_seconds() -> None:
-    shown = [figures.budget(minutes) for minutes in (0.0166667, 0.5, 1.5, 90.0)]
-    assert shown == ["1 s", "30 s", "1.5 min", "90 min"]
+    shown = [figures.budget(minutes) for minutes in (0.0166667, 0.5, 1.5, 90.0, 1.604)]
+    assert shown == ["1 s", "30 s", "1 min 30 s", "90 min", "1 min 36 s"]
 
 
 def test_terms_that_are_switched_off_are_left_out() -> None:

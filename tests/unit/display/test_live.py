@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import re
 
@@ -47,6 +48,31 @@ def test_a_time_budget_is_named(renderer, started, step):
     renderer.show(started(epochs=None, max_minutes=10.0), ())
     renderer.show(step(), ())
     assert drawn(renderer).startswith("epoch 1, 10 min")
+
+
+def test_minutes_that_may_end_a_run_before_its_epochs_hide_their_number(
+    renderer, started, step, epoch, terminal
+):
+    for event in (started(epochs=1521, max_minutes=10.0), step(), epoch()):
+        renderer.show(event, ())
+    assert drawn(renderer).startswith("epoch 1, 10 min")
+    assert "epoch 1  " in terminal.file.getvalue()
+    assert "/1521" not in terminal.file.getvalue()
+
+
+def test_bars_go_when_all_steps_are_made(renderer, started, step):
+    renderer.show(started(), ())
+    renderer.show(step(), ())
+    renderer.show(dataclasses.replace(step(), epoch=4, epoch_step=0, fraction=1.0), ())
+    assert not drawn(renderer).strip()
+
+
+def test_a_stage_without_parts_says_its_percentage_once(renderer, terminal):
+    renderer.show(StageProgress(stage="vary", done=74, total=100, note="percent"), ())
+    assert drawn(renderer).split()[-1] == "74%"
+    assert "74/100" not in drawn(renderer)
+    renderer.show(StageProgress(stage="vary", done=100, total=100, note="percent"), ())
+    assert "vary: 100%" in terminal.file.getvalue()
 
 
 def test_the_prior_shows_codes(renderer, prior_step):

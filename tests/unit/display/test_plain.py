@@ -77,7 +77,8 @@ def test_the_opening_names_data_budget_and_sources(renderer, pipe, started):
     renderer.show(started(max_minutes=2.5), ())
     text = lines(pipe)
     assert text[0] == (
-        "training codec birds: 0.91 M parameters on cpu, 2 workers, 3 epochs of 20 steps or at most 2.5 min"
+        "training codec birds: 0.91 M parameters on cpu, 2 workers, "
+        "3 epochs of 20 steps or at most 2 min 30 s"
     )
     assert text[1] == "data: 12 files (5:11), 1 file (20 s) held out"
     assert text[2] == "settings: codebook_size 64 (auto), lr 0.002 (override)"

@@ -72,6 +72,18 @@ def test_the_share_of_time_that_the_data_takes(
     assert share(training_s=6.0) == 0.25
 
 
+def test_no_loss_is_said_to_be_0_right_after_an_epoch(
+    corpus: Corpus, small_config: Config, tmp_path: Path
+) -> None:
+    """A checkpoint that is due then comes with a step's event of no steps."""
+    task = VQTask(corpus, small_config(), LocalWorker(tmp_path, device=CPU))
+    pace = Pace(fraction=0.1, steps_per_second=1.0, eta_s=None, elapsed_s=9.0, training_s=6.0)
+    task.figures.train_loss = 2.5
+    event = task.step_event(Progress(step=3, epoch_start_step=3), pace)
+    assert isinstance(event, VQStepMetrics)
+    assert (event.epoch_step, event.loss, event.losses) == (0, 2.5, {})
+
+
 def test_figures_survive_json_which_has_no_nan() -> None:
     figures = Figures(train_loss=2.0, warnings=["w"])
     read = Figures.from_json(
