@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from distill_ray.cli.output import finish, say
+from distill_ray.cli.output import finish, tell
 from distill_ray.cli.settings import Settings
 from distill_ray.cli.sounds import asked_for
 from distill_ray.config.generation import GenerationSettings, SamplingConfig
@@ -43,5 +43,5 @@ def run_edit(
             loaded, edit, wanted, out or Path("generated"), overwrite=overwrite, on_progress=display
         )
     if report.seam_line:
-        say(report.seam_line)
+        tell(report.seam_line)
     finish(report.to_json(), result=report.files, as_json=as_json)

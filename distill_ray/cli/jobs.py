@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.output import bytes_on_stdout, finish, labelled, say, shown_to_a_person
+from distill_ray.cli.output import bytes_on_stdout, finish, labelled, say, shown_to_a_person, tell
 from distill_ray.cli.recordings import showing_findings
 from distill_ray.errors import CancelledError, JobError, UsageError
 from distill_ray.uri import is_uri
@@ -58,7 +58,7 @@ def connect(address: str | None, token_file: Path | None) -> JobClient:
     where = dashboard_address(address)
     token = find_token(token_file)
     if token is not None and where.scheme == "http" and not where.is_local:
-        say(
+        tell(
             f"warning: the token travels unencrypted to {where.host}; a tunnel hides it: "
             f"ssh -L {where.port}:localhost:{where.port} {where.host}, then --address http://localhost:{where.port}"
         )

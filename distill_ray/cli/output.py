@@ -168,7 +168,7 @@ def _say_how_to_go_on(arguments: Sequence[str]) -> None:
 
 class _Lines(logging.Handler):
     def emit(self, record: logging.LogRecord) -> None:
-        say(f"{record.levelname.lower()}: {record.getMessage()}")
+        tell(f"{record.levelname.lower()}: {record.getMessage()}")
         if record.exc_info:
             _quote("".join(traceback.format_exception(*record.exc_info)))
 
@@ -267,10 +267,14 @@ def _quote(text: str) -> None:
         say(f"  | {line}")
 
 
-def _complain(message: str) -> None:
-    line = f"error: {message}"
-    for part in _wrapped(line) if sys.stderr.isatty() else [line]:
+def tell(sentence: str) -> None:
+    """As `say`, but on a terminal in lines that break between words; not for what is to be copied."""
+    for part in _wrapped(sentence) if sys.stderr.isatty() else [sentence]:
         say(part)
+
+
+def _complain(message: str) -> None:
+    tell(f"error: {message}")
 
 
 def shown_to_a_person() -> bool:

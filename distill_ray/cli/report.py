@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from distill_ray.cli import options
-from distill_ray.cli.output import finish, say
+from distill_ray.cli.output import finish, tell
 from distill_ray.errors import ConfigError, Problem
 
 
@@ -86,5 +86,5 @@ def command(
         wanted = Wanted(sounds=sounds, seed=seed, data=data, judge=judge, on_progress=display)
         written = write_report(place, out, wanted=wanted)
     for note in written.notes:
-        say(note)
+        tell(note)
     finish(written.to_json(), result=str(written.path), as_json=as_json)

@@ -7,7 +7,7 @@ from typing import Annotated
 import typer
 
 from distill_ray.cli import jobs, options
-from distill_ray.cli.output import finish, say
+from distill_ray.cli.output import finish, say, tell
 from distill_ray.errors import UsageError
 
 PARSING = {"allow_interspersed_args": False}  # what follows the other command's name is that one's
@@ -76,10 +76,10 @@ def command(
     check_name(job_name)
     line = write_command(asked, name=job_name, storage=storage)
     client = jobs.connect(address, token_file)
-    facts = client.check(on_wait=say)
+    facts = client.check(on_wait=tell)
     notice = python_notice(facts)
     if notice:
-        say(f"warning: {notice}")
+        tell(f"warning: {notice}")
     check_settings(asked, facts.resources, f"{client.address.host}:{client.address.port}")
     request = JobRequest(
         name=job_name,
@@ -93,7 +93,7 @@ def command(
         cpus=entrypoint_cpus,
         gpus=entrypoint_gpus,
     )
-    job_id = submit_job(client, request, facts, on_wait=say)
+    job_id = submit_job(client, request, facts, on_wait=tell)
     say(f"job {job_id} at {client.address}: {spoken(line.arguments)}")
     if wait:
         jobs.watch(client, job_id, as_json=as_json, hint=jobs.cluster_options(address, token_file))

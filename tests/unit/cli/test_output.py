@@ -60,6 +60,15 @@ def test_on_a_terminal_an_error_breaks_between_words(monkeypatch, capsys):
     assert capsys.readouterr().err == "error: the corpus at\n/a/long-path/to.wav is not\nthere\n"
 
 
+def test_on_a_terminal_sentences_break_between_words_and_commands_do_not(monkeypatch, capsys):
+    sentence = "nothing listens there yet: 10 s are given"
+    monkeypatch.setenv("COLUMNS", "30")
+    monkeypatch.setattr("sys.stderr.isatty", lambda: True)
+    output.tell(sentence)
+    output.say(sentence)  # what is to be copied stays whole
+    assert capsys.readouterr().err == f"nothing listens there yet: 10\ns are given\n{sentence}\n"
+
+
 def test_documents_are_valid_json_whatever_the_numbers(capsys):
     document = {
         "path": Path("/a/ü"),

@@ -123,8 +123,8 @@ def test_the_plan_has_a_column_of_expected_times() -> None:
         PlannedStage(stage="codec", skipped=False, reason="instead of a search", expected_s=83.0),
     )
     assert plan_lines(PipelinePlan(output_dir="o", stages=stages))[1:] == [
-        "  tune   skipped               too little time",
-        "  codec  will run  about 1:23  instead of a search",
+        "  tune   skipped                     too little time",
+        "  codec  will run  about 1 min 23 s  instead of a search",
     ]
 
 
