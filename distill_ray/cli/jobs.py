@@ -91,8 +91,11 @@ def jobs_status(
     as_json: options.Json = False,
 ) -> None:
     """Say what state a job is in; the exit code is 0 whatever it is."""
+    from distill_ray.jobs.submit import asked_command
+
     job = connect(address, token_file).job(job_id)
-    lines = [("job", job.job_id), ("state", job.status), ("begun", _when(job)), ("command", job.entrypoint)]
+    asked = asked_command(job.entrypoint)
+    lines = [("job", job.job_id), ("state", job.status), ("begun", _when(job)), ("command", asked)]
     lines += [("exit code", str(job.exit_code))] if job.exit_code is not None else []
     lines += [("results", _output(job))] if _output(job) else []
     lines += [("message", job.message)] if job.message else []

@@ -35,6 +35,7 @@ _MOST_BYTES = 20 * 2**20  # Ray's own limit is 100 MiB; the package has well und
 # would import what lies there rather than the package that was sent.
 _NO_FILES = {"README": b"The folder of a job that distill-ray submit has sent.\n"}
 _DATA = ("py.typed", "report/page.*")  # as in pyproject.toml
+_PROBES, _RUNS = "python -P -m distill_ray.jobs.remote_probe ", "exec python -P -m distill_ray "
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,99}")
 
 
@@ -115,11 +116,18 @@ def check_name(name: str) -> None:
 
 def entrypoint(request: JobRequest) -> str:
     """The shell line that Ray runs: the probe, then the command in the shell's place, to get the signals."""
-    command = f"exec python -P -m distill_ray {shlex.join(request.arguments)}"
+    command = f"{_RUNS}{shlex.join(request.arguments)}"
     if not request.reads and not request.writes:
         return command
     wanted = json.dumps({"reads": request.reads, "writes": request.writes})
-    return f"python -P -m distill_ray.jobs.remote_probe {shlex.quote(wanted)} && {command}"
+    return f"{_PROBES}{shlex.quote(wanted)} && {command}"
+
+
+def asked_command(entrypoint: str) -> str:
+    """What was submitted, as it is written by hand, of a job's shell line; that line of another program's."""
+    begin, runs, arguments = entrypoint.partition(_RUNS)
+    ours = runs and (not begin or begin.startswith(_PROBES))
+    return f"distill-ray {arguments}" if ours else entrypoint
 
 
 def send_package(client: JobClient) -> str:

@@ -15,6 +15,7 @@ from distill_ray.jobs import submit
 from distill_ray.jobs.client import ClusterFacts
 from distill_ray.jobs.submit import (
     JobRequest,
+    asked_command,
     check_name,
     entrypoint,
     new_name,
@@ -98,6 +99,9 @@ def test_the_entrypoint_probes_and_then_becomes_the_command():
     assert shlex.split(probe)[:4] == ["python", "-P", "-m", "distill_ray.jobs.remote_probe"]
     assert shlex.split(probe)[4] == '{"reads": ["it\'s here"], "writes": ["/out"]}'
     assert shlex.split(command) == shlex.split('exec python -P -m distill_ray train -- "it\'s here"')
+    assert asked_command(line) == "distill-ray " + shlex.join(["train", "--", "it's here"])
+    assert asked_command(entrypoint(JobRequest(name="n", arguments=("run",)))) == "distill-ray run"
+    assert asked_command(f"echo {line}") == f"echo {line}"  # another program's
 
 
 @pytest.mark.parametrize(
