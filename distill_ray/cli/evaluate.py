@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -16,6 +17,9 @@ from distill_ray.config.build import build_sections
 from distill_ray.config.catalogue import setting_of
 from distill_ray.config.generation import JudgeSettings, SamplingConfig
 from distill_ray.errors import ConfigError, Problem, UsageError
+
+if TYPE_CHECKING:
+    from distill_ray.display.fitting import FittedTable
 
 _SPLITS = ("val", "train", "all")
 
@@ -64,7 +68,6 @@ def command(
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.generated import check_generated, evaluate_generated
     from distill_ray.evaluate.judgement import (
-        JUDGEMENT_HEADER,
         LEVEL_HEADER,
         NEAREST_HEADER,
         copy_rows,
@@ -113,7 +116,7 @@ def command(
         if judgement is not None:
             amount = f"{judgement.sounds} sounds, {judgement.seconds:.0f} s, {judgement.windows} windows"
             title = f"{name} sound against the training audio: {amount}"
-            tables.append(table(title, JUDGEMENT_HEADER, judgement.rows()))
+            tables.append(judgement_table(title, judgement.rows()))
     if report.generated is not None and report.decoded is not None:
         tables.append(table("Levels", LEVEL_HEADER, level_rows(report.generated, report.decoded)))
     if report.generated is not None:
@@ -122,6 +125,19 @@ def command(
         if nearest:
             tables.append(table("Nearest training moments", NEAREST_HEADER, nearest))
     finish(report.to_json(), result=as_lines(tables), as_json=as_json)
+
+
+_MEASURE_WIDTH = 14  # an interval, and the longest word of a measure with its indent
+
+
+def judgement_table(title: str, rows: Sequence[tuple[object, ...]]) -> FittedTable:
+    """The judge's measures, of which those that say least go where a terminal is too narrow for whole words."""
+    from distill_ray.display.fitting import FittedTable
+    from distill_ray.display.tables import table
+    from distill_ray.evaluate.judgement import JUDGEMENT_HEADER
+
+    made = table(title, JUDGEMENT_HEADER, rows)
+    return FittedTable(made, ("halves", "value", "held out"), text=_MEASURE_WIDTH)
 
 
 def _check_folder(model: Path, folder: Path | None, *, generated: bool, chosen: Settings) -> None:

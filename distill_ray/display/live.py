@@ -6,6 +6,7 @@ Lines that stay (openings, epochs, warnings, finished stages) are printed above 
 
 from __future__ import annotations
 
+from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskID, TextColumn
@@ -140,8 +141,7 @@ class LiveRenderer:
             (1, figures.throughput(event)),
             (0, f"ETA {figures.duration(event.eta_s)}"),
         ]
-        room = self._console.width - len(label) - self._bar_width - _BESIDE_BAR
-        self._bar(self._run, "run", label, event.fraction, 1.0, fitted(rates, room))
+        self._bar(self._run, "run", label, event.fraction, 1.0, fitted(rates, self._room(label)))
         steps = f"{event.epoch_step}/{event.steps_per_epoch}"
         self._bar(self._run, "epoch", "  this epoch", event.epoch_step, event.steps_per_epoch, steps)
         terms = event.losses if isinstance(event, VQStepMetrics) else {}
@@ -165,8 +165,14 @@ class LiveRenderer:
                 self._stages.remove_task(self._tasks.pop(event.stage))
             return [stage_line(event)]
         note = "" if event.note == PERCENT else f"{event.done:,}/{event.total:,}  {event.note}"
+        # Of a note that is too long the bar would make room for it.
+        note = set_cell_size(note, min(cell_len(note), self._room(event.stage)))
         self._bar(self._stages, event.stage, event.stage, event.done, event.total, note)
         return []
+
+    def _room(self, label: str) -> int:
+        """Columns beside a label and its bar."""
+        return max(0, self._console.width - len(label) - self._bar_width - _BESIDE_BAR)
 
     def _label(self, epoch: int) -> str:
         if (minutes := self._minutes()) is not None:

@@ -275,7 +275,7 @@ def nearest_rows(generated: Judgement) -> list[tuple[object, ...]]:
         (
             each.file,
             f"{each.time_s:.1f} s",
-            each.source,
+            "/".join(each.source.rsplit("/", 2)[-2:]),  # folder and name
             f"{each.source_time_s:.1f} s",
             each.distance,
             each.ratio,

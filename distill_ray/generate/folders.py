@@ -121,7 +121,8 @@ def _each(
         try:
             made.append(make(path, target))
         except (AudioError, BundleError) as error:
-            rejected.append(RejectedFile(path=str(path), reason=str(error)))
+            reason = str(error).removeprefix(f"{path} cannot be used: ")
+            rejected.append(RejectedFile(path=str(path), reason=reason))
         except KeyboardInterrupt:
             raise CancelledError(
                 f"cancelled by Ctrl-C with {len(made)} of {len(files)} files made in {out}; with --overwrite "

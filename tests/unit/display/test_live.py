@@ -149,3 +149,13 @@ def test_a_runs_bars_end_with_it(renderer, started, step, epoch, complete, prior
     renderer.show(prior_step, ())
     assert "Codebook health" not in drawn(renderer)
     assert "12,345 codes/s" in drawn(renderer)
+
+
+def test_a_long_note_leaves_the_bar_its_place():
+    console = Console(file=io.StringIO(), width=60, force_terminal=True)
+    renderer = LiveRenderer(console)
+    renderer.show(StageProgress(stage="evaluate", done=2, total=3, note="/a/long/path/" * 5 + "take.wav"), ())
+    text = drawn(renderer)
+    renderer.close()
+    assert text.startswith("evaluate ━━━━━━")
+    assert len(text.rstrip()) <= 60

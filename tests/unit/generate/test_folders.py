@@ -41,7 +41,9 @@ def test_names_and_lengths_come_back(
     seen = capsys.readouterr()
     made = ["a.codes", "deep/b.flac.codes", "deep/b.wav.codes"]
     assert seen.out.split() == [str(codes / name) for name in made]
-    assert f"{recordings}/broken.wavisleftout:" in "".join(seen.err.split())  # wherever lines were broken
+    left_out = "".join(seen.err.split())  # wherever lines were broken
+    assert f"{recordings}/broken.wavisleftout:" in left_out
+    assert left_out.count("broken.wav") == 1
     assert run(app, ["decode", str(model), str(codes), "-o", str(out), "--format", "flac", "--json"]) == 0
     document: dict[str, Any] = json.loads(capsys.readouterr().out)
     assert [file["samples"] for file in document["files"]] == [2_400, 4_000, 3_200]
