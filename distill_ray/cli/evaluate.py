@@ -131,7 +131,7 @@ _MEASURE_WIDTH = 14  # an interval, and the longest word of a measure with its i
 
 
 def judgement_table(title: str, rows: Sequence[tuple[object, ...]]) -> FittedTable:
-    """The judge's measures, of which those that say least go where a terminal is too narrow for whole words."""
+    """The judge's measures; those that say least go where a terminal is too narrow for whole words."""
     from distill_ray.display.fitting import FittedTable
     from distill_ray.display.tables import table
     from distill_ray.evaluate.judgement import JUDGEMENT_HEADER
