@@ -71,7 +71,7 @@ _LEAST_STEPS = 1_000  # however little audio there is, and however many workers 
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
 # Priors of codes for generation: trained on further than held-out cost says, up to where they begin to give
 # recordings back (docs/measurements/2026-11-30-longer-priors.md).
-_MOST_PRIOR_PASSES, _LEAST_PRIOR_STEPS = 1_800, 500
+_MOST_PRIOR_PASSES, _LEAST_PRIOR_STEPS = 1_300, 500
 # Code frames are four times as long as usual: in windows of 0.75 s most of them lie near an edge, which no
 # frame of a whole recording does.
 _LONGER = 2

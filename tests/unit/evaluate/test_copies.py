@@ -54,6 +54,24 @@ def test_a_planted_copy_is_found_shifted_quieter_and_inverted(detector: CopyDete
     assert best.ratio < 0.4
 
 
+def through_a_codec(audio_CT: torch.Tensor) -> torch.Tensor:
+    """Magnitudes that are wrong by 9 dB on average in each bin and moment, and phases at random."""
+    generator, window = torch.Generator().manual_seed(1), torch.hann_window(1024)
+    spectra = torch.stft(audio_CT, 1024, 256, window=window, return_complex=True)
+    noise, turn = torch.randn(2, *spectra.shape, generator=generator)
+    made = torch.polar(spectra.abs() * torch.exp(1.3 * noise), 6.2832 * turn)
+    return torch.istft(made, 1024, 256, window=window, length=audio_CT.shape[1])
+
+
+def test_a_copy_that_a_codec_has_altered_is_found_by_how_it_goes_on(detector: CopyDetector) -> None:
+    """Single windows of it are too far from the recording: 15 % count by their distance."""
+    copy_CT = through_a_codec(melody(3, 20.0)[:, 5 * RATE : 12 * RATE])
+    found = detector.find([Sound("made.wav", copy_CT, RATE)])
+    assert (found.verdict, found.nearest[0].source) == (COPIES, "3.wav")
+    assert found.share > 0.6
+    assert found.longest_s > 3.5
+
+
 def test_other_sound_of_the_same_kind_is_no_copy(detector: CopyDetector) -> None:
     found = detector.find(sounds(range(300, 304), 10.0))
     assert found.verdict == NO_COPIES
