@@ -23,7 +23,7 @@ demo: $(READY)
 	examples/demo.sh $(BIN) $(DEMO) $(MINUTES) "$(CORPUS)"
 
 test: $(READY)
-	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder -m "not slow"
+	$(BIN)/python -m pytest -n 3 --dist loadfile --no-loadscope-reorder -m "not slow"
 
 # What kills processes and nodes, and what needs root for network namespaces: some 10 minutes, one after another.
 test-slow: $(READY)
