@@ -159,8 +159,7 @@ def measurable_steps(config: VQTrainConfig) -> int:
 
 def prior_steps_per_epoch(config: PriorTrainConfig, train_frames: int) -> int:
     """One pass over the codes, in windows of a training step."""
-    one_pass = math.ceil(train_frames / (config.training.batch_size * config.model.training_frames))
-    return max(one_pass, config.training.min_epoch_steps)
+    return max(math.ceil(_prior_pass_steps(config, train_frames)), config.training.min_epoch_steps)
 
 
 def resolve_vqvae(
@@ -331,8 +330,7 @@ def _auto_epochs(
     steps = math.inf if budgeted else _AUTO_STEPS["vqvae"][accelerator]
     if accelerator:
         steps = min(steps, max(_LEAST_STEPS, _MOST_PASSES * _pass_steps(config, train_seconds)))
-    per_epoch = steps_per_epoch(config, train_seconds)
-    return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
+    return _epochs_of(steps, steps_per_epoch(config, train_seconds))
 
 
 def _auto_prior_epochs(
@@ -341,9 +339,13 @@ def _auto_prior_epochs(
     """Epochs of a prior for which none were given; `capped`: as many as a corpus is worth at most."""
     steps = math.inf if budgeted else _AUTO_STEPS["prior"][accelerator]
     if capped:
-        one_pass = train_frames / (config.training.batch_size * config.model.training_frames)
-        steps = min(steps, max(_LEAST_PRIOR_STEPS, _MOST_PRIOR_PASSES * one_pass))
-    per_epoch = prior_steps_per_epoch(config, train_frames)
+        most = _MOST_PRIOR_PASSES * _prior_pass_steps(config, train_frames)
+        steps = min(steps, max(_LEAST_PRIOR_STEPS, most))
+    return _epochs_of(steps, prior_steps_per_epoch(config, train_frames))
+
+
+def _epochs_of(steps: float, per_epoch: int) -> int | None:
+    """That make so many steps; None for steps without end."""
     return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
 
 
@@ -362,6 +364,11 @@ def _passes(config: VQTrainConfig, train_seconds: float, workers: int) -> float:
 def _pass_steps(config: VQTrainConfig, train_seconds: float) -> float:
     """Steps that take as much audio as there is."""
     return train_seconds / (config.training.batch_size * config.training.window_seconds)
+
+
+def _prior_pass_steps(config: PriorTrainConfig, train_frames: int) -> float:
+    """Steps that take as many code frames as there are."""
+    return train_frames / (config.training.batch_size * config.model.training_frames)
 
 
 def _framing(sample_rate: int | None) -> dict[str, int]:

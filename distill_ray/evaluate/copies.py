@@ -53,15 +53,30 @@ NO_COPIES, UNJUDGED = "none found", "cannot be judged"
 
 
 @dataclass(frozen=True, kw_only=True)
-class Calibration:
-    """What is near for audio that copies nothing.
-
-    threshold, median: distances; windows: how many they rest on; held_out: whether those are of held-out
-    recordings alone; false_positive_rate: their share that would count as copies.
+class Bounds:
+    """Distances of audio that copies nothing: `threshold`, from which on down it could be a copy, and the
+    median.
     """
 
     threshold: float
     median: float
+
+    @classmethod
+    def of(cls, distances_N: Tensor) -> Bounds:
+        """By the distances of such audio; silence has infinite ones."""
+        audible_N = distances_N[torch.isfinite(distances_N)]
+        nearest = float(audible_N.quantile(NEAREST_SHARE))
+        return cls(threshold=WITH_NEIGHBOUR * nearest, median=float(audible_N.median()))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Calibration(Bounds):
+    """What is near for audio that copies nothing.
+
+    windows: how many the distances rest on; held_out: whether those are of held-out recordings alone;
+    false_positive_rate: their share that would count as copies.
+    """
+
     false_positive_rate: float
     windows: int
     held_out: bool
@@ -179,11 +194,11 @@ def _calibrate(known: KnownAudio, stretches: Sequence[Windows], *, held_out: boo
     for judged in (0, 1):
         fitted = [part.distance for part, half in zip(parts, halves, strict=True) if half != judged]
         others = torch.cat(fitted) if fitted else distances
-        bounds = _Bounds.of(others if bool(torch.isfinite(others).any()) else distances)
+        bounds = Bounds.of(others if bool(torch.isfinite(others).any()) else distances)
         for stretch, part, half in zip(stretches, parts, halves, strict=True):
             if half == judged:
                 mistaken += int(_copied(known, stretch, part, bounds).sum())
-    windows, bounds = len(distances), _Bounds.of(distances)
+    windows, bounds = len(distances), Bounds.of(distances)
     return Calibration(
         threshold=bounds.threshold,
         median=bounds.median,
@@ -201,22 +216,7 @@ def _halves(stretches: Sequence[Windows]) -> list[int]:
     return [names.index(stretch.name) % 2 for stretch in stretches]
 
 
-@dataclass(frozen=True)
-class _Bounds:
-    """The distance of a copy, and the usual one of audio that copies nothing."""
-
-    threshold: float
-    median: float
-
-    @classmethod
-    def of(cls, distances_N: Tensor) -> _Bounds:
-        """By the distances of such audio; silence has infinite ones."""
-        audible_N = distances_N[torch.isfinite(distances_N)]
-        nearest = float(audible_N.quantile(NEAREST_SHARE))
-        return cls(threshold=WITH_NEIGHBOUR * nearest, median=float(audible_N.median()))
-
-
-def _copied(known: KnownAudio, windows: Windows, found: Found, bounds: _Bounds | Calibration) -> Tensor:
+def _copied(known: KnownAudio, windows: Windows, found: Found, bounds: Bounds) -> Tensor:
     """Which windows [N] are copies."""
     return _confirmed(known, windows, found, bounds.threshold) | _followed(found, bounds.median)
 

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 
 OPENING_FRAMES = 8
-"""As good by the judge as 16 or 43, and better than 4; of sounds after so few no copies were found."""
+"""As good by the judge as 16 or 43, and better than 4."""
 
 
 def openings(sequences: Sequence[Tensor], count: int) -> Tensor:

@@ -10,9 +10,10 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from statistics import fmean
 from typing import Any, Self
 
 import torch
@@ -280,8 +281,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
 
     def validate(self) -> float:
         figures, level_nats = self.figures, self._score(self.val or self.train)
-        figures.val_loss = _mean(level_nats)
-        if not figures.level_nats or figures.val_loss < _mean(figures.level_nats):
+        figures.val_loss = fmean(level_nats)
+        if not figures.level_nats or figures.val_loss < fmean(figures.level_nats):
             figures.level_nats = level_nats
         return figures.val_loss
 
@@ -331,7 +332,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         figures = self.figures
         figures.train_loss = nats / codes
         # Both losses without dropout, or the gap would be smaller than it is.
-        known = _mean(self._score(self.train_sample)) if self.val else None
+        known = fmean(self._score(self.train_sample)) if self.val else None
         report = check_memorization(train_loss=known, val_loss=figures.val_loss if self.val else None)
         was_memorizing = bool(figures.history) and figures.history[-1]["is_memorizing"]
         # One line for a stretch of epochs. Codes for generation are trained on beyond this on purpose.
@@ -470,10 +471,6 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             if extracted
             else None,
         )
-
-
-def _mean(values: Sequence[float]) -> float:
-    return sum(values) / len(values)
 
 
 def _compared(gain: float) -> str:

@@ -201,7 +201,7 @@ class TrialRater:
     def _as_learnt(self, prior: ShortPrior) -> CodecJudged:
         """What the prior has learnt of each level at best, and whether that is too little.
 
-        The weights that are kept cost more: they have learnt recordings by heart (decision 30).
+        The weights that are kept may cost more: they may have learnt recordings by heart (decision 30).
         """
         train, held_out = prior.codes.codes("train"), prior.codes.codes("val")
         completed = prior.completed
