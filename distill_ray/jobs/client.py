@@ -37,6 +37,14 @@ _NO_AGENT = b"No available agent"
 WORK_WITHIN_S = 60.0  # uploads and submissions, whose answer waits for work on the cluster
 _OLDEST_PYTHON = (3, 11)
 _LOG_FOLLOWS = ", last available logs"
+_STATES = (
+    "Job has not started yet.",
+    "Job is currently running.",
+    "Job was intentionally stopped.",
+    "Job finished successfully.",
+    "Job failed.",
+)
+"""What Ray says beside a state where it has nothing to say."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -340,10 +348,12 @@ def _record(found: Mapping[str, Any]) -> JobRecord:
 
 
 def _message(text: str) -> str:
-    """One line of Ray's message, which ends with the job's log where the job failed."""
+    """One line of Ray's message, which ends with the job's log where the job failed, beyond the state itself."""
     heard = [job_lines.parse_line(line) for line in text.split("\n")]
     errors = [said[1]["message"] for said in heard if said is not None and said[0] == "error"]
     first = text.strip().partition("\n")[0]
+    for state in _STATES:
+        first = first.removeprefix(state).strip()
     return errors[-1] if errors else first.partition(_LOG_FOLLOWS)[0]
 
 

@@ -21,7 +21,7 @@ from distill_ray.jobs.client import ClusterFacts, JobRecord
 DONE = JobRecord(
     job_id="birds",
     status="succeeded",
-    message="Job finished successfully.",
+    message="",
     started=1.0,
     ended=2.0,
     exit_code=0,

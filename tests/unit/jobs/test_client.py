@@ -270,7 +270,9 @@ def test_a_network_without_a_way_there(monkeypatch):
 @pytest.mark.parametrize(
     ("message", "shown"),
     [
-        ("Job finished successfully.", "Job finished successfully."),
+        ("Job is currently running.", ""),  # as the state says
+        ("Job failed.", ""),
+        ("Job has not started yet. It may be waiting for resources", "It may be waiting for resources"),
         (
             "Job failed with exit code 2, last available logs (truncated):\nelse\n",
             "Job failed with exit code 2",
@@ -281,7 +283,7 @@ def test_a_network_without_a_way_there(monkeypatch):
         ),
     ],
 )
-def test_a_job_that_failed_says_why_itself(peer, message, shown):
+def test_a_job_says_why_and_its_state_once(peer, message, shown):
     answer = json.dumps({"submission_id": "birds", "status": "FAILED", "message": message})
     assert peer({"birds": (200, answer)}).client().job("birds").message == shown
 
