@@ -69,7 +69,6 @@ def command(
     from distill_ray.evaluate.generated import check_generated, evaluate_generated
     from distill_ray.evaluate.judgement import (
         LEVEL_HEADER,
-        NEAREST_HEADER,
         copy_rows,
         level_rows,
         nearest_rows,
@@ -123,7 +122,7 @@ def command(
         tables.append(facts("Copies of the training audio", copy_rows(report.generated)))
         nearest = nearest_rows(report.generated)
         if nearest:
-            tables.append(table("Nearest training moments", NEAREST_HEADER, nearest))
+            tables.append(nearest_table(nearest))
     finish(report.to_json(), result=as_lines(tables), as_json=as_json)
 
 
@@ -138,6 +137,16 @@ def judgement_table(title: str, rows: Sequence[tuple[object, ...]]) -> FittedTab
 
     made = table(title, JUDGEMENT_HEADER, rows)
     return FittedTable(made, ("halves", "value", "held out"), text=_MEASURE_WIDTH)
+
+
+def nearest_table(rows: Sequence[tuple[object, ...]]) -> FittedTable:
+    """One line a sound, however long the names of files are."""
+    from distill_ray.display.fitting import FittedTable
+    from distill_ray.display.tables import table
+    from distill_ray.evaluate.judgement import NEAREST_HEADER
+
+    made = table("Nearest training moments", NEAREST_HEADER, rows)
+    return FittedTable(made, ("distance",), names=(NEAREST_HEADER[0], NEAREST_HEADER[2]))
 
 
 def _check_folder(model: Path, folder: Path | None, *, generated: bool, chosen: Settings) -> None:

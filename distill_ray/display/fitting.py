@@ -8,12 +8,14 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Mapping, Sequence
 
-from rich.console import Console, ConsoleOptions, RenderResult
+from rich.cells import cell_len
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.measure import Measurement
 from rich.table import Column, Table
+from rich.text import Text
 
 GAP = "  "
-_LEAST_TEXT = 12
+_LEAST_TEXT, _LEAST_NAME = 12, 8
 
 
 def fitted(parts: Sequence[tuple[int, str]], width: int | None) -> str:
@@ -49,6 +51,18 @@ def hung(head: str, text: str, width: int | None) -> str:
     return head + f"\n{' ' * len(head)}".join(textwrap.wrap(text, room))
 
 
+def shortened(text: str, cells: int) -> str:
+    """`text` in at most so many cells of a terminal: "…" stands for its middle, names differ at their ends."""
+    if cell_len(text) <= cells:
+        return text
+    begin, end = 0, len(text)
+    while cell_len(text[: begin + 1]) <= (cells - 1) // 2:
+        begin += 1
+    while cell_len(text[:begin]) + 1 + cell_len(text[end - 1 :]) <= cells:
+        end -= 1
+    return f"{text[:begin]}…{text[end:]}"
+
+
 def _joined(parts: Sequence[tuple[int, str]]) -> str:
     return GAP.join(text for _, text in parts)
 
@@ -71,12 +85,20 @@ class FittedTable:
         least: Sequence[str],
         notes: Mapping[str, str] | None = None,
         *,
+        names: Sequence[str] = (),
         text: int = _LEAST_TEXT,
     ) -> None:
         self.table = table
         self._least = least
         self._notes = notes or {}
+        self._names = names
         self._text = text
+
+    def least_width(self, console: Console) -> int:
+        """What it needs so that no name is cut; 0 without names."""
+        if not self._names:
+            return 0
+        return _needed(self.table, console, console.options, self._text, whole=self._names)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
         yield self.fitting(console, options)
@@ -92,6 +114,9 @@ class FittedTable:
                 break
             others = [column.header for column in made.columns if heading(column) != name]
             made = _with_columns(made, others)
+        if self._names:
+            needed = _needed(made, console, options, self._text, whole=self._names)
+            made = _with_short_names(made, self._names, needed - options.max_width)
         notes = [self._notes[name] for name in map(heading, made.columns) if name in self._notes]
         if notes:
             made = _with_columns(made, [column.header for column in made.columns])
@@ -99,16 +124,32 @@ class FittedTable:
         return made
 
 
-def _needed(table: Table, console: Console, options: ConsoleOptions, text: int) -> int:
-    """Its width with figures unbroken, and texts that wrap as narrow as can be read."""
+def _needed(
+    table: Table, console: Console, options: ConsoleOptions, text: int, *, whole: Sequence[str] = ()
+) -> int:
+    """Its width with figures and the columns `whole` unbroken, and other texts as narrow as can be read."""
     made = _with_columns(table, [column.header for column in table.columns])
     for column in made.columns:
-        if not column.no_wrap and column.justify == "left":
+        if not column.no_wrap and column.justify == "left" and heading(column) not in whole:
             column.max_width = text
-    return Measurement.get(console, options.update(max_width=1_000), made).maximum
+    return Measurement.get(console, options.update(max_width=100_000), made).maximum
 
 
-def _with_columns(table: Table, names: Sequence[object]) -> Table:
+def _with_short_names(table: Table, names: Sequence[str], excess: int) -> Table:
+    """The table with cells of the columns `names` shortened by `excess` in all, the widest columns first."""
+    widths = {
+        heading(column): max([len(heading(column)), *(cell_len(str(cell)) for cell in column.cells)])
+        for column in table.columns
+        if heading(column) in names
+    }
+    while excess > 0 and widths and max(widths.values()) > _LEAST_NAME:
+        widths[max(widths, key=widths.__getitem__)] -= 1
+        excess -= 1
+    return _with_columns(table, [column.header for column in table.columns], widths)
+
+
+def _with_columns(table: Table, names: Sequence[object], widths: Mapping[str, int] | None = None) -> Table:
+    """The columns `names` of a table; those with a heading in `widths` in so many cells and one line."""
     kept = [column for column in table.columns if column.header in names]
     made = Table(
         *(column.copy() for column in kept),
@@ -122,6 +163,18 @@ def _with_columns(table: Table, names: Sequence[object]) -> Table:
         show_header=table.show_header,
         show_edge=table.show_edge,
     )
-    for row, cells in zip(table.rows, zip(*(column.cells for column in kept), strict=True), strict=True):
-        made.add_row(*cells, style=row.style)
+    cut = widths or {}
+    for column in made.columns:
+        if (width := cut.get(heading(column))) is not None:
+            column.no_wrap = True
+            column.header = Text("\n".join(textwrap.wrap(heading(column), width)))
+    cells = [_cells(column, cut.get(heading(column))) for column in kept]
+    for row, own in zip(table.rows, zip(*cells, strict=True), strict=True):
+        made.add_row(*own, style=row.style)
     return made
+
+
+def _cells(column: Column, width: int | None) -> list[RenderableType]:
+    if width is None:
+        return list(column.cells)
+    return [Text(shortened(str(cell), width)) for cell in column.cells]

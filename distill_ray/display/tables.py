@@ -50,8 +50,13 @@ def table(title: str, columns: Sequence[str | Text], rows: Sequence[Sequence[obj
 
 
 def as_lines(parts: Sequence[RenderableType]) -> list[str]:
-    """The parts without colours, for a result on stdout: as wide as the terminal, or as COLUMNS says."""
-    width = shutil.get_terminal_size((_TEXT_WIDTH, 24)).columns
+    """The parts without colours, for a result on stdout: as wide as the terminal, or as COLUMNS says; a pipe
+    without that gets names whole.
+    """
+    width = shutil.get_terminal_size((0, 24)).columns
+    if not width:
+        tables = [part.least_width(Console()) for part in parts if isinstance(part, FittedTable)]
+        width = max([_TEXT_WIDTH, *tables])
     console = Console(file=io.StringIO(), width=width, highlight=False, color_system=None)
     with console.capture() as captured:
         for part in parts:

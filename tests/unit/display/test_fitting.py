@@ -7,10 +7,12 @@ import re
 from pathlib import Path
 
 import pytest
+from rich.cells import cell_len
 from rich.console import Console
 
+from distill_ray.cli.evaluate import nearest_table
 from distill_ray.display.display import stderr_console
-from distill_ray.display.fitting import fitted
+from distill_ray.display.fitting import fitted, shortened
 from distill_ray.display.leaderboard import sweep_report
 from distill_ray.display.live import LiveRenderer
 from distill_ray.display.plain import epoch_line, opening_lines
@@ -100,6 +102,34 @@ def test_tables_lose_columns_and_break_no_heading(health, sweep, sweep_complete,
     assert ("made louder or softer" in " ".join(text.split())) == (width >= 80)
     assert "↓ lower is better, ↑ higher is better" in text
     assert "higher is better, but of dead codes" in text
+
+
+def test_long_names_lose_their_middle_and_each_row_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`evaluate --generated` folded names of files at 60 columns."""
+    names = ("sound number", "下" * 30), ("a long folder/field recording of a marsh at dawn", "b/c.wav")
+    rows = [
+        (f"{sound} {part}.wav", "12.3 s", f"{source} {part}.flac", "4.5 s", 0.1234, 0.98)
+        for sound, source in names
+        for part in ("one", "two")
+    ]
+    for width in WIDTHS:
+        monkeypatch.setenv("COLUMNS", str(width))
+        lines = as_lines([nearest_table(rows)])
+        assert max(map(cell_len, lines)) <= width
+        assert [line.count(" 12.3 s ") for line in lines[-4:]] == [1, 1, 1, 1]
+        assert sum("12." in line for line in lines) == 4  # nothing is folded
+        assert any(line.endswith(" ratio") for line in lines)
+        assert lines[-1].lstrip().startswith("a long ")
+        assert ("…" in lines[-1]) == (width <= 120)
+    monkeypatch.delenv("COLUMNS")  # a pipe
+    last = as_lines([nearest_table(rows)])[-1]
+    assert "a long folder/field recording of a marsh at dawn two.wav " in last
+
+
+def test_the_middle_of_a_name_goes() -> None:
+    assert shortened("birds.wav", 9) == "birds.wav"
+    assert shortened("blackbirds.wav", 9) == "blac….wav"
+    assert shortened("鳥の声の録音.wav", 9) == "鳥の….wav"
 
 
 def test_a_pipe_is_as_wide_as_columns_says(monkeypatch, capsys):
