@@ -52,7 +52,7 @@ def hung(head: str, text: str, width: int | None) -> str:
 
 
 def shortened(text: str, cells: int) -> str:
-    """`text` in at most so many cells of a terminal: "…" stands for its middle, names differ at their ends."""
+    """`text` in at most so many cells of a terminal: "…" stands for the middle; ends tell names apart."""
     if cell_len(text) <= cells:
         return text
     begin, end = 0, len(text)

@@ -348,7 +348,7 @@ def _record(found: Mapping[str, Any]) -> JobRecord:
 
 
 def _message(text: str) -> str:
-    """One line of Ray's message, which ends with the job's log where the job failed, beyond the state itself."""
+    """One line of what Ray says beyond the state; its message ends with the log of a job that failed."""
     heard = [job_lines.parse_line(line) for line in text.split("\n")]
     errors = [said[1]["message"] for said in heard if said is not None and said[0] == "error"]
     first = text.strip().partition("\n")[0]
