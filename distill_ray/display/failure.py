@@ -19,7 +19,7 @@ def report_failure(what: str, error: Exception) -> None:
     where = f" at {frames[-1].filename}:{frames[-1].lineno}" if frames else ""
     with suppress(OSError):
         why = f"{type(error).__name__}: {error}{where}"
-        line = printable(f"warning: the {what} failed and is off ({why}); the run goes on.")
+        line = printable(f"warning: the {what} failed and is off ({why}); the run does without it.")
         print(line, file=sys.stderr, flush=True)
 
 

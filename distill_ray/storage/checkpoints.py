@@ -96,7 +96,7 @@ class Checkpoints:
             self._failure.__cause__ = error
             self._unkept = write
             kept = ", and the one before it is kept" if there else ""
-            message = (f"the last {failed}" if last else f"a {failed}; the training goes on") + kept
+            message = (f"the last {failed}" if last else f"a {failed}; the training went on") + kept
             if first:
                 self._notices.append(Notice(level="warning", message=message))
             return False

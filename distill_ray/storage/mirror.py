@@ -123,7 +123,7 @@ class Mirror:
 
     def _say(self, error: DistillError | None) -> None:
         if error is not None and self._error is None:
-            message = f"{error}; the work goes on and the upload is tried again"
+            message = f"{error}; the work went on, and so did the attempts to upload"
             self._notices.append(Notice(level="warning", message=message))
         elif error is None and self._error is not None:
             self._notices.append(Notice(level="info", message=f"{self._storage.uri} is up to date again"))

@@ -170,8 +170,8 @@ class UploadedCheckpoints(Checkpoints):
 
     def _say_trouble(self, error: Exception) -> None:
         if not self._trouble:
-            going_on = "" if self._last else "the training goes on and "
-            message = f"{error}; {going_on}the upload is tried again"
+            going_on = "the attempts went on" if self._last else "the training and the attempts went on"
+            message = f"{error}; {going_on}"
             self._notices.append(Notice(level="warning", message=message))
         self._trouble = str(error)
 

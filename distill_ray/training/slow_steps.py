@@ -45,7 +45,7 @@ class SlowSteps:
             return None
         self._warned = True
         return Notice(
-            level="warning", message=f"steps take {slower:.1f} × as long as they did in this run: {reason}"
+            level="warning", message=f"steps took {slower:.1f} × as long as before in this run: {reason}"
         )
 
 
@@ -53,12 +53,12 @@ def _reason(on_cpu: bool) -> str:
     load, cores = os.getloadavg()[0], os.cpu_count() or 1
     if load > cores + 1:
         return (
-            f"other programs are using this machine too (load {load:.1f} on {cores} cores); the run goes on, "
-            "and a budget of minutes will hold fewer steps"
+            f"other programs were using this machine too (load {load:.1f} on {cores} cores), and a budget of "
+            "minutes holds fewer steps then"
         )
     if not on_cpu:
         return ""
     return (
-        f"the machine's load ({load:.1f} on {cores} cores) does not explain it; its processor may be "
+        f"the machine's load ({load:.1f} on {cores} cores) does not explain it; its processor may have been "
         "throttled or shared with other machines, or the corpus slow to read"
     )

@@ -246,8 +246,8 @@ def _new_budget(task: ModelTask[CompletedT], progress: Progress) -> str:
         for each in (old, new)
     )
     return (
-        f"the budget of this run was {old} and is now {new}: the learning rate follows the new one "
-        f"and goes on from {after:.2g}, where it was {before:.2g}"
+        f"the budget of this run was {old} and became {new}: the learning rate followed the new one "
+        f"and went on from {after:.2g}, where it was {before:.2g}"
     )
 
 

@@ -264,7 +264,7 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.rewind(self.best)
         return self.warn(
             f"epoch {progress.epoch}: held-out loss rose to {loss:.4g} from {progress.best_loss:.4g}; "
-            f"training goes on from the weights of epoch {progress.best_epoch} at half the learning rate"
+            f"training went on from the weights of epoch {progress.best_epoch} at half the learning rate"
         )
 
     def rewind(self, weights: Mapping[str, Tensor]) -> None:

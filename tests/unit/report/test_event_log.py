@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
@@ -121,3 +122,17 @@ def test_lines_that_are_no_events_are_counted(
 
 def test_no_log_tells_nothing(tmp_path: Path) -> None:
     assert read_log(tmp_path).run is None
+
+
+def test_no_warning_speaks_of_the_moment() -> None:
+    """Reports repeat them once the run is over; one on slow steps said "the run goes on" there."""
+    root = Path(__file__).parents[3] / "distill_ray"
+    spoken = r"""f?"[^"]*\b(run|training|work|learning rate|upload) (goes on|is tried again|follows)\b"""
+    found = [
+        f"{path}: {line.strip()}"
+        for folder in ("corpus", "runs", "runtime", "storage", "training", "tune")
+        for path in (root / folder).rglob("*.py")
+        for line in path.read_text("utf-8").splitlines()
+        if re.search(spoken, line) and '"""' not in line
+    ]
+    assert found == []

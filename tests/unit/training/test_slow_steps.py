@@ -33,7 +33,7 @@ def test_steps_three_times_as_long_are_told_once_with_the_load(load: list[float]
     ((step, notice),) = notices(SlowSteps(on_cpu=True), (200, 0.1), (40, 0.4), (100, 0.1), (100, 0.9))
     assert 200 < step <= 240
     assert notice.level == "warning"
-    assert "steps take 4.0 × as long" in notice.message
+    assert "steps took 4.0 × as long" in notice.message
     assert "load 6.0 on 2 cores" in notice.message
 
 

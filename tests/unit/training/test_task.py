@@ -44,8 +44,8 @@ def test_another_budget_for_a_resumed_run_is_said_once(
     before, after = (1e-3 * lr_scale(first.steps, used, warmup_steps=4) for used in (1.0, 0.5))
     assert after > 20 * before
     assert said == [
-        "the budget of this run was 1 epoch and is now 2 epochs: the learning rate follows the new one and "
-        f"goes on from {after:.2g}, where it was {before:.2g}"
+        "the budget of this run was 1 epoch and became 2 epochs: the learning rate followed the new one and "
+        f"went on from {after:.2g}, where it was {before:.2g}"
     ]
     assert said[0] in longer.warnings
     assert (again.warnings, longer.epochs_completed) == (first.warnings, 2)

@@ -231,7 +231,7 @@ def test_a_diverged_run_goes_on_from_its_best_weights_at_half_the_rate(
     assert task.validate() > 1.25 * progress.best_loss
     notice = task.recover(progress)
     assert notice is not None
-    assert "goes on from the weights of epoch 1 at half the learning rate" in notice.message
+    assert "went on from the weights of epoch 1 at half the learning rate" in notice.message
     assert task.figures.warnings == [notice.message]
     for module in (task.model, task.average.module):
         assert all(torch.equal(value, kept[name]) for name, value in module.state_dict().items())
