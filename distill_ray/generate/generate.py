@@ -41,6 +41,8 @@ from distill_ray.vqvae import decode_batches, decode_blocks
 Progress = Callable[[StageProgress], None]
 Accepts = Callable[[Path, float], bool]
 """Whether a sound that was written, with so many seconds of prompt, may stay."""
+HasTime = Callable[[float], bool]
+"""Whether there is time for another sound that takes so many seconds."""
 MOST_DRAWS = 8
 """How often a sound is drawn until it is accepted."""
 _MOST_TOGETHER = 1 << 26
@@ -57,6 +59,7 @@ def generate_samples(
     prompt: AnyPath | None = None,
     wish: Wish | None = None,
     accepts: Accepts | None = None,
+    has_time: HasTime | None = None,
     out_dir: AnyPath,
     audio_format: str = "wav",
     overwrite: bool = False,
@@ -69,7 +72,8 @@ def generate_samples(
     the settings, `seed` and the kind of device, and not on `count`.
 
     wish: what they are asked to be like. accepts: asked about every sound that was written; one that it does
-    not accept is drawn again.
+    not accept is drawn again. has_time: asked before every sound but the first, with what one has taken so
+    far; where there is none, the report has fewer files.
 
     Raises BundleError where the model has no prior, ConfigError for settings out of range, UsageError where
     a file is an input, exists and is not to be overwritten or cannot be written, for a wish that the model
@@ -92,7 +96,8 @@ def generate_samples(
     prompt_seconds = request.prompt_frames / config.frame_rate
     make_sound_folder(files[0].parent)  # before the sampling, which may take minutes
     with graph_kept():
-        drawn = _write_sounds(loaded, request, files, accepts, on_progress, overwrite=overwrite)
+        drawn = _write_sounds(loaded, request, files, accepts, has_time, on_progress, overwrite=overwrite)
+    files = files[: len(drawn)]
     measured = [followed(loaded, wish, path, prompt_seconds) for path in files] if wish else []
     elapsed = time.monotonic() - began
     return GenerationReport(
@@ -125,11 +130,12 @@ def _write_sounds(
     request: Request,
     files: Sequence[Path],
     accepts: Accepts | None,
+    has_time: HasTime | None,
     on_progress: Progress | None,
     *,
     overwrite: bool,
 ) -> list[int]:
-    """How often each was drawn. `overwrite`: the same command does so again."""
+    """How often each was drawn, of those that there is time for. `overwrite`: the same command does so."""
     config = loaded.vqvae_config
     prompt_seconds = request.prompt_frames / config.frame_rate
     draws: list[int] = []
@@ -139,10 +145,13 @@ def _write_sounds(
         return accepts is None or accepts(path, prompt_seconds)
 
     try:
+        began = time.monotonic()
         sounds = _sampled(loaded, request, len(files), on_progress)
-        for path, blocks_CT in zip(files, sounds, strict=True):
-            number, attempt = len(draws), 1
-            accepted = write(path, blocks_CT)
+        for number, path in enumerate(files):
+            if number and has_time is not None and not has_time((time.monotonic() - began) / number):
+                break
+            attempt = 1
+            accepted = write(path, next(sounds))
             while not accepted and attempt < MOST_DRAWS:
                 group, row = divmod(number, request.batch)
                 again_BQF = request.codes(group, lambda frame: None, attempt=attempt)

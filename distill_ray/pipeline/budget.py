@@ -6,14 +6,15 @@ need is the later ones' loss or gain. `pace.py` measures what a step takes on th
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from distill_ray.config.build import build_sections
 from distill_ray.config.generation import GenerationSettings
 from distill_ray.config.sweep import SweepConfig
-from distill_ray.pipeline.slowness import slowness
+from distill_ray.pipeline.slowness import Slowness
 from distill_ray.report.numbers import duration
 from distill_ray.tune.space import final_round_size, first_round_size, waves
 from distill_ray.tune.step_budget import LEAST_EPOCHS
@@ -27,12 +28,16 @@ _SOUNDS_SHARE, _PAGE_SHARE, _JUDGE_SHARE = 0.04, 0.01, 0.15
 """Of the whole: the sounds and the page without its judge at least, and the judge at most."""
 _PRIOR_ENDING = 0.1
 """Of the prior's time at least: its last validation, memorisation and writing the file."""
-_SOUND_S, _PAGE_S, _ENDING_S, _COPIES_S = 0.22, 8.0, 4.0, 0.08
-"""What these take on two cores that nobody else wants (2026-11-30, the smallest models): a second of sound,
-the page, the prior's last validation and file, looking for copies of a second of training audio."""
+_SOUND_S, _ENDING_S, _COPIES_S = 0.08, 9.0, 0.01
+_PAGE_S, _PAGE_SOUND_S, _PAGE_SOUNDS = 3.0, 0.18, 24
+"""What these take on a core that nobody else wants (2026-11-30, the smallest models): a second of sound; the
+prior's temperatures, last validation and file; looking for copies of a second of training audio; the page
+and the end of the program; each sound of the page, which has about so many."""
 _MOST_SOUNDS, _MOST_PAGE, _MOST_ENDING = 0.2, 0.1, 0.2
 """Of the whole, however slow the machine is at the moment: what keeps it busy may be over by then."""
 _LEAST_S = 1.0
+_LEAST_SOUND_S, _LEAST_PAGE_SOUNDS = 1.0, 4
+"""What is made however late it is."""
 _RAY_S, _TRIAL_S = 15.0, 10.0
 """What starting Ray and each round of trials takes before the first step, about."""
 
@@ -71,7 +76,7 @@ class TimeBudget:
     sound_s: float = 0.0
     corpus_s: float = 0.0
     clock: Callable[[], float] = time.monotonic
-    slowness: Callable[[], float] = slowness
+    slowness: Callable[[], float] = field(default_factory=Slowness)
 
     @property
     def left_s(self) -> float:
@@ -80,7 +85,8 @@ class TimeBudget:
     @property
     def page_s(self) -> float:
         """What the page takes without its judge."""
-        return min(max(_PAGE_SHARE * self.total_s, _PAGE_S * self.slowness()), _MOST_PAGE * self.total_s)
+        needed = (_PAGE_S + _PAGE_SOUNDS * _PAGE_SOUND_S) * self.slowness()
+        return min(max(_PAGE_SHARE * self.total_s, needed), _MOST_PAGE * self.total_s)
 
     @property
     def report_s(self) -> float:
@@ -127,6 +133,25 @@ class TimeBudget:
             )
         return max(_LEAST_S, left - max(_PRIOR_ENDING * left, self.ending_s))
 
+    @property
+    def spare_s(self) -> float:
+        """What sounds and page leave of the rest, for what the end of the prior can do without."""
+        return self.left_s - self.page_s - self.sounds_s
+
+    def seconds_of_sound(self, wanted: float) -> float:
+        """How long a sound of `wanted` seconds is, of which at least one is made."""
+        fits = (self.left_s - self.page_s) / (_SOUND_S * self.slowness())
+        return min(wanted, max(_LEAST_SOUND_S, round(fits, 1)))
+
+    def has_time_for_sound(self, takes_s: float) -> bool:
+        """Whether another sound that takes so long is made before the page."""
+        return self.left_s - self.page_s >= takes_s
+
+    def page_sounds(self) -> int:
+        """How many sounds the page has time for, as it begins."""
+        fits = (self.left_s / self.slowness() - _PAGE_S) / _PAGE_SOUND_S
+        return max(_LEAST_PAGE_SOUNDS, math.floor(fits))
+
     def expected(self, codec: str) -> dict[str, float]:
         """Seconds by stage, `codec` being the one that trains or searches for the codec."""
         prior = self.trainings_s - self.codec_s
@@ -151,7 +176,13 @@ def too_small_for(sweep: SweepConfig, steps: Steps, seconds: float) -> str:
 
 
 def budget_of(
-    settings: Mapping[str, object], *, spent_s: float, began: float, judge_s: float, corpus_s: float
+    settings: Mapping[str, object],
+    *,
+    spent_s: float,
+    began: float,
+    judge_s: float,
+    corpus_s: float,
+    slowness: Callable[[], float],
 ) -> TimeBudget | None:
     """The time budget that settings give, by dotted key; None without one."""
     total, prior = settings.get(TOTAL), settings.get(PRIOR_MINUTES)
@@ -167,4 +198,5 @@ def budget_of(
         judge_s=judge_s,
         sound_s=sounds.count * sounds.seconds,
         corpus_s=corpus_s,
+        slowness=slowness,
     )

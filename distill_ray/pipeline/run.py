@@ -213,7 +213,7 @@ def _run(
         for stage in (codec, prior):
             stage.check(changed[stage.name])
         advice = Advice()
-        context.listener = both(listener, advice)
+        context.listener = both(listener, advice, context.slowness.hear)
         stages = (Prepare(context, later_begun=later_begun), codec, prior, Samples(context))
         with _counting(context):
             done = _carry_out(context, stages, report=report)
@@ -255,6 +255,7 @@ def _report(context: PipelineContext, done: PipelineReport) -> Path | str | None
         context.listener,
         data=context.corpus_uri(),
         judge_seconds=limit,
+        most_sounds=None if budget is None else budget.page_sounds,
     )
     return page and results.shown_as(page)
 

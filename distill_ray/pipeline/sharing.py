@@ -47,6 +47,7 @@ def share_out(
         began=context.began,
         judge_s=expected_seconds(corpus) if report else 0.0,
         corpus_s=corpus.seconds("train"),
+        slowness=context.slowness,
     )
     context.budget = budget
     work: list[tuple[Stage | None, PlannedStage]] = list(zip(stages[1:], planned[1:], strict=True))

@@ -250,6 +250,7 @@ def train_code_prior(
     overwrite: bool = False,
     run: ResultFolder | None = None,
     minutes: Callable[[], float] | None = None,
+    spare_s: Callable[[], float] | None = None,
     report: bool = False,
 ) -> PriorReport:
     """Train a prior on the codes that `model` gives `data`, and put it into the same file.
@@ -258,7 +259,8 @@ def train_code_prior(
     `resume` goes on with an interrupted one, and so does the same call again, unless `new`, which begins
     another in its place. A prior that the file has is replaced only with `overwrite`, or where its training
     was interrupted. `data` may be None where the run that goes on has recorded it. `minutes`
-    is asked for the time budget once the codes are there. `report` writes report.html into the run's folder,
+    is asked for the time budget once the codes are there, `spare_s` for the seconds that there are for copies
+    once it is trained. `report` writes report.html into the run's folder,
     unless it is cancelled.
 
     Raises UsageError and its kin for what cannot be used, TrainingError and ClusterError for what failed,
@@ -277,7 +279,7 @@ def train_code_prior(
         with marking(folder):
             found = recorded_data(start, data)
             trained = _train_code_prior(
-                start, file, data=found, plan=plan, listener=listener, minutes=minutes
+                start, file, data=found, plan=plan, listener=listener, minutes=minutes, spare_s=spare_s
             )
             if not report or trained.completed.exit_reason == "cancelled":
                 return trained
@@ -319,6 +321,7 @@ def _train_code_prior(
     plan: WorkerPlan,
     listener: Listener,
     minutes: Callable[[], float] | None,
+    spare_s: Callable[[], float] | None,
 ) -> PriorReport:
     from distill_ray.bundle import load_model_v2
     from distill_ray.storage.filesystem import absolute
@@ -387,7 +390,8 @@ def _train_code_prior(
         cancelled = completed.exit_reason == "cancelled"
         save_model(write, _kept(result.checkpoint), file.path, cancelled=cancelled, listener=listener)
         if not cancelled:
-            completed = judged_copies(file.path, corpus, completed, listener)
+            within_s = None if spare_s is None else spare_s()
+            completed = judged_copies(file.path, corpus, completed, listener, within_s=within_s)
         file.put()
     return PriorReport(model_path=file.shown, dataset=data, config=resolved.config, completed=completed)
 

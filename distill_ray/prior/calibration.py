@@ -11,6 +11,8 @@ Legend: B sounds, Q RVQ levels, T code frames.
 
 from __future__ import annotations
 
+import math
+import time
 from dataclasses import dataclass
 
 import torch
@@ -22,8 +24,8 @@ from distill_ray.prior.likeness import CodeLikeness
 from distill_ray.prior.model import CodePrior
 from distill_ray.prior.sampling import sample_codes
 
-FIRST_LEVEL = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-"""Temperatures of the first level that are tried."""
+FIRST_LEVEL = (0.8, 0.9, 0.7, 1.0, 0.6, 0.5)
+"""Temperatures of the first level that are tried, the likeliest first."""
 AS_GOOD = 0.07
 """Beyond the least distance: as near as makes no difference. The hottest of these is taken: it is the one
 that repeats itself least, which windows of seconds do not tell.
@@ -36,17 +38,23 @@ _SOUNDS_ELSEWHERE = 64
 
 @dataclass(frozen=True, kw_only=True)
 class Calibration:
-    """The temperatures of the levels, and how far from the training codes what is generated at them is."""
+    """The temperatures of the levels, how far from the training codes what is generated at them is, and
+    whether there was no time to try all.
+    """
 
     temperatures: tuple[float, ...]
     distance: float
+    cut_short: bool = False
 
 
-def calibrate(prior: CodePrior, likeness: CodeLikeness, *, seed: int) -> Calibration:
+def calibrate(
+    prior: CodePrior, likeness: CodeLikeness, *, seed: int, ends_at: float = math.inf
+) -> Calibration:
     """Set `prior.temperature_Q` to the hottest of `FIRST_LEVEL` that is `AS_GOOD` as the best, with the first
     of `LAST_LEVEL`, then to the best of these.
 
-    All are tried with the same random numbers, so that they differ by their temperatures alone.
+    All are tried with the same random numbers, so that they differ by their temperatures alone. From
+    `ends_at` on, by `time.monotonic`, no further one is tried.
     """
     levels = prior.config.num_quantizers
 
@@ -58,13 +66,23 @@ def calibrate(prior: CodePrior, likeness: CodeLikeness, *, seed: int) -> Calibra
         return likeness.distance(_drawn(prior, seed))
 
     with graph_kept():
-        by_first = {first: distance(first, LAST_LEVEL[0]) for first in FIRST_LEVEL}
+        by_first = {FIRST_LEVEL[0]: distance(FIRST_LEVEL[0], LAST_LEVEL[0])}
+        for first in FIRST_LEVEL[1:]:
+            if time.monotonic() < ends_at:
+                by_first[first] = distance(first, LAST_LEVEL[0])
         enough = AS_GOOD + min(by_first.values())
         first = max(first for first, found in by_first.items() if found <= enough)
-        by_last = {LAST_LEVEL[0]: by_first[first], **{last: distance(first, last) for last in LAST_LEVEL[1:]}}
+        by_last = {LAST_LEVEL[0]: by_first[first]}
+        for last in LAST_LEVEL[1:]:
+            if time.monotonic() < ends_at:
+                by_last[last] = distance(first, last)
     last = min(by_last, key=by_last.__getitem__)
     prior.temperature_Q.copy_(temperatures(first, last))
-    return Calibration(temperatures=tuple(prior.temperature_Q.tolist()), distance=by_last[last])
+    return Calibration(
+        temperatures=tuple(prior.temperature_Q.tolist()),
+        distance=by_last[last],
+        cut_short=len(by_first) + len(by_last) < len(FIRST_LEVEL) + len(LAST_LEVEL),
+    )
 
 
 def _drawn(prior: CodePrior, seed: int) -> Tensor:

@@ -23,8 +23,9 @@ if TYPE_CHECKING:
 
 PAIRS = 5
 _SECONDS = 2.0
-COST = 0.12
-"""Seconds that measuring a second of recordings takes on two CPU cores at most; a GPU is quicker."""
+COST = 0.05
+"""Seconds that measuring a second of recordings takes on a CPU core at most (2026-11-30: 0.035 of speech); a
+GPU is quicker."""
 
 
 def judge(

@@ -36,12 +36,13 @@ MOST_SOUNDS = 72
 
 @dataclass(frozen=True, kw_only=True)
 class Page:
-    """`audio_bytes`: what its sounds take of it."""
+    """`audio_bytes`: what its sounds take of it; `late`: how many are left out for lack of time."""
 
     html: str
     sounds: int
     audio_bytes: int
     notes: tuple[str, ...]
+    late: int = 0
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -52,19 +53,38 @@ class _Titled:
 
 
 def make_page(
-    facts: ReportFacts, *, most_audio_bytes: int = MOST_AUDIO_BYTES, most_sounds: int = MOST_SOUNDS
+    facts: ReportFacts,
+    *,
+    most_audio_bytes: int = MOST_AUDIO_BYTES,
+    most_sounds: int = MOST_SOUNDS,
+    time_for: int | None = None,
 ) -> Page:
-    """The report as HTML; sounds are left out or cut where there is no room for them, and a note says so."""
-    facts = _bounded(facts, most_sounds)
+    """The report as HTML; sounds are left out or cut where there is no room for them, or time for only
+    `time_for` of them, and a note says so.
+    """
+    facts, dropped = _bounded(facts, most_sounds)
+    if dropped:
+        facts = _noted(facts, f"{count(dropped, 'more sound')}: a page has at most {most_sounds}.")
+    late = 0
+    if time_for is not None:
+        facts, late = _bounded(facts, time_for)
+    if late:
+        facts = _noted(
+            facts, f"{count(late, 'more sound')}, for lack of time: `distill-ray report` shows all of them."
+        )
     plots = Plots()
     sounds = list(_sounds(facts))
     players = Players(sounds, plots, most_bytes=most_audio_bytes)
     if players.cut:
         limit = f"{most_audio_bytes / 2**20:.3g} MB"
         note = f"The rest of {count(players.cut, 'sound')}, cut so that all of them fit into {limit}."
-        facts = dataclasses.replace(facts, notes=(*facts.notes, note))
+        facts = _noted(facts, note)
     html = _render(facts, parts(facts, players, plots))
-    return Page(html=html, sounds=len(sounds), audio_bytes=players.bytes, notes=facts.notes)
+    return Page(html=html, sounds=len(sounds), audio_bytes=players.bytes, notes=facts.notes, late=late)
+
+
+def _noted(facts: ReportFacts, note: str) -> ReportFacts:
+    return dataclasses.replace(facts, notes=(*facts.notes, note))
 
 
 def _sounds(facts: ReportFacts) -> list[Sound]:
@@ -73,25 +93,25 @@ def _sounds(facts: ReportFacts) -> list[Sound]:
     return groups + [sound for pair in pairs for sound in (pair.generated, pair.source) if sound is not None]
 
 
-def _bounded(facts: ReportFacts, most: int) -> ReportFacts:
-    """At most so many sounds: excerpts and generated sounds that are one too many are left out."""
+def _bounded(facts: ReportFacts, most: int) -> tuple[ReportFacts, int]:
+    """At most so many sounds, and how many others are left out: half of them by the finished model, then
+    excerpts.
+    """
     left = most - 2 * (len(facts.judged.nearest) if facts.judged is not None else 0)
-    kept: dict[str, list[SoundGroup]] = {"excerpts": [], "generated": []}
+    finished, earlier = facts.generated[-1:], facts.generated[:-1]
+    kept: dict[int, SoundGroup] = {}
     dropped = 0
-    for name, groups in kept.items():
-        for group in getattr(facts, name):
-            sounds = group.sounds[: max(0, left)]
-            left, dropped = left - len(sounds), dropped + len(group.sounds) - len(sounds)
-            if sounds:
-                groups.append(dataclasses.replace(group, sounds=sounds))
-    if not dropped:
-        return facts
-    return dataclasses.replace(
-        facts,
-        excerpts=tuple(kept["excerpts"]),
-        generated=tuple(kept["generated"]),
-        notes=(*facts.notes, f"{count(dropped, 'more sound')}: a page has at most {most}."),
+    for group in (*finished, *facts.excerpts, *earlier):
+        own = left - left // 2 if group in finished and facts.excerpts else left
+        sounds = group.sounds[: max(0, own)]
+        left, dropped = left - len(sounds), dropped + len(group.sounds) - len(sounds)
+        if sounds:
+            kept[id(group)] = dataclasses.replace(group, sounds=sounds)
+    excerpts, generated = (
+        tuple(kept[id(group)] for group in groups if id(group) in kept)
+        for groups in (facts.excerpts, facts.generated)
     )
+    return dataclasses.replace(facts, excerpts=excerpts, generated=generated), dropped
 
 
 def _render(facts: ReportFacts, made: tuple[Part, ...]) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from distill_ray.errors import DistillError, UsageError
 from distill_ray.events.records import Notice
 from distill_ray.report.collect import collect
+from distill_ray.report.numbers import count
 from distill_ray.report.sounds import Wanted
 from distill_ray.storage.atomic import atomic_file
 from distill_ray.training.worker import Listener
@@ -19,13 +21,14 @@ _MARKER, _HEAD_BYTES = b'<meta name="generator" content="distill-ray ', 1 << 14
 
 @dataclass(frozen=True, kw_only=True)
 class WrittenReport:
-    """A report that is written; `notes` say what it leaves out."""
+    """A report that is written; `notes` say what it leaves out, `late` how many sounds for lack of time."""
 
     path: Path
     bytes: int
     sounds: int
     audio_bytes: int
     notes: tuple[str, ...]
+    late: int = 0
 
     def to_json(self) -> dict[str, Any]:
         """The document of `distill-ray report --json`."""
@@ -38,9 +41,15 @@ class WrittenReport:
         }
 
 
-def write_report(place: Path, out: Path | None = None, *, wanted: Wanted | None = None) -> WrittenReport:
+def write_report(
+    place: Path,
+    out: Path | None = None,
+    *,
+    wanted: Wanted | None = None,
+    most_sounds: Callable[[], int] | None = None,
+) -> WrittenReport:
     """One HTML page on the run, search or model at `place`; `out` is by default report.html in its folder,
-    or beside a model.
+    or beside a model. `most_sounds`: how many there is time for, asked once they are collected.
 
     Raises UsageError where `place` holds nothing of ours, or `out` cannot be written or holds anything but a
     report, BundleError for a model that cannot be read.
@@ -50,12 +59,17 @@ def write_report(place: Path, out: Path | None = None, *, wanted: Wanted | None 
     path = out or default_path(place)
     _refuse_other_content(path)
     _, facts = collect(place, wanted or Wanted())
-    page = make_page(facts)
+    page = make_page(facts, time_for=None if most_sounds is None else most_sounds())
     content = page.html.encode()
     with atomic_file(path, error=UsageError) as file:
         file.write(content)
     return WrittenReport(
-        path=path, bytes=len(content), sounds=page.sounds, audio_bytes=page.audio_bytes, notes=page.notes
+        path=path,
+        bytes=len(content),
+        sounds=page.sounds,
+        audio_bytes=page.audio_bytes,
+        notes=page.notes,
+        late=page.late,
     )
 
 
@@ -86,12 +100,13 @@ def report_run(
     sounds: int = 0,
     data: str | None = None,
     judge_seconds: float | None = None,
+    most_sounds: Callable[[], int] | None = None,
 ) -> Path | None:
     """The report at the end of a training, which must not fail by it: a warning says why there is none.
 
     model: where the model is if it is not beside the folder. sounds: new ones of its prior. data: recordings
     that are prepared, for excerpts where the run has kept none. judge_seconds: judge generated sound where
-    that takes no longer.
+    that takes no longer. most_sounds: as in `write_report`.
     """
     try:
         wanted = Wanted(
@@ -102,8 +117,12 @@ def report_run(
             judge_seconds=judge_seconds,
             on_progress=listener,
         )
-        return write_report(folder, wanted=wanted).path
+        written = write_report(folder, wanted=wanted, most_sounds=most_sounds)
     except Exception as error:
         reason = str(error) if isinstance(error, DistillError) else f"{type(error).__name__}: {error}"
         listener(Notice(level="warning", message=f"no report was written: {reason}"))
         return None
+    if written.late:
+        short = f"the report shows {count(written.late, 'sound')} fewer, for lack of time"
+        listener(Notice(level="info", message=f"{short}: `distill-ray report` shows all of them"))
+    return written.path

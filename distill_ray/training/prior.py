@@ -61,6 +61,8 @@ from distill_ray.training.worker import Worker
 _VALIDATION_BATCH = 16
 _LEAST_MINUTES_OF_KERNELS, _LEAST_STEPS_OF_KERNELS = 0.5, 500
 """Of a training that Triton kernels are compiled for, which takes seconds where it was not done before."""
+_CHOOSING_SHARE, _LEAST_CHOOSING_S = 0.1, 10.0
+"""Of a budget of minutes, and seconds: what trying temperatures may take after it."""
 _CHECKED_WINDOWS = 8  # generated at the end and compared with the training codes
 
 
@@ -179,6 +181,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         self.frame_rate = frame_rate
         self.vectors_QKL = vectors_QKL
         self.calibration: Calibration | None = None
+        self.choosing_ends_at = math.inf
         self.held_out_distance: float | None = None
         self.purpose = recordings.codec.config.purpose if recordings is not None else ""
         shape, training = config.model, config.training
@@ -366,7 +369,8 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
 
     def settle(self, progress: Progress) -> None:
         """Keep the weights of the least held-out loss or the newest, at the temperatures at which either
-        generates codes that are most like the training codes.
+        generates codes that are most like the training codes. Of a budget of minutes that takes a tenth at
+        most, or what one temperature takes.
 
         Held-out loss rises as soon as single recordings are learnt by heart, while what is generated may
         still become more like all of them. Newest weights that give training codes back are not kept.
@@ -375,15 +379,21 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             return
         message = "choosing temperatures, and which epoch is kept, by what the prior generates"
         self.worker.emit(Notice(level="info", message=message))
+        minutes = self.config.training.max_minutes
+        choosing_s = math.inf if minutes is None else max(_LEAST_CHOOSING_S, _CHOOSING_SHARE * 60.0 * minutes)
+        self.choosing_ends_at = time.monotonic() + choosing_s
         likeness = CodeLikeness(self.train, self.vectors_QKL, self.frame_rate)
         self.held_out_distance = likeness.distance(self.val) if self.val else None
         newest = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
         self.model.load_state_dict(self.best or newest)
-        self.calibration = self._calibrated(likeness)
-        if self.best is None or progress.kept_epoch == progress.epoch or progress.ended == "cancelled":
+        best = self.calibration = self._calibrated(likeness)
+        is_newest = self.best is None or progress.kept_epoch == progress.epoch
+        if best.cut_short:
+            left_out = "not all temperatures were tried" + ("" if is_newest else ", nor the newest epoch")
+            self.worker.emit(Notice(level="info", message=f"{left_out}, for lack of time"))
+        if is_newest or progress.ended == "cancelled" or best.cut_short:
             self.model.load_state_dict(newest)
             return
-        best = self.calibration
         self.model.load_state_dict(newest)
         calibration = self._calibrated(likeness)
         if calibration.distance < best.distance and not self._copies(extracted=False).is_memorizing:
@@ -391,7 +401,9 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
             progress.kept_epoch = progress.epoch
 
     def _calibrated(self, likeness: CodeLikeness) -> Calibration:
-        return calibrate(self.model.eval(), likeness, seed=self.config.training.seed)
+        return calibrate(
+            self.model.eval(), likeness, seed=self.config.training.seed, ends_at=self.choosing_ends_at
+        )
 
     def completed(self, progress: Progress) -> PriorTrainingCompleteEvent:
         """The figures of the run as it ended; rank 0 compares what the prior makes with its codes."""

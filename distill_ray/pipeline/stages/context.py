@@ -13,6 +13,7 @@ from distill_ray.events.records import PlannedStage
 from distill_ray.jsonable import jsonable
 from distill_ray.pipeline.budget import TimeBudget
 from distill_ray.pipeline.record import PipelineRecord
+from distill_ray.pipeline.slowness import Slowness
 from distill_ray.runs.workspace import ResultFolder
 from distill_ray.runtime.plan import WorkerPlan
 from distill_ray.training.worker import Listener
@@ -40,6 +41,7 @@ class PipelineContext:
     corpus: Corpus | None = None
     budget: TimeBudget | None = None
     began: float = 0.0
+    slowness: Slowness = field(default_factory=Slowness)
     reports: dict[str, dict[str, Any]] = field(default_factory=dict)
     samples: tuple[Path, ...] = ()
 

@@ -84,6 +84,7 @@ class Prior:
             resume=self._folder.is_begun,
             run=context.results.below(self._folder.path.name),
             minutes=None if budget is None else lambda: self._minutes(budget),
+            spare_s=None if budget is None else lambda: budget.spare_s,
             overwrite=True,  # `decide` knows whether the one that is there stays
         )
         document = context.report(self.name, report.to_json())

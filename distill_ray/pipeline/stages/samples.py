@@ -9,7 +9,8 @@ from typing import Any
 
 from distill_ray.config.build import build_sections
 from distill_ray.config.generation import GenerationSettings
-from distill_ray.events.records import PlannedStage
+from distill_ray.events.records import Notice, PlannedStage
+from distill_ray.pipeline.budget import TOTAL
 from distill_ray.pipeline.stages.context import PipelineContext, manifest, skipped, will_run
 
 
@@ -27,8 +28,10 @@ class Samples:
             return will_run(self.name, f"after {after}")
         found = self._found(self._sets())
         if found is not None:
-            count, seconds = settings.count, settings.seconds
-            return skipped(self.name, f"{count} of {seconds:g} s with seed {settings.seed} are there")
+            seconds = found.get("made_seconds", settings.seconds)
+            there = min(settings.count, len(found["files"]))
+            late = f", of {settings.count} for lack of time" if there < settings.count else ""
+            return skipped(self.name, f"{there} of {seconds:g} s with seed {settings.seed} are there{late}")
         cut = (self._context.record.folder / self._free_folder([])).is_dir()
         none = "they were not all made" if cut else "this model has made none yet"
         return will_run(self.name, "other ones are there" if self._sets() else none)
@@ -46,14 +49,17 @@ class Samples:
         identity = self._identity()
         same = next((item for item in sets if _same(item, identity)), None)
         folder = same["folder"] if same else self._free_folder(sets)
+        loaded, budget = load_model_v2(context.record.model, device=choose_device("auto")), context.budget
+        seconds = settings.seconds if budget is None else budget.seconds_of_sound(settings.seconds)
         report = generate_samples(
-            load_model_v2(context.record.model, device=choose_device("auto")),
+            loaded,
             count=settings.count,
-            seconds=settings.seconds,
+            seconds=seconds,
             seed=settings.seed,
             out_dir=context.record.folder / folder,
             audio_format=settings.audio_format,
             overwrite=True,  # of these settings, cut short
+            has_time=None if budget is None else budget.has_time_for_sound,
             on_progress=context.listener,
         )
         paths = [Path(path) for path in report.files]
@@ -62,6 +68,12 @@ class Samples:
             "folder": folder,
             "files": [{"name": path.name, "bytes": path.stat().st_size} for path in paths],
         }
+        if len(paths) < settings.count or seconds < settings.seconds:
+            total = context.record.settings.get(TOTAL)
+            made |= {"made_seconds": seconds, "asked": settings.count, "total": total}
+            asked = f"samples: {len(paths)} of {settings.count} made, of {seconds:g} s each"
+            message = f"{asked}, for lack of time: `distill-ray generate` makes more"
+            context.listener(Notice(level="info", message=message))
         context.record.finish(self.name, {"sets": [*(item for item in sets if item is not same), made]})
         self._take(made)
         return 0
@@ -84,10 +96,12 @@ class Samples:
         return list(self._context.record.done.get(self.name, {}).get("sets", ()))
 
     def _found(self, sets: list[dict[str, Any]]) -> dict[str, Any] | None:
-        """The set that has all that is asked for, whole on disk."""
+        """The set that has all that is asked for, or that there was time for, whole on disk."""
         identity, count = self._identity(), self._settings().count
+        late = {"asked": count, "total": self._context.record.settings.get(TOTAL)}
         for item in sets:
-            if _same(item, identity) and len(item["files"]) >= count and self._is_whole(item, count):
+            is_all = _same(item, late) if "total" in item else len(item["files"]) >= count
+            if _same(item, identity) and is_all and self._is_whole(item, count):
                 return item
         return None
 

@@ -58,6 +58,23 @@ def test_seeds_repeat_and_the_count_changes_nothing(
     assert not set(files("other", 5, 6)) & set(five)
 
 
+def test_only_as_many_are_made_as_there_is_time_for(tmp_path: Path, make_loaded: MakeLoaded) -> None:
+    taken: list[float] = []
+
+    def has_time(seconds: float) -> bool:
+        taken.append(seconds)
+        return len(taken) < 3
+
+    whole = generate_samples(make_loaded(), count=5, seconds=0.15, out_dir=tmp_path / "whole")
+    report = generate_samples(
+        make_loaded(), count=5, seconds=0.15, out_dir=tmp_path / "late", has_time=has_time
+    )
+    assert contents(report.files) == contents(whole.files[:3])
+    assert len(list((tmp_path / "late").glob("*.wav"))) == 3
+    assert report.draws == (1, 1, 1)
+    assert all(0.0 < seconds < report.elapsed_s for seconds in taken)
+
+
 def test_ctrl_c_keeps_what_was_made_and_says_so(tmp_path: Path, make_loaded: MakeLoaded) -> None:
     def stop(progress: StageProgress) -> None:
         if progress.done > 2 * progress.total / 3:

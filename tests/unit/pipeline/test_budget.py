@@ -15,7 +15,7 @@ from distill_ray.errors import ConfigError
 from distill_ray.events.records import PipelinePlan, PlannedStage, PriorEpochMetrics, VQEpochMetrics
 from distill_ray.pipeline.advice import Advice
 from distill_ray.pipeline.budget import Steps, TimeBudget, budget_of, too_small_for
-from distill_ray.pipeline.slowness import slowness
+from distill_ray.pipeline.slowness import Slowness
 from distill_ray.pipeline.stages.prior import Prior
 
 
@@ -34,21 +34,41 @@ def test_what_is_left_is_shared_by_what_is_still_to_come() -> None:
     )
     expected = budget.expected("codec")
     assert sum(expected.values()) == pytest.approx(600.0)
-    assert expected["report"] == pytest.approx(8.0 + 42.0)
+    assert expected["report"] == pytest.approx(7.32 + 42.0)
     assert expected["samples"] == pytest.approx(24.0)
     now[0] += 400.0  # prepare and codec took longer than expected: the prior gets what is left
-    assert budget.trainings_s == pytest.approx(200.0 - 50.0 - 24.0)
-    assert budget.prior_left_s == pytest.approx(0.9 * 126.0)
+    assert budget.trainings_s == pytest.approx(200.0 - 49.32 - 24.0)
+    assert budget.prior_left_s == pytest.approx(0.9 * 126.68)
     slow[0] = 3.0  # other programs came: the judge is left out, and the endings take three times as long
     assert not budget.judges
-    assert budget.trainings_s == pytest.approx(200.0 - 24.0 - 26.4)
-    assert budget.prior_left_s == pytest.approx(149.6 - 3 * (4.0 + 8.0))
+    assert budget.trainings_s == pytest.approx(200.0 - 24.0 - 3 * 7.32)
+    assert budget.prior_left_s == pytest.approx(154.04 - 3 * (9.0 + 1.0))
     budget.prior_s = 100.0
-    assert budget.prior_left_s == pytest.approx(100.0 - 36.0)
+    assert budget.prior_left_s == pytest.approx(100.0 - 30.0)
     budget.prior_s = 30.0
     assert budget.prior_left_s == pytest.approx(15.0)
     now[0] += 500.0
     assert budget.prior_left_s == 1.0  # at least one step
+
+
+def test_what_follows_the_trainings_shrinks_when_it_is_late() -> None:
+    """`run --max-minutes 3` took 5:00 where five other programs came during the prior's training."""
+    now, slow = [150.0], [1.0]
+    budget = TimeBudget(
+        total_s=180.0, spent_s=0.0, began=0.0, sound_s=80.0, clock=lambda: now[0], slowness=lambda: slow[0]
+    )
+    assert budget.spare_s == pytest.approx(30.0 - 7.32 - 7.2)
+    assert budget.seconds_of_sound(10.0) == 10.0
+    assert budget.has_time_for_sound(22.0)
+    assert budget.page_sounds() == 150
+    slow[0] = 6.0
+    assert budget.spare_s < 0.0
+    assert budget.seconds_of_sound(30.0) == pytest.approx(25.0)  # of 0.48 s each, before a page of 18 s
+    assert not budget.has_time_for_sound(22.0)
+    assert budget.page_sounds() == 11
+    now[0] = 200.0  # something is made all the same
+    assert budget.seconds_of_sound(10.0) == 1.0
+    assert budget.page_sounds() == 4
 
 
 def test_a_machine_that_is_taken_at_the_moment_does_not_take_the_trainings_their_time() -> None:
@@ -66,22 +86,36 @@ def test_slowness_is_what_threads_waited_for_a_core(tmp_path: Path) -> None:
     for name, text in {"1": "3000000000 6000000000 9", "2": "1000000000 2000000000 1", "3": ""}.items():
         (tmp_path / name).mkdir()
         (tmp_path / name / "schedstat").write_text(text)
-    assert slowness(tmp_path) == 3.0
+    assert Slowness(tasks=tmp_path)() == 3.0
     (tmp_path / "1" / "schedstat").unlink()
-    assert slowness(tmp_path) == 1.0  # a second of work tells nothing
-    assert slowness(tmp_path / "none") == 1.0
-    assert slowness() >= 1.0
+    assert Slowness(tasks=tmp_path)() == 1.0  # a second of work tells nothing
+    assert Slowness(tasks=tmp_path / "none")() == 1.0
+    assert Slowness()() >= 1.0
+
+
+def test_slowness_is_that_of_late(tmp_path: Path) -> None:
+    """A machine that others took at the end of a run seemed hardly slower by the whole of it."""
+    now, account = [0.0], tmp_path / "1" / "schedstat"
+    account.parent.mkdir()
+    slowness = Slowness(tasks=tmp_path, clock=lambda: now[0])
+    for at, ran, waited in ((0, 0, 0), (100, 100, 0), (124, 104, 20)):
+        now[0] = at
+        account.write_text(f"{ran}000000000 {waited}000000000 9")
+        slowness.hear(None)
+    assert slowness() == 6.0
+    now[0] = 150  # nothing was done since
+    assert slowness() == 6.0
 
 
 def test_a_resumed_run_has_what_its_earlier_part_left() -> None:
     settings = {"pipeline.max_minutes": 10.0, "prior_training.max_minutes": 2.0}
-    budget = budget_of(settings, spent_s=240.0, began=0.0, judge_s=1e9, corpus_s=100.0)
+    budget = budget_of(settings, spent_s=240.0, began=0.0, judge_s=1e9, corpus_s=100.0, slowness=lambda: 1.0)
     assert budget is not None
-    budget.clock, budget.slowness = lambda: 0.0, lambda: 1.0
+    budget.clock = lambda: 0.0
     assert budget.left_s == 360.0
     assert not budget.judges  # which would take more than its share
     assert budget.expected("tune")["prior"] == pytest.approx(120.0)
-    assert budget_of({}, spent_s=0.0, began=0.0, judge_s=0.0, corpus_s=0.0) is None
+    assert budget_of({}, spent_s=0.0, began=0.0, judge_s=0.0, corpus_s=0.0, slowness=lambda: 1.0) is None
 
 
 @pytest.mark.parametrize(("purpose", "share"), [({}, 0.65), ({"model.purpose": "compression"}, 0.35)])
@@ -89,9 +123,9 @@ def test_the_prior_of_a_codec_for_generation_has_most_of_the_time(
     purpose: dict[str, str], share: float
 ) -> None:
     settings = {"pipeline.max_minutes": 100.0, **purpose}
-    budget = budget_of(settings, spent_s=0.0, began=0.0, judge_s=1e9, corpus_s=0.0)
+    budget = budget_of(settings, spent_s=0.0, began=0.0, judge_s=1e9, corpus_s=0.0, slowness=lambda: 1.0)
     assert budget is not None
-    budget.clock, budget.slowness = lambda: 0.0, lambda: 1.0
+    budget.clock = lambda: 0.0
     prior = budget.expected("codec")["prior"] - budget.ending_s
     assert prior == pytest.approx(share * (budget.trainings_s - budget.ending_s))
 

@@ -6,6 +6,7 @@ import dataclasses
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -22,6 +23,7 @@ from distill_ray.display import trial_listener
 from distill_ray.errors import CancelledError, ConfigError, CorpusError, TrainingError, UsageError
 from distill_ray.events.recordings import RecordingsFound
 from distill_ray.events.records import Event, Notice, PipelinePlan, StageProgress
+from distill_ray.pipeline import sharing
 from distill_ray.pipeline import train as pipeline
 from distill_ray.pipeline.run import PipelineReport, run_everything
 from distill_ray.prior import CodePrior
@@ -504,6 +506,23 @@ def test_other_samples_do_not_take_the_place_of_those_that_are_there(run: Runner
     fewer = run({"generate.count": 1})
     assert run.skipped() == list(NAMES)
     assert fewer.samples == first.samples[:1]
+
+
+def test_a_late_run_makes_fewer_and_shorter_samples_and_says_so(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sharing, "_too_little_time", lambda context, budget: "")
+    late = {**SETTINGS, "generate.count": 3, "generate.seconds": 2.0, "pipeline.max_minutes": 2.0}
+    began = time.monotonic() - 1000.0
+    report = run(late, began=began)
+    assert [soundfile.info(path).frames for path in report.samples] == [RATE]  # one second of one
+    said = [event.message for event in run.events if isinstance(event, Notice)]
+    assert "samples: 1 of 3 made, of 1 s each, for lack of time: `distill-ray generate` makes more" in said
+    again = run({}, began=began)
+    assert run.planned()["samples"] == "skipped: 1 of 1 s with seed 0 are there, of 3 for lack of time"
+    assert again.samples == report.samples
+    more = run({"pipeline.max_minutes": 60.0})
+    assert [soundfile.info(path).frames for path in more.samples] == [2 * RATE] * 3
 
 
 def test_lost_samples_are_made_again(run: Runner) -> None:

@@ -58,7 +58,7 @@ def untrained(path: Path, **metadata: Any) -> Path:
 def no_copies(monkeypatch: pytest.MonkeyPatch) -> None:
     """To look for copies takes longer than a training here; tests/unit/runs/test_copies.py does it."""
     monkeypatch.setattr(
-        "distill_ray.pipeline.train.judged_copies", lambda model, corpus, done, listener: done
+        "distill_ray.pipeline.train.judged_copies", lambda model, corpus, done, listener, **named: done
     )
 
 

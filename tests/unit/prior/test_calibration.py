@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import time
 from collections.abc import Callable
 from typing import Any
 
@@ -70,3 +71,12 @@ def test_the_same_seed_finds_the_same(make_prior: MakePrior) -> None:
 def test_temperature_1_is_among_those_tried() -> None:
     assert 1.0 in FIRST_LEVEL
     assert 1.0 in LAST_LEVEL
+
+
+def test_out_of_time_one_temperature_is_tried_and_that_is_told(make_prior: MakePrior) -> None:
+    prior = make_prior()
+    valley: Any = Valley(prior, first=0.5, last=1.0, wide=0.01)
+    found = calibrate(prior, valley, seed=1, ends_at=time.monotonic())
+    assert found.cut_short
+    assert found.temperatures[0] == pytest.approx(FIRST_LEVEL[0])
+    assert not calibrate(prior, valley, seed=1).cut_short

@@ -181,6 +181,19 @@ def test_more_sounds_than_a_page_has_room_for_are_left_out(records: ModuleType) 
     assert bounded.notes == ("3 more sounds: a page has at most 2.",)
 
 
+def test_in_a_hurry_half_of_the_sounds_are_the_finished_model_s(records: ModuleType) -> None:
+    sounds = tuple(records.tone(str(number), seconds=0.05) for number in range(5))
+    groups = [SoundGroup(title=title, sounds=sounds) for title in ("excerpt", "epoch 1", "finished")]
+    facts = ReportFacts(
+        title="late", kind="run", overview=(), excerpts=(groups[0],), generated=(groups[1], groups[2])
+    )
+    page = make_page(facts, time_for=4)
+    assert (page.sounds, page.late) == (4, 11)
+    assert page.notes == ("11 more sounds, for lack of time: `distill-ray report` shows all of them.",)
+    assert "epoch 1" not in page.html
+    assert make_page(facts, time_for=99).late == 0
+
+
 def test_a_page_with_nothing_but_a_title_is_a_page(records: ModuleType) -> None:
     document = records.Document.of(make_page(ReportFacts(title="empty", kind="A model", overview=())).html)
     assert document.all("section") == []

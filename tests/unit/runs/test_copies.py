@@ -108,6 +108,14 @@ def test_a_prior_that_copies_is_said(corpus: Corpus, model: Path, monkeypatch: p
     assert notice.level == "warning"
 
 
+def test_out_of_time_nothing_is_looked_for_and_that_is_said(corpus: Corpus, model: Path) -> None:
+    heard: list[Event] = []
+    assert judged_copies(model, corpus, DONE, heard.append, within_s=-1.0) is DONE
+    (notice,) = heard
+    assert isinstance(notice, Notice)
+    assert notice.message.startswith("copies of training audio were not looked for, for lack of time")
+
+
 def test_what_cannot_be_looked_at_stays_as_it_was(
     corpus: Corpus, model: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
