@@ -87,7 +87,13 @@ def trial_figures(event: TrialUpdate) -> list[str]:
     return parts
 
 
-_STAGES = {"encode": "encodes", "prior": "its prior", "generate": "generates", "judge": "is judged"}
+_STAGES = {
+    "start": "starts",
+    "encode": "encodes",
+    "prior": "its prior",
+    "generate": "generates",
+    "judge": "is judged",
+}
 
 
 def described(event: TrialUpdate) -> str:

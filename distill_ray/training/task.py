@@ -121,6 +121,7 @@ class ModelTask(ABC, Generic[CompletedT]):
             bf16=self.bf16,
         )
         self.best: dict[str, Tensor] | None = None
+        self.opening: list[Notice] = []  # told once the run has begun
         self.resumed_budget: Budget | None = None
         self.sums = torch.zeros(sums, device=worker.device)
         self.grad_norm = torch.zeros((), device=worker.device)
@@ -282,6 +283,8 @@ def run_task(
             **asdict(amounts),
         )
     )
+    for notice in task.opening:
+        worker.emit(notice)
     if not amounts.val_files:
         worker.emit(task.warn(_NO_HELD_OUT))
     budget = task.budget()

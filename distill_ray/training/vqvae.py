@@ -40,6 +40,7 @@ from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.muon import falling
 from distill_ray.training.optimizer import uses_bf16
 from distill_ray.training.samples import ExcerptDecoder
+from distill_ray.training.start import Start
 from distill_ray.training.task import Amounts, Figures, ModelTask, nan_for_null, run_task
 from distill_ray.training.vq_batch import VQBatches
 from distill_ray.training.vq_codes import CodeKeeper
@@ -56,8 +57,9 @@ from distill_ray.vqvae import (
     kernels,
     utilization_warnings,
 )
+from distill_ray.vqvae.basis import POWER_ITERATIONS
 from distill_ray.vqvae.health import EpochHealth, reports, with_kept
-from distill_ray.vqvae.kmeans import VECTORS_PER_CENTRE
+from distill_ray.vqvae.kmeans import ITERATIONS, VECTORS_PER_CENTRE
 
 _INITIAL_VECTORS_PER_CODE = 8
 _BASIS_VECTORS_PER_CODE = 16
@@ -107,6 +109,7 @@ def train_vqvae(
             depths=depths,
             samples=samples,
             from_audio=worker.restore() is None,  # a checkpoint has its own
+            began=began,
         ),
         kind="vqvae",
         name=name,
@@ -172,9 +175,13 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         depths: tuple[int, ...] = (),
         samples: bool = False,
         from_audio: bool = True,
+        began: float | None = None,
     ) -> None:
         """`from_audio`: begin with the corpus's codes, as a training does; not where only steps are timed or
-        a checkpoint follows."""
+        a checkpoint follows. `began`: when the training did, by `time.monotonic`.
+
+        Raises CancelledError where a stop was asked for meanwhile (collective).
+        """
         levels = config.model.num_quantizers
         for depth in depths:
             if not 1 <= depth <= levels:
@@ -188,8 +195,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
         self.batches = VQBatches(store, config, rank=worker.rank, world_size=worker.world_size)
         held_out = AudioStore(corpus, "val", device) if corpus.validation_split == "val" else store
         self.held_out = HeldOut(held_out, config, worker)
-        if from_audio:
-            _initialise(model, self.batches, config)
+        began = time.monotonic() if began is None else began
+        cut_short = _initialise(model, self.batches, config, worker, began) if from_audio else None
         bf16 = uses_bf16(training.precision, device)
         # A graph would draw the random numbers of its own seed where none is set before a step.
         capture = device.type == "cuda" and training.capture == "auto" and config.model.dropout == 0.0
@@ -222,6 +229,8 @@ class VQTask(ModelTask[TrainingCompleteEvent]):
             head=model.decoder.head.parameters(),
             head_rate=training.head_rate,
         )
+        if cut_short is not None:
+            self.opening.append(self.warn(cut_short.message))
         self.codes = CodeKeeper(model, config, worker, self.optimizer, self.average)
         self.excerpts = ExcerptDecoder(corpus) if samples and worker.rank == 0 else None
         self.depths = depths
@@ -448,8 +457,12 @@ def _pays_off(config: VQTrainConfig, steps_per_epoch: int) -> bool:
     return min(seconds * _SAVED_SHARE, steps * _SAVED_SECONDS) > _COMPILE_SECONDS
 
 
-def _initialise(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None:
-    """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result."""
+def _initialise(
+    model: VQVAE, batches: VQBatches, config: VQTrainConfig, worker: Worker, began: float
+) -> Notice | None:
+    """K-means on whole batches, all ranks' windows; DDP then gives every rank rank 0's result. What is to be
+    said of it.
+    """
     frames = config.training.batch_size * config.window_frames
     has_basis = config.model.gives_magnitudes
     per_code = _BASIS_VECTORS_PER_CODE if has_basis else _INITIAL_VECTORS_PER_CODE
@@ -458,4 +471,12 @@ def _initialise(model: VQVAE, batches: VQBatches, config: VQTrainConfig) -> None
     stays = config.model.codebook_learning == "kmeans"
     wanted = -(-VECTORS_PER_CENTRE * config.model.codebook_size // frames) if stays else count
     more = (batches.unchanged(step) for step in range(count, wanted))
-    model.initialise(audio_BCT, torch.Generator().manual_seed(config.training.seed), more)
+    parts = (POWER_ITERATIONS if has_basis else 0) + max(0, wanted - count) + 1
+    start = Start(
+        worker,
+        parts=parts + ITERATIONS * config.model.num_quantizers,
+        began=began,
+        max_minutes=config.training.max_minutes,
+    )
+    model.initialise(audio_BCT, torch.Generator().manual_seed(config.training.seed), more, start)
+    return start.end()

@@ -23,7 +23,7 @@ from ray.util import get_current_placement_group
 
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.config.vqvae import VQTrainConfig
-from distill_ray.errors import CheckpointError
+from distill_ray.errors import CancelledError, CheckpointError
 from distill_ray.events.records import Event, TrainingCompleteEvent, VQEpochMetrics, to_record
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runs.workspace import result_folder
@@ -106,6 +106,8 @@ def run_trial(config: dict[str, Any], *, home: TrialHome) -> None:
         else:
             with home.listener() as listener:
                 _train(task, home, TrialReporter(task, home.sweep, outbox, listener), outbox)
+    except CancelledError:
+        return  # stopped before its first step: there is nothing to keep
     except Exception as error:
         failure = error if isinstance(error, LoopError) else LoopError.of(error)
         outbox.post({"trial": FAILED, "message": failure.message, "trace": failure.trace})
@@ -173,7 +175,7 @@ def _train_in(task: TrialTask, home: TrialHome, voice: Listener, outbox: Outbox)
     )
     try:
         run.train()
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, CancelledError):
         return  # stopped before the loop had begun: there is nothing to keep
 
 

@@ -11,12 +11,14 @@ V = C · stride · K values of a code frame.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 MEL_CORNER_HZ = 700.0
 """Above it the mel scale is about logarithmic."""
-_POWER_ITERATIONS, _OVERSAMPLING = 4, 16
+POWER_ITERATIONS, _OVERSAMPLING = 4, 16
 
 
 def mel_share(bins: int, sample_rate: int) -> Tensor:
@@ -62,13 +64,16 @@ class SpectralBasis(nn.Module):
         self.register_buffer("weight_K", mel_share(bins, sample_rate).sqrt(), persistent=False)
 
     @torch.no_grad()
-    def fit(self, log_BCSK: Tensor, generator: torch.Generator) -> None:
+    def fit(
+        self, log_BCSK: Tensor, generator: torch.Generator, goes_on: Callable[[str], bool] = lambda what: True
+    ) -> None:
         """Take the principal components of these log magnitudes, by the randomised method of Halko,
         Martinsson & Tropp 2011; latents, as far as they are coded, get a mean square of one.
 
         Args:
             log_BCSK: S is a multiple of the stride.
             generator: CPU generator in the same state on every rank.
+            goes_on: as for `VQVAE.initialise`.
         """
         values_NV = self._weighted(log_BCSK).flatten(0, 1)
         self.mean_V.copy_(values_NV.mean(0))
@@ -76,7 +81,9 @@ class SpectralBasis(nn.Module):
         count = min(self.components_VL.shape[1], *centred_NV.shape)
         tried = min(count + _OVERSAMPLING, *centred_NV.shape)
         sketch_VL = torch.randn(centred_NV.shape[1], tried, generator=generator).to(centred_NV)
-        for _ in range(_POWER_ITERATIONS):
+        for iteration in range(POWER_ITERATIONS):
+            if not goes_on("components of the spectra") and iteration:
+                break
             sketch_VL = torch.linalg.qr(centred_NV.T @ (centred_NV @ sketch_VL)).Q
         self.components_VL.zero_()
         _, _, rotated_LL = torch.linalg.svd(centred_NV @ sketch_VL, full_matrices=False)

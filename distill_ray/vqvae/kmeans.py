@@ -5,10 +5,13 @@ Shapes: N vectors, K centres, D dimensions.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor
 from torch.nn import functional
 
+ITERATIONS = 10
 VECTORS_PER_CENTRE = 64
 """Vectors for each centre that are looked at; more change the centres little and cost time."""
 
@@ -61,7 +64,13 @@ def distinct_sample(vectors_ND: Tensor, count: int, generator: torch.Generator) 
 
 
 def kmeans(
-    vectors_ND: Tensor, size: int, generator: torch.Generator, *, lookup: str, iterations: int = 10
+    vectors_ND: Tensor,
+    size: int,
+    generator: torch.Generator,
+    *,
+    lookup: str,
+    iterations: int = ITERATIONS,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Tensor:
     """`size` centres [K, D] of the vectors, assigned by `lookup` and averaged at full length.
 
@@ -73,6 +82,7 @@ def kmeans(
         vectors_ND: at least one vector, float32.
         size: number of centres; may exceed the number of vectors.
         generator: CPU generator; the same state and vectors give the same centres.
+        goes_on: asked before each iteration whether it is made.
     """
     assert len(vectors_ND) > 0, "k-means needs a vector"
     limit = size * VECTORS_PER_CENTRE
@@ -81,6 +91,8 @@ def kmeans(
         vectors_ND = vectors_ND[chosen.to(vectors_ND.device)]
     centres_KD = distinct_sample(vectors_ND, size, generator)
     for _ in range(iterations):
+        if not goes_on():
+            break
         sums_KD, counts_K = _assignment(vectors_ND, centres_KD, lookup)
         empty_K = counts_K == 0
         centres_KD = sums_KD / counts_K.clamp(min=1)[:, None]

@@ -6,7 +6,7 @@ D components that a flow draws, the latent channels first; L without one.
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, nn
@@ -95,7 +95,13 @@ class VQVAE(nn.Module):
         return [part.weight for part in parts if isinstance(part, nn.Linear) and part not in outer]
 
     @torch.no_grad()
-    def initialise(self, audio_BCT: Tensor, generator: torch.Generator, more: Iterable[Tensor] = ()) -> None:
+    def initialise(
+        self,
+        audio_BCT: Tensor,
+        generator: torch.Generator,
+        more: Iterable[Tensor] = (),
+        goes_on: Callable[[str], bool] = lambda what: True,
+    ) -> None:
         """Start from a first batch: the spectral basis, the codebooks by k-means on its latents, level by
         level, and the decoder from its mean log spectrum or from what the basis leaves uncertain.
 
@@ -103,14 +109,21 @@ class VQVAE(nn.Module):
             audio_BCT: as for `forward`; the windows of all ranks in the same order everywhere.
             generator: CPU generator in the same state everywhere.
             more: further batches of audio, for the codebooks alone.
+            goes_on: told each part before it is begun, says whether there is time for more than what a codec
+                cannot be without.
         """
         if isinstance(self.encoder, BasisEncoder):
             assert self.decoder.basis is not None, "encoder and decoder are of one kind"
-            self.decoder.basis.fit(log_magnitudes(self.encoder.stft(audio_BCT)), generator)
+            self.decoder.basis.fit(log_magnitudes(self.encoder.stft(audio_BCT)), generator, goes_on)
             self.encoder.basis.take(self.decoder.basis)
         latent_BFL = self.encoder(audio_BCT).float()
-        latents = [latent_BFL, *(self.encoder(each_BCT).float() for each_BCT in more)]
-        self.quantizer.initialise(torch.cat([each.flatten(0, 1) for each in latents]), generator)
+        latents = [latent_BFL]
+        for each_BCT in more:
+            if not goes_on("recordings"):
+                break
+            latents.append(self.encoder(each_BCT).float())
+        self.quantizer.initialise(torch.cat([each.flatten(0, 1) for each in latents]), generator, goes_on)
+        goes_on("decoder")
         if isinstance(self.decoder, FlowDecoder):
             self.decoder.start_from(audio_BCT, self.quantizer(latent_BFL).latent_BFL)
             return

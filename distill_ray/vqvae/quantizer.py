@@ -13,6 +13,9 @@ channels.
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import partial
+
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
@@ -219,17 +222,26 @@ class ResidualVectorQuantizer(nn.Module):
         self.codebooks_QKD.copy_(torch.where(known_QK1, mean_QKD, self.codebooks_QKD))
 
     @torch.no_grad()
-    def initialise(self, latents_NL: Tensor, generator: torch.Generator) -> None:
+    def initialise(
+        self,
+        latents_NL: Tensor,
+        generator: torch.Generator,
+        goes_on: Callable[[str], bool] = lambda what: True,
+    ) -> None:
         """Start all codebooks by k-means, each level on what the levels before it leave over.
 
         Args:
             latents_NL: vectors that enter the quantiser, from all ranks, in the same order everywhere.
             generator: CPU generator in the same state everywhere.
+            goes_on: as for `VQVAE.initialise`.
         """
         residual_NL = latents_NL.float()
         for level in range(self.levels):
             vectors_ND = self.project_in[level](residual_NL)
-            centres_KD = kmeans(vectors_ND, self.size, generator, lookup=self.lookup)
+            what = f"codebook {level + 1} of {self.levels}"
+            centres_KD = kmeans(
+                vectors_ND, self.size, generator, lookup=self.lookup, goes_on=partial(goes_on, what)
+            )
             self._place(level, torch.arange(self.size, device=centres_KD.device), centres_KD)
             codes_N = nearest(vectors_ND, centres_KD, self.lookup)
             residual_NL = residual_NL - self.project_out[level](centres_KD[codes_N])

@@ -10,7 +10,7 @@ import torch
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus
 from distill_ray.errors import TrainingError
-from distill_ray.events.records import Event, RunStarted, TrainingCompleteEvent, VQEpochMetrics
+from distill_ray.events.records import Event, RunStarted, StageProgress, TrainingCompleteEvent, VQEpochMetrics
 from distill_ray.training import checkpoint
 from distill_ray.training.loop import Pace, Progress
 from distill_ray.training.vqvae import VQTask
@@ -45,8 +45,9 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(
     config = small_config(training__epochs=4, training__min_epoch_steps=20)
     completed, events = train(corpus, config, tmp_path)
     seen = epochs(events)
-    assert isinstance(events[0], RunStarted)
-    assert events[0].steps_per_epoch * 4 == completed.steps
+    opening = next(event for event in events if not isinstance(event, StageProgress))
+    assert isinstance(opening, RunStarted)
+    assert opening.steps_per_epoch * 4 == completed.steps
     assert seen[-1].train_loss < 0.95 * seen[0].train_loss
     assert completed.best_val_loss < seen[0].val_loss
     assert completed.best_val_loss == min(event.val_loss for event in seen)
