@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from types import TracebackType
@@ -41,7 +42,8 @@ class Display:
     def __init__(self, console: Console | None = None, *, renderer: Renderer | None = None) -> None:
         self.console = console or stderr_console()
         self.history = History()
-        self._renderer: Renderer | None = renderer or _renderer_for(self.console)
+        self._drawing = threading.RLock()
+        self._renderer: Renderer | None = renderer or _renderer_for(self.console, self._drawing)
 
     def __enter__(self) -> Display:
         return self
@@ -84,7 +86,8 @@ class Display:
 
     def _guarded(self, act: Callable[[], None]) -> None:
         try:
-            act()
+            with self._drawing:
+                act()
         except Exception as error:
             renderer, self._renderer = self._renderer, None
             if renderer is not None:
@@ -108,7 +111,7 @@ def stderr_console() -> Console:
     return _Console(stderr=True, width=None if known else _PLAIN_WIDTH, highlight=False)
 
 
-def _renderer_for(console: Console) -> Renderer:
+def _renderer_for(console: Console, drawing: threading.RLock) -> Renderer:
     if console.is_terminal and not console.is_dumb_terminal:
-        return LiveRenderer(console)
+        return LiveRenderer(console, drawing)
     return PlainRenderer(console)

@@ -6,6 +6,9 @@ Lines that stay (openings, epochs, warnings, finished stages) are printed above 
 
 from __future__ import annotations
 
+import contextlib
+import threading
+
 from rich.cells import cell_len, set_cell_size
 from rich.console import Console, Group, RenderableType
 from rich.live import Live
@@ -38,17 +41,24 @@ from distill_ray.events.records import (
 )
 from distill_ray.vqvae.health import LevelHealth
 
+_TICK_S = 0.25
 _AROUND_TRIALS = 5  # heading, column names, their rule, "and N more", and the line of the cursor
 _WIDEST_BAR, _BESIDE_BAR = 40, 8  # columns; beside a bar its percentage and the gaps stand
 _WORTH_A_LINE = ("collapsed", "pruned", "failed", "retrying")
 
 
 class LiveRenderer:
-    """Draws from the first event on; `close` takes the view away and leaves the printed lines."""
+    """Draws from the first event on; `close` takes the view away and leaves the printed lines.
 
-    def __init__(self, console: Console) -> None:
+    drawing: held by whoever prints on the console. Rich's own thread would draw a view of another height
+    between the moment at which a line is rendered and that at which it is written, and lines would be lost.
+    """
+
+    def __init__(self, console: Console, drawing: threading.RLock | None = None) -> None:
         self._console = console
+        self._drawing = drawing or threading.RLock()
         self._live: Live | None = None
+        self._closed = threading.Event()
         self._bar_width = min(_WIDEST_BAR, console.width // 6)
         self._run = _bars(self._bar_width)
         self._stages = _bars(self._bar_width)
@@ -61,20 +71,32 @@ class LiveRenderer:
 
     def show(self, event: Event, warnings: tuple[str, ...]) -> None:
         """Take an event in, print what stays of it and its warnings, and redraw."""
-        if self._live is None:
-            self._live = Live(console=self._console, refresh_per_second=4, transient=True)
-            self._live.start()
-        for line in self._take(event):
-            self._console.print(Text(line))
-        for message in warnings:
-            self._console.print(warning_line(message))
-        self._live.update(self.view())
+        with self._drawing:
+            if self._live is None:
+                self._live = Live(console=self._console, auto_refresh=False, transient=True)
+                self._live.start()
+                self._closed = threading.Event()
+                threading.Thread(target=self._tick, args=(self._live, self._closed), daemon=True).start()
+            for line in self._take(event):
+                self._console.print(Text(line))
+            for message in warnings:
+                self._console.print(warning_line(message))
+            self._live.update(self.view())
 
     def close(self) -> None:
         """Take the view away."""
-        if self._live is not None:
-            self._live.stop()
-            self._live = None
+        with self._drawing:
+            self._closed.set()
+            if self._live is not None:
+                self._live.stop()
+                self._live = None
+
+    def _tick(self, live: Live, closed: threading.Event) -> None:
+        """Redraw now and then until `closed`."""
+        while not closed.wait(_TICK_S):
+            with self._drawing, contextlib.suppress(Exception):  # whoever prints next meets it again
+                if not closed.is_set():
+                    live.refresh()
 
     def view(self) -> RenderableType:
         """What is drawn now."""

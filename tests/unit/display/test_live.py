@@ -3,10 +3,13 @@ from __future__ import annotations
 import dataclasses
 import io
 import re
+import threading
 
 import pytest
 from rich.console import Console
 
+from distill_ray.display import live
+from distill_ray.display.display import Display
 from distill_ray.display.live import LiveRenderer
 from distill_ray.events.records import Notice, StageProgress
 
@@ -159,3 +162,29 @@ def test_a_long_note_leaves_the_bar_its_place():
     renderer.close()
     assert text.startswith("evaluate ━━━━━━")
     assert len(text.rstrip()) <= 60
+
+
+def test_one_thread_draws_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Rich's thread redrew a search's table while the line that ended it was written: six lines were lost."""
+    monkeypatch.setattr(live, "_TICK_S", 0.001)
+    ticked, own = threading.Event(), threading.current_thread()
+    displays: list[Display] = []
+
+    class Terminal(io.StringIO):
+        def write(self, text: str) -> int:
+            assert displays[0]._drawing._is_owned()  # type: ignore[attr-defined]
+            if threading.current_thread() is not own:
+                ticked.set()
+            return super().write(text)
+
+    console = Console(file=Terminal(), force_terminal=True, width=80)
+    display = Display(console)
+    displays.append(display)
+    with display:
+        display(StageProgress(stage="encode", done=1, total=2))
+        assert ticked.wait(5.0)
+        display.warn("a line")
+        display(StageProgress(stage="encode", done=2, total=2))
+    text = console.file.getvalue()
+    assert "a line" in text
+    assert "encode: 2 of 2" in text
