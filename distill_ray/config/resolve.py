@@ -18,6 +18,7 @@ from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.build import build_sections, unknown_keys
 from distill_ray.config.catalogue import CODEC, PRIOR
 from distill_ray.config.health import HealthConfig
+from distill_ray.config.length import PASSES_UNVARIED, auto_epochs, auto_prior_epochs, passes
 from distill_ray.config.prior import (
     MOST_LABELS,
     PriorConfig,
@@ -28,7 +29,6 @@ from distill_ray.config.setting import Section
 from distill_ray.config.vqvae import (
     MAGNITUDE_HEADS,
     SIZES,
-    VECTORS_PER_CODE,
     AugmentConfig,
     LossConfig,
     TrainingConfig,
@@ -61,17 +61,7 @@ _BATCH = {TrainingConfig.table: {True: 96, False: 8}, PriorTrainingConfig.table:
 # Least steps between validations, with a GPU and without: an epoch of 50 ms would be all validation, and a
 # small corpus is learnt by heart within a few hundred steps of the prior.
 _MIN_EPOCH_STEPS = {"vqvae": {True: 200, False: 10}, "prior": {True: 50, False: 10}}
-# Steps of a run for which neither epochs nor minutes were given: minutes on a GPU, some more on two cores.
-_AUTO_STEPS = {"vqvae": {True: 10_000, False: 2_000}, "prior": {True: 8_000, False: 600}}
-
-# By held-out losses of 1 to 47 minutes over 300 s of a GPU (ARCHITECTURE.md, "How long to train"): varied in
-# speed and timbre a corpus is worth some 6,000 passes, and is better varied from about 150 passes on.
-_PASSES_UNVARIED, _MOST_PASSES = 150, 6_000
-_LEAST_STEPS = 1_000  # however little audio there is, and however many workers share a step
 _VARIED: dict[str, float] = {"speed": 2.0, "equaliser_db": 6.0}
-# Priors of codes for generation: trained on further than held-out cost says, up to where they begin to give
-# recordings back (docs/measurements/2026-11-30-longer-priors.md).
-_MOST_PRIOR_PASSES, _LEAST_PRIOR_STEPS = 1_300, 500
 # Code frames are four times as long as usual: in windows of 0.75 s most of them lie near an edge, which no
 # frame of a whole recording does.
 _LONGER = 2
@@ -84,8 +74,6 @@ _LEAST_CONTEXT = 96
 _OPENINGS = 512
 KEPT_FLOOR = 0.02
 """Floors of a level for generation (docs/measurements/2026-11-30-search.md has healthy and ill runs)."""
-GPU_PACE = 4_000.0
-"""Seconds of audio that a GPU trains a codec on in a second, about."""
 
 Training = TrainingConfig | PriorTrainingConfig
 ConfigT = TypeVar("ConfigT")
@@ -142,26 +130,6 @@ def get_adaptive_prior_config(file_count: int, total_seconds: float | None = Non
     return PriorConfig(**_prior_size(file_count, total_seconds, accelerator=True))
 
 
-def steps_per_epoch(config: VQTrainConfig, train_seconds: float) -> int:
-    """One pass over the corpus, and enough steps that health can be measured."""
-    one_pass = math.ceil(_pass_steps(config, train_seconds))
-    return max(one_pass, measurable_steps(config), config.training.min_epoch_steps)
-
-
-def measurable_steps(config: VQTrainConfig) -> int:
-    """Steps after which each code of each level has had 50 vectors to be used for, on average."""
-    model = config.model
-    # The share of the windows that quantiser dropout leaves to the last level.
-    deepest = 1.0 - model.quantizer_dropout * (1.0 - 1.0 / model.num_quantizers)
-    vectors = config.training.batch_size * config.window_frames * deepest
-    return math.ceil(VECTORS_PER_CODE * model.codebook_size / vectors)
-
-
-def prior_steps_per_epoch(config: PriorTrainConfig, train_frames: int) -> int:
-    """One pass over the codes, in windows of a training step."""
-    return max(math.ceil(_prior_pass_steps(config, train_frames)), config.training.min_epoch_steps)
-
-
 def resolve_vqvae(
     facts: CorpusFacts, *, overrides: Mapping[str, object], machine: MachineFacts = ONE_CPU
 ) -> Resolved[VQTrainConfig]:
@@ -209,9 +177,10 @@ def resolve_vqvae(
         adversarial=built[AdversarialConfig],
     )
     if not budgeted or "training.epochs" not in given:
-        epochs = _auto_epochs(config, facts.train_seconds, accelerator, budgeted=budgeted)
+        epochs = auto_epochs(config, facts.train_seconds, accelerator, budgeted=budgeted)
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
-    if accelerator and _passes(config, facts.train_seconds, machine.workers) > _PASSES_UNVARIED:
+    played = passes(config, facts.train_seconds, machine.workers)
+    if accelerator and not config.model.gives_magnitudes and played > PASSES_UNVARIED:
         varied = {key: value for key, value in _VARIED.items() if f"augment.{key}" not in given}
         config = dataclasses.replace(config, augment=dataclasses.replace(config.augment, **varied))
     _check_shared(TrainingConfig, config.training.batch_size, machine)
@@ -261,7 +230,7 @@ def resolve_prior(
     built = build_sections(PRIOR, values, [*problems, *unknown_keys(values)])
     config = PriorTrainConfig(model=built[PriorConfig], training=built[PriorTrainingConfig])
     if not budgeted or "prior_training.epochs" not in given:
-        epochs = _auto_prior_epochs(
+        epochs = auto_prior_epochs(
             config, train_frames, accelerator, budgeted=budgeted, capped=codec.purpose == "generation"
         )
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
@@ -323,54 +292,6 @@ def dotted(config: VQTrainConfig | PriorTrainConfig) -> dict[str, object]:
     return rows
 
 
-def _auto_epochs(
-    config: VQTrainConfig, train_seconds: float, accelerator: bool, *, budgeted: bool
-) -> int | None:
-    """Epochs of a run for which none were given; on a GPU as many as a corpus is worth at most."""
-    steps = math.inf if budgeted else _AUTO_STEPS["vqvae"][accelerator]
-    if accelerator:
-        steps = min(steps, max(_LEAST_STEPS, _MOST_PASSES * _pass_steps(config, train_seconds)))
-    return _epochs_of(steps, steps_per_epoch(config, train_seconds))
-
-
-def _auto_prior_epochs(
-    config: PriorTrainConfig, train_frames: int, accelerator: bool, *, budgeted: bool, capped: bool
-) -> int | None:
-    """Epochs of a prior for which none were given; `capped`: as many as a corpus is worth at most."""
-    steps = math.inf if budgeted else _AUTO_STEPS["prior"][accelerator]
-    if capped:
-        most = _MOST_PRIOR_PASSES * _prior_pass_steps(config, train_frames)
-        steps = min(steps, max(_LEAST_PRIOR_STEPS, most))
-    return _epochs_of(steps, prior_steps_per_epoch(config, train_frames))
-
-
-def _epochs_of(steps: float, per_epoch: int) -> int | None:
-    """That make so many steps; None for steps without end."""
-    return None if steps == math.inf else max(1, math.ceil(steps / per_epoch))
-
-
-def _passes(config: VQTrainConfig, train_seconds: float, workers: int) -> float:
-    """How often GPUs will have been through the corpus at the end of the budget."""
-    training, ends = config.training, [math.inf]
-    if training.epochs is not None:
-        ends.append(
-            training.epochs * steps_per_epoch(config, train_seconds) / _pass_steps(config, train_seconds)
-        )
-    if training.max_minutes is not None:
-        ends.append(60 * training.max_minutes * GPU_PACE * max(1, workers) / train_seconds)
-    return min(ends)
-
-
-def _pass_steps(config: VQTrainConfig, train_seconds: float) -> float:
-    """Steps that take as much audio as there is."""
-    return train_seconds / (config.training.batch_size * config.training.window_seconds)
-
-
-def _prior_pass_steps(config: PriorTrainConfig, train_frames: int) -> float:
-    """Steps that take as many code frames as there are."""
-    return train_frames / (config.training.batch_size * config.model.training_frames)
-
-
 def _framing(sample_rate: int | None) -> dict[str, int]:
     """Hop and window at which there are 62 to 94 code frames a second at every rate, as at the default's."""
     usual = VQVAEConfig()
@@ -406,6 +327,9 @@ def _for_generation(
             "model.codebook_dim": _COMPONENTS,
             "model.codebook_learning": "kmeans",  # of latents that do not change
             "model.decoder_spread": "latents",
+            # It is to draw what the recordings have beside all of their codes, and nothing else.
+            "model.quantizer_dropout": 0.1,
+            "augment.mix": 0.0,
         }
     return {
         "model.encoder_input": "magnitudes",

@@ -79,7 +79,7 @@ class VQVAEConfig(Section):
         0.1, "codes used less than this share of uniform use are re-seeded; 0 turns it off", low=0.0, high=1.0
     )
     quantizer_dropout: float = setting(
-        0.5, "share of training windows that use a random number of levels", low=0.0, high=1.0
+        0.5, "share of training windows that use a random number of levels", auto=True, low=0.0, high=1.0
     )
     encoder_input: str = setting(
         "complex",

@@ -8,7 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from distill_ray.config.build import build_sections
-from distill_ray.config.resolve import GPU_PACE, SIZE, MachineFacts, resolve_vqvae, steps_per_epoch
+from distill_ray.config.length import GPU_PACE, steps_per_epoch
+from distill_ray.config.resolve import SIZE, MachineFacts, resolve_vqvae
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.corpus import Corpus
 from distill_ray.pipeline.budget import Steps

@@ -5,7 +5,7 @@ from that, sounds begin, and stay for seconds, where the model is surest, and mo
 never heard. So a prior keeps codes of moments spread evenly over its training recordings, and a sound goes on
 from one of them, which is not heard itself (docs/decisions/0029-flow-and-openings.md).
 
-Shapes: N openings, Q RVQ levels, T code frames.
+Shapes: N openings, B sounds, Q RVQ levels, T code frames.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from torch import Tensor
 
 OPENING_FRAMES = 8
 """As good by the judge as 16 or 43, and better than 4."""
+_GOLDEN = 0.6180339887498949
 
 
 def openings(sequences: Sequence[Tensor], count: int) -> Tensor:
@@ -35,3 +36,14 @@ def openings(sequences: Sequence[Tensor], count: int) -> Tensor:
         start = place - (int(ends_R[row - 1]) if row else 0)
         taken.append(long[row][:, start : start + OPENING_FRAMES])
     return torch.stack(taken).to(torch.int32)
+
+
+def spread(count: int, rows: int, generator: torch.Generator) -> Tensor:
+    """int64 [B]: which of `count` openings each of so many rows takes.
+
+    From a random one on by the golden ratio of their number: however many rows there are, they are spread
+    evenly over the recordings, and the first of many are those of few.
+    """
+    first = torch.rand(1, generator=generator, dtype=torch.float64)
+    place_B = (first + _GOLDEN * torch.arange(rows, dtype=torch.float64)) % 1.0
+    return (place_B * count).long()

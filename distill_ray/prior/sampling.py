@@ -25,6 +25,7 @@ from distill_ray.prior.drawing import draw, drawn_seed, row_streams
 from distill_ray.prior.fixed_steps import FixedSteps, fixed_steps
 from distill_ray.prior.guidance import Guidance
 from distill_ray.prior.model import CodePrior
+from distill_ray.prior.openings import spread
 from distill_ray.prior.patterns import unflatten_codes
 from distill_ray.prior.transformer import KVCache
 
@@ -157,8 +158,8 @@ class _Run:
         count = len(self.prior.openings_NQT)
         if not count:
             return self.prompt_BQT
-        rows = row_streams(self.seed ^ _OPENING_SEED, self.batch)
-        chosen_B = torch.cat([torch.randint(count, (1,), generator=row) for row in rows])
+        (stream,) = row_streams(self.seed ^ _OPENING_SEED, 1)
+        chosen_B = spread(count, self.batch, stream)
         return self.prior.openings_NQT[chosen_B.to(self.prompt_BQT.device)].long()
 
     @torch.inference_mode()

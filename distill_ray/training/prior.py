@@ -20,8 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from distill_ray.argument_types import checks_arguments
+from distill_ray.config.length import prior_steps_per_epoch
 from distill_ray.config.prior import PriorTrainConfig
-from distill_ray.config.resolve import prior_steps_per_epoch
 from distill_ray.errors import first_line
 from distill_ray.events.records import (
     Event,

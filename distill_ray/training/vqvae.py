@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from distill_ray.argument_types import checks_arguments
-from distill_ray.config.resolve import measurable_steps, steps_per_epoch
+from distill_ray.config.length import measurable_steps, steps_per_epoch
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus, open_corpus
 from distill_ray.errors import UsageError

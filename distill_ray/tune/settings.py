@@ -15,6 +15,7 @@ from dataclasses import asdict, dataclass, replace
 from distill_ray.config.build import build_sections
 from distill_ray.config.check import check_settings
 from distill_ray.config.health import HealthConfig
+from distill_ray.config.length import steps_per_epoch
 from distill_ray.config.resolve import (
     KEPT_FLOOR,
     SIZE,
@@ -23,7 +24,6 @@ from distill_ray.config.resolve import (
     Resolved,
     dotted,
     resolve_vqvae,
-    steps_per_epoch,
 )
 from distill_ray.config.sweep import SweepConfig, with_search_defaults
 from distill_ray.config.vqvae import LossConfig, VQTrainConfig, VQVAEConfig

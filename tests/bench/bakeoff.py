@@ -38,7 +38,8 @@ from opus import KBPS, write_opus_rows
 from rivals import Coder, Contest, Trainee, build
 from table import write_table
 
-from distill_ray.config.resolve import MachineFacts, resolve_vqvae, steps_per_epoch
+from distill_ray.config.length import steps_per_epoch
+from distill_ray.config.resolve import MachineFacts, resolve_vqvae
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import AudioStore, Corpus
 from distill_ray.runs.inputs import corpus_facts

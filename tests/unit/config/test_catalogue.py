@@ -145,6 +145,7 @@ def test_automatic_is_what_is_chosen_for_a_run() -> None:
     elsewhere.add("generate.seed")  # drawn by `generate`
     elsewhere.add("sweep.objective")  # by purpose
     elsewhere |= {"adversarial.enabled", "loss.consistency"}  # by the decoder
+    elsewhere |= {"augment.mix", "augment.speed", "augment.equaliser_db"}  # by the decoder
     elsewhere.add("prior.labels")  # with controls
     assert _resolved_differently() == declared - elsewhere
 

@@ -5,12 +5,12 @@ from pathlib import Path
 import pytest
 
 from distill_ray.config.health import HealthConfig
+from distill_ray.config.length import measurable_steps
 from distill_ray.config.resolve import (
     KEPT_FLOOR,
     CorpusFacts,
     Resolved,
     dotted,
-    measurable_steps,
     resolve_vqvae,
 )
 from distill_ray.config.toml import read_toml, write_toml

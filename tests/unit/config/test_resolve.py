@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 
+from distill_ray.config.length import prior_steps_per_epoch, steps_per_epoch
 from distill_ray.config.prior import PriorTrainConfig
 from distill_ray.config.resolve import (
     CorpusFacts,
@@ -10,10 +11,8 @@ from distill_ray.config.resolve import (
     dotted,
     get_adaptive_prior_config,
     get_adaptive_vqvae_config,
-    prior_steps_per_epoch,
     resolve_prior,
     resolve_vqvae,
-    steps_per_epoch,
 )
 from distill_ray.config.vqvae import LossConfig, VQTrainConfig, VQVAEConfig
 from distill_ray.errors import ConfigError
@@ -214,6 +213,7 @@ def of_minutes(minutes: float) -> CorpusFacts:
 def test_what_is_played_often_on_a_gpu_is_varied() -> None:
     def varied(minutes: float, accelerator: bool = True, **given: object) -> tuple[float, float]:
         overrides = {key.replace("__", "."): value for key, value in given.items()}
+        overrides |= {"model.purpose": "compression"}
         augment = resolve(overrides, facts=of_minutes(minutes), accelerator=accelerator).config.augment
         return augment.speed, augment.equaliser_db
 
@@ -230,16 +230,40 @@ def test_what_is_played_often_on_a_gpu_is_varied() -> None:
 
 def test_windows_are_mixed_on_a_gpu() -> None:
     def mix(overrides: dict[str, object], accelerator: bool) -> float:
-        return resolve(overrides, accelerator=accelerator).config.augment.mix
+        given = {"model.purpose": "compression", **overrides}
+        return resolve(given, accelerator=accelerator).config.augment.mix
 
     assert mix({}, True) == 0.5
     assert mix({}, False) == 0.0
     assert mix({"augment.mix": 0.1}, True) == 0.1
 
 
+def test_what_draws_spectra_learns_from_recordings_as_they_are() -> None:
+    for accelerator in (False, True):
+        config = resolve(facts=of_minutes(1.0), accelerator=accelerator).config
+        assert (config.augment.mix, config.augment.speed, config.augment.equaliser_db) == (0.0, 0.0, 0.0)
+        assert config.model.quantizer_dropout == 0.1
+    varied = resolve({"augment.speed": 1.0, "augment.mix": 0.3}, accelerator=True).config.augment
+    assert (varied.speed, varied.mix) == (1.0, 0.3)
+    judged = resolve({"adversarial.enabled": True}, facts=of_minutes(1.0), accelerator=True).config
+    assert (judged.augment.mix, judged.augment.speed, judged.model.quantizer_dropout) == (0.5, 2.0, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("minutes", "most"),
+    [(20.0, 400), (120.0, 400), (2.0, 600), (0.5, 2_400)],  # of little audio a thousand steps
+)
+def test_what_draws_spectra_is_worth_fewer_passes(minutes: float, most: float) -> None:
+    config = resolve({"training.max_minutes": 60.0}, facts=of_minutes(minutes), accelerator=True).config
+    steps = (config.training.epochs or 0) * steps_per_epoch(config, 60 * minutes)
+    passes = steps * config.training.batch_size * config.training.window_seconds / (60 * minutes)
+    assert most <= passes < most + steps_per_epoch(config, 60 * minutes) * 72 / (60 * minutes)
+
+
 def test_a_corpus_is_worth_so_many_passes_on_a_gpu() -> None:
     def passes(minutes: float, workers: int = 1, **given: object) -> float | None:
         overrides = {f"training.{key}": value for key, value in given.items()}
+        overrides |= {"model.purpose": "compression"}
         facts = of_minutes(minutes)
         config = resolve(overrides, facts=facts, accelerator=True, workers=workers).config
         if config.training.epochs is None:

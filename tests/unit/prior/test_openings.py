@@ -11,7 +11,7 @@ from torch import Tensor
 from distill_ray.config.generation import SamplingConfig
 from distill_ray.config.prior import PriorConfig
 from distill_ray.prior import CodePrior, sample_codes
-from distill_ray.prior.openings import OPENING_FRAMES, openings
+from distill_ray.prior.openings import OPENING_FRAMES, openings, spread
 
 CONFIG = PriorConfig(
     codebook_size=16,
@@ -100,6 +100,20 @@ def test_rows_begin_alike_however_many_there_are() -> None:
         for batch in (2, 5)
     )
     assert torch.equal(few, many[:2])
+
+
+@pytest.mark.parametrize("rows", [1, 8, 48, 64, 100])
+def test_sounds_are_spread_evenly_over_the_openings(rows: int) -> None:
+    firsts = set()
+    for seed in range(5):
+        chosen_B = spread(16, rows, torch.Generator().manual_seed(seed))
+        counts_N = chosen_B.bincount(minlength=16)
+        assert len(counts_N) == 16
+        assert rows / 16 - 2 <= counts_N.min()
+        assert counts_N.max() <= rows / 16 + 2
+        assert torch.equal(spread(16, rows + 9, torch.Generator().manual_seed(seed))[:rows], chosen_B)
+        firsts.add(int(chosen_B[0]))
+    assert len(firsts) > 2
 
 
 def test_they_are_stored_with_the_weights_where_there_are_any() -> None:

@@ -4,7 +4,8 @@ from typing import Any
 
 import pytest
 
-from distill_ray.config.resolve import CorpusFacts, steps_per_epoch
+from distill_ray.config.length import steps_per_epoch
+from distill_ray.config.resolve import CorpusFacts
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.errors import ClusterError, ConfigError
 from distill_ray.runs.shown import shown_settings
