@@ -64,7 +64,7 @@ def command(
     from distill_ray.config.corpus import CorpusConfig
     from distill_ray.corpus import ensure_corpus
     from distill_ray.display import Display, figures
-    from distill_ray.display.tables import as_lines, facts, health_table, table
+    from distill_ray.display.tables import as_lines, depth_table, facts, health_table, table
     from distill_ray.evaluate import evaluate_model
     from distill_ray.evaluate.generated import check_generated, evaluate_generated
     from distill_ray.evaluate.judgement import (
@@ -108,7 +108,7 @@ def command(
     for warning in report.warnings:
         display.warn(warning)
     tables: list[Any] = [
-        table(title, DEPTH_HEADER, report.depth_rows()),
+        depth_table(title, DEPTH_HEADER, report.depth_rows()),
         health_table(report.health, "Codebook use in these files", agreement=report.codes),
     ]
     for name, judgement in (("Generated", report.generated), ("Decoded", report.decoded)):

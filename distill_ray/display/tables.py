@@ -99,6 +99,12 @@ def health_table(
     return FittedTable(made, _LEAST_OF_HEALTH, _NOTES)
 
 
+def depth_table(title: str, columns: Sequence[str], rows: Sequence[Sequence[object]]) -> FittedTable:
+    """Scores of a codec's first levels; the longest heading takes two lines, and the table loses columns."""
+    headings = [Text(name.replace("entropy-", "entropy-\n")) for name in columns]
+    return FittedTable(table(title, headings, rows), ("SI-SDR dB", "STFT"))
+
+
 def warning_line(message: str) -> Text:
     return Text.assemble(("warning: ", f"bold {WARNING_STYLE}"), (printable(message), WARNING_STYLE))
 

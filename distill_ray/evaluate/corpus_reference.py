@@ -58,7 +58,7 @@ def corpus_reference(
         nonlocal done
         done += 1
         if on_progress:
-            on_progress(StageProgress(stage="judge", done=done, total=total, note=name))
+            on_progress(StageProgress.of_file("judge", done, total, name))
 
     training, held_out = (piece_sounds(corpus, pieces[split]) for split in ("train", "val"))
     reference = Reference.fit(training, held_out, device=device, on_progress=tell)

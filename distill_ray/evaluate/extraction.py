@@ -36,7 +36,7 @@ def corpus_copy_detector(
         nonlocal done
         done += 1
         if on_progress:
-            on_progress(StageProgress(stage="copies", done=min(done, total), total=total, note=name))
+            on_progress(StageProgress.of_file("copies", min(done, total), total, name))
 
     training, held_out = (_sounds(corpus, split) for split in ("train", "val"))
     return CopyDetector.fit(training, held_out, device=device, on_progress=tell)

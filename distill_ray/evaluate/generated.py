@@ -182,4 +182,4 @@ def _decoded(loaded: LoadedVQModel, sounds: Iterator[Sound]) -> Iterator[Sound]:
 def _telling(on_progress: OnProgress | None, total: int) -> Progress | None:
     if on_progress is None:
         return None
-    return lambda done, name: on_progress(StageProgress(stage="judge", done=done, total=total, note=name))
+    return lambda done, name: on_progress(StageProgress.of_file("judge", done, total, name))

@@ -54,12 +54,17 @@ class RunStarted:
 @dataclass(frozen=True, kw_only=True)
 class StageProgress:
     """Progress of a stage without events of its own: "prepare", "encode", "decode", "generate", "evaluate",
-    "fetch", and "prior" where a search trains short ones."""
+    "fetch", "start" of a codec, and "prior" where a search trains short ones."""
 
     stage: str
     done: int
     total: int
     note: str = ""
+
+    @classmethod
+    def of_file(cls, stage: str, done: int, total: int, name: str) -> StageProgress:
+        """One of a stage that goes file by file: the last one's name says nothing of all of them."""
+        return cls(stage=stage, done=done, total=total, note=name if done < total else "")
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -18,7 +18,8 @@ from distill_ray.display.live import LiveRenderer
 from distill_ray.display.plain import epoch_line, opening_lines
 from distill_ray.display.sweep import SweepHistory
 from distill_ray.display.sweep_lines import plan_lines
-from distill_ray.display.tables import as_lines, health_table, table
+from distill_ray.display.tables import as_lines, depth_table, health_table, table
+from distill_ray.evaluate.report import DEPTH_HEADER
 from distill_ray.events.records import PipelinePlan, PlannedStage
 from distill_ray.vqvae.health import CodeAgreement
 
@@ -124,6 +125,18 @@ def test_long_names_lose_their_middle_and_each_row_is_one_line(monkeypatch: pyte
     monkeypatch.delenv("COLUMNS")  # a pipe
     last = as_lines([nearest_table(rows)])[-1]
     assert "a long folder/field recording of a marsh at dawn two.wav " in last
+
+
+@pytest.mark.parametrize("width", [46, *WIDTHS])
+def test_no_heading_of_a_codec_s_scores_breaks_in_a_word(monkeypatch: pytest.MonkeyPatch, width: int) -> None:
+    """At 60 columns it was "entropy-code" and "d"."""
+    monkeypatch.setenv("COLUMNS", str(width))
+    rows = [(level, 0.1723, 0.09322, 2.034, 3.131, -31.37) for level in (1, 2, 3)]
+    lines = as_lines([depth_table("2 files", DEPTH_HEADER, rows)])
+    assert max(map(len, lines)) <= width
+    assert [line.split()[-1] for line in lines if "coded" in line] == ["dB" if width >= 60 else "STFT"]
+    assert any("entropy-" in line for line in lines)
+    assert sum("0.09322" in line for line in lines) == 3
 
 
 def test_the_middle_of_a_name_goes() -> None:
