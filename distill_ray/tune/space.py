@@ -154,6 +154,13 @@ def final_round(
     )
 
 
+def needs_no_final_round(records: Sequence[TrialRecord], sweep: SweepConfig, rule: HealthRule) -> bool:
+    """Whether a last round was expected, and every finalist has been trained at its own depth before it."""
+    finalists = chosen_finalists(records, sweep, rule)
+    was_trained = [finalist.record for finalist in finalists if finalist.spec.round != "final"]
+    return bool(final_round_size(sweep) and finalists) and len(was_trained) == len(finalists)
+
+
 def _drawn(sweep: SweepConfig, rng: random.Random) -> Iterator[TrialSpec]:
     """Different trials, as long as the ranges have values that were not drawn yet."""
     space = search_space(sweep)

@@ -48,7 +48,7 @@ from distill_ray.tune.rounds import Rounds, require_optuna
 from distill_ray.tune.search_report import SweepReport, provenance
 from distill_ray.tune.settings import SweepSettings, TrialListener, TrialPlanner, settings_of_search
 from distill_ray.tune.short_prior import PriorTrainer, StageListener
-from distill_ray.tune.space import final_round_size, first_round_size
+from distill_ray.tune.space import final_round_size, first_round_size, needs_no_final_round
 from distill_ray.tune.step_budget import Settled, StepBudget, read_settled, write_settled
 from distill_ray.tune.table import write_trials
 from distill_ray.tune.trial import TrialSpec
@@ -253,6 +253,9 @@ class _Search:
         if finished and sweep.objective == "prior-bits":
             with interrupts.handling():
                 finished = self._train_priors(ledger, interrupts)
+        if finished and needs_no_final_round(ledger.finished(), sweep, HealthRule.of(self.settings.health)):
+            message = "no finalist is trained again: the best candidates have the depth of their trials"
+            self.listener(Notice(level="info", message=message))
         report = self._report(ledger, finished)
         write_trials(self.start.folder.path / _TABLE, report.records, report.candidates)
         self.start.folder.write_leaderboard(report.to_json())

@@ -17,6 +17,7 @@ from distill_ray.tune.space import (
     final_round_size,
     first_round,
     first_round_size,
+    needs_no_final_round,
     search_space,
     shallower_round,
     spec_of,
@@ -168,6 +169,17 @@ def test_finalists_are_trained_at_their_own_depth_unless_they_were(record: Any, 
         "final-k256-q4",
         "k64-q8",
     ]
+
+
+def test_finalists_that_need_no_last_round_are_told_from_those_without_time(record: Any, rule: Any) -> None:
+    """A search said "then 2 finalists", trained none and said nothing."""
+    deepest = [record(256, {2: 9.0, 8: 5.0}), record(64, {2: 9.5, 8: 5.5})]
+    assert needs_no_final_round(deepest, SweepConfig(), rule)
+    assert not needs_no_final_round(deepest, SweepConfig(plan="grid"), rule)
+    cut = [record(256, {2: 9.0, 4: 5.0, 8: 6.0}), deepest[1]]
+    assert not needs_no_final_round(cut, SweepConfig(), rule)
+    assert not needs_no_final_round([*cut, record(256, {4: 5.2}, round="final")], SweepConfig(), rule)
+    assert not needs_no_final_round([], SweepConfig(), rule)
 
 
 def test_no_final_round_before_all_trials_have_finished(record: Any, rule: Any) -> None:
