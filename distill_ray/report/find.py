@@ -21,7 +21,8 @@ _SUFFIX = ".distill"
 class Found:
     """The places of all that a report may show; None and empty for what there is not.
 
-    `folder` is what was asked for, in which the report belongs; `made`: sounds of the finished model.
+    `folder` is what was asked for, in which the report belongs; `made`: sounds of the finished model;
+    `corpus`: the recordings as a run has prepared them.
     """
 
     folder: Path
@@ -33,6 +34,7 @@ class Found:
     search: Path | None = None
     sources: tuple[str, ...] = ()
     made: tuple[Path, ...] = ()
+    corpus: Path | None = None
 
 
 def find(place: Path) -> Found:
@@ -80,6 +82,7 @@ def _pipeline(place: Path) -> Found:
         search=search,
         sources=sources,
         made=tuple(path for path in made if path.is_relative_to(place) and path.exists()),
+        corpus=_there(place / "corpus"),
     )
 
 
@@ -156,8 +159,8 @@ def _prior_of(model: Path) -> Path | None:
     return folder if (folder / RUN_SETTINGS).exists() else None
 
 
-def _there(model: Path) -> Path | None:
-    return model if model.exists() else None
+def _there(path: Path) -> Path | None:
+    return path if path.exists() else None
 
 
 def settings_of(folder: Path | None) -> tuple[Beginning, ...]:

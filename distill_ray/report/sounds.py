@@ -68,8 +68,8 @@ def collect_sounds(found: Found, codec: Told, prior: Told, wanted: Wanted) -> He
     with contextlib.ExitStack() as stack:
         if found.codec is not None:
             heard.excerpts = listen.held_out(found.codec, codec, model)
-        if not heard.excerpts and wanted.data is not None and model is not None:
-            heard.excerpts = listen.held_out_of(_corpus(wanted.data, model), model)
+        if not heard.excerpts and model is not None:
+            heard.excerpts = _excerpts(found, model, wanted)
         if found.prior is not None:
             heard.generated = listen.generated(found.prior, prior)
         if model is not None and model.prior is not None:
@@ -80,6 +80,18 @@ def collect_sounds(found: Found, codec: Told, prior: Told, wanted: Wanted) -> He
             raise UsageError(f"there is no prior in {found.folder}, so that there is no sound to judge")
     _say_what_is_missing(heard, model)
     return heard
+
+
+def _excerpts(found: Found, model: LoadedVQModel, wanted: Wanted) -> tuple[SoundGroup, ...]:
+    """Of the recordings that are given, or of those that a run has beside its model, if they can be used."""
+    if wanted.data is not None:
+        return listen.held_out_of(_corpus(wanted.data, model), model)
+    if found.corpus is None:
+        return ()
+    try:
+        return listen.held_out_of(_corpus(str(found.corpus), model), model)
+    except DistillError:
+        return ()
 
 
 def _loaded(found: Found) -> LoadedVQModel | None:

@@ -13,8 +13,10 @@ import soundfile
 import torch
 
 from distill_ray.bundle import save_model_v2
+from distill_ray.config.corpus import CorpusConfig
 from distill_ray.config.prior import PriorConfig
 from distill_ray.config.vqvae import VQVAEConfig
+from distill_ray.corpus import prepare_corpus
 from distill_ray.errors import UsageError
 from distill_ray.events.records import AudioSample, Notice, SweepCompleteEvent, SweepStarted
 from distill_ray.prior import CodePrior
@@ -140,6 +142,24 @@ def test_recordings_are_heard_where_the_run_kept_none(tmp_path: Path) -> None:
     assert [round(sound.seconds, 3) for sound in generated.sounds] == [6.0, 6.0]
     assert facts.kind == "A model"
     assert {each.table for each in facts.settings} == {"model", "prior"}
+
+
+def test_a_run_s_own_recordings_are_heard_again(tmp_path: Path) -> None:
+    """`report RUN` after a search replaced a page with excerpts by one without."""
+    (tmp_path / "recordings").mkdir()
+    for number in range(4):
+        noise = np.random.default_rng(number).uniform(-0.2, 0.2, RATE)
+        soundfile.write(tmp_path / "recordings" / f"{number}.wav", noise, RATE)
+    run = tmp_path / "run"
+    run.mkdir()
+    save(run / "m.distill", prior=True)
+    (run / "pipeline.json").write_text('{"name": "m", "stages": {}, "sources": ["recordings"]}')
+    _, without = collect(run, Wanted())
+    assert without.excerpts == ()
+    config = CorpusConfig(sample_rate=RATE)
+    prepare_corpus([tmp_path / "recordings"], run / "corpus", config=config, workers=1)
+    _, facts = collect(run, Wanted())
+    assert [sound.label for sound in facts.excerpts[0].sounds] == ["original", "by the kept model"]
 
 
 def test_a_priors_run_knows_the_codecs_beside_it(
