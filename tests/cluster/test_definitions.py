@@ -15,12 +15,12 @@ import tomllib
 import zipfile
 from collections.abc import Callable, Iterator
 from email.parser import Parser
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import click
 import pytest
-import ray
 import yaml
 
 from distill_ray import __version__
@@ -36,6 +36,7 @@ TEXTS = sorted(
 )
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
 BUILT_ON = "rayproject/ray"
+RAY = version("ray")
 
 
 def text_of(name: str) -> str:
@@ -65,22 +66,18 @@ def version_problems(text: str) -> Iterator[str]:
     """Ray and Python of every image, and every rayVersion, against what is installed and pinned."""
     for repository, tag in re.findall(r"([\w.-]+/[\w.-]+):([\w.-]*\d[\w.-]*)", text):
         if repository == BUILT_ON:
-            wanted = f"{ray.__version__}-py312-gpu"
+            wanted = f"{RAY}-py312-gpu"
         elif repository.endswith("/distill-ray"):
-            wanted = f"{__version__}-ray{ray.__version__}-py312-gpu"
+            wanted = f"{__version__}-ray{RAY}-py312-gpu"
         else:
             continue
         if tag != wanted:
             yield f"{repository}:{tag} is not {wanted}"
-    yield from (
-        f"rayVersion {said}"
-        for said in re.findall(r'rayVersion: "?([\d.]+)', text)
-        if said != ray.__version__
-    )
+    yield from (f"rayVersion {said}" for said in re.findall(r'rayVersion: "?([\d.]+)', text) if said != RAY)
     yield from (
         f"the image checks for Ray {said}"
         for said in re.findall(r"ray\.__version__ == '([\d.]+)'", text)
-        if said != ray.__version__
+        if said != RAY
     )
 
 
@@ -261,5 +258,5 @@ def test_the_build_context_is_what_is_copied_and_no_more() -> None:
 
 def test_ray_is_pinned_to_the_version_of_the_files() -> None:
     (pin,) = (item for item in PROJECT["dependencies"] if item.startswith("ray["))
-    major, minor, _ = ray.__version__.split(".")
-    assert pin.endswith(f">={ray.__version__},<{major}.{int(minor) + 1}")
+    major, minor, _ = RAY.split(".")
+    assert pin.endswith(f">={RAY},<{major}.{int(minor) + 1}")

@@ -15,7 +15,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
 
 KUBERAY = Path(__file__).parents[2] / "cluster" / "kuberay"
 NAME = re.compile(r"[a-z0-9]([-a-z0-9]*[a-z0-9])?")
@@ -198,6 +197,8 @@ def test_a_broken_field_is_found() -> None:
 def read_by_ray(document: dict[str, Any]) -> dict[str, Any]:
     """The autoscaler's own reading of a RayCluster; validates it too."""
     named = {**document, "metadata": {**document["metadata"], "namespace": "default"}}
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
     config = _derive_autoscaling_config_from_ray_cr(named)
     assert isinstance(config, dict)
     return config

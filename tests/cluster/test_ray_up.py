@@ -11,8 +11,6 @@ from typing import Any
 
 import pytest
 import yaml
-from ray.autoscaler._private.util import prepare_config, validate_config
-from ray.scripts.scripts import start
 
 ROOT = Path(__file__).parents[2]
 FILES = ("aws", "gcp", "onprem")
@@ -27,6 +25,8 @@ def load(name: str) -> dict[str, Any]:
 
 def prepared(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """As `ray up` reads it, from the repository's root."""
+    from ray.autoscaler._private.util import prepare_config, validate_config
+
     monkeypatch.chdir(ROOT)
     ready = prepare_config(copy.deepcopy(config))
     validate_config(ready)
@@ -107,6 +107,8 @@ def exposure_problems(config: dict[str, Any]) -> Iterator[str]:
 
 def start_options(commands: list[str]) -> dict[str, Any]:
     """What `ray start` makes of the last command."""
+    from ray.scripts.scripts import start
+
     line = (
         commands[-1]
         .replace("$RAY_HEAD_IP", "HEAD")

@@ -8,9 +8,7 @@ import signal
 from collections.abc import Iterator
 from pathlib import Path
 
-import boto3
 import pytest
-from moto.server import ThreadedMotoServer
 
 from distill_ray.bundle import verify
 
@@ -18,6 +16,9 @@ from distill_ray.bundle import verify
 @pytest.fixture
 def s3() -> Iterator[dict[str, str]]:
     """The variables that name an S3 server with the bucket "runs"."""
+    import boto3
+    from moto.server import ThreadedMotoServer
+
     server = ThreadedMotoServer("127.0.0.1", port=0, verbose=False)
     server.start()
     host, port = server.get_host_and_port()

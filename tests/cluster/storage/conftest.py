@@ -8,17 +8,9 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-import boto3
 import pytest
-from moto.server import DomainDispatcherApplication, create_backend_app
-from werkzeug.serving import WSGIRequestHandler, make_server
 
 KEY = "AKIAEXAMPLE"
-
-
-class QuietHandler(WSGIRequestHandler):
-    def log(self, *_: Any) -> None:
-        pass
 
 
 class S3:
@@ -30,11 +22,19 @@ class S3:
     def __init__(self) -> None:
         self.requests: list[tuple[str, str]] = []
         self.cut: Callable[[str, str], bool] = lambda method, path: False
+        from moto.server import DomainDispatcherApplication, create_backend_app
+
         self._app = DomainDispatcherApplication(create_backend_app)
         self.port = 0
         self.start()
 
     def start(self) -> None:
+        from werkzeug.serving import WSGIRequestHandler, make_server
+
+        class QuietHandler(WSGIRequestHandler):
+            def log(self, *_: Any) -> None:
+                pass
+
         self._server = make_server(
             "127.0.0.1", self.port, self._gate, threaded=True, request_handler=QuietHandler
         )
@@ -52,6 +52,8 @@ class S3:
         return f"http://127.0.0.1:{self.port}"
 
     def client(self, service: str = "s3") -> Any:
+        import boto3
+
         return boto3.client(service, endpoint_url=self.url, region_name="us-east-1")
 
     def _gate(self, environ: dict[str, Any], start_response: Any) -> Any:

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import pytest
 import soundfile
-from moto import settings
 
 from distill_ray.bundle import load_model_v2
 from distill_ray.config.corpus import CorpusConfig
@@ -302,7 +301,7 @@ def read_only(s3: Any) -> Iterator[dict[str, str]]:
     document = json.dumps({"Version": "2012-10-17", "Statement": [policy]})
     iam.put_user_policy(UserName="reader", PolicyName="p", PolicyDocument=document)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(settings, "INITIAL_NO_AUTH_ACTION_COUNT", 0)
+        patch.setattr("moto.settings.INITIAL_NO_AUTH_ACTION_COUNT", 0)
         yield {"AWS_ACCESS_KEY_ID": key["AccessKeyId"], "AWS_SECRET_ACCESS_KEY": key["SecretAccessKey"]}
 
 

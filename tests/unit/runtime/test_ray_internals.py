@@ -10,12 +10,11 @@ import contextlib
 import importlib
 import inspect
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
 import pytest
-import ray
-from ray._private.auto_init_hook import auto_init_ray
 
 from distill_ray.runtime.ray_internals import no_start_by_itself
 from distill_ray.runtime.ray_session import _PRIVATE_ENVIRONMENT, _TRACKED, TRAIN_ENVIRONMENT
@@ -131,7 +130,7 @@ CONTRACT: list[tuple[str, str, Callable[[Any], bool]]] = [
 
 @pytest.mark.parametrize(("breaks", "name", "is_kept"), CONTRACT, ids=[f"{row[1]}" for row in CONTRACT])
 def test_ray_has_what_is_taken_from_it(breaks: str, name: str, is_kept: Callable[[Any], bool]) -> None:
-    assert is_kept(found(name)), f"{breaks} needs {name}, which Ray {ray.__version__} has otherwise"
+    assert is_kept(found(name)), f"{breaks} needs {name}, which Ray {version('ray')} has otherwise"
 
 
 # Others are read by Ray's compiled part, torch or NCCL.
@@ -193,6 +192,9 @@ def test_a_node_that_is_taken_away_costs_a_restart_and_not_the_run() -> None:
 
 
 def test_a_thread_that_outlives_an_abort_starts_no_ray_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:
+    import ray
+    from ray._private.auto_init_hook import auto_init_ray
+
     monkeypatch.setattr("ray._private.auto_init_hook.enable_auto_connect", True)
     started: list[bool] = []
     monkeypatch.setattr(ray, "init", lambda: started.append(True))

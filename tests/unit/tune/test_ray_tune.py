@@ -2,29 +2,35 @@ from __future__ import annotations
 
 import os
 import pickle
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
 
 import pytest
-from ray.tune.experimental.output import get_air_verbosity
-from ray.tune.schedulers import TrialScheduler
-from ray.tune.utils.callback import _create_default_callbacks
 
 from distill_ray.config.health import HealthConfig
 from distill_ray.config.sweep import SweepConfig
 from distill_ray.runtime.ray_session import TRAIN_ENVIRONMENT
-from distill_ray.tune import ray_tune
-from distill_ray.tune.ray_tune import CooperativeAsha
 
 HOME: Any = SimpleNamespace(workers=1, gpus=0.0)
 
 
-def test_asha_asks_the_lagging_trials_of_the_first_round_to_stop_and_ends_none() -> None:
+@pytest.fixture(scope="module")
+def ray_tune() -> Any:
+    """Not imported with this file, since it brings Ray Tune into every process that collects tests."""
+    from distill_ray.tune import ray_tune
+
+    return ray_tune
+
+
+def test_asha_asks_the_lagging_trials_of_the_first_round_to_stop_and_ends_none(ray_tune: Any) -> None:
+    from ray.tune.schedulers import TrialScheduler
+
     asked: list[str] = []
     attendant: Any = SimpleNamespace(prune=asked.append)
-    scheduler = CooperativeAsha(attendant, grace_period=2)
+    scheduler = ray_tune.CooperativeAsha(attendant, grace_period=2)
     scheduler.set_search_properties("objective", "min")
     trials = {
         name: SimpleNamespace(
@@ -59,13 +65,21 @@ class Bomb:
         return os.mkdir, (str(self.flag),)
 
 
-def error_of(path: Path) -> BaseException | None:
-    return ray_tune._error_of(SimpleNamespace(pickled_error_file=str(path)))
+@pytest.fixture
+def error_of(ray_tune: Any) -> Callable[[Path], BaseException | None]:
+    def error(path: Path) -> BaseException | None:
+        found: BaseException | None = ray_tune._error_of(SimpleNamespace(pickled_error_file=str(path)))
+        return found
+
+    return error
 
 
 @pytest.mark.parametrize("how", ["everybody", "link", "another user", "missing"])
 def test_an_error_that_others_could_have_written_is_not_unpickled(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, how: str
+    error_of: Callable[[Path], BaseException | None],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    how: str,
 ) -> None:
     path, flag = tmp_path / "error.pkl", tmp_path / "executed"
     path.write_bytes(pickle.dumps(Bomb(flag)))
@@ -75,14 +89,16 @@ def test_an_error_that_others_could_have_written_is_not_unpickled(
         path = tmp_path / "link"
         path.symlink_to(tmp_path / "error.pkl")
     elif how == "another user":
-        monkeypatch.setattr(ray_tune.os, "geteuid", lambda: os.getuid() + 1)
+        monkeypatch.setattr("distill_ray.tune.ray_tune.os.geteuid", lambda: os.getuid() + 1)
     else:
         path = tmp_path / "missing"
     assert error_of(path) is None
     assert not flag.exists()
 
 
-def test_the_error_that_tune_has_written_is_read(tmp_path: Path) -> None:
+def test_the_error_that_tune_has_written_is_read(
+    error_of: Callable[[Path], BaseException | None], tmp_path: Path
+) -> None:
     path = tmp_path / "error.pkl"
     path.write_bytes(pickle.dumps(ValueError("no")))
     assert repr(error_of(path)) == repr(ValueError("no"))
@@ -90,7 +106,7 @@ def test_the_error_that_tune_has_written_is_read(tmp_path: Path) -> None:
     assert error_of(path) is None
 
 
-def test_tune_keeps_nothing_that_a_resumed_search_would_unpickle(tmp_path: Path) -> None:
+def test_tune_keeps_nothing_that_a_resumed_search_would_unpickle(ray_tune: Any, tmp_path: Path) -> None:
     attendant: Any = SimpleNamespace()
     searcher = ray_tune._Ready(attendant)
     searcher.save(str(tmp_path / "searcher.pkl"))
@@ -99,7 +115,7 @@ def test_tune_keeps_nothing_that_a_resumed_search_would_unpickle(tmp_path: Path)
         searcher,
         ray_tune._Watch(attendant),
         ray_tune._Silence(),
-        CooperativeAsha(attendant, grace_period=1),
+        ray_tune.CooperativeAsha(attendant, grace_period=1),
     ):
         assert type(pickle.loads(pickle.dumps(each))) is object
     with pytest.raises(AssertionError, match="searches resume from their own records"):
@@ -108,8 +124,14 @@ def test_tune_keeps_nothing_that_a_resumed_search_would_unpickle(tmp_path: Path)
 
 @pytest.mark.parametrize("result", [{}, {"objective": 1.0, "done": True}], ids=["no epoch", "done"])
 def test_tune_prints_nothing_of_trials(
-    result: dict[str, Any], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ray_tune: Any,
+    result: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
+    from ray.tune.experimental.output import get_air_verbosity
+    from ray.tune.utils.callback import _create_default_callbacks
+
     for name, value in TRAIN_ENVIRONMENT.items():
         monkeypatch.setenv(name, value)
     fit = ray_tune.TuneThread(Mock(), HOME, Path("/nowhere"), SweepConfig(), HealthConfig())

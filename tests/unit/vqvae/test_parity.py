@@ -5,6 +5,8 @@ Shapes: B items, F frames, L latent channels, D code dimension, Q RVQ levels, K 
 
 from __future__ import annotations
 
+from types import ModuleType
+
 import pytest
 import torch
 from torch import Tensor
@@ -13,11 +15,16 @@ from torch.nn import functional
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae.quantizer import ResidualVectorQuantizer
 
-rival = pytest.importorskip("vector_quantize_pytorch")
-
 LEVELS, SIZE, DIM, LATENT = 6, 64, 8, 32
 TIE = 1e-5
 """Similarities closer than this are ties: the two libraries round differently."""
+
+
+@pytest.fixture(scope="module")
+def rival() -> ModuleType:
+    """Not imported with this file: to load it takes longer than these tests."""
+    module: ModuleType = pytest.importorskip("vector_quantize_pytorch")
+    return module
 
 
 @pytest.fixture
@@ -64,7 +71,7 @@ def same_but_for_ties(ours: ResidualVectorQuantizer, latent_BFL: Tensor, theirs_
 
 @torch.no_grad()
 def test_factorised_levels_choose_the_same_codes(
-    quantizer: ResidualVectorQuantizer, latent_BFL: Tensor
+    rival: ModuleType, quantizer: ResidualVectorQuantizer, latent_BFL: Tensor
 ) -> None:
     residual_BFL, found, total_BFL = latent_BFL, [], torch.zeros_like(latent_BFL)
     for level in range(LEVELS):
@@ -85,7 +92,9 @@ def test_factorised_levels_choose_the_same_codes(
 
 
 @torch.no_grad()
-def test_residual_vq_chooses_the_same_codes(quantizer: ResidualVectorQuantizer, latent_BFL: Tensor) -> None:
+def test_residual_vq_chooses_the_same_codes(
+    rival: ModuleType, quantizer: ResidualVectorQuantizer, latent_BFL: Tensor
+) -> None:
     """ResidualVQ projects once for all levels, so ours gets the same projection at every level. Residuals
     then agree where projecting out and in again changes nothing.
     """
