@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import os
 import signal
-from collections.abc import Iterator
+import subprocess
+import sys
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any, NoReturn
 
 import pytest
 
@@ -31,3 +35,45 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
         del os.environ["XDG_CACHE_HOME"]
     else:
         os.environ["XDG_CACHE_HOME"] = previous
+
+
+@pytest.fixture(scope="session")
+def start_forked() -> Callable[..., subprocess.Popen[Any]]:
+    """Starts `distill-ray` with these words as a process of its own, with pipes, signals and an exit code, by
+    a fork of this one: to load torch takes a new interpreter longer than most commands take.
+    """
+
+    def start(
+        *words: object, environment: Mapping[str, str] | None = None, **options: Any
+    ) -> subprocess.Popen[Any]:
+        with warnings.catch_warnings():
+            warnings.simplefilter(
+                "ignore", DeprecationWarning
+            )  # since Python 3.12: of threads, which wait here
+            return subprocess.Popen(
+                [sys.executable, *map(str, words)],  # for what Popen says; the fork never comes to it
+                preexec_fn=lambda: _command(list(map(str, words)), environment or {}),
+                **options,
+            )
+
+    return start
+
+
+def _command(words: list[str], environment: Mapping[str, str]) -> NoReturn:
+    """The command in a fork, whose streams are those of the process."""
+    os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # Popen waits until one of them is closed
+    code = 99
+    try:
+        sys.stdin, sys.stdout = open(0), open(1, "w")  # noqa: SIM115
+        sys.stderr = open(2, "w", buffering=1)  # noqa: SIM115
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it
+        os.environ.update(environment)
+        warnings.simplefilter("error")
+        from distill_ray.cli.main import app
+        from distill_ray.cli.output import run
+
+        code = run(app, words)
+        sys.stdout.flush()
+    finally:
+        os._exit(code)

@@ -41,7 +41,7 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(folder: Path, in_process: Command) -> Command:
-    """Most commands need no process of their own; `program` is one that has it."""
+    """Most commands need no process of their own; `program` and `start_forked` make one."""
 
     def command(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = in_process(*arguments, cwd=folder, environment=environment(folder))
@@ -195,12 +195,20 @@ def test_train_reports_all_that_was_promised(trained: dict[str, Any], folder: Pa
 
 
 def test_a_cancelled_run_resumes_to_the_same_losses(
-    folder: Path, run: Command, trained: dict[str, Any]
+    folder: Path,
+    run: Command,
+    start_forked: Callable[..., subprocess.Popen[str]],
+    trained: dict[str, Any],
 ) -> None:
     log = folder / "cut.log"
     with log.open("w") as errors:
-        process = program(
-            folder, *training(folder, "cut", "--epochs", 3, "--num-workers", 0, "--no-report"), stderr=errors
+        process = start_forked(
+            *training(folder, "cut", "--epochs", 3, "--num-workers", 0, "--no-report"),
+            environment=environment(folder),
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
         )
         deadline = time.monotonic() + 120
         while "step" not in log.read_text() and "epoch 1" not in log.read_text():
@@ -349,7 +357,11 @@ def test_the_manifest_has_the_health_of_the_epoch_that_is_kept(
 
 
 def test_a_cut_prior_run_leaves_the_prior_that_is_there(
-    folder: Path, run: Command, with_prior: dict[str, Any], tmp_path: Path
+    folder: Path,
+    run: Command,
+    start_forked: Callable[..., subprocess.Popen[str]],
+    with_prior: dict[str, Any],
+    tmp_path: Path,
 ) -> None:
     model = tmp_path / "copy.distill"
     shutil.copy(with_prior["model_path"], model)
@@ -360,7 +372,14 @@ def test_a_cut_prior_run_leaves_the_prior_that_is_there(
     )  # fmt: skip
     log = tmp_path / "log"
     with log.open("w") as errors:
-        process = program(folder, *arguments, stderr=errors)
+        process = start_forked(
+            *arguments,
+            environment=environment(folder),
+            cwd=folder,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+        )
         deadline = time.monotonic() + 120
         while "epoch 2" not in log.read_text():  # the first is over
             assert time.monotonic() < deadline

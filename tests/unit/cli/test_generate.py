@@ -84,9 +84,11 @@ def test_a_stream_is_the_file_that_generate_writes(tmp_path: Path, make_model: C
     assert np.abs(expected).max() > 100
 
 
-def test_a_player_that_is_closed_ends_the_work_without_a_word(make_model: Callable[..., Path]) -> None:
-    streamed = subprocess.Popen(
-        [*LINE, make_model(), "-d", "36000", "--stream"], stdout=subprocess.PIPE, stderr=subprocess.PIPE
+def test_a_player_that_is_closed_ends_the_work_without_a_word(
+    make_model: Callable[..., Path], start_forked: Callable[..., subprocess.Popen[bytes]]
+) -> None:
+    streamed = start_forked(
+        "generate", make_model(), "-d", 36_000, "--stream", stdout=subprocess.PIPE, stderr=subprocess.PIPE
     )
     assert streamed.stdout is not None
     assert streamed.stderr is not None
@@ -98,20 +100,25 @@ def test_a_player_that_is_closed_ends_the_work_without_a_word(make_model: Callab
     assert all(line.startswith("generate: ") for line in said.splitlines()), said
 
 
-def test_a_player_that_was_never_there(make_model: Callable[..., Path]) -> None:
+def test_a_player_that_was_never_there(
+    make_model: Callable[..., Path], start_forked: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     ours, theirs = os.pipe()
     os.close(ours)
-    line = [*LINE, make_model(), "--stream"]
-    done = subprocess.run(line, stdout=theirs, stderr=subprocess.PIPE, timeout=60, check=False)
+    streamed = start_forked("generate", make_model(), "--stream", stdout=theirs, stderr=subprocess.PIPE)
     os.close(theirs)
-    assert (done.returncode, done.stderr) == (READER_GONE, b"")
+    _, said = streamed.communicate(timeout=60)
+    assert (streamed.returncode, said) == (READER_GONE, b"")
 
 
-def test_ctrl_c_while_the_player_is_behind(make_model: Callable[..., Path]) -> None:
+def test_ctrl_c_while_the_player_is_behind(
+    make_model: Callable[..., Path], start_forked: Callable[..., subprocess.Popen[bytes]]
+) -> None:
     ours, theirs = os.pipe()
     fcntl.fcntl(theirs, fcntl.F_SETPIPE_SZ, 4096)
-    line = [*LINE, make_model(), "-d", "36000", "--stream"]
-    streamed = subprocess.Popen(line, stdout=theirs, stderr=subprocess.PIPE)
+    streamed = start_forked(
+        "generate", make_model(), "-d", 36_000, "--stream", stdout=theirs, stderr=subprocess.PIPE
+    )
     os.close(theirs)
     try:
         assert os.read(ours, 4)

@@ -44,18 +44,27 @@ def recording(seed: int, seconds: float, channels: int) -> np.ndarray[Any, Any]:
     return np.stack([mono * (1.0 if c == 0 else 0.6) for c in range(channels)], axis=1).astype(np.float32)
 
 
-@pytest.fixture
-def make_corpus(tmp_path: Path) -> Callable[..., Corpus]:
-    def make(seconds: tuple[float, ...], channels: int = 1, val_fraction: float = 0.5) -> Corpus:
-        source = tmp_path / "source"
+@pytest.fixture(scope="session")
+def make_corpus_in() -> Callable[..., Corpus]:
+    """Makes a corpus in a folder."""
+
+    def make(
+        folder: Path, seconds: tuple[float, ...], channels: int = 1, val_fraction: float = 0.5
+    ) -> Corpus:
+        source = folder / "source"
         source.mkdir()
         for index, length in enumerate(seconds):
             soundfile.write(source / f"{index}.wav", recording(index, length, channels), RATE)
         config = CorpusConfig(sample_rate=RATE, channels=channels, val_fraction=val_fraction)
-        prepare_corpus([source], tmp_path / "corpus", config=config, workers=1)
-        return open_corpus(tmp_path / "corpus")
+        prepare_corpus([source], folder / "corpus", config=config, workers=1)
+        return open_corpus(folder / "corpus")
 
     return make
+
+
+@pytest.fixture
+def make_corpus(tmp_path: Path, make_corpus_in: Callable[..., Corpus]) -> Callable[..., Corpus]:
+    return lambda *arguments, **named: make_corpus_in(tmp_path, *arguments, **named)
 
 
 @pytest.fixture

@@ -43,10 +43,10 @@ MakeCorpus = Callable[..., Corpus]
 MakeLoaded = Callable[..., LoadedVQModel]
 
 
-@pytest.fixture
-def corpus(make_corpus: MakeCorpus) -> Corpus:
-    """Six files of 13 s; three are held out."""
-    return make_corpus((13.0,) * 6)
+@pytest.fixture(scope="module")
+def corpus(make_corpus_in: MakeCorpus, tmp_path_factory: pytest.TempPathFactory) -> Corpus:
+    """Six files of 13 s; three are held out. Nothing writes into it."""
+    return make_corpus_in(tmp_path_factory.mktemp("six"), (13.0,) * 6)
 
 
 @pytest.fixture

@@ -1,10 +1,20 @@
 from __future__ import annotations
 
-from distill_ray.runtime.mailbox import RANK_0, Mailbox
+from typing import Any
+
+import pytest
+
+RANK_0 = "rank 0"
 
 
-def test_records_leave_once_and_in_order() -> None:
-    mailbox = Mailbox()
+@pytest.fixture
+def mailbox() -> Any:
+    from distill_ray.runtime.mailbox import Mailbox
+
+    return Mailbox()
+
+
+def test_records_leave_once_and_in_order(mailbox: Any) -> None:
     assert mailbox.collect() == []
     assert mailbox.post(RANK_0, [{"n": 1}, {"n": 2}]) == (False, 0)
     assert mailbox.post("k16-q2", [{"n": 3}]) == (False, 0)
@@ -16,8 +26,7 @@ def test_records_leave_once_and_in_order() -> None:
     assert mailbox.actors() == {RANK_0: "its next one"}
 
 
-def test_groups_are_given_back_once() -> None:
-    mailbox = Mailbox()
+def test_groups_are_given_back_once(mailbox: Any) -> None:
     mailbox.hold(RANK_0, "its group")
     mailbox.hold(RANK_0, "the group of its next attempt")
     mailbox.hold("k16-q2", "another group")
@@ -25,8 +34,7 @@ def test_groups_are_given_back_once() -> None:
     assert mailbox.release(RANK_0) == []
 
 
-def test_the_request_to_stop_is_the_answer_to_a_post() -> None:
-    mailbox = Mailbox()
+def test_the_request_to_stop_is_the_answer_to_a_post(mailbox: Any) -> None:
     mailbox.request_stop("k16-q2")
     assert mailbox.post("k16-q2", []) == (True, 0)
     assert mailbox.hello("k16-q2", "its actor") is True
@@ -35,8 +43,7 @@ def test_the_request_to_stop_is_the_answer_to_a_post() -> None:
     assert mailbox.post("k32-q2", []) == (True, 0)
 
 
-def test_the_number_of_steps_comes_with_every_answer() -> None:
-    mailbox = Mailbox()
+def test_the_number_of_steps_comes_with_every_answer(mailbox: Any) -> None:
     mailbox.say_steps(40)
     assert mailbox.post("k16-q2", []) == (False, 40)
     mailbox.say_steps(38)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from distill_ray.events.records import Notice, PriorStepMetrics
-from distill_ray.runtime.ray_worker import StepThrottle
 
 
 def _step(number: int) -> PriorStepMetrics:
@@ -22,6 +21,8 @@ def _step(number: int) -> PriorStepMetrics:
 
 
 def test_steps_are_thinned_out_and_nothing_else() -> None:
+    from distill_ray.runtime.ray_worker import StepThrottle
+
     throttle = StepThrottle(apart_s=0.2)
     passed = [number for number in range(100) if throttle.passes(_step(number), now=number * 0.03)]
     assert passed == list(range(0, 100, 7))  # 7 steps of 0.03 s are the first 0.2 s or more

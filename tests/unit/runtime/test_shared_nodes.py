@@ -2,10 +2,10 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from distill_ray.runtime.shared_nodes import _look
-
 
 def test_a_folder_with_other_files_at_the_same_path_is_not_the_same(tmp_path: Path) -> None:
+    from distill_ray.runtime.shared_nodes import _look
+
     folder, probe = tmp_path / "in", tmp_path / "probe"
     probe.touch()
     assert _look(folder, probe) == ("", True)  # not there

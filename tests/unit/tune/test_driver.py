@@ -19,12 +19,8 @@ from distill_ray.config.sweep import SweepConfig
 from distill_ray.events.records import DepthScore, Notice, TrainingCompleteEvent, VQEpochMetrics, to_record
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runtime.interrupt import Interrupts
-from distill_ray.runtime.mailbox import Mailbox
-from distill_ray.tune import driver
-from distill_ray.tune.driver import SweepRun
 from distill_ray.tune.ledger import Ledger
 from distill_ray.tune.rounds import Rounds
-from distill_ray.tune.run_trial import BEGUN
 from distill_ray.tune.step_budget import Settled, StepBudget
 from distill_ray.tune.trial import TrialRecord, TrialSpec
 from distill_ray.vqvae.health import EpochHealth, HealthRule, LevelHealth
@@ -79,6 +75,8 @@ class World:
         rounds = Rounds(
             SWEEP, HealthRule.of(HealthConfig()), seed=0, records=ledger.records(), objective=ledger.objective
         )
+        from distill_ray.tune.driver import SweepRun
+
         run = SweepRun(
             storage=Path("/nowhere/storage"),
             sweep=SWEEP,
@@ -104,6 +102,8 @@ class Post:
     """A `Mailbox` whose methods are called as those of an actor."""
 
     def __init__(self) -> None:
+        from distill_ray.runtime.mailbox import Mailbox
+
         self._mailbox = Mailbox()
 
     def __getattr__(self, name: str) -> Any:
@@ -113,7 +113,7 @@ class Post:
 class SimulatedTune:
     """`TuneThread` whose trials come a step further whenever the driver waits for it."""
 
-    def __init__(self, attendant: SweepRun, home: Any, *_: object) -> None:
+    def __init__(self, attendant: Any, home: Any, *_: object) -> None:
         self.attendant, self.home = attendant, home
         self.running: dict[str, Iterator[None]] = {}
         self.error = None
@@ -148,6 +148,8 @@ class SimulatedTune:
             self.attendant.completed(task.trial)
 
     def attempt(self, task: Any) -> Iterator[None]:
+        from distill_ray.tune.run_trial import BEGUN
+
         post, epochs = self.home.mailbox, self.home.world.epochs
         if post.hello.remote(task.trial, "actor"):
             return
@@ -208,6 +210,8 @@ def end_of(spec: TrialSpec, epoch: int, reason: str) -> TrainingCompleteEvent:
 
 @pytest.fixture(autouse=True)
 def simulated(monkeypatch: pytest.MonkeyPatch) -> None:
+    from distill_ray.tune import driver
+
     monkeypatch.setattr(driver, "ray", SimpleNamespace(get=lambda answer: answer, kill=lambda actor: None))
     monkeypatch.setattr(driver, "TuneThread", SimulatedTune)
     monkeypatch.setattr(driver, "open_mailbox", lambda: contextlib.nullcontext(Post()))
@@ -219,7 +223,7 @@ def checkpoints(monkeypatch: pytest.MonkeyPatch, world: World) -> World:
     def epochs_before(folder: RunFolder) -> list[EpochHealth]:
         return [EpochHealth(levels=(GOOD,) * 4)] * world.epochs.get(folder.path.name, 0)
 
-    monkeypatch.setattr(driver, "epochs_before", epochs_before)
+    monkeypatch.setattr("distill_ray.tune.driver.epochs_before", epochs_before)
     return world
 
 
@@ -268,6 +272,8 @@ def test_finalists_are_left_out_where_the_time_is_up_and_another_can_win(
     monkeypatch: pytest.MonkeyPatch, max_kbps: float, ends_at: float
 ) -> None:
     """2 levels are better than 4 here, so that finalists are trained at 2; 4 levels are over 0.7 kbit/s."""
+    from distill_ray.tune import driver
+
     sweep = replace(SWEEP, max_kbps=max_kbps)
     monkeypatch.setattr(sys.modules[__name__], "SWEEP", sweep)
     monkeypatch.setattr(sys.modules[__name__], "scores", shallow_scores)

@@ -21,10 +21,9 @@ from distill_ray.events.records import CodecJudged, Event, GeneratedScore, Stage
 from distill_ray.prior.memorization import COPIES
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.training.worker import StopFlag
-from distill_ray.tune import rating, run_trial
+from distill_ray.tune import rating
 from distill_ray.tune.ranking import candidates, winner
 from distill_ray.tune.rating import CorpusJudge, JudgedDepths, TrialRater
-from distill_ray.tune.run_trial import FAILED, TrialHome, TrialTask
 from distill_ray.tune.step_budget import CODEC_SHARE, PRIOR_SHARE
 from distill_ray.vqvae.health import HealthRule
 
@@ -330,6 +329,9 @@ def test_a_trial_that_was_stopped_in_its_prior_is_judged_when_it_goes_on(trial: 
 def test_a_rating_that_fails_is_said_and_tried_again_without_another_codec(
     trial: Trial, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from distill_ray.tune import run_trial
+    from distill_ray.tune.run_trial import FAILED, TrialHome, TrialTask
+
     posted: list[Any] = []
     outbox = SimpleNamespace(post=posted.append, close=lambda: None)
     context = SimpleNamespace(current_actor=None)

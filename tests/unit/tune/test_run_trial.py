@@ -13,8 +13,6 @@ from distill_ray.events.records import Event, Notice
 from distill_ray.runs.run_folder import RunFolder
 from distill_ray.runtime import metrics
 from distill_ray.training.worker import Worker
-from distill_ray.tune import run_trial as trial
-from distill_ray.tune.run_trial import TrialHome, TrialTask
 from distill_ray.vqvae.health import reports
 
 CONFIG = VQTrainConfig(
@@ -27,6 +25,9 @@ def test_metrics_tell_the_trials_of_two_searches_apart(
     workers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     runs: list[str | None] = []
+    from distill_ray.tune import run_trial as trial
+    from distill_ray.tune.run_trial import TrialHome, TrialTask
+
     heard: list[Event] = []
     said = Notice(level="info", message="begun")
 
@@ -82,6 +83,8 @@ def test_metrics_tell_the_trials_of_two_searches_apart(
 def test_epochs_of_a_checkpoint_keep_their_number_and_say_which_of_them_count(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    from distill_ray.tune import run_trial as trial
+
     level = {"utilization": 0.5, "perplexity": 2.0, "dead_codes": 1, "entropy": None}
     history = [{"codebook_health": [level], **more} for more in ({}, {"measured": False}, {"measured": True})]
     (tmp_path / "run.json").write_text(json.dumps({"history": history}))

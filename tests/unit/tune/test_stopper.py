@@ -6,7 +6,6 @@ from typing import Any
 
 import pytest
 
-from distill_ray.tune.stopper import HealthStopper
 from distill_ray.vqvae.health import Collapse, EpochHealth, HealthRule, LevelHealth
 
 RULE = HealthRule(measure="utilization", floor=0.3, patience=2, warmup=1)
@@ -31,6 +30,8 @@ class Guard:
     def __init__(
         self, *before: float, rule: HealthRule | None = RULE, epochs: Sequence[EpochHealth] = ()
     ) -> None:
+        from distill_ray.tune.stopper import HealthStopper
+
         self.said: list[tuple[str, Collapse]] = []
         self.aborted = False
         self.stopper = HealthStopper(
