@@ -27,14 +27,15 @@ from distill_ray.training.worker import LocalWorker, ProcessGroupWorker, StopFla
 
 
 class AskedAt(StopFlag):
-    """A stop that only the last rank hears of, after `steps` steps."""
+    """A stop that only the last rank hears of, after `steps` steps: the start of the codebooks asks too."""
 
     def __init__(self, steps: int) -> None:
         super().__init__()
         self._left = steps if dist.is_initialized() and dist.get_rank() == 1 else -1
+        self.is_trained = False
 
     def requested(self) -> bool:  # asked before every step, and once more after each epoch
-        self._left -= 1
+        self._left -= self.is_trained
         return self._left == 0
 
 
@@ -79,8 +80,9 @@ def _train(
     epochs: list[dict[str, object]] = []
     listener = lambda event: epochs.append(to_record(event)) if isinstance(event, VQEpochMetrics) else None  # noqa: E731
     worker: Worker
+    stop = AskedAt(stop_at)
     if world_size > 1:
-        worker = ProcessGroupWorker(out / "checkpoints", device=cpu, listener=listener, stop=AskedAt(stop_at))
+        worker = ProcessGroupWorker(out / "checkpoints", device=cpu, listener=listener, stop=stop)
     else:
         worker = LocalWorker(out / "checkpoints", device=cpu, listener=listener)
     corpus = open_corpus(corpus_uri)
@@ -90,6 +92,7 @@ def _train(
     )
     config = resolve_vqvae(facts, overrides={**overrides, "model.size": "tiny"}).config
     task = VQTask(corpus, config, worker, depths=depths)
+    stop.is_trained = True
     if apart and rank == 1:
         for matrix in task.model.hidden_matrices():
             matrix.data.mul_(1.001)
