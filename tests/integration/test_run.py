@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
+from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -60,13 +61,17 @@ def folder(tmp_path_factory: pytest.TempPathFactory, small_settings: str, plucks
     return root
 
 
+def environment(folder: Path) -> dict[str, str]:
+    return {"XDG_CACHE_HOME": str(folder / "cache"), "DISTILL_RAY_TRACEBACK": "1"}
+
+
 def start(folder: Path, *arguments: object, program: tuple[str, ...] = ("-m", "distill_ray")) -> Any:
     """The command's process, ended."""
     return subprocess.run(
         [sys.executable, *program, "run", *map(str, arguments)],
         capture_output=True,
         text=True,
-        env={**os.environ, "XDG_CACHE_HOME": str(folder / "cache"), "DISTILL_RAY_TRACEBACK": "1"},
+        env={**os.environ, **environment(folder)},
         cwd=folder,
         timeout=600,
         check=False,
@@ -131,14 +136,18 @@ def test_killed_at_every_stage_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.timeout(900)
-def test_a_search_and_all_that_follows(folder: Path, in_process: Any) -> None:
+def test_a_search_and_all_that_follows(folder: Path, in_process: Any, start_forked: Any) -> None:
     arguments = (
         "in", "--out", "all", "--config", "search.toml", "--codebook-sizes", 16, "--rvq-levels", "2,4",
         "--finalists", 1, "--epochs", 2, "--gpus-per-trial", 0, "--max-concurrent", 1, "--prior-epochs", 2,
         "--no-health-stop", "--samples", 1, "--seconds", 0.25, "--num-workers", 0, "--json",
     )  # fmt: skip
-    done = start(folder, *arguments)
-    made = document(done)
+    with start_forked(
+        "run", *arguments, environment=environment(folder), cwd=folder, stdout=PIPE, stderr=PIPE, text=True
+    ) as process:
+        out_text, said = process.communicate(timeout=600)
+    assert process.returncode == 0, said
+    made = json.loads(out_text)
     out = folder / "all"
     assert made["model_path"] == str(out / "in.distill")
     best = made["tune"]["best"]
@@ -149,7 +158,7 @@ def test_a_search_and_all_that_follows(folder: Path, in_process: Any) -> None:
     assert verify(out / "search" / "in.distill").codec_sha256 == manifest.codec_sha256
     assert soundfile.info(made["samples"][0]).frames == RATE // 4
     trials = [trial["id"] for trial in made["tune"]["trials"]]
-    assert f"trial {trials[0]}: running" in done.stderr
+    assert f"trial {trials[0]}: running" in said
     told = [json.loads(line)["event"] for line in (out / "search" / "events.jsonl").read_text().splitlines()]
     assert (told[0], told[-1], "TrialUpdate" in told) == ("SweepStarted", "SweepCompleteEvent", True)
     assert "RunStarted" not in told

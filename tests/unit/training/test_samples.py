@@ -48,7 +48,8 @@ def test_a_training_sends_originals_and_what_becomes_of_them(
     monkeypatch.setattr(samples, "MOST_SHARE", 1.0)
     events: list[Event] = []
     worker = LocalWorker(tmp_path, device=CPU, listener=events.append)
-    train_vqvae(corpus.uri, small_config(training__epochs=3), worker, samples=True)
+    config = small_config(training__epochs=3, training__batch_size=16)
+    train_vqvae(corpus.uri, config, worker, samples=True)
     made = [event for event in events if isinstance(event, AudioSample)]
     steps = {each.epoch: each.step for each in events if isinstance(each, VQEpochMetrics)}
     files = len(corpus.files("val"))
@@ -74,7 +75,8 @@ def test_sounds_change_nothing_of_the_training(
     for name in ("with", "without"):
         events: list[Event] = []
         worker = LocalWorker(tmp_path / name, device=CPU, listener=events.append)
-        train_vqvae(corpus.uri, small_config(), worker, samples=name == "with")
+        config = small_config(training__batch_size=16)
+        train_vqvae(corpus.uri, config, worker, samples=name == "with")
         losses.append([each.val_loss for each in events if isinstance(each, VQEpochMetrics)])
     assert losses[0] == losses[1]
 

@@ -69,7 +69,7 @@ def test_training_lowers_the_loss_and_keeps_the_best_weights(
     assert run["config"]["model.codebook_size"] == 16
 
 
-@pytest.mark.parametrize(("stop_after", "learning"), [(2, "gradient"), (20, "ema")])  # in the second epoch
+@pytest.mark.parametrize(("stop_after", "learning"), [(2, "gradient"), (11, "ema")])  # in the second epoch
 def test_a_resumed_run_ends_as_an_uncut_one(
     train: Train,
     corpus: Corpus,
@@ -79,7 +79,10 @@ def test_a_resumed_run_ends_as_an_uncut_one(
     stop_after: int,
     learning: str,
 ) -> None:
-    config = small_config(model__codebook_learning=learning, model__dropout=0.1, training__epochs=2)
+    # Nine steps an epoch.
+    config = small_config(
+        model__codebook_learning=learning, model__dropout=0.1, training__epochs=2, training__batch_size=8
+    )
     uncut, uncut_events = train(corpus, config, tmp_path / "uncut")
     cut, cut_events = train(corpus, config, tmp_path / "cut", stop_after=stop_after)
     assert (cut.exit_reason, cut.steps) == ("cancelled", stop_after)
@@ -101,7 +104,11 @@ def test_a_resumed_run_ends_as_an_uncut_one(
 
 def test_the_seed_decides(train: Train, corpus: Corpus, small_config: Config, tmp_path: Path) -> None:
     runs = [
-        train(corpus, small_config(training__epochs=1, training__seed=seed), tmp_path / str(number))[0]
+        train(
+            corpus,
+            small_config(training__epochs=1, training__batch_size=16, training__seed=seed),
+            tmp_path / str(number),
+        )[0]
         for number, seed in enumerate([3, 3, 4])
     ]
     assert runs[0].final_train_loss == runs[1].final_train_loss != runs[2].final_train_loss
