@@ -329,6 +329,7 @@ def _for_generation(
             "model.decoder_spread": "latents",
             # It is to draw what the recordings have beside all of their codes, and nothing else.
             "model.quantizer_dropout": 0.1,
+            "model.conditioning_noise": 0.3 if head == "flow" else 0.0,
             "augment.mix": 0.0,
         }
     return {

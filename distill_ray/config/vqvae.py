@@ -110,6 +110,13 @@ class VQVAEConfig(Section):
         low=2,
         high=4096,
     )
+    conditioning_noise: float = setting(
+        0.0,
+        "deviation of the noise on the latents that a flow is told in training, in units of their own",
+        auto=True,
+        low=0.0,
+        high=10.0,
+    )
     decoder_spread: str = setting(
         "bins",
         "what a decoder of magnitudes starts its spreads from: one for each bin, or a linear function of the "

@@ -29,9 +29,6 @@ STEPS = 8
 WARMTH = 0.6
 """Factor of the noise that a flow begins with. At 1 a network that has not learnt all there is scatters
 more than recordings do; the judge was nearest at 0.5 for speech and at 0.7 for music."""
-CODE_NOISE = 0.3
-"""Deviation of the noise on the latents that a flow is told in training, in units of their own: what a prior
-says is near what recordings have, not the same (conditioning augmentation, Ho et al. 2022)."""
 _LEAST_BLOCKS = 2
 _FREQUENCIES, _FREQUENCY_RATIO = 16, 0.4
 _GOLDEN = 0.6180339887498949
@@ -79,6 +76,7 @@ class LatentFlow(nn.Module):
     def __init__(self, config: VQVAEConfig, components: int) -> None:
         super().__init__()
         width, blocks = config.width, max(_LEAST_BLOCKS, config.decoder_blocks)
+        self._conditioning_noise = config.conditioning_noise
         self.context_frames = blocks * REACH
         self.codes = nn.Linear(config.latent_dim, width)
         self.around = convnext_stack(
@@ -121,7 +119,9 @@ class LatentFlow(nn.Module):
         """
         shape = wanted_BFD.shape
         if self.training:
-            latent_BFL = latent_BFL + CODE_NOISE * torch.randn_like(latent_BFL)
+            # What a prior says is near what recordings have, not the same (conditioning augmentation, Ho
+            # et al. 2022).
+            latent_BFL = latent_BFL + self._conditioning_noise * torch.randn_like(latent_BFL)
             noise_BFD = torch.randn_like(wanted_BFD)
             time_BF = torch.sigmoid(torch.randn(shape[:2], device=wanted_BFD.device))
         else:

@@ -242,7 +242,7 @@ def test_what_draws_spectra_learns_from_recordings_as_they_are() -> None:
     for accelerator in (False, True):
         config = resolve(facts=of_minutes(1.0), accelerator=accelerator).config
         assert (config.augment.mix, config.augment.speed, config.augment.equaliser_db) == (0.0, 0.0, 0.0)
-        assert config.model.quantizer_dropout == 0.1
+        assert (config.model.quantizer_dropout, config.model.conditioning_noise) == (0.1, 0.3)
     varied = resolve({"augment.speed": 1.0, "augment.mix": 0.3}, accelerator=True).config.augment
     assert (varied.speed, varied.mix) == (1.0, 0.3)
     judged = resolve({"adversarial.enabled": True}, facts=of_minutes(1.0), accelerator=True).config
