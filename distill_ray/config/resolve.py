@@ -327,6 +327,7 @@ def _for_generation(
             "model.codebook_dim": _COMPONENTS,
             "model.codebook_learning": "kmeans",  # of latents that do not change
             "model.decoder_spread": "latents",
+            "model.stereo": "mid-side",
             # It is to draw what the recordings have beside all of their codes, and nothing else.
             "model.quantizer_dropout": 0.1,
             "model.conditioning_noise": 0.3 if head == "flow" else 0.0,

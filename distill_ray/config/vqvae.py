@@ -104,6 +104,12 @@ class VQVAEConfig(Section):
         auto=True,
         choices=("directed", "flow", "magnitudes", "compressed"),
     )
+    stereo: str = setting(
+        "left-right",
+        "what a codec of magnitudes has of two channels: each, or mid and side, which keep the image",
+        auto=True,
+        choices=("left-right", "mid-side"),
+    )
     decoder_components: int = setting(
         256,
         "principal components of a code frame's spectrum that a flow draws, the quantised ones among them",
@@ -135,6 +141,8 @@ class VQVAEConfig(Section):
             yield self.problem("n_fft", f"{self.n_fft} is not a multiple of at least two hops ({self.hop})")
         if self.gives_magnitudes and self.encoder_input != "magnitudes":
             yield self.problem("encoder_input", 'a decoder of magnitudes needs "magnitudes"')
+        if self.stereo == "mid-side" and not self.gives_magnitudes:
+            yield self.problem("stereo", 'mid and side need a decoder of magnitudes; say "left-right"')
         if self.decoder_head == "flow" and self.decoder_components < self.latent_dim:
             message = f"{self.decoder_components} are fewer than the latent channels ({self.latent_dim})"
             yield self.problem("decoder_components", message)

@@ -21,11 +21,12 @@ from distill_ray.vqvae.magnitudes import (
     Synthesis,
     lasting_of,
     log_magnitudes,
+    magnitude_stft,
     raw_spread,
     spectral_basis,
     spreads_by_latents,
 )
-from distill_ray.vqvae.spectral import DIRECTION_FLOOR, Stft, directed, expand, limited
+from distill_ray.vqvae.spectral import DIRECTION_FLOOR, directed, expand, limited
 
 GAIN_SHARE = 0.1
 """Of the usual start of matrices: at first gains are little more than their bias."""
@@ -46,7 +47,7 @@ class Decoder(nn.Module):
         self.channels = config.channels
         self.stride = config.stride
         self.compression = config.compression
-        self.stft = Stft(config.n_fft, config.hop)
+        self.stft = magnitude_stft(config)
         self.most = self.stft.loudest**config.compression
         blocks = config.decoder_blocks
         self.embed = nn.Linear(config.latent_dim, config.width)

@@ -13,8 +13,9 @@ from torch.nn import functional
 from distill_ray.config.vqvae import VQVAEConfig
 from distill_ray.vqvae import kernels
 from distill_ray.vqvae.blocks import REACH, convnext_stack, init_linear
-from distill_ray.vqvae.magnitudes import log_magnitudes, spectral_basis
+from distill_ray.vqvae.magnitudes import log_magnitudes, magnitude_stft, spectral_basis
 from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft, compress
+from distill_ray.vqvae.stereo import mid_and_side
 
 
 class Encoder(nn.Module):
@@ -93,7 +94,7 @@ class BasisEncoder(nn.Module):
     def __init__(self, config: VQVAEConfig) -> None:
         super().__init__()
         self.stride = config.stride
-        self.stft = Stft(config.n_fft, config.hop)
+        self.stft = magnitude_stft(config)
         self.basis = spectral_basis(config, config.latent_dim)
 
     @property
@@ -109,5 +110,4 @@ class BasisEncoder(nn.Module):
 def _with_mid_and_side(audio_BCT: Tensor) -> Tensor:
     if audio_BCT.shape[1] != 2:
         return audio_BCT
-    left, right = audio_BCT[:, :1], audio_BCT[:, 1:]
-    return torch.cat([audio_BCT, (left + right) / 2, (left - right) / 2], dim=1)
+    return torch.cat([audio_BCT, mid_and_side(audio_BCT)], dim=1)

@@ -22,11 +22,11 @@ from distill_ray.vqvae.magnitudes import (
     Synthesis,
     lasting_of,
     log_magnitudes,
+    magnitude_stft,
     spectral_basis,
     spreads_by_latents,
 )
 from distill_ray.vqvae.regression import ridge
-from distill_ray.vqvae.spectral import Stft
 
 AROUND = 2
 """Code frames on each side whose latents a frame's mean goes by."""
@@ -51,7 +51,7 @@ class FlowDecoder(nn.Module):
         super().__init__()
         self.channels = config.channels
         self.stride = config.stride
-        self.stft = Stft(config.n_fft, config.hop)
+        self.stft = magnitude_stft(config)
         components = config.decoder_components
         self.basis = spectral_basis(config, components)
         self.flow = LatentFlow(config, components)

@@ -20,8 +20,7 @@ from distill_ray.config.vqvae import LossConfig, VQVAEConfig
 from distill_ray.vqvae.basis import mel_share
 from distill_ray.vqvae.flow import Transport
 from distill_ray.vqvae.losses import LOG_FLOOR, CodecLoss, ReconstructionLoss, mel_filters
-from distill_ray.vqvae.magnitudes import LEAST_LOG_SPREAD, Magnitudes, log_magnitudes
-from distill_ray.vqvae.spectral import Stft
+from distill_ray.vqvae.magnitudes import LEAST_LOG_SPREAD, Magnitudes, log_magnitudes, magnitude_stft
 
 _MEL_BINS = 160
 
@@ -39,7 +38,7 @@ class MagnitudeLoss(CodecLoss):
     def __init__(self, config: VQVAEConfig, weights: LossConfig) -> None:
         super().__init__()
         self.weights = weights
-        self.stft = Stft(config.n_fft, config.hop)
+        self.stft = magnitude_stft(config)
         filters_KM = mel_filters(config.n_fft, _MEL_BINS, config.sample_rate)
         self.register_buffer("filters_KM", filters_KM, persistent=False)
         self.register_buffer("share_K", mel_share(self.stft.bins, config.sample_rate), persistent=False)

@@ -22,6 +22,7 @@ from distill_ray.vqvae.basis import SpectralBasis
 from distill_ray.vqvae.phases import PhaseInverter
 from distill_ray.vqvae.regression import ridge
 from distill_ray.vqvae.spectral import MAGNITUDE_FLOOR, Stft
+from distill_ray.vqvae.stereo import left_and_right
 
 LEAST_LOG_SPREAD, MOST_LOG_SPREAD = -4.0, 0.5
 """Natural logarithms of the spread, in nepers: 0.16 dB to 14 dB."""
@@ -78,6 +79,11 @@ def raw_spread(spread: Tensor) -> Tensor:
 def log_magnitudes(spectra: Tensor) -> Tensor:
     """Natural logarithms of magnitudes, of complex spectra [..., K]; silence is that of the floor."""
     return (spectra.abs() + MAGNITUDE_FLOOR).log()
+
+
+def magnitude_stft(config: VQVAEConfig) -> Stft:
+    """The transform whose magnitudes a codec of magnitudes is about."""
+    return Stft(config.n_fft, config.hop, mid_side=config.stereo == "mid-side")
 
 
 def spectral_basis(config: VQVAEConfig, components: int) -> SpectralBasis:
@@ -192,7 +198,8 @@ class Synthesis:
         # Block by block, so that the numbers do not depend on how many come at once.
         noise_CSK = torch.cat([self._noise() for _ in range(median_BCSK.shape[2] // self._block)], dim=1)
         drawn_BCSK = magnitudes.drawn(noise_CSK.to(median_BCSK.device), self._stft.loudest)
-        return self._inverter.push(drawn_BCSK, median_BCSK, last=last)
+        audio_BCT = self._inverter.push(drawn_BCSK, median_BCSK, last=last)
+        return left_and_right(audio_BCT) if self._stft.mid_side else audio_BCT
 
     def _noise(self) -> Tensor:
         """Log magnitudes of the next frames of white noise, of median 0 and mean distance 1 from it:

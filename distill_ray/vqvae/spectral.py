@@ -16,6 +16,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from distill_ray.vqvae.stereo import mid_and_side
+
 MAGNITUDE_FLOOR = 1e-4
 """Magnitude (in units of white noise of that RMS) below which compression turns linear: about -80 dB."""
 EXPANSION_FLOOR = 1e-6
@@ -34,17 +36,19 @@ class Stft(nn.Module):
     Args:
         n_fft: window length in samples, a multiple of `hop` and at least two hops.
         hop: samples between frames.
+        mid_side: spectra are those of mid and side, where audio [..., C, T] has two channels.
     """
 
     window: Tensor
 
-    def __init__(self, n_fft: int, hop: int) -> None:
+    def __init__(self, n_fft: int, hop: int, *, mid_side: bool = False) -> None:
         super().__init__()
         assert n_fft % hop == 0, (n_fft, hop)
         assert n_fft >= 2 * hop, (n_fft, hop)
         assert (n_fft - hop) % 2 == 0, (n_fft, hop)
         self.n_fft = n_fft
         self.hop = hop
+        self.mid_side = mid_side
         self.bins = n_fft // 2 + 1
         self.padding = (n_fft - hop) // 2
         # The norm of a Hann window. Times this, spectra are as `torch.stft` gives them.
@@ -60,6 +64,7 @@ class Stft(nn.Module):
         """
         assert audio.shape[-1] % self.hop == 0, (audio.shape, self.hop)
         with torch.autocast(audio.device.type, enabled=False):
+            audio = mid_and_side(audio) if self.mid_side else audio
             padded = functional.pad(audio.float(), (self.padding, self.padding))
             spectra: Tensor = torch.fft.rfft(padded.unfold(-1, self.n_fft, self.hop) * self.window)
             return spectra

@@ -243,6 +243,8 @@ def test_what_draws_spectra_learns_from_recordings_as_they_are() -> None:
         config = resolve(facts=of_minutes(1.0), accelerator=accelerator).config
         assert (config.augment.mix, config.augment.speed, config.augment.equaliser_db) == (0.0, 0.0, 0.0)
         assert (config.model.quantizer_dropout, config.model.conditioning_noise) == (0.1, 0.3)
+        assert config.model.stereo == "mid-side"
+    assert resolve({"model.purpose": "compression"}).config.model.stereo == "left-right"
     varied = resolve({"augment.speed": 1.0, "augment.mix": 0.3}, accelerator=True).config.augment
     assert (varied.speed, varied.mix) == (1.0, 0.3)
     judged = resolve({"adversarial.enabled": True}, facts=of_minutes(1.0), accelerator=True).config
