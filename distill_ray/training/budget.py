@@ -36,7 +36,8 @@ class Budget:
 
     def __str__(self) -> str:
         """ "3 epochs", "1 minute" or "3 epochs or 2.5 minutes"."""
-        limits = (("epoch", self.epochs), ("minute", self.max_minutes), ("step", self.max_steps))
+        minutes = self.max_minutes and float(f"{self.max_minutes:.3g}")
+        limits = (("epoch", self.epochs), ("minute", minutes), ("step", self.max_steps))
         return " or ".join(
             f"{limit:g} {unit}{'' if limit == 1 else 's'}" for unit, limit in limits if limit is not None
         )

@@ -46,6 +46,6 @@ def test_the_clock_goes_on_where_an_earlier_part_ended() -> None:
 def test_it_can_be_said() -> None:
     said = [
         str(Budget(steps_per_epoch=5, epochs=epochs, max_minutes=minutes))
-        for epochs, minutes in ((1, None), (None, 2.5), (3, 1.0))
+        for epochs, minutes in ((1, None), (None, 2.5), (3, 1.0), (434, 0.339194))
     ]
-    assert said == ["1 epoch", "2.5 minutes", "3 epochs or 1 minute"]
+    assert said == ["1 epoch", "2.5 minutes", "3 epochs or 1 minute", "434 epochs or 0.339 minutes"]
