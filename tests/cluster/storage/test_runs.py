@@ -225,7 +225,7 @@ def test_an_outage_while_training_costs_nothing(s3: Any, corpus: str, uncut: tup
     assert losses(report) == uncut
     assert "m.distill" in names(run)
     warnings = [notice.message for notice in said if notice.level == "warning"]
-    assert any("and the attempts went on" in message for message in warnings), said
+    assert any("the attempts" in message for message in warnings), said
 
 
 @pytest.mark.slow
@@ -254,7 +254,7 @@ def test_an_outage_of_half_a_minute_costs_no_step(
     run = "s3://bucket/long"
     report = train(corpus, out=run, listener=listener, training__epochs=14, training__checkpoint_seconds=0.01)
     notices = [(when, event) for when, event in said if isinstance(event, Notice)]
-    noticed = next(when for when, event in notices if "the attempts went on" in event.message)
+    noticed = next(when for when, event in notices if "the attempts" in event.message)
     again = next(when for when, event in notices if "has the newest checkpoint again" in event.message)
     assert up[0] - down[0] >= 30.0
     assert down[0] < noticed < up[0] < again

@@ -76,7 +76,7 @@ def test_a_trained_prior_fills_a_gap_from_both_sides(make_prior: MakePrior) -> N
     masked_QT[:, 4:8] = True
     optimizer = torch.optim.AdamW(prior.parameters(), lr=2e-3)
     prior.train()
-    for step in range(350):
+    for step in range(250):
         rows = torch.randint(64, (32,), generator=generator)
         hidden_BQT = masked_QT.expand(32, -1, -1).clone()
         if step % 2:

@@ -32,7 +32,7 @@ def test_another_budget_for_a_resumed_run_is_said_once(
             device=CPU,
             listener=lambda event: said.append(event.message) if isinstance(event, Notice) else None,
         )
-        config = small_config(training__epochs=epochs, training__lr=1e-3)
+        config = small_config(training__epochs=epochs, training__batch_size=8, training__lr=1e-3)
         return train_vqvae(corpus.uri, config, worker), [text for text in said if "budget" in text]
 
     first, said = train(1)

@@ -1,7 +1,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -102,8 +101,9 @@ def test_two_ranks_score_their_shares_of_the_windows(corpus: Corpus, task: VQTas
 def test_the_scores_of_the_best_epoch_are_kept_through_a_resume(
     corpus: Corpus, small_config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    config = small_config(training__epochs=3, training__min_epoch_steps=1, model__codebook_size=16)
-    config = replace(config, training=replace(config.training, batch_size=8))
+    config = small_config(
+        training__epochs=3, training__min_epoch_steps=1, training__batch_size=16, model__codebook_size=16
+    )
     # Which epoch of a real run is the best depends on the machine's rounding; here it is the first.
     validate = VQTask.validate
     monkeypatch.setattr(VQTask, "validate", lambda task: validate(task) + 1e3 * len(task.figures.history))
