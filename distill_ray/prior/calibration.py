@@ -69,16 +69,14 @@ def calibrate(
         return likeness.distance(_drawn(prior, seed))
 
     with graph_kept():
-        by_first = {FIRST_LEVEL[0]: distance(FIRST_LEVEL[0], LAST_LEVEL[0])}
-        for first in FIRST_LEVEL[1:]:
-            if time.monotonic() < ends_at:
-                by_first[first] = distance(first, LAST_LEVEL[0])
+        by_first = {FIRST_LEVEL[0]: distance(FIRST_LEVEL[0], LAST_LEVEL[0])} | {
+            first: distance(first, LAST_LEVEL[0]) for first in FIRST_LEVEL[1:] if time.monotonic() < ends_at
+        }
         enough = AS_GOOD + min(by_first.values())
         first = max(first for first, found in by_first.items() if found <= enough)
-        by_last = {LAST_LEVEL[0]: by_first[first]}
-        for last in LAST_LEVEL[1:]:
-            if time.monotonic() < ends_at:
-                by_last[last] = distance(first, last)
+        by_last = {LAST_LEVEL[0]: by_first[first]} | {
+            last: distance(first, last) for last in LAST_LEVEL[1:] if time.monotonic() < ends_at
+        }
     last = min(by_last, key=by_last.__getitem__)
     prior.temperature_Q.copy_(temperatures(first, last))
     return Calibration(

@@ -119,9 +119,10 @@ class LatentFlow(nn.Module):
         """
         shape = wanted_BFD.shape
         if self.training:
-            # What a prior says is near what recordings have, not the same (conditioning augmentation, Ho
-            # et al. 2022).
-            latent_BFL = latent_BFL + self._conditioning_noise * torch.randn_like(latent_BFL)
+            if self._conditioning_noise:
+                # What a prior says is near what recordings have, not the same (conditioning augmentation, Ho
+                # et al. 2022). Without, runs of before draw the random numbers that they did.
+                latent_BFL = latent_BFL + self._conditioning_noise * torch.randn_like(latent_BFL)
             noise_BFD = torch.randn_like(wanted_BFD)
             time_BF = torch.sigmoid(torch.randn(shape[:2], device=wanted_BFD.device))
         else:

@@ -41,12 +41,40 @@ def environment(folder: Path) -> dict[str, str]:
 
 @pytest.fixture(scope="module")
 def run(folder: Path, in_process: Command) -> Command:
-    """Most commands need no process of their own; `program` and `start_forked` make one."""
+    """Most commands need no process of their own; `program` and `cancelled` make one."""
 
     def command(*arguments: object, code: int = 0) -> subprocess.CompletedProcess[str]:
         done = in_process(*arguments, cwd=folder, environment=environment(folder))
         assert done.returncode == code, done.stderr
         return done
+
+    return command
+
+
+@pytest.fixture(scope="module")
+def cancelled(
+    folder: Path, start_forked: Callable[..., subprocess.Popen[str]]
+) -> Callable[..., tuple[int, dict[str, Any]]]:
+    """The exit code and the document of a command that gets Ctrl-C once its `log` says one of `once`."""
+
+    def command(*arguments: object, log: Path, once: tuple[str, ...]) -> tuple[int, dict[str, Any]]:
+        with log.open("w") as errors:
+            process = start_forked(
+                *arguments,
+                environment=environment(folder),
+                cwd=folder,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                text=True,
+            )
+            deadline = time.monotonic() + 120
+            while not any(words in log.read_text() for words in once):
+                assert time.monotonic() < deadline
+                assert process.poll() is None, log.read_text()
+                time.sleep(0.02)
+            process.send_signal(signal.SIGINT)
+            stdout, _ = process.communicate(timeout=120)
+        return process.returncode, json.loads(stdout)
 
     return command
 
@@ -197,29 +225,17 @@ def test_train_reports_all_that_was_promised(trained: dict[str, Any], folder: Pa
 def test_a_cancelled_run_resumes_to_the_same_losses(
     folder: Path,
     run: Command,
-    start_forked: Callable[..., subprocess.Popen[str]],
+    cancelled: Callable[..., tuple[int, dict[str, Any]]],
     trained: dict[str, Any],
 ) -> None:
     log = folder / "cut.log"
-    with log.open("w") as errors:
-        process = start_forked(
-            *training(folder, "cut", "--epochs", 3, "--num-workers", 0, "--no-report"),
-            environment=environment(folder),
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        deadline = time.monotonic() + 120
-        while "step" not in log.read_text() and "epoch 1" not in log.read_text():
-            assert time.monotonic() < deadline
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=120)
-    cut = json.loads(stdout)
+    code, cut = cancelled(
+        *training(folder, "cut", "--epochs", 3, "--num-workers", 0, "--no-report"),
+        log=log,
+        once=("step", "epoch 1"),
+    )
     if cut["exit_reason"] == "cancelled":  # else the signal came after the last step
-        assert process.returncode == 3
+        assert code == 3
         assert run("info", cut["model_path"], "--verify").returncode == 0
     resumed = document(
         run(
@@ -359,7 +375,7 @@ def test_the_manifest_has_the_health_of_the_epoch_that_is_kept(
 def test_a_cut_prior_run_leaves_the_prior_that_is_there(
     folder: Path,
     run: Command,
-    start_forked: Callable[..., subprocess.Popen[str]],
+    cancelled: Callable[..., tuple[int, dict[str, Any]]],
     with_prior: dict[str, Any],
     tmp_path: Path,
 ) -> None:
@@ -371,23 +387,8 @@ def test_a_cut_prior_run_leaves_the_prior_that_is_there(
         "--max-minutes", 5, "--batch-size", 4, "--num-workers", 0, "--no-report", "--json", "--overwrite",
     )  # fmt: skip
     log = tmp_path / "log"
-    with log.open("w") as errors:
-        process = start_forked(
-            *arguments,
-            environment=environment(folder),
-            cwd=folder,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-        )
-        deadline = time.monotonic() + 120
-        while "epoch 2" not in log.read_text():  # the first is over
-            assert time.monotonic() < deadline
-            assert process.poll() is None, log.read_text()
-            time.sleep(0.02)
-        process.send_signal(signal.SIGINT)
-        stdout, _ = process.communicate(timeout=120)
-    assert (process.returncode, json.loads(stdout)["exit_reason"]) == (3, "cancelled")
+    code, done = cancelled(*arguments, log=log, once=("epoch 2",))  # the first is over
+    assert (code, done["exit_reason"]) == (3, "cancelled")
     assert model.read_bytes() == before
     assert "has is kept" in log.read_text()
     again = " ".join(log.read_text().split("train-prior")[-1].split())
