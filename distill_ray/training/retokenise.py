@@ -54,8 +54,10 @@ class CodePool:
     Every `variant_steps` steps a variant is made, and beyond `variants` of them the oldest one goes. Which
     there are depends on the step alone, so that a resumed run has those of an uncut one.
 
-    Recordings shorter than a training window are joined in random order, another one in every variant.
-    Windows would end with them, and what comes after a one-shot would be anybody's guess: silence, for ever.
+    With variants no recording ends for the prior: those shorter than a training window are joined, and each
+    longer one goes on with the beginning of another, in an order that is random and another one in every
+    variant. Windows would end with recordings, and what comes after a one-shot, or after the last bar of a
+    piece, would be anybody's guess, for ever.
 
     Where the prior learns conditions, all sequences have their rows below the codes (`conditions.py`).
     """
@@ -71,7 +73,7 @@ class CodePool:
         self._masked_share = config.model.masked_share
         self._attributes = config.model.attributes
         self._training = config.training
-        self._train = list(train) if retokeniser is None else self._joined(train, 0)
+        self._train = list(train) if retokeniser is None else self._endless(train, 0)
         self._retokeniser = retokeniser
         self._device = device
         self._variants: dict[int, list[Tensor]] = {}
@@ -99,10 +101,12 @@ class CodePool:
 
     def _variant(self, number: int) -> list[Tensor]:
         assert self._retokeniser is not None
-        return self._joined(self._retokeniser.variant(number), number + 1)
+        return self._endless(self._retokeniser.variant(number), number + 1)
 
-    def _joined(self, sequences: Sequence[Tensor], number: int) -> list[Tensor]:
-        """The sequences with the short ones, in an order of `number`, as ones of two windows and more."""
+    def _endless(self, sequences: Sequence[Tensor], number: int) -> list[Tensor]:
+        """The sequences, the short ones joined to ones of two windows and more, each followed by a window of
+        the beginning of another; in an order of `number`.
+        """
         rng = np.random.Generator(np.random.Philox(key=[self._training.seed + _JOIN_SEED, number]))
         joined = [codes_QF for codes_QF in sequences if codes_QF.shape[1] >= self._frames]
         short = [codes_QF for codes_QF in sequences if codes_QF.shape[1] < self._frames]
@@ -112,7 +116,13 @@ class CodePool:
             if sum(part.shape[1] for part in parts) >= 2 * self._frames:
                 joined.append(torch.cat(parts, dim=1))
                 parts = []
-        return [*joined, torch.cat(parts, dim=1)] if parts else joined
+        if parts:
+            joined.append(torch.cat(parts, dim=1))
+        order = rng.permutation(len(joined)).tolist()
+        return [
+            torch.cat((joined[place], joined[other][:, : self._frames]), dim=1)
+            for place, other in zip(order, [*order[1:], order[0]], strict=True)
+        ]
 
 
 class Retokeniser:

@@ -121,3 +121,17 @@ def test_short_recordings_are_joined_and_go_on(corpus: Corpus, codec: VQVAE) -> 
     plain = pool(corpus, codec, variants=0).sampler(0)
     assert plain.frames == 35
     assert plain.batch(0, 8).lengths_B.tolist() == [5] * 8
+
+
+def test_what_comes_after_a_recording_is_the_beginning_of_another(corpus: Corpus, codec: VQVAE) -> None:
+    config = prior_config(variants=1, variant_steps=10)
+    retokeniser = Recordings(corpus=corpus.uri, codec=codec).retokeniser(config, CPU)
+    train = [torch.arange(60).repeat(2, 1) + 100 * number for number in range(1, 4)]
+    windows = CodePool(train, config, retokeniser, CPU).sampler(0).batch(0, 512)
+    assert windows.lengths_B.tolist() == [12] * 512
+    row_BT = windows.codes_BQT[:, 0][windows.codes_BQT[:, 0, 0] >= 100].tolist()
+    seams = {(codes[place - 1], codes[place]) for codes in row_BT for place in range(1, 12)}
+    turns = {pair for pair in seams if pair[1] != pair[0] + 1}
+    assert len(turns) == 3
+    assert all(last % 100 == 59 and first % 100 == 0 for last, first in turns)
+    assert all(last // 100 != first // 100 for last, first in turns)
