@@ -151,6 +151,21 @@ class PriorTrainingConfig(Section):
     variant_steps: int = setting(
         40, "steps for each new variant, which takes the oldest one's place", auto=True, low=1
     )
+    unvaried_share: float = setting(
+        0.0,
+        "share of the training, its end, in which new variants have the recordings' own level and speed",
+        auto=True,
+        low=0.0,
+        high=1.0,
+    )
+    replaced_share: float = setting(
+        0.0,
+        "share of the codes that the prior looks back on which are replaced by those of other moments; up to "
+        "twice as many in a window",
+        auto=True,
+        low=0.0,
+        high=0.5,
+    )
     patience: int = setting(
         10, "epochs without a better held-out loss before stopping; 0: never", auto=True, low=0
     )

@@ -218,6 +218,8 @@ def resolve_prior(
     }
     if codec.purpose == "generation":
         auto["prior_training.variants"] = _VARIANTS
+        auto["prior_training.unvaried_share"] = 0.3
+        auto["prior_training.replaced_share"] = 0.1
         auto["prior_training.patience"] = 0
         auto["prior.openings"] = _OPENINGS
         if not accelerator:

@@ -150,12 +150,15 @@ class CodePrior(nn.Module):
         self,
         codes_BQT: Tensor,
         *,
+        heard_BQT: Tensor | None = None,
         lengths_B: Tensor | None = None,
         starts_B: Tensor | None = None,
         conditions_BAT: Tensor | None = None,
         masked_MQT: Tensor | None = None,
     ) -> PriorOutput:
         """The loss of predicting every code of the windows `codes_BQT` (any integer type).
+
+        heard_BQT: the codes that are looked back on where they are not those of the windows.
 
         lengths_B: int64, frames of each window that are real (at least 1); the rest is padding of any
         content. None: all. starts_B: bool, whether the window begins where its recording begins. None: all.
@@ -164,17 +167,17 @@ class CodePrior(nn.Module):
         of continued.
         """
         if masked_MQT is not None:
-            return self._with_masked(codes_BQT, masked_MQT, lengths_B, starts_B, conditions_BAT)
+            return self._with_masked(codes_BQT, masked_MQT, heard_BQT, lengths_B, starts_B, conditions_BAT)
         batch, levels, frames = codes_BQT.shape
-        codes_BQT = codes_BQT.long()
-        targets_BQT = codes_BQT
+        targets_BQT = codes_BQT.long()
+        heard_BQT = targets_BQT if heard_BQT is None else heard_BQT.long()
         count_B = codes_BQT.new_full((batch,), frames)
         if lengths_B is not None:
             count_B = lengths_B
             padding_B1T = torch.arange(frames, device=codes_BQT.device) >= lengths_B[:, None, None]
-            targets_BQT = codes_BQT.masked_fill(padding_B1T, IGNORED)
-            codes_BQT = codes_BQT.masked_fill(padding_B1T, self.unknown)
-        inputs_BLS = self._inputs(codes_BQT, starts_B)
+            targets_BQT = targets_BQT.masked_fill(padding_B1T, IGNORED)
+            heard_BQT = heard_BQT.masked_fill(padding_B1T, self.unknown)
+        inputs_BLS = self._inputs(heard_BQT, starts_B)
         condition_BSE = None
         if conditions_BAT is not None:
             step_S = torch.arange(inputs_BLS.shape[2], device=codes_BQT.device)
@@ -191,6 +194,7 @@ class CodePrior(nn.Module):
         self,
         codes_BQT: Tensor,
         masked_MQT: Tensor,
+        heard_BQT: Tensor | None,
         lengths_B: Tensor | None,
         starts_B: Tensor | None,
         conditions_BAT: Tensor | None,
@@ -200,6 +204,7 @@ class CodePrior(nn.Module):
         assert first > 0, "some windows are continued in every step"
         continued: PriorOutput = self(
             codes_BQT[:first],
+            heard_BQT=None if heard_BQT is None else heard_BQT[:first],
             lengths_B=None if lengths_B is None else lengths_B[:first],
             starts_B=None if starts_B is None else starts_B[:first],
             conditions_BAT=None if conditions_BAT is None else conditions_BAT[:first],

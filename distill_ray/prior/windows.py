@@ -32,6 +32,7 @@ class CodeWindows:
     codes_BQT: Tensor
     lengths_B: Tensor
     starts_B: Tensor
+    heard_BQT: Tensor | None = None
     conditions_BAT: Tensor | None = None
     masked_MQT: Tensor | None = None
 
@@ -45,6 +46,10 @@ class CodeWindowSampler:
 
     The last `attributes` rows of the sequences are conditions. A prior must do without each of them, and
     without all: each is left out of some windows, and all of some.
+
+    With a `replaced_share` the windows are looked back on with so many of their codes replaced by those of
+    random moments, from none to twice the share in a window: generated sound is a past with mistakes, and a
+    prior that has seen none drifts away with them (as word dropout, Bowman et al. 2016).
 
     `masked_share` of the windows of a batch, and one of each rank at least, are to be filled in; they come
     last.
@@ -60,10 +65,12 @@ class CodeWindowSampler:
         *,
         attributes: int = 0,
         masked_share: float = 0.0,
+        replaced_share: float = 0.0,
         device: torch.device | str = "cpu",
     ) -> None:
         assert sequences, "a sampler needs a sequence"
         self._seed = seed
+        self._replaced_share = replaced_share
         self._attributes = attributes
         self._masked_share = masked_share
         self._codes = _EndToEnd(sequences, window_frames, torch.device(device))
@@ -87,6 +94,8 @@ class CodeWindowSampler:
             left_out_BA = generator.random((batch_size, self._attributes)) < LEFT_OUT
             left_out_BA |= generator.random((batch_size, 1)) < ALL_LEFT_OUT
             windows = self._conditioned(windows, left_out_BA[mine])
+        if self._replaced_share:
+            windows = replace(windows, heard_BQT=self._heard(windows.codes_BQT, step, batch_size, mine))
         if masked:
             lengths_M = self._codes.lengths_F[file_B[-masked:]]
             windows = replace(windows, masked_MQT=self._masks(step, mine[-masked:], lengths_M))
@@ -103,6 +112,16 @@ class CodeWindowSampler:
         is_masked_B = np.diff(np.arange(batch_size + 1) * most // batch_size)[mine_B] > 0
         assert not is_masked_B.all(), "some windows are continued in every step"
         return mine_B[np.argsort(is_masked_B, kind="stable")], int(is_masked_B.sum())
+
+    def _heard(self, codes_BQT: Tensor, step: int, batch_size: int, rows: np.ndarray) -> Tensor:
+        """heard_BQT of the windows with these numbers in the batch."""
+        generator = np.random.Generator(np.random.Philox(key=self._seed, counter=[0, 0, 1, step]))
+        _, levels, frames = codes_BQT.shape
+        frame_BT = generator.integers(self.frames, size=(batch_size, frames))[rows]
+        share_B11 = 2.0 * self._replaced_share * generator.random((batch_size, 1, 1))
+        is_replaced_BQT = generator.random((batch_size, levels, frames), dtype=np.float32) < share_B11
+        others_BQT = self._codes.at(self._codes.sent(frame_BT))[:, :levels]
+        return torch.where(self._codes.sent(is_replaced_BQT[rows]), others_BQT, codes_BQT)
 
     def _masks(self, step: int, rows: np.ndarray, lengths: np.ndarray) -> Tensor:
         """masked_MQT of the windows with these numbers in the batch, of recordings of these lengths."""
@@ -173,8 +192,12 @@ class _EndToEnd:
         begin_B, lengths_B, starts_B = self.sent(place_3B)
         # Past its end a short window repeats its last frame: any code will do there.
         offset_BT = torch.minimum(torch.arange(self.window, device=device), lengths_B[:, None] - 1)
-        codes_QBT = self._codes_QN[:, begin_B[:, None] + offset_BT]
-        return CodeWindows(codes_BQT=codes_QBT.transpose(0, 1), lengths_B=lengths_B, starts_B=starts_B.bool())
+        codes_BQT = self.at(begin_B[:, None] + offset_BT)
+        return CodeWindows(codes_BQT=codes_BQT, lengths_B=lengths_B, starts_B=starts_B.bool())
+
+    def at(self, place_BT: Tensor) -> Tensor:
+        """codes_BQT of the frames with these numbers."""
+        return self._codes_QN[:, place_BT].transpose(0, 1)
 
     def sent(self, values: np.ndarray) -> Tensor:
         """`values` on the device; the host does not wait."""

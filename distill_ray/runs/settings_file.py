@@ -42,6 +42,8 @@ _BEFORE: dict[str, object] = {
 # The same of priors' runs.
 _PRIOR_BEFORE: dict[str, object] = {
     f"{PriorTrainingConfig.table}.variants": 0,
+    f"{PriorTrainingConfig.table}.unvaried_share": 0.0,
+    f"{PriorTrainingConfig.table}.replaced_share": 0.0,
     f"{PriorConfig.table}.controls": 0,
     f"{PriorConfig.table}.labels": 0,
     f"{PriorConfig.table}.masked_share": 0.0,

@@ -120,15 +120,17 @@ def train_prior(
 class PriorFigures(Figures):
     """The same of a prior, and what its conditions mean (`Controls.to_json`); None: it learns none.
 
-    level_nats: what a held-out code of each level cost at best.
+    level_nats: what a held-out code of each level cost at best. unvaried_from: number of the first variant
+    that has the recordings' own level and speed; None: none has yet.
     """
 
     controls: dict[str, Any] | None = None
     level_nats: list[float] = field(default_factory=list)
+    unvaried_from: int | None = None
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Self:
-        return super().from_json({"controls": None, "level_nats": [], **values})
+        return super().from_json({"controls": None, "level_nats": [], "unvaried_from": None, **values})
 
 
 PriorOutcome = tuple[Tensor, Tensor]
@@ -144,6 +146,7 @@ class PriorObjective(nn.Module):
     def forward(
         self,
         codes_BQT: Tensor,
+        heard_BQT: Tensor | None,
         lengths_B: Tensor,
         starts_B: Tensor,
         conditions_BAT: Tensor | None,
@@ -152,6 +155,7 @@ class PriorObjective(nn.Module):
         """The loss, and summed nats and number of codes."""
         output: PriorOutput = self.prior(
             codes_BQT,
+            heard_BQT=heard_BQT,
             lengths_B=lengths_B,
             starts_B=starts_B,
             conditions_BAT=conditions_BAT,
@@ -267,13 +271,17 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         training, worker = self.config.training, self.worker
         # Dropout must be the same after a resume, and different on each rank.
         torch.manual_seed((training.seed << 32) + step * worker.world_size + worker.rank)
-        windows = self.pool.sampler(step).batch(
+        figures, varied = self.figures, 1.0 - training.unvaried_share
+        if training.unvaried_share and figures.unvaried_from is None and fraction >= varied:
+            figures.unvaried_from = self.pool.made_before(step)
+        windows = self.pool.sampler(step, figures.unvaried_from).batch(
             step, training.batch_size, rank=worker.rank, world_size=worker.world_size
         )
         self.model.train()
         with fusing.enabled(self.uses_kernels):
             _, row = self.gradients(
                 windows.codes_BQT,
+                windows.heard_BQT,
                 windows.lengths_B,
                 windows.starts_B,
                 windows.conditions_BAT,

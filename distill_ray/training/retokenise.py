@@ -79,15 +79,23 @@ class CodePool:
         self._variants: dict[int, list[Tensor]] = {}
         self._sampler: CodeWindowSampler | None = None
 
-    def sampler(self, step: int) -> CodeWindowSampler:
-        """The windows of step `step`."""
+    def made_before(self, step: int) -> int:
+        """Variants that the steps before `step` have asked for."""
+        return 1 + (step - 1) // self._training.variant_steps
+
+    def sampler(self, step: int, unvaried_from: int | None = None) -> CodeWindowSampler:
+        """The windows of step `step`; variants from number `unvaried_from` on are only shifted."""
         numbers = range(0)
         if self._retokeniser is not None:
-            made = 1 + step // self._training.variant_steps
+            made = self.made_before(step + 1)
             numbers = range(max(0, made - self._training.variants), made)
         if self._sampler is None or list(self._variants) != list(numbers):
             made_before = self._variants
-            self._variants = {number: made_before.get(number) or self._variant(number) for number in numbers}
+            self._variants = {
+                number: made_before.get(number)
+                or self._variant(number, varied=unvaried_from is None or number < unvaried_from)
+                for number in numbers
+            }
             varied = [codes_QF for codes in self._variants.values() for codes_QF in codes]
             self._sampler = CodeWindowSampler(
                 [*self._train, *varied],
@@ -95,13 +103,14 @@ class CodePool:
                 self._training.seed,
                 attributes=self._attributes,
                 masked_share=self._masked_share,
+                replaced_share=self._training.replaced_share,
                 device=self._device,
             )
         return self._sampler
 
-    def _variant(self, number: int) -> list[Tensor]:
+    def _variant(self, number: int, *, varied: bool) -> list[Tensor]:
         assert self._retokeniser is not None
-        return self._endless(self._retokeniser.variant(number), number + 1)
+        return self._endless(self._retokeniser.variant(number, varied=varied), number + 1)
 
     def _endless(self, sequences: Sequence[Tensor], number: int) -> list[Tensor]:
         """The sequences, the short ones joined to ones of two windows and more, each followed by a window of
@@ -141,13 +150,14 @@ class Retokeniser:
         )
 
     @torch.no_grad()
-    def variant(self, number: int) -> list[Tensor]:
-        """Codes int16 [Q, F] of every training file, in no order that matters, on the CPU.
+    def variant(self, number: int, *, varied: bool = True) -> list[Tensor]:
+        """Codes int16 [Q, F] of every training file, in no order that matters, on the CPU; if not `varied`,
+        of files that are shifted and no more.
 
         Where the prior learns conditions, their rows are below: [Q + A, F].
         """
         rng = np.random.Generator(np.random.Philox(key=[self._seed + _SEED, number]))
-        return [codes_QF for group in self._groups for codes_QF in self._encoded(group, rng)]
+        return [codes_QF for group in self._groups for codes_QF in self._encoded(group, rng, varied)]
 
     def _grouped(self) -> Iterator[np.ndarray]:
         """Numbers of the files that are encoded together: short ones of similar length."""
@@ -162,12 +172,14 @@ class Retokeniser:
         if group:
             yield np.array(group)
 
-    def _encoded(self, files: np.ndarray, rng: np.random.Generator) -> Iterator[Tensor]:
+    def _encoded(self, files: np.ndarray, rng: np.random.Generator, varied: bool) -> Iterator[Tensor]:
         """A group's codes; all of its files at one speed."""
         config = self._codec.config
         lead_B = rng.integers(0, config.frame_hop, size=len(files))
         gain_B = (10.0 ** (rng.uniform(-GAIN_DB, GAIN_DB, size=len(files)) / 20.0)).astype(np.float32)
         speed = SPEEDS[rng.integers(len(SPEEDS))] if rng.random() < VARIED_SPEED else (1, 1)
+        if not varied:
+            gain_B, speed = np.ones_like(gain_B), (1, 1)
         lengths_B = self._store.lengths_N[files]
         audio_BCT = self._store.gather(files, np.zeros_like(files), int(lengths_B.max()), lengths_B).float()
         audio_BCT = audio_BCT * (self._store.sent(gain_B)[:, None, None] / PCM_SCALE)

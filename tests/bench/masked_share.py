@@ -61,7 +61,7 @@ def main() -> None:
     retokeniser = Retokeniser(asked.corpus, loaded.model, config, device=device)
     made: dict[int, list[torch.Tensor]] = {}
     fresh = retokeniser.variant
-    retokeniser.variant = lambda number: made.setdefault(number, fresh(number))  # type: ignore[method-assign]
+    retokeniser.variant = lambda number, **_: made.setdefault(number, fresh(number))  # type: ignore[method-assign]
     for share in map(float, asked.shares.split(",")):
         began = time.monotonic()
         model = replace(config.model, masked_share=share)

@@ -66,6 +66,24 @@ def test_each_code_depends_on_earlier_steps_only(make_prior: MakePrior, pattern:
 
 @torch.no_grad()
 @pytest.mark.parametrize("pattern", PATTERNS)
+def test_what_is_heard_is_the_past_and_not_what_is_learnt(make_prior: MakePrior, pattern: str) -> None:
+    prior = make_prior(pattern=pattern)
+    codes_BQT, heard_BQT = random_codes(2, 12), random_codes(2, 12).flip(0)
+    nats_QBT = -prior.logits(heard_BQT).log_softmax(dim=-1).gather(-1, codes_BQT.transpose(0, 1)[..., None])
+    output = prior(codes_BQT, heard_BQT=heard_BQT)
+    torch.testing.assert_close(output.loss, nats_QBT.mean())
+    assert (output.loss - prior(codes_BQT).loss).abs() > 0.01
+    lengths_B = torch.tensor([12, 7])
+    padded_BQT = heard_BQT.clone()
+    padded_BQT[1, :, 7:] = 0
+    torch.testing.assert_close(
+        prior(codes_BQT, heard_BQT=padded_BQT, lengths_B=lengths_B).loss,
+        prior(codes_BQT, heard_BQT=heard_BQT, lengths_B=lengths_B).loss,
+    )
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("pattern", PATTERNS)
 def test_padding_is_ignored(make_prior: MakePrior, pattern: str) -> None:
     prior = make_prior(pattern=pattern)
     codes_BQT = random_codes(3, 15)

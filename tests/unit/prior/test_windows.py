@@ -122,3 +122,22 @@ def test_a_share_of_the_windows_is_masked_whatever_the_number_of_ranks() -> None
     assert torch.equal(torch.cat(masks), whole.masked_MQT)
     rows = sorted(map(str, whole.codes_BQT.tolist()))
     assert rows == sorted(map(str, unmasked.codes_BQT.tolist()))
+
+
+def test_a_share_of_what_is_looked_back_on_is_replaced_whatever_the_number_of_ranks() -> None:
+    sequences = [torch.full((3, length), code).to(torch.int16) for code, length in enumerate((90, 60))]
+    sampler = CodeWindowSampler(sequences, 16, 7, replaced_share=0.1)
+    windows = sampler.batch(3, 1000)
+    plain = CodeWindowSampler(sequences, 16, 7).batch(3, 1000)
+    assert plain.heard_BQT is None
+    assert windows.heard_BQT is not None
+    assert torch.equal(windows.codes_BQT, plain.codes_BQT)
+    changed_BQT = windows.heard_BQT != windows.codes_BQT
+    # A random moment is of another recording than the window at a chance of 0.48.
+    assert changed_BQT.float().mean() == pytest.approx(0.1 * 0.48, abs=0.003)
+    assert not changed_BQT[0, 0].equal(changed_BQT[0, 1]) or not changed_BQT[0].any()
+    most = changed_BQT.flatten(1).float().mean(dim=1).max()
+    assert 0.15 * 0.6 < most < 0.45  # of one window: up to twice the share, and what chance adds
+    halves = [sampler.batch(3, 1000, rank=rank, world_size=2).heard_BQT for rank in (0, 1)]
+    assert torch.equal(torch.cat(halves), windows.heard_BQT)  # type: ignore[arg-type]
+    assert not torch.equal(windows.heard_BQT, sampler.batch(4, 1000).heard_BQT)  # type: ignore[arg-type]

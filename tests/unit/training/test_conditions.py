@@ -126,6 +126,8 @@ def test_a_resumed_run_with_conditions_ends_as_an_uncut_one(
         num_quantizers=codec.config.num_quantizers,
     )
 
+    unvaried = {"variant_steps": 2, "unvaried_share": 0.7, "replaced_share": 0.2}
+
     def trained(folder: str, stop: StopFlag | None = None) -> PriorTrainingCompleteEvent:
         def listen(event: Event) -> None:
             if stop is not None and isinstance(event, PriorEpochMetrics):
@@ -133,7 +135,7 @@ def test_a_resumed_run_with_conditions_ends_as_an_uncut_one(
 
         done = train_prior(
             str(store.folder),
-            config(codec, min_epoch_steps=6, warmup_steps=1),
+            config(codec, **unvaried, min_epoch_steps=6, warmup_steps=1),
             LocalWorker(tmp_path / folder, device=CPU, listener=listen, stop=stop),
             frame_rate=codec.config.frame_rate,
             vectors_QKL=codec.quantizer.vectors(),
@@ -145,7 +147,10 @@ def test_a_resumed_run_with_conditions_ends_as_an_uncut_one(
     uncut = trained("uncut")
     assert trained("cut", StopFlag()).exit_reason == "cancelled"
     assert trained("cut").final_perplexity == uncut.final_perplexity
-    run = checkpoint.read_json(tmp_path / "cut" / "latest" / "run.json")
+    uncut_run, run = (
+        checkpoint.read_json(tmp_path / name / "latest" / "run.json") for name in ("uncut", "cut")
+    )
+    assert run["unvaried_from"] == uncut_run["unvaried_from"] == 2
     controls = Controls.from_json(run["controls"])
     assert controls.labels == ("high", "low")
     assert "loudness" in controls.offered

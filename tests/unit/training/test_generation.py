@@ -97,6 +97,34 @@ def test_variants_are_a_function_of_seed_and_number(corpus: Corpus, codec: VQVAE
         assert 8 / 9 * length / hop - 1 <= codes_QF.shape[1] <= 9 / 8 * length / hop + 2
 
 
+def test_variants_that_are_not_varied_are_shifted_alone(corpus: Corpus, codec: VQVAE) -> None:
+    retokeniser = Retokeniser(corpus.uri, codec, prior_config(), device=CPU)
+    samples = sorted(file.samples for file in corpus.files("train"))
+    for number in range(8):  # of which six in ten would have another speed
+        for codes_QF, length in zip(retokeniser.variant(number, varied=False), samples, strict=True):
+            frames = length / codec.config.frame_hop
+            assert frames <= codes_QF.shape[1] <= frames + 2
+
+
+def test_the_newest_variants_are_unvaried_from_a_number_on(corpus: Corpus, codec: VQVAE) -> None:
+    asked: list[tuple[int, bool]] = []
+
+    class Watched(Retokeniser):
+        def variant(self, number: int, *, varied: bool = True) -> list[torch.Tensor]:
+            asked.append((number, varied))
+            return super().variant(number, varied=varied)
+
+    config = prior_config(variants=3, variant_steps=10)
+    train = [torch.zeros(2, 20, dtype=torch.int16)]
+    grown = CodePool(train, config, Watched(corpus.uri, codec, config, device=CPU), CPU)
+    assert [grown.made_before(step) for step in (0, 1, 10, 11)] == [0, 1, 1, 2]
+    for step in range(20):
+        grown.sampler(step)
+    for step in range(20, 40):
+        grown.sampler(step, unvaried_from=2)
+    assert asked == [(0, True), (1, True), (2, False), (3, False)]
+
+
 def pool(corpus: Corpus, codec: VQVAE, *, variants: int) -> CodePool:
     config = prior_config(variants=variants, variant_steps=10)
     retokeniser = Recordings(corpus=corpus.uri, codec=codec).retokeniser(config, CPU) if variants else None
