@@ -19,8 +19,9 @@ _AUTO_STEPS = {"vqvae": {True: 10_000, False: 2_000}, "prior": {True: 8_000, Fal
 PASSES_UNVARIED, _MOST_PASSES, _MOST_DRAWN_PASSES = 150, 6_000, 400
 _LEAST_STEPS = 1_000  # however little audio there is, and however many workers share a step
 # Priors of codes for generation: trained on further than held-out cost says, up to where they begin to give
-# recordings back (docs/measurements/2026-11-30-longer-priors.md).
-_MOST_PRIOR_PASSES, _LEAST_PRIOR_STEPS = 1_300, 500
+# recordings back (docs/measurements/2026-11-30-longer-priors.md), which is sooner where there are few.
+_MOST_PRIOR_PASSES, _MOST_PASSES_OF_FEW, _FEW_SECONDS = 1_300, 900, 600.0
+_LEAST_PRIOR_STEPS = 500
 GPU_PACE = 4_000.0
 """Seconds of audio that a GPU trains a codec on in a second, about."""
 
@@ -57,13 +58,20 @@ def auto_epochs(
 
 
 def auto_prior_epochs(
-    config: PriorTrainConfig, train_frames: int, accelerator: bool, *, budgeted: bool, capped: bool
+    config: PriorTrainConfig,
+    train_frames: int,
+    accelerator: bool,
+    *,
+    budgeted: bool,
+    worth_of: float | None,
 ) -> int | None:
-    """Epochs of a prior for which none were given; `capped`: as many as a corpus is worth at most."""
+    """Epochs of a prior for which none were given; at most as many as `worth_of` seconds of recordings are
+    worth.
+    """
     steps = math.inf if budgeted else _AUTO_STEPS["prior"][accelerator]
-    if capped:
-        most = _MOST_PRIOR_PASSES * _prior_pass_steps(config, train_frames)
-        steps = min(steps, max(_LEAST_PRIOR_STEPS, most))
+    if worth_of is not None:
+        most = _MOST_PASSES_OF_FEW if worth_of < _FEW_SECONDS else _MOST_PRIOR_PASSES
+        steps = min(steps, max(_LEAST_PRIOR_STEPS, most * _prior_pass_steps(config, train_frames)))
     return _epochs_of(steps, prior_steps_per_epoch(config, train_frames))
 
 

@@ -219,7 +219,8 @@ def resolve_prior(
     if codec.purpose == "generation":
         auto["prior_training.variants"] = _VARIANTS
         auto["prior_training.unvaried_share"] = 0.3
-        auto["prior_training.replaced_share"] = 0.1
+        # Few passes, as on a CPU, are better spent on pasts without mistakes.
+        auto["prior_training.replaced_share"] = 0.1 if accelerator else 0.0
         auto["prior_training.patience"] = 0
         auto["prior.openings"] = _OPENINGS
         if not accelerator:
@@ -233,7 +234,11 @@ def resolve_prior(
     config = PriorTrainConfig(model=built[PriorConfig], training=built[PriorTrainingConfig])
     if not budgeted or "prior_training.epochs" not in given:
         epochs = auto_prior_epochs(
-            config, train_frames, accelerator, budgeted=budgeted, capped=codec.purpose == "generation"
+            config,
+            train_frames,
+            accelerator,
+            budgeted=budgeted,
+            worth_of=seconds if codec.purpose == "generation" else None,
         )
         config = dataclasses.replace(config, training=dataclasses.replace(config.training, epochs=epochs))
     _check_shared(PriorTrainingConfig, config.training.batch_size, machine)

@@ -37,6 +37,8 @@ LAST_LEVEL = (1.25, 1.0, 1.6)
 """How many times that of the first the last level's is; the levels between follow geometrically."""
 _SOUNDS = {"cpu": 16}
 _SOUNDS_ELSEWHERE = 64
+_WINDOWS = 3
+"""Training windows that are drawn, one after another: what leads astray does so after seconds."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,7 +92,7 @@ def _drawn(prior: CodePrior, seed: int) -> Tensor:
     """codes_BQT as generation draws them."""
     return sample_codes(
         prior,
-        frames=prior.config.training_frames,
+        frames=_WINDOWS * prior.config.training_frames,
         batch=_SOUNDS.get(prior.temperature_Q.device.type, _SOUNDS_ELSEWHERE),
         sampling=SamplingConfig(),
         generator=torch.Generator().manual_seed(seed),

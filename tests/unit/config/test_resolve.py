@@ -175,7 +175,12 @@ def test_the_prior_of_a_codec_for_generation_sees_as_many_seconds_and_altered_co
     # A quarter of the frames are a quarter of what there is to learn.
     usual_size, chosen_size = ((each.model.hidden_size, each.model.num_layers) for each in (usual, chosen))
     assert (usual_size, chosen_size) == ((512, 8), (256, 6))
-    assert prior(codec, accelerator=False).training.variant_steps == 324  # of 20 minutes, on two cores
+    on_cores = prior(codec, accelerator=False).training
+    assert on_cores.variant_steps == 324  # of 20 minutes, on two cores
+    shares = [
+        (each.unvaried_share, each.replaced_share) for each in (usual.training, chosen.training, on_cores)
+    ]
+    assert shares == [(0.0, 0.0), (0.3, 0.1), (0.3, 0.0)]
 
 
 @pytest.mark.parametrize("minutes", [None, 60.0])
@@ -197,8 +202,13 @@ def test_a_prior_for_generation_ends_before_it_gives_recordings_back(minutes: fl
         assert config.training.epochs is not None
         return config.training.epochs * prior_steps_per_epoch(config, round(seconds * codec.frame_rate))
 
-    seen = 32 * prior(981.0).model.training_frames  # frames of a step
-    assert steps(981.0) == pytest.approx(1_300 * 981.0 * codec.frame_rate / seen, rel=0.02)
+    def passes(seconds: float) -> float:
+        frames_of_a_step = 32 * prior(seconds).model.training_frames
+        return steps(seconds) * frames_of_a_step / (seconds * codec.frame_rate)
+
+    assert passes(981.0) == pytest.approx(1_300, rel=0.02)
+    assert passes(600.0) == pytest.approx(1_300, rel=0.03)
+    assert passes(599.0) == pytest.approx(900, rel=0.03)
     assert steps(10.0) == 500
     assert prior(981.0, epochs=1_000).training.epochs == 1_000
     compression = resolve({"model.purpose": "compression"}).config.model

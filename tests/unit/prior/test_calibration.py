@@ -38,7 +38,7 @@ class Valley:
         self.prior, self.first, self.last, self.wide = prior, first, last, wide
 
     def distance(self, codes_BQT: torch.Tensor) -> float:
-        assert codes_BQT.shape[1:] == (3, self.prior.config.training_frames)
+        assert codes_BQT.shape[1:] == (3, 3 * self.prior.config.training_frames)
         first, _, last = self.prior.temperature_Q.tolist()
         beyond = max(0.0, abs(first - self.first) - self.wide)
         return 0.1 + beyond + 0.01 * abs(last / first - self.last)
