@@ -20,8 +20,9 @@ PASSES_UNVARIED, _MOST_PASSES, _MOST_DRAWN_PASSES = 150, 6_000, 400
 _LEAST_STEPS = 1_000  # however little audio there is, and however many workers share a step
 # Priors of codes for generation: trained on further than held-out cost says, up to where they begin to give
 # recordings back (docs/measurements/2026-11-30-longer-priors.md), which is sooner where there are few.
-_MOST_PRIOR_PASSES, _MOST_PASSES_OF_FEW, _FEW_SECONDS = 1_300, 900, 600.0
-_LEAST_PRIOR_STEPS = 500
+_MOST_PRIOR_PASSES, _MOST_PASSES_OF_FEW, _LEAST_PRIOR_STEPS = 1_300, 900, 500
+FEW_SECONDS = 600.0
+"""Recordings of less in all are soon learnt by heart."""
 GPU_PACE = 4_000.0
 """Seconds of audio that a GPU trains a codec on in a second, about."""
 
@@ -70,7 +71,7 @@ def auto_prior_epochs(
     """
     steps = math.inf if budgeted else _AUTO_STEPS["prior"][accelerator]
     if worth_of is not None:
-        most = _MOST_PASSES_OF_FEW if worth_of < _FEW_SECONDS else _MOST_PRIOR_PASSES
+        most = _MOST_PASSES_OF_FEW if worth_of < FEW_SECONDS else _MOST_PRIOR_PASSES
         steps = min(steps, max(_LEAST_PRIOR_STEPS, most * _prior_pass_steps(config, train_frames)))
     return _epochs_of(steps, prior_steps_per_epoch(config, train_frames))
 

@@ -18,7 +18,13 @@ from distill_ray.config.adversarial import AdversarialConfig
 from distill_ray.config.build import build_sections, unknown_keys
 from distill_ray.config.catalogue import CODEC, PRIOR
 from distill_ray.config.health import HealthConfig
-from distill_ray.config.length import PASSES_UNVARIED, auto_epochs, auto_prior_epochs, passes
+from distill_ray.config.length import (
+    FEW_SECONDS,
+    PASSES_UNVARIED,
+    auto_epochs,
+    auto_prior_epochs,
+    passes,
+)
 from distill_ray.config.prior import (
     MOST_LABELS,
     PriorConfig,
@@ -218,8 +224,9 @@ def resolve_prior(
     }
     if codec.purpose == "generation":
         auto["prior_training.variants"] = _VARIANTS
-        auto["prior_training.unvaried_share"] = 0.3
-        # Few passes, as on a CPU, are better spent on pasts without mistakes.
+        # A GPU's passes are many: few recordings would be recited unless they are varied to the end, while a
+        # CPU's few are better spent on pasts without mistakes.
+        auto["prior_training.unvaried_share"] = 0.0 if accelerator and seconds < FEW_SECONDS else 0.3
         auto["prior_training.replaced_share"] = 0.1 if accelerator else 0.0
         auto["prior_training.patience"] = 0
         auto["prior.openings"] = _OPENINGS

@@ -209,6 +209,7 @@ def test_a_prior_for_generation_ends_before_it_gives_recordings_back(minutes: fl
     assert passes(981.0) == pytest.approx(1_300, rel=0.02)
     assert passes(600.0) == pytest.approx(1_300, rel=0.03)
     assert passes(599.0) == pytest.approx(900, rel=0.03)
+    assert [prior(seconds).training.unvaried_share for seconds in (600.0, 599.0)] == [0.3, 0.0]
     assert steps(10.0) == 500
     assert prior(981.0, epochs=1_000).training.epochs == 1_000
     compression = resolve({"model.purpose": "compression"}).config.model
