@@ -25,7 +25,8 @@ def find_twins(
     """Those of `files` (whole recordings by sha256) that hold the samples of another one, which stays.
 
     new: the hashes of those that the corpus did not hold before; what it held stays before them, and of new
-    ones the first by path. Only files of the same number of samples are read.
+    ones that of the shortest path, as of copies: "a.wav" before "a.flac". Only files of the same number of
+    samples are read.
     """
     by_length: dict[int, list[CorpusFile]] = defaultdict(list)
     for file in files.values():
@@ -34,7 +35,10 @@ def find_twins(
     for alike in by_length.values():
         if len(alike) > 1 and any(file.sha256 in new for file in alike):
             found += _twins(
-                sorted(alike, key=lambda file: (file.sha256 in new, file.path)), new, channels, shard
+                sorted(alike, key=lambda file: (file.sha256 in new, len(file.path), file.path)),
+                new,
+                channels,
+                shard,
             )
     return tuple(found)
 

@@ -16,9 +16,11 @@ from distill_ray.training.worker import Listener, StopFlag
 
 
 def stopping() -> Notice:
-    """What is said of the first signal; who watches a job has no Ctrl-C for it."""
+    """What is said of the first signal, which may come before there is a step to keep; who watches a job has
+    no Ctrl-C for it.
+    """
     again = "" if job_lines.wanted() else "; Ctrl-C once more stops at once"
-    return Notice(level="info", message=f"stopping after this step and keeping a checkpoint{again}")
+    return Notice(level="info", message=f"stopping; what is trained so far is kept{again}")
 
 
 class Interrupts(StopFlag):

@@ -28,7 +28,7 @@ def test_a_flac_made_of_a_wav_is_taken_once_and_named(tmp_path: Path) -> None:
     report = prepared(tmp_path / "in", tmp_path / "out")
     assert (report.files, report.decoded, len(report.duplicates)) == (40, 40, 40)
     rows = report.findings()
-    assert rows[0] == ("copy", "00.wav", "the samples of 00.flac")
+    assert rows[0] == ("copy", "00.flac", "the samples of 00.wav")
     assert rows[4] == ("copy", "36 more", "taken once each")
     corpus = open_corpus(tmp_path / "out")
     held_out = {corpus.read(file).numpy().tobytes() for file in corpus.files("val")}
@@ -48,7 +48,7 @@ def test_a_twin_is_not_decoded_again_and_takes_the_place_of_one_that_goes(tmp_pa
     again = prepared(tmp_path / "in", tmp_path / "out")
     assert (again.decoded, again.reused, again.digest) == (0, 4, first.digest)
     assert again.duplicates == first.duplicates
-    (tmp_path / "in" / "00.flac").unlink()
+    (tmp_path / "in" / "00.wav").unlink()
     after = prepared(tmp_path / "in", tmp_path / "out")
     assert (after.decoded, after.files, len(after.duplicates)) == (1, 4, 3)
 

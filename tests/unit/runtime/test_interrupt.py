@@ -42,6 +42,7 @@ def test_the_first_signal_asks_the_second_aborts(
 
 def test_a_job_has_no_second_ctrl_c(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "Ctrl-C" in stopping().message
+    assert "checkpoint" not in stopping().message  # before the first step there is none
     monkeypatch.setenv("DISTILL_RAY_EVENTS", "1")
     assert "Ctrl-C" not in stopping().message
 
