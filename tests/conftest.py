@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import signal
 import subprocess
@@ -25,6 +26,11 @@ for _number, _handler in ((signal.SIGINT, signal.default_int_handler), (signal.S
         signal.signal(_number, _handler)
 
 
+def pytest_collection_finish() -> None:
+    """Tests and modules stay to the end: Python's collector need not look at all of them again and again."""
+    gc.freeze()
+
+
 @pytest.fixture(autouse=True, scope="session")
 def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """Prepared corpora and codes of tests must neither come from nor go to the user's cache."""
@@ -39,28 +45,41 @@ def private_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
 
 @pytest.fixture(scope="session")
 def start_forked() -> Callable[..., subprocess.Popen[Any]]:
-    """Starts `distill-ray` with these words as a process of its own, with pipes, signals and an exit code, by
-    a fork of this one: to load torch takes a new interpreter longer than most commands take.
+    """Starts `distill-ray` with these words, or a function, as a process of its own, with pipes, signals and
+    an exit code, by a fork of this one: to load torch takes a new interpreter longer than most commands.
+    Not for what begins Ray: where this process has used it, gRPC waits for files that the fork has closed,
+    and says so without end.
     """
 
     def start(
-        *words: object, environment: Mapping[str, str] | None = None, **options: Any
+        *words: object,
+        function: Callable[[], object] | None = None,
+        environment: Mapping[str, str] | None = None,
+        **options: Any,
     ) -> subprocess.Popen[Any]:
+        given = list(map(str, words))
         with warnings.catch_warnings():
             warnings.simplefilter(
                 "ignore", DeprecationWarning
             )  # since Python 3.12: of threads, which wait here
             return subprocess.Popen(
-                [sys.executable, *map(str, words)],  # for what Popen says; the fork never comes to it
-                preexec_fn=lambda: _command(list(map(str, words)), environment or {}),
+                [sys.executable, *given],  # for what Popen says; the fork never comes to it
+                preexec_fn=lambda: _forked(function or (lambda: _command(given)), environment or {}),
                 **options,
             )
 
     return start
 
 
-def _command(words: list[str], environment: Mapping[str, str]) -> NoReturn:
-    """The command in a fork, whose streams are those of the process."""
+def _command(words: list[str]) -> int:
+    from distill_ray.cli.main import app
+    from distill_ray.cli.output import run
+
+    return run(app, words)
+
+
+def _forked(function: Callable[[], object], environment: Mapping[str, str]) -> NoReturn:
+    """It in a fork, whose streams are those of the process; what it returns is the exit code, None 0."""
     os.closerange(3, os.sysconf("SC_OPEN_MAX"))  # Popen waits until one of them is closed
     code = 99
     try:
@@ -70,10 +89,7 @@ def _command(words: list[str], environment: Mapping[str, str]) -> NoReturn:
         signal.signal(signal.SIGPIPE, signal.SIG_IGN)  # as Python has it
         os.environ.update(environment)
         warnings.simplefilter("error")
-        from distill_ray.cli.main import app
-        from distill_ray.cli.output import run
-
-        code = run(app, words)
+        code = int(function() or 0)
         sys.stdout.flush()
     finally:
         os._exit(code)

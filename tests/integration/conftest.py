@@ -134,11 +134,22 @@ def _forked(words: list[str]) -> int:
 @pytest.fixture(scope="session")
 def tiny_run() -> ModuleType:
     """tiny_run.py as a module."""
-    spec = importlib.util.spec_from_file_location("tiny_run", _PROGRAM)
+    return _module("tiny_run")
+
+
+@pytest.fixture(scope="session")
+def ddp_rank() -> ModuleType:
+    """ddp_rank.py as a module."""
+    return _module("ddp_rank")
+
+
+def _module(name: str) -> ModuleType:
+    """The file of this name beside this one."""
+    spec = importlib.util.spec_from_file_location(name, Path(__file__).with_name(f"{name}.py"))
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
-    sys.modules["tiny_run"] = module
+    sys.modules[name] = module
     spec.loader.exec_module(module)
     return module
 

@@ -1,7 +1,5 @@
-"""One rank of gloo groups, started by test_ddp.py: for each line on stdin, the arguments of `main` as JSON,
-it trains, saves what this rank ended with, and says so with a line on stdout.
-
-    python ddp_rank.py RANK
+"""One rank of gloo groups, a process that test_ddp.py starts: for each line on stdin, the arguments of `main`
+as JSON, it trains, saves what this rank ended with, and says so with a line on stdout.
 """
 
 from __future__ import annotations
@@ -106,8 +104,9 @@ def _train(
     (out / f"{rank}.json").write_text(json.dumps({"epochs": epochs, "completed": to_record(completed)}))
 
 
-if __name__ == "__main__":
+def serve(rank: int) -> None:
+    """Until stdin ends."""
     for line in sys.stdin:
         asked = json.loads(line)
-        main(int(sys.argv[1]), **{**asked, "out": Path(asked["out"])})
+        main(rank, **{**asked, "out": Path(asked["out"])})
         print("done", flush=True)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 import json
 import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -19,7 +19,6 @@ from distill_ray.corpus import prepare_corpus
 from distill_ray.vqvae.health import Collapse
 
 RATE = 8_000
-SCRIPT = Path(__file__).with_name("ddp_rank.py")
 OVERRIDES: dict[str, object] = {
     # With consistency each rank measures latents by the spread of its own windows.
     "model.purpose": "compression",
@@ -60,14 +59,15 @@ def corpus(tmp_path_factory: pytest.TempPathFactory, plucks: Any) -> str:
 
 
 class Ranks:
-    """Two processes that are the ranks of one training after another: to start them is what takes longest."""
+    """Two processes that are the ranks of one training after another."""
 
-    def __init__(self, log: Path) -> None:
+    def __init__(self, log: Path, program: ModuleType, start_forked: Callable[..., Any]) -> None:
         self._log = log
+        self.processes: list[subprocess.Popen[str]]
         with log.open("w") as errors:
             self.processes = [
-                subprocess.Popen(
-                    [sys.executable, str(SCRIPT), str(rank)],
+                start_forked(
+                    function=functools.partial(program.serve, rank),
                     stdin=subprocess.PIPE,
                     stdout=subprocess.PIPE,
                     stderr=errors,
@@ -109,8 +109,13 @@ Train = Callable[..., list[dict[str, Any]]]
 
 
 @pytest.fixture(scope="module")
-def train(corpus: str, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Train]:
-    ranks = Ranks(tmp_path_factory.mktemp("ranks") / "stderr")
+def train(
+    corpus: str,
+    tmp_path_factory: pytest.TempPathFactory,
+    ddp_rank: ModuleType,
+    start_forked: Callable[..., Any],
+) -> Iterator[Train]:
+    ranks = Ranks(tmp_path_factory.mktemp("ranks") / "stderr", ddp_rank, start_forked)
     yield functools.partial(ranks.train, corpus)
     for process in ranks.processes:
         process.kill()

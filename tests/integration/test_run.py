@@ -10,7 +10,6 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-from subprocess import PIPE
 from typing import Any
 
 import pytest
@@ -136,18 +135,14 @@ def test_killed_at_every_stage_it_ends_with_the_same_bytes(
 
 
 @pytest.mark.timeout(900)
-def test_a_search_and_all_that_follows(folder: Path, in_process: Any, start_forked: Any) -> None:
+def test_a_search_and_all_that_follows(folder: Path, in_process: Any) -> None:
     arguments = (
         "in", "--out", "all", "--config", "search.toml", "--codebook-sizes", 16, "--rvq-levels", "2,4",
         "--finalists", 1, "--epochs", 2, "--gpus-per-trial", 0, "--max-concurrent", 1, "--prior-epochs", 2,
         "--no-health-stop", "--samples", 1, "--seconds", 0.25, "--num-workers", 0, "--json",
     )  # fmt: skip
-    with start_forked(
-        "run", *arguments, environment=environment(folder), cwd=folder, stdout=PIPE, stderr=PIPE, text=True
-    ) as process:
-        out_text, said = process.communicate(timeout=600)
-    assert process.returncode == 0, said
-    made = json.loads(out_text)
+    done = start(folder, *arguments)
+    made, said = document(done), done.stderr
     out = folder / "all"
     assert made["model_path"] == str(out / "in.distill")
     best = made["tune"]["best"]

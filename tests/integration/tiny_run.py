@@ -87,7 +87,8 @@ def main() -> int:
             listener=listener,
         )
     except DistillError as error:
-        print(json.dumps({"error": type(error).__name__, "message": str(error)}))
+        said = {"error": type(error).__name__, "message": str(error), "ray_imported": "ray" in sys.modules}
+        print(json.dumps(said))
         return error.exit_code
     print(json.dumps({"final": to_record(result.final), "checkpoint": str(result.checkpoint)}))
     return 0

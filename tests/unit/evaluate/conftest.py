@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -89,8 +90,14 @@ class Recordings:
     folder = Path(__file__).parents[2] / "data" / "sonic-pi"
 
     def all(self) -> list[Audio]:
-        """All 70, 268 s, in the order of their names."""
-        return [soundfile.read(path, dtype="float32")[0] for path in sorted(self.folder.glob("*.ogg"))]
+        """All 70, 268 s, in the order of their names; nobody writes into them."""
+        return list(self.by_name.values())
+
+    @functools.cached_property
+    def by_name(self) -> dict[str, Audio]:
+        """`all` by the names of their files."""
+        paths = sorted(self.folder.glob("*.ogg"))
+        return {path.name: soundfile.read(path, dtype="float32")[0] for path in paths}
 
     def split(self, held_out: int = 0) -> tuple[list[Audio], list[Audio]]:
         """Three quarters to train on, and every fourth recording from number `held_out` on."""
@@ -115,8 +122,8 @@ class Recordings:
         return [resample(torch.from_numpy(audio_T), 3, 2).numpy() for audio_T in audio]
 
     def noise_of_the_same_spectrum(self, audio: list[Audio], seed: int = 0) -> list[Audio]:
-        """The whole with random phases: its long-term spectrum and nothing else."""
-        spectrum = np.fft.rfft(np.concatenate(audio))
+        """The first 64 s with random phases: their long-term spectrum and nothing else."""
+        spectrum = np.fft.rfft(np.concatenate(audio)[: 64 * self.rate])  # a length that Fourier likes
         turned = np.abs(spectrum) * np.exp(2j * np.pi * np.random.default_rng(seed).random(len(spectrum)))
         return [np.fft.irfft(turned).astype(np.float32)]
 

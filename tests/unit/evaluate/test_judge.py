@@ -34,8 +34,8 @@ def judged(reference: Reference, recordings: Any) -> Callable[[str], Judgement]:
         "grains of the training audio": lambda: recordings.grains(training)[:7],
         "a fifth higher": lambda: recordings.a_fifth_higher(held_out),
         "noise": lambda: recordings.noise_of_the_same_spectrum(held_out),
-        "white noise": lambda: recordings.white_noise(held_out),
-        "silence": lambda: recordings.silence(held_out),
+        "white noise": lambda: recordings.white_noise(held_out[::2]),
+        "silence": lambda: recordings.silence(held_out[::2]),
         "one second": lambda: recordings.one_second_again_and_again(training),
     }
     known: dict[str, Judgement] = {}
@@ -131,11 +131,7 @@ def test_another_rate_and_a_second_channel_change_little(reference: Reference, r
 
 def test_structure_tells_grains_of_long_recordings(recordings: Any) -> None:
     """Loops go on as they began, grains of them do not; so short windows alone hardly see them."""
-    loops = [
-        audio_T
-        for path, audio_T in zip(sorted(recordings.folder.glob("*.ogg")), recordings.all(), strict=True)
-        if path.name.startswith("loop")
-    ]
+    loops = [audio_T for name, audio_T in recordings.by_name.items() if name.startswith("loop")]
     rate = recordings.rate
     long = [torch.from_numpy(audio_T).repeat(30)[: 48 * rate].numpy() for audio_T in loops[:4]]
     reference = Reference.fit(recordings.as_sounds(long))
