@@ -185,7 +185,6 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         self.frame_rate = frame_rate
         self.vectors_QKL = vectors_QKL
         self.calibration: Calibration | None = None
-        self.choosing_ends_at = math.inf
         self.held_out_distance: float | None = None
         self.purpose = recordings.codec.config.purpose if recordings is not None else ""
         shape, training = config.model, config.training
@@ -378,7 +377,7 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
     def settle(self, progress: Progress) -> None:
         """Keep the weights of the least held-out loss or the newest, at the temperatures at which either
         generates codes that are most like the training codes. Of a budget of minutes that takes a tenth at
-        most, or what one temperature takes.
+        most, or what one temperature of each takes. The newest are tried first: mostly they are kept.
 
         Held-out loss rises as soon as single recordings are learnt by heart, while what is generated may
         still become more like all of them. Newest weights that give training codes back are not kept.
@@ -389,29 +388,28 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         self.worker.emit(Notice(level="info", message=message))
         minutes = self.config.training.max_minutes
         choosing_s = math.inf if minutes is None else max(_LEAST_CHOOSING_S, _CHOOSING_SHARE * 60.0 * minutes)
-        self.choosing_ends_at = time.monotonic() + choosing_s
         likeness = CodeLikeness(self.train, self.vectors_QKL, self.frame_rate)
         self.held_out_distance = likeness.distance(self.val) if self.val else None
         newest = {name: value.detach().clone() for name, value in self.model.state_dict().items()}
-        self.model.load_state_dict(self.best or newest)
-        best = self.calibration = self._calibrated(likeness)
         is_newest = self.best is None or progress.kept_epoch == progress.epoch
-        if best.cut_short:
-            left_out = "not all temperatures were tried" + ("" if is_newest else ", nor the newest epoch")
-            self.worker.emit(Notice(level="info", message=f"{left_out}, for lack of time"))
-        if is_newest or progress.ended == "cancelled" or best.cut_short:
-            self.model.load_state_dict(newest)
-            return
+        began, of_newest = time.monotonic(), None
+        if not is_newest and progress.ended != "cancelled":
+            of_newest = self._calibrated(likeness, ends_at=began + 0.5 * choosing_s)
+        self.model.load_state_dict(self.best or newest)
+        best = self.calibration = self._calibrated(likeness, ends_at=began + choosing_s)
         self.model.load_state_dict(newest)
-        calibration = self._calibrated(likeness)
-        if calibration.distance < best.distance and not self._copies(extracted=False).is_memorizing:
-            self.best, self.calibration = newest, calibration
+        if best.cut_short or (of_newest is not None and of_newest.cut_short):
+            message = "not all temperatures were tried, for lack of time"
+            self.worker.emit(Notice(level="info", message=message))
+        if of_newest is None or of_newest.distance >= best.distance:
+            return
+        self.model.temperature_Q.copy_(torch.tensor(of_newest.temperatures))
+        if not self._copies(extracted=False).is_memorizing:
+            self.best, self.calibration = newest, of_newest
             progress.kept_epoch = progress.epoch
 
-    def _calibrated(self, likeness: CodeLikeness) -> Calibration:
-        return calibrate(
-            self.model.eval(), likeness, seed=self.config.training.seed, ends_at=self.choosing_ends_at
-        )
+    def _calibrated(self, likeness: CodeLikeness, *, ends_at: float) -> Calibration:
+        return calibrate(self.model.eval(), likeness, seed=self.config.training.seed, ends_at=ends_at)
 
     def completed(self, progress: Progress) -> PriorTrainingCompleteEvent:
         """The figures of the run as it ended; rank 0 compares what the prior makes with its codes."""

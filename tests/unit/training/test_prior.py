@@ -112,15 +112,23 @@ def test_a_resumed_run_ends_as_an_uncut_one(codes: Path, tmp_path: Path) -> None
 
 
 def settled(
-    codes: Path, folder: Path, *, newest_scale: float, ended: str = "completed"
+    codes: Path,
+    folder: Path,
+    *,
+    newest_scale: float,
+    best_scale: float = 1.0,
+    ended: str = "completed",
+    minutes: float | None = None,
 ) -> tuple[PriorTask, Progress]:
     """A run of four epochs whose second was the best by loss; both weights differ by how sure they are."""
     vectors_QKL = torch.randn(LEVELS, CODES, 8, generator=torch.Generator().manual_seed(0))
     worker = LocalWorker(folder, device=CPU)
-    task = PriorTask(codes, config(), worker, frame_rate=16.0, vectors_QKL=vectors_QKL)
+    task = PriorTask(codes, config(max_minutes=minutes), worker, frame_rate=16.0, vectors_QKL=vectors_QKL)
     for step in range(60):
         task.train_step(step, step / 60)
     task.keep_best()
+    assert task.best is not None
+    task.best = {name: value * best_scale for name, value in task.best.items()}
     with torch.no_grad():
         task.model.heads_QKE.mul_(newest_scale)
     progress = Progress(epoch=4, best_epoch=2, kept_epoch=2, best_loss=1.0, ended=ended)
@@ -145,6 +153,25 @@ def test_the_weights_are_kept_that_generate_more_like_the_recordings(codes: Path
             task.model.state_dict()[name].copy_(value)
     task.settle(progress)
     assert progress.kept_epoch == 4
+    assert float(task.best["heads_QKE"].abs().sum()) > 0.0
+
+
+@pytest.mark.parametrize(("newest_scale", "best_scale", "kept"), [(1.0, 0.0, 4), (0.0, 1.0, 2)])
+def test_without_time_both_weights_are_tried_at_one_temperature(
+    codes: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    newest_scale: float,
+    best_scale: float,
+    kept: int,
+) -> None:
+    monkeypatch.setattr("distill_ray.training.prior._CHOOSING_SHARE", 0.0)
+    monkeypatch.setattr("distill_ray.training.prior._LEAST_CHOOSING_S", 0.0)
+    task, progress = settled(codes, tmp_path, newest_scale=newest_scale, best_scale=best_scale, minutes=1.0)
+    assert progress.kept_epoch == kept
+    assert task.calibration is not None
+    assert task.calibration.cut_short
+    assert task.best is not None
     assert float(task.best["heads_QKE"].abs().sum()) > 0.0
 
 
