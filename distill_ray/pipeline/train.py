@@ -365,6 +365,7 @@ def _train_code_prior(
             output_dir=str(start.folder.path),
             settings=_shown(resolved, _PRIOR_SHOWN),
             samples=True,
+            tells_budget=minutes is None,  # `run` shares its time out anew each time
         )
         travels = found.plan.address is not None and start.folder.uri is not None
         loop = CarriedCodes.of(train, store.folder, travels=travels)

@@ -79,14 +79,16 @@ def train_prior(
     output_dir: str = "",
     settings: tuple[ShownSetting, ...] = (),
     samples: bool = False,
+    tells_budget: bool = True,
 ) -> PriorTrainingCompleteEvent:
     """Train a prior on the code shards in folder `codes`; every rank calls it.
 
     frame_rate: code frames per second, for bits per second. vectors_QKL: what each code adds to the codec's
     latents, from which embeddings start and by which temperatures are found. recordings: what altered copies
-    are made of, where the configuration asks for some. samples: send codes that the prior generates as events
-    (`samples.py`). What is kept is in the worker's checkpoints, as in `training/vqvae.py`: the weights of the
-    epoch with the least held-out loss or the newest, whichever generates codes more like the training codes.
+    are made of, where the configuration asks for some. samples: send codes that the prior generates as
+    events (`samples.py`). tells_budget: as in `run_task`. What is kept is in the worker's checkpoints, as in
+    `training/vqvae.py`: the weights of the epoch with the least held-out loss or the newest, whichever
+    generates codes more like the training codes.
 
     Raises BundleError for codes that cannot be read, CheckpointError, TrainingError.
     """
@@ -113,6 +115,7 @@ def train_prior(
             val_seconds=sum(item.shape[1] for item in task.val) / frame_rate,
         ),
         began=began,
+        tells_budget=tells_budget,
     )
 
 

@@ -261,9 +261,11 @@ def run_task(
     settings: tuple[ShownSetting, ...],
     amounts: Amounts,
     began: float,
+    tells_budget: bool = True,
 ) -> CompletedT:
     """Train from the worker's newest checkpoint, or from the start, to the end; every rank calls it. `began`,
-    by `time.monotonic`: when the task began to be made, which counts as a part of its time.
+    by `time.monotonic`: when the task began to be made, which counts as a part of its time. tells_budget:
+    whether to warn of another budget than before, which is no news where nobody has asked for one.
     """
     worker, training = task.worker, task.config.training
     progress = restore(worker, task)
@@ -288,7 +290,7 @@ def run_task(
     if not amounts.val_files:
         worker.emit(task.warn(_NO_HELD_OUT))
     budget = task.budget()
-    if task.resumed_budget not in (None, budget) and budget.max_steps is None:
+    if tells_budget and task.resumed_budget not in (None, budget) and budget.max_steps is None:
         worker.emit(task.warn(_new_budget(task, progress)))
     loop_settings = LoopSettings(patience=training.patience, checkpoint_seconds=training.checkpoint_seconds)
     start_s = time.monotonic() - began

@@ -114,6 +114,16 @@ def test_a_prior_is_replaced_only_where_that_is_asked_for(tmp_path: Path) -> Non
     assert train.prior() not in (None, first)
 
 
+def test_minutes_that_run_shares_out_anew_are_not_warned_of(tmp_path: Path) -> None:
+    train, warned = PriorTraining(tmp_path), []
+    epochs = {**PRIOR, "prior_training.epochs": 3}
+    for changes in ({}, {"resume": True, "minutes": lambda: 1.0}, {"resume": True, "overrides": epochs}):
+        train(overwrite=True, **changes)
+        said = [event.message for event in train.seen if isinstance(event, Notice)]
+        warned.append(sum("the budget of this run was" in message for message in said))
+    assert warned == [0, 0, 1]
+
+
 def test_a_corpus_that_the_codec_was_not_trained_on_is_said(tmp_path: Path) -> None:
     train = PriorTraining(tmp_path)
     train()
