@@ -19,12 +19,12 @@ import torch
 from distill_ray.bundle.read import LoadedVQModel
 from distill_ray.config.generation import JudgeSettings, SamplingConfig
 from distill_ray.corpus import Corpus
-from distill_ray.errors import BundleError
+from distill_ray.errors import AudioError, BundleError
 from distill_ray.evaluate.audio_files import AudioFiles, find_sounds
 from distill_ray.evaluate.corpus_reference import corpus_pieces, corpus_reference, piece_sounds
 from distill_ray.evaluate.extraction import corpus_copy_detector, corpus_extraction
 from distill_ray.evaluate.judgement import Judgement
-from distill_ray.evaluate.reference import Progress
+from distill_ray.evaluate.reference import Progress, Reference
 from distill_ray.evaluate.report import EvaluationReport
 from distill_ray.evaluate.sound import Sound
 from distill_ray.evaluate.windows import windows_of
@@ -81,7 +81,7 @@ def judge_generated(
 
     folder: audio of any tool to judge; None generates it, as `settings` and `sampling` say. Distances are
     those to the corpus's training files; what is decoded are its held-out files, or training files where it
-    has none.
+    has none or too little of them.
 
     Raises BundleError for a model without a prior where it is to generate, AudioError where there is too
     little to judge or to judge by, and ConfigError for settings out of range.
@@ -103,22 +103,42 @@ def judge_generated(
             exact_continuations=returned.training_share,
             held_out_continuations=returned.held_out_share,
         )
-    pieces = corpus_pieces(corpus, corpus.validation_split)
-    originals = piece_sounds(corpus, pieces)
-    decoded = reference.judge(
-        _decoded(loaded, originals),
-        seed=settings.seed,
-        device=loaded.device,
-        on_progress=_telling(on_progress, len(pieces)),
-    )
+    split = corpus.validation_split
+    too_little = ""
+    try:
+        decoded = _judged_decoded(reference, loaded, corpus, split, settings, on_progress)
+    except AudioError:
+        if split == "train":
+            raise
+        decoded = _judged_decoded(reference, loaded, corpus, "train", settings, on_progress)
+        too_little = "decoded: training files, as there is too little held-out sound to judge"
     return JudgedSounds(
         generated=generated,
         decoded=decoded,
         warnings=(
             *sounds.warnings,
+            *filter(None, [too_little]),
             *(f"generated: {text}" for text in generated.warnings),
             *(f"decoded: {text}" for text in decoded.warnings if text not in generated.warnings),
         ),
+    )
+
+
+def _judged_decoded(
+    reference: Reference,
+    loaded: LoadedVQModel,
+    corpus: Corpus,
+    split: str,
+    settings: JudgeSettings,
+    on_progress: OnProgress | None,
+) -> Judgement:
+    """What the codec makes of the recordings of a split; raises AudioError where these are too short."""
+    pieces = corpus_pieces(corpus, split)
+    return reference.judge(
+        _decoded(loaded, piece_sounds(corpus, pieces)),
+        seed=settings.seed,
+        device=loaded.device,
+        on_progress=_telling(on_progress, len(pieces)),
     )
 
 

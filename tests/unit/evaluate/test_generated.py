@@ -196,6 +196,17 @@ def test_a_corpus_that_is_too_short_is_said(
     assert "the training audio is too short to be compared with: 5.0 s" in said
 
 
+def test_training_files_are_decoded_where_there_is_too_little_held_out_sound(
+    make_corpus: MakeCorpus, folder: Path, make_loaded: MakeLoaded, capsys: pytest.CaptureFixture[str]
+) -> None:
+    corpus = make_corpus((4.0,) * 9, val_fraction=0.1)
+    assert corpus.seconds("val") == 8.0
+    code, document, said = evaluate(capsys, make_loaded().path, corpus.uri, "--generated", folder, "--json")
+    assert code == 0
+    assert document["decoded"]["sounds"] == 7
+    assert said.count("decoded: training files, as there is too little held-out sound to judge") == 1
+
+
 def test_a_long_corpus_is_measured_in_pieces_from_all_over(
     corpus: Corpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
