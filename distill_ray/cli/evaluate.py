@@ -130,13 +130,15 @@ _MEASURE_WIDTH = 14  # an interval, and the longest word of a measure with its i
 
 
 def judgement_table(title: str, rows: Sequence[tuple[object, ...]]) -> FittedTable:
-    """The judge's measures; those that say least go where a terminal is too narrow for whole words."""
+    """The judge's measures; those that say least go where a terminal is too narrow for whole words. Without
+    their values kernel, coverage and density would be empty rows.
+    """
     from distill_ray.display.fitting import FittedTable
     from distill_ray.display.tables import table
     from distill_ray.evaluate.judgement import JUDGEMENT_HEADER
 
     made = table(title, JUDGEMENT_HEADER, rows)
-    return FittedTable(made, ("halves", "value", "held out"), text=_MEASURE_WIDTH)
+    return FittedTable(made, ("halves", "held out", "value"), text=_MEASURE_WIDTH)
 
 
 def nearest_table(rows: Sequence[tuple[object, ...]]) -> FittedTable:
