@@ -273,8 +273,10 @@ class PriorTask(ModelTask[PriorTrainingCompleteEvent]):
         training, worker = self.config.training, self.worker
         # Dropout must be the same after a resume, and different on each rank.
         torch.manual_seed((training.seed << 32) + step * worker.world_size + worker.rank)
-        figures, varied = self.figures, 1.0 - training.unvaried_share
-        if training.unvaried_share and figures.unvaried_from is None and fraction >= varied:
+        figures = self.figures
+        if fraction < 1.0 - training.unvaried_share:  # also of a run that goes on with a greater budget
+            figures.unvaried_from = None
+        elif figures.unvaried_from is None:
             figures.unvaried_from = self.pool.made_before(step)
         windows = self.pool.sampler(step, figures.unvaried_from).batch(
             step, training.batch_size, rank=worker.rank, world_size=worker.world_size

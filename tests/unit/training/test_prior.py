@@ -175,6 +175,16 @@ def test_without_time_both_weights_are_tried_at_one_temperature(
     assert float(task.best["heads_QKE"].abs().sum()) > 0.0
 
 
+def test_a_greater_budget_begins_with_varied_variants_again(codes: Path, tmp_path: Path) -> None:
+    run = config(unvaried_share=0.3, variant_steps=2)
+    task = PriorTask(codes, run, LocalWorker(tmp_path, device=CPU), frame_rate=125.0, vectors_QKL=None)
+    seen = []
+    for step, fraction in enumerate((0.0, 0.4, 0.7, 0.9, 0.3, 0.6, 0.8)):
+        task.train_step(step, fraction)
+        seen.append(task.figures.unvaried_from)
+    assert seen == [None, None, 1, 1, None, None, 3]
+
+
 def test_embeddings_start_from_the_codebooks(codes: Path, tmp_path: Path) -> None:
     books = torch.randn(LEVELS, CODES, 8)
     books[0, 1] = books[0, 0]
