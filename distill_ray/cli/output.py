@@ -150,7 +150,8 @@ def _ended(outcome: Any, arguments: Sequence[str], as_json: bool) -> int:
             return _usage_error(outcome, as_json)
         return _unexpected(outcome, as_json)
     if outcome == _INTERRUPTED:
-        outcome = _fail(CancelledError("cancelled by Ctrl-C"), as_json)
+        how = "stopped from outside" if job_lines.wanted() else "cancelled by Ctrl-C"
+        outcome = _fail(CancelledError(how), as_json)
     if outcome == CancelledError.exit_code:
         _say_how_to_go_on(arguments)
     return outcome if isinstance(outcome, int) else 0

@@ -12,6 +12,7 @@ import pytest
 
 from distill_ray.cli import output
 from distill_ray.errors import UsageError
+from distill_ray.events.lines import EVENTS_VARIABLE
 
 FINISH = "from distill_ray.cli.output import finish\n"
 RAISE = "from distill_ray import errors\nfrom distill_ray.errors import Problem\n"
@@ -172,6 +173,15 @@ def test_ctrl_c_is_exit_3(made_up):
     assert done.returncode == 3
     assert done.stderr.strip() == "error: cancelled by Ctrl-C"
     assert json.loads(done.stdout)["error"]["exit_code"] == 3
+
+
+def test_a_job_that_is_stopped_heard_no_ctrl_c(capfd, monkeypatch):
+    """`jobs stop` while a job started: its log said "cancelled by Ctrl-C"."""
+    monkeypatch.setenv(EVENTS_VARIABLE, "1")
+    assert output._ended(output._INTERRUPTED, ["train"], as_json=False) == 3
+    said = capfd.readouterr().err
+    assert "stopped from outside" in said
+    assert "Ctrl-C" not in said
 
 
 _AGAIN = {
