@@ -29,7 +29,7 @@ class Start:
         limit_s = math.inf if max_minutes is None else max(_LEAST_S, _MOST_SHARE * 60.0 * max_minutes)
         self._ends_at = began + limit_s
         self._told_at = time.monotonic()
-        self._done = 0
+        self._done = self._in_full = 0
         self._has_told = self._is_late = self._is_stopped = False
 
     def __call__(self, what: str) -> bool:
@@ -40,7 +40,9 @@ class Start:
         self._done += 1
         self._is_stopped |= self._worker.stop_requested()
         self._is_late |= now >= self._ends_at
-        return not (self._is_stopped or self._is_late)
+        goes_on = not (self._is_stopped or self._is_late)
+        self._in_full += goes_on
+        return goes_on
 
     def end(self) -> Notice | None:
         """What is to be said of a start that was cut short (collective).
@@ -51,7 +53,7 @@ class Start:
         if float(self._worker.all_reduce(stopped)) > 0.0:
             raise CancelledError("stopped before the first step: there is nothing to keep")
         if self._has_told:
-            self._tell(self._parts, "")
+            self._tell_the_end()
         if not self._is_late:
             return None
         message = "the start of the codebooks was cut short, for lack of time: give it more --max-minutes"
@@ -59,4 +61,10 @@ class Start:
 
     def _tell(self, done: int, what: str) -> None:
         self._has_told = True
-        self._worker.emit(StageProgress(stage=STAGE, done=done, total=self._parts, note=what))
+        self._worker.emit(StageProgress(stage=STAGE, done=done, total=self._parts, note=f"parts: {what}"))
+
+    def _tell_the_end(self) -> None:
+        """The last of it has as many parts as were done in full: a display shows a stage until its end."""
+        done = self._in_full if self._is_late else self._parts
+        note = "parts, then cut short" if self._is_late else "parts"
+        self._worker.emit(StageProgress(stage=STAGE, done=done, total=done, note=note))

@@ -11,6 +11,7 @@ import torch
 
 from distill_ray.config.vqvae import VQTrainConfig
 from distill_ray.corpus import Corpus
+from distill_ray.display.plain import stage_line
 from distill_ray.errors import CancelledError
 from distill_ray.events.records import Event, Notice, RunStarted, StageProgress
 from distill_ray.training import start as module
@@ -38,8 +39,8 @@ def test_a_start_tells_how_far_it_is_and_then_the_run_begins(
     assert isinstance(heard[len(told)], RunStarted)
     assert [event.done for event in told] == list(range(told[-1].total + 1))
     notes = list(dict.fromkeys(event.note for event in told))
-    assert notes[0] == "components of the spectra"
-    assert notes[-4:] == ["codebook 1 of 2", "codebook 2 of 2", "decoder", ""]
+    assert notes[0] == "parts: components of the spectra"
+    assert notes[-4:] == ["parts: codebook 1 of 2", "parts: codebook 2 of 2", "parts: decoder", "parts"]
 
 
 def test_a_stop_ends_the_start_with_nothing_to_go_on_with(
@@ -67,6 +68,23 @@ def test_a_start_out_of_time_hurries_and_that_is_said(
     assert said.message in done.warnings
     assert done.steps == 1
     assert done.final_val_loss < 100.0
+
+
+def test_a_start_that_was_cut_short_does_not_say_that_it_did_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_EVERY_S", 0.0)
+    heard: list[Event] = []
+    start = Start(worker_of(tmp_path, heard), parts=131, began=time.monotonic(), max_minutes=1.0)
+    assert start("recordings")
+    start._ends_at = 0.0
+    assert not start("recordings")
+    start.end()
+    assert [stage_line(event) for event in heard if isinstance(event, StageProgress)] == [
+        "start: 0 of 131  parts: recordings",
+        "start: 1 of 131  parts: recordings",
+        "start: 1 of 1  parts, then cut short",
+    ]
 
 
 def test_a_quarter_of_the_budget_is_enough(tmp_path: Path) -> None:
