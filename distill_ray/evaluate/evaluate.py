@@ -63,7 +63,7 @@ def evaluate_model(
             on_progress(StageProgress(stage="evaluate", done=done, total=len(files), note=file.path))
         rows.append(scorer.file(corpus, file))
     if on_progress:
-        on_progress(StageProgress(stage="evaluate", done=len(files), total=len(files)))
+        on_progress(StageProgress(stage="evaluate", done=len(files), total=len(files), note="files"))
     health = codebook_health(scorer.counts_QK)
     vectors, enough = int(scorer.counts_QK[0].sum()), VECTORS_PER_CODE * loaded.vqvae_config.codebook_size
     if vectors < enough:

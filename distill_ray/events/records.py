@@ -64,7 +64,7 @@ class StageProgress:
     @classmethod
     def of_file(cls, stage: str, done: int, total: int, name: str) -> StageProgress:
         """One of a stage that goes file by file: the last one's name says nothing of all of them."""
-        return cls(stage=stage, done=done, total=total, note=name if done < total else "")
+        return cls(stage=stage, done=done, total=total, note=name if done < total else "files")
 
 
 @dataclass(frozen=True, kw_only=True)

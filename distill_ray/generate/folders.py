@@ -129,7 +129,7 @@ def _each(
                 "the same command makes all anew"
             ) from None
     if on_progress and files:
-        on_progress(StageProgress(stage=stage, done=len(files), total=len(files)))
+        on_progress(StageProgress(stage=stage, done=len(files), total=len(files), note="files"))
     if not made:
         reasons = "; ".join(f"{bad.path}: {bad.reason}" for bad in rejected[:3])
         raise AudioError(f"no file in {folder} can be used{f' ({reasons})' if reasons else ''}")

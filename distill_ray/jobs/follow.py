@@ -275,7 +275,7 @@ def fetch(
             storage.download(name, copy)
             if name.endswith(MODEL_SUFFIX):
                 _verify(copy, f"{storage.uri}/{name}")
-        on_progress(len(names), len(names), "")
+        on_progress(len(names), len(names), "files")
         for source, path in zip(
             [partial] if everything else map(partial.joinpath, names), final, strict=True
         ):

@@ -120,7 +120,7 @@ class CorpusJudge:
         request = make_request(loaded, settings, None, None)
         for group in range(-(-count // request.batch)):
             done = group * request.batch
-            listener(StageProgress(stage="generate", done=done, total=count))
+            listener(StageProgress(stage="generate", done=done, total=count, note="sounds"))
             for number, codes_QF in enumerate(request.codes(group, lambda frame: None)[: count - done], done):
                 yield _Codes(name=f"sound {number}", codes_QF=codes_QF)
 

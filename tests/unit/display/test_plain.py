@@ -193,4 +193,4 @@ def test_the_plan_says_what_is_skipped_and_why(renderer, pipe):
 def test_the_end_of_a_stage_names_no_file() -> None:
     """It was "judge: 2 of 2  …/the last file.wav", two lines at 60 columns."""
     assert stage_line(StageProgress.of_file("judge", 1, 2, "a.wav")) == "judge: 1 of 2  a.wav"
-    assert stage_line(StageProgress.of_file("judge", 2, 2, "b.wav")) == "judge: 2 of 2"
+    assert stage_line(StageProgress.of_file("judge", 2, 2, "b.wav")) == "judge: 2 of 2  files"

@@ -23,6 +23,7 @@ def test_every_depth_is_scored_as_by_hand(make_corpus: MakeCorpus, make_loaded: 
     corpus, loaded = make_corpus((0.7, 1.3, 0.4), val_fraction=0.0), make_loaded()
     events: list[StageProgress] = []
     report = evaluate_model(loaded, corpus, split="train", on_progress=events.append)
+    assert events[-1] == StageProgress(stage="evaluate", done=3, total=3, note="files")
     model, measure = loaded.model, SpectralMeasure(8_000)
     counts_QK = torch.zeros(3, 16)
     mels, stfts, ratios = torch.zeros(3), torch.zeros(3), torch.zeros(3)

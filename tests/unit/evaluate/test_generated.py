@@ -113,7 +113,7 @@ def test_the_table_shows_floors_groups_and_levels(
     assert "deep/1.wav" in copies
     assert "1 of the files in" in said
     assert "broken.wav" in said
-    assert "judge: 4 of 4" in said
+    assert "judge: 4 of 4 files" in said
 
 
 def test_what_the_model_generates_is_judged_and_the_same_again(

@@ -41,6 +41,7 @@ def test_names_and_lengths_come_back(
     seen = capsys.readouterr()
     made = ["a.codes", "deep/b.flac.codes", "deep/b.wav.codes"]
     assert seen.out.split() == [str(codes / name) for name in made]
+    assert "encode: 4 of 4 files" in " ".join(seen.err.split())
     left_out = "".join(seen.err.split())  # wherever lines were broken
     assert f"{recordings}/broken.wavisleftout:" in left_out
     assert left_out.count("broken.wav") == 1

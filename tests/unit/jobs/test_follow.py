@@ -199,15 +199,17 @@ def bring(cluster, target, **options):
         cluster,
         "birds",
         target,
-        on_progress=lambda done, total, note: None,
-        **{"everything": False, **options},
+        **{"everything": False, "on_progress": lambda done, total, note: None, **options},
     )
 
 
 @pytest.mark.parametrize("as_uri", [False, True])
 def test_the_model_is_fetched_from_a_path_or_uri(results, tmp_path, as_uri):
     output = results.as_uri() if as_uri else str(results)
-    paths = bring(Cluster(job("succeeded", 0, output=output)), tmp_path / "new")
+    told = []
+    cluster = Cluster(job("succeeded", 0, output=output))
+    paths = bring(cluster, tmp_path / "new", on_progress=lambda *progress: told.append(progress))
+    assert told[-1] == (1, 1, "files")
     assert paths == (tmp_path / "new" / "birds.distill",)
     verify(paths[0])
     assert [path.name for path in (tmp_path / "new").iterdir()] == ["birds.distill"]
