@@ -157,7 +157,7 @@ def test_a_search_goes_on_by_the_line_that_it_prints(
     folder: Path, done: Any, after: str, signals: tuple[int, ...]
 ) -> None:
     words = ["tune", "in", "--config", "search.toml", "--codebook-sizes", "16,32", "--rvq-levels", "2,3"]
-    words += ["--epochs", "4", "--finalists", "1", "--no-report"]
+    words += ["--epochs", "16", "--finalists", "1", "--no-report"]  # few end before a signal reaches them
     code, lines = stopped(folder, words, after, *signals)
     assert code == 3, lines
     assert not [line for line in lines if "Last result" in line or "Traceback" in line]
