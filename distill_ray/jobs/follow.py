@@ -208,7 +208,7 @@ def stop(client: JobClient, job_id: str, *, now: bool, on_wait: Callable[[str], 
         within = _END_WITHIN_S
     else:
         client.stop(job_id)
-        on_wait(f"{job_id} ends after its step and keeps a checkpoint; --now would kill it")
+        on_wait(f"{job_id} ends after its step and keeps what is trained; --now would kill it")
         within = STOP_WITHIN_S + _END_WITHIN_S
     return _until_over(client, job_id, within)
 

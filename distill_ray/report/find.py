@@ -22,7 +22,7 @@ class Found:
     """The places of all that a report may show; None and empty for what there is not.
 
     `folder` is what was asked for, in which the report belongs; `made`: sounds of the finished model;
-    `corpus`: the recordings as a run has prepared them.
+    `corpus`: the recordings as a run has prepared them; `is_file`: `model` alone was asked for.
     """
 
     folder: Path
@@ -35,6 +35,7 @@ class Found:
     sources: tuple[str, ...] = ()
     made: tuple[Path, ...] = ()
     corpus: Path | None = None
+    is_file: bool = False
 
 
 def find(place: Path) -> Found:
@@ -130,7 +131,9 @@ def _model(path: Path) -> Found:
     around = _around(path)
     if around is not None:
         return around
-    return Found(folder=path.parent, kind="A model", title=path.stem, model=path, prior=_prior_of(path))
+    return Found(
+        folder=path.parent, kind="A model", title=path.stem, model=path, prior=_prior_of(path), is_file=True
+    )
 
 
 def _around(model: Path) -> Found | None:

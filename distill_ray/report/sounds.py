@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -75,10 +76,10 @@ def collect_sounds(found: Found, codec: Told, prior: Told, wanted: Wanted) -> He
         if model is not None and model.prior is not None:
             made = found.made or _made_now(model, wanted, stack)
             heard.generated += listen.made(made[:_SHOWN])
-            _judge(model, made, wanted, heard)
+            _judge(found, model, made, wanted, heard)
         elif wanted.judge and wanted.judge_seconds is None:
             raise UsageError(f"there is no prior in {found.folder}, so that there is no sound to judge")
-    _say_what_is_missing(heard, model)
+    _say_what_is_missing(heard, found, model)
     return heard
 
 
@@ -138,7 +139,7 @@ def _within(seconds: float, on_progress: OnProgress | None) -> OnProgress:
     return hear
 
 
-def _judge(model: LoadedVQModel, made: Sequence[Path], wanted: Wanted, heard: Heard) -> None:
+def _judge(found: Found, model: LoadedVQModel, made: Sequence[Path], wanted: Wanted, heard: Heard) -> None:
     if not wanted.judge or not made:
         return
     from distill_ray.report.judging import expected_seconds, judge
@@ -150,7 +151,7 @@ def _judge(model: LoadedVQModel, made: Sequence[Path], wanted: Wanted, heard: He
         if limit is not None and takes > limit:
             heard.notes.append(
                 f"How near generated sound is to the recordings: left out, as it would take up to "
-                f"{duration(takes)}; `distill-ray report --judge` measures it."
+                f"{duration(takes)}; {_again(found, '--judge')} measures it."
             )
             return
         within = wanted.on_progress if limit is None else _within(limit, wanted.on_progress)
@@ -158,7 +159,7 @@ def _judge(model: LoadedVQModel, made: Sequence[Path], wanted: Wanted, heard: He
     except _OutOfTimeError:
         heard.notes.append(
             f"How near generated sound is to the recordings: given up after {duration(limit or 0.0)}, as the "
-            "machine is too busy; `distill-ray report --judge` measures it."
+            f"machine is too busy; {_again(found, '--judge')} measures it."
         )
     except DistillError as error:
         if limit is None:
@@ -184,15 +185,21 @@ def _corpus(data: str, model: LoadedVQModel) -> Corpus:
     return ensure_corpus(data, wanted, asked_by="the model is")
 
 
-def _say_what_is_missing(heard: Heard, model: LoadedVQModel | None) -> None:
-    notes = list(_missing(heard, has_prior=model is not None and model.prior is not None))
+def _again(found: Found, *options: str) -> str:
+    """The command that makes the report with more in it."""
+    place = found.model if found.is_file else found.folder
+    return f"`{shlex.join(['distill-ray', 'report', str(place), *options])}`"
+
+
+def _say_what_is_missing(heard: Heard, found: Found, model: LoadedVQModel | None) -> None:
+    notes = list(_missing(heard, found, has_prior=model is not None and model.prior is not None))
     heard.notes[:0] = notes
 
 
-def _missing(heard: Heard, *, has_prior: bool) -> Iterator[str]:
+def _missing(heard: Heard, found: Found, *, has_prior: bool) -> Iterator[str]:
     if not heard.excerpts:
-        yield "Held-out recordings: no samples were kept. `distill-ray report --data DATA` adds them."
+        yield f"Held-out recordings: no samples were kept. {_again(found, '--data', 'DATA')} adds them."
     if has_prior and not heard.generated:
-        yield "Generated sounds: none were kept. `distill-ray report --sounds 4` makes some."
+        yield f"Generated sounds: none were kept. {_again(found, '--sounds', '4')} makes some."
     if has_prior and heard.judged is None and not heard.notes:
-        yield "How near generated sound is to the recordings: `distill-ray report --judge` measures it."
+        yield f"How near generated sound is to the recordings: {_again(found, '--judge')} measures it."

@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from distill_ray.config.sweep import RESOURCES
+from distill_ray.config.catalogue import settings_of
+from distill_ray.config.sweep import RESOURCES, SweepConfig
 from distill_ray.errors import UsageError
-from distill_ray.events.records import PlannedStage
+from distill_ray.events.records import Notice, PlannedStage
 from distill_ray.pipeline.stages.context import PipelineContext, manifest, skipped, will_run
 from distill_ray.runs.run_folder import OtherOriginError
 from distill_ray.runs.settings_file import RUN_SETTINGS, SEARCH_SETTINGS
@@ -187,7 +188,10 @@ class Codec(_CodecStage):
         from distill_ray.pipeline.train import train_codec
 
         context, begun, budget = self._context, self.is_begun, self._context.budget
-        settings = {key: value for key, value in context.settings().items() if not key.startswith("sweep.")}
+        given = context.settings()
+        settings = {key: value for key, value in given.items() if not key.startswith("sweep.")}
+        if not begun:
+            settings = {**self._of_lists(given), **settings}
         if budget is not None and not begun:  # what is begun keeps its share
             key = "training.max_minutes"
             settings[key] = context.shortened(key, budget.codec_s)
@@ -203,3 +207,19 @@ class Codec(_CodecStage):
         )
         model = report.config.model
         return self._finish(report, f"{model.codebook_size} codes × {model.num_quantizers} levels")
+
+    def _of_lists(self, given: Mapping[str, object]) -> dict[str, object]:
+        """What lists for a search say of one codec: their only values. Others are said not to be used."""
+        values: dict[str, object] = {}
+        for each in settings_of(SweepConfig):
+            replaced, listed = each.meta["replaces"], given.get(each.key)
+            if replaced is None or not isinstance(listed, tuple | list):
+                continue
+            if len(listed) == 1:
+                values[replaced] = listed[0]
+            elif listed:
+                message = (
+                    f"without a search {each.flag} is not used; {replaced} is chosen from the recordings"
+                )
+                self._context.listener(Notice(level="warning", message=message))
+        return values

@@ -134,7 +134,7 @@ def test_stopping_a_running_job_is_asking_it_and_waiting(hurried):
     cluster, said = Cluster(RUNNING, RUNNING, job("stopped")), []
     assert stop(cluster, "birds", now=False, on_wait=said.append).status == "stopped"
     assert cluster.asked == ["stop birds"]
-    assert said == ["birds ends after its step and keeps a checkpoint; --now would kill it"]
+    assert said == ["birds ends after its step and keeps what is trained; --now would kill it"]
 
 
 def test_a_cluster_that_is_silent_for_a_moment_is_no_reason_to_give_up_stopping(hurried, monkeypatch):

@@ -353,6 +353,28 @@ def test_a_search_without_a_winner_ends_everything(
     assert states(run()) == ["skipped", "done", "done", "done"]
 
 
+def test_without_a_search_the_only_value_of_a_list_is_the_codecs(
+    run: Runner, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given: dict[str, object] = {}
+
+    def train_codec(**arguments: Any) -> None:
+        given.update(arguments["overrides"])
+        raise TrainingError("enough")
+
+    monkeypatch.setattr(pipeline, "train_codec", train_codec)
+    monkeypatch.setattr(sharing, "_too_little_time", lambda context, budget: "there is too little time")
+    with pytest.raises(TrainingError, match="enough"):
+        run({**SETTINGS, "sweep.rvq_levels": (2,), "pipeline.max_minutes": 2.0})
+    assert given["model.num_quantizers"] == 2
+    assert "model.codebook_size" not in given  # of (16, 32)
+    said = [event.message for event in run.events if isinstance(event, Notice)]
+    assert (
+        "without a search --codebook-sizes is not used; model.codebook_size is chosen from the recordings"
+        in said
+    )
+
+
 def test_other_recordings_are_refused_once_the_search_has_begun(run: Runner, trainings: Trainings) -> None:
     run()
     before = content(run.out)

@@ -123,7 +123,7 @@ def test_a_run_of_before_samples_has_a_report_and_says_what_is_missing(
     assert written.path == folder / "report.html"
     assert written.sounds == 0
     assert "not yet, or cut short" in written.path.read_text("utf-8")
-    assert any("--data" in note for note in written.notes)
+    assert any(f"`distill-ray report {folder} --data DATA` adds them" in note for note in written.notes)
 
 
 def test_recordings_are_heard_where_the_run_kept_none(tmp_path: Path) -> None:

@@ -159,7 +159,8 @@ def test_what_takes_too_long_is_left_out_and_said(corpus: Corpus, model: LoadedV
     assert 5 < takes < 15  # of 120 s of recordings
     _, facts = collect(model.path, Wanted(judge=True, judge_seconds=takes - 1, sounds=1))
     assert facts.judged is None
-    assert [note for note in facts.notes if "as it would take up to" in note]
+    (note,) = [note for note in facts.notes if "as it would take up to" in note]
+    assert note.endswith(f"`distill-ray report {model.path} --judge` measures it.")
 
 
 def test_a_judge_that_turns_out_too_slow_is_given_up_and_said(
