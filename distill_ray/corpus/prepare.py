@@ -37,7 +37,7 @@ from distill_ray.corpus.prepare_report import LISTED, PrepareReport, listing
 from distill_ray.corpus.scan import FoundFile, HashedFile, Scan, find_audio, hash_file
 from distill_ray.corpus.shards import ShardReader, is_shard_name
 from distill_ray.corpus.split import assign_splits, keeps_off_share
-from distill_ray.corpus.twins import find_twins
+from distill_ray.corpus.twins import by_name, find_twins
 from distill_ray.errors import AudioError, CorpusError
 from distill_ray.storage.atomic import is_temporary
 from distill_ray.storage.names import shown_name
@@ -188,9 +188,7 @@ def build_corpus(
 
 
 def _as_named(result: HashedFile | RejectedFile) -> tuple[int, str]:
-    """Of copies the first stays: "a.wav" comes before "a (copy).wav"."""
-    shown = result.path if isinstance(result, RejectedFile) else result.found.shown
-    return len(shown), shown
+    return by_name(result.path if isinstance(result, RejectedFile) else result.found.shown)
 
 
 def _hash_one(found: FoundFile, job: Job) -> HashedFile | RejectedFile:

@@ -19,14 +19,18 @@ _BLOCK_ROWS = 1 << 20
 OpenShard = Callable[[str], ShardReader]
 
 
+def by_name(path: str) -> tuple[int, str]:
+    """Of files that hold the same the first stays: "a.wav" comes before "a (copy).wav" and "a.flac"."""
+    return len(path), path
+
+
 def find_twins(
     files: Mapping[str, CorpusFile], new: Collection[str], channels: int, shard: OpenShard
 ) -> tuple[DuplicateFile, ...]:
     """Those of `files` (whole recordings by sha256) that hold the samples of another one, which stays.
 
     new: the hashes of those that the corpus did not hold before; what it held stays before them, and of new
-    ones that of the shortest path, as of copies: "a.wav" before "a.flac". Only files of the same number of
-    samples are read.
+    ones the first `by_name`. Only files of the same number of samples are read.
     """
     by_length: dict[int, list[CorpusFile]] = defaultdict(list)
     for file in files.values():
@@ -35,10 +39,7 @@ def find_twins(
     for alike in by_length.values():
         if len(alike) > 1 and any(file.sha256 in new for file in alike):
             found += _twins(
-                sorted(alike, key=lambda file: (file.sha256 in new, len(file.path), file.path)),
-                new,
-                channels,
-                shard,
+                sorted(alike, key=lambda file: (file.sha256 in new, by_name(file.path))), new, channels, shard
             )
     return tuple(found)
 

@@ -104,20 +104,20 @@ def judge_generated(
             held_out_continuations=returned.held_out_share,
         )
     split = corpus.validation_split
-    too_little = ""
+    too_little: tuple[str, ...] = ()
     try:
         decoded = _judged_decoded(reference, loaded, corpus, split, settings, on_progress)
     except AudioError:
         if split == "train":
             raise
         decoded = _judged_decoded(reference, loaded, corpus, "train", settings, on_progress)
-        too_little = "decoded: training files, as there is too little held-out sound to judge"
+        too_little = ("decoded: training files, as there is too little held-out sound to judge",)
     return JudgedSounds(
         generated=generated,
         decoded=decoded,
         warnings=(
             *sounds.warnings,
-            *filter(None, [too_little]),
+            *too_little,
             *(f"generated: {text}" for text in generated.warnings),
             *(f"decoded: {text}" for text in decoded.warnings if text not in generated.warnings),
         ),

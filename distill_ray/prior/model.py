@@ -159,7 +159,6 @@ class CodePrior(nn.Module):
         """The loss of predicting every code of the windows `codes_BQT` (any integer type).
 
         heard_BQT: the codes that are looked back on where they are not those of the windows.
-
         lengths_B: int64, frames of each window that are real (at least 1); the rest is padding of any
         content. None: all. starts_B: bool, whether the window begins where its recording begins. None: all.
         conditions_BAT: rows of the embedding of conditions that hold for each frame. None: nothing is said.

@@ -191,10 +191,10 @@ class Codec(_CodecStage):
         given = context.settings()
         settings = {key: value for key, value in given.items() if not key.startswith("sweep.")}
         if not begun:
-            settings = {**self._of_lists(given), **settings}
-        if budget is not None and not begun:  # what is begun keeps its share
-            key = "training.max_minutes"
-            settings[key] = context.shortened(key, budget.codec_s)
+            settings |= self._of_lists(given)
+            if budget is not None:  # what is begun keeps its share
+                key = "training.max_minutes"
+                settings[key] = context.shortened(key, budget.codec_s)
         report = train_codec(
             data=context.corpus_uri(),
             overrides=settings,
@@ -209,17 +209,19 @@ class Codec(_CodecStage):
         return self._finish(report, f"{model.codebook_size} codes × {model.num_quantizers} levels")
 
     def _of_lists(self, given: Mapping[str, object]) -> dict[str, object]:
-        """What lists for a search say of one codec: their only values. Others are said not to be used."""
+        """What lists for a search say of what nothing else does: their only values. Others are said not to be
+        used.
+        """
         values: dict[str, object] = {}
         for each in settings_of(SweepConfig):
-            replaced, listed = each.meta["replaces"], given.get(each.key)
-            if replaced is None or not isinstance(listed, tuple | list):
+            replaced = each.meta["replaces"]
+            if not each.is_list or replaced is None or replaced in given:
                 continue
-            if len(listed) == 1:
-                values[replaced] = listed[0]
-            elif listed:
-                message = (
-                    f"without a search {each.flag} is not used; {replaced} is chosen from the recordings"
-                )
-                self._context.listener(Notice(level="warning", message=message))
+            match given.get(each.key):
+                case [only]:
+                    values[replaced] = only
+                case [_, *_]:
+                    unused = f"without a search {each.flag} is not used"
+                    message = f"{unused}; {replaced} is chosen from the recordings"
+                    self._context.listener(Notice(level="warning", message=message))
         return values
